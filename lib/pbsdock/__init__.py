@@ -1,0 +1,1 @@
+"""Run Torque jobs in Docker containers: hooks, agent, ledger and reaper."""

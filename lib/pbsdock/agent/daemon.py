@@ -1,0 +1,158 @@
+"""Become a daemon that owes nothing to whoever started it, supervise the agent, restart it when it dies.
+
+The starter is a hook of some job, so everything a child inherits has to be shed: supplementary groups, umask, limits,
+descriptors, environment, working directory, session, OOM score, signal mask and dispositions, and the cgroups it was
+started in (else the end of that job, or a restart of mom's unit, takes the agent along).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+
+from pbsdock.paths import Paths, load
+
+_RESTART_PAUSE_S = 0.2
+_FAST_DEATHS = 20
+
+
+def shed(paths: Paths) -> None:
+    """Drop what the starting process bequeathed. Raises OSError only where going on would be unsafe."""
+    os.setgroups([])
+    os.umask(0o077)
+    os.chdir("/")
+    os.environ.clear()
+    os.environ.update(PATH="/usr/sbin:/usr/bin:/sbin:/bin", LANG="C.UTF-8", HOME="/root")
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in range(1, signal.NSIG):
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            try:
+                signal.signal(number, signal.SIG_DFL)
+            except (OSError, ValueError):
+                continue
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    _leave_cgroups()
+    for name in ("AS", "DATA", "RSS", "CPU", "FSIZE", "NPROC", "STACK"):
+        kind = getattr(resource, f"RLIMIT_{name}")
+        try:
+            resource.setrlimit(kind, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        except (OSError, ValueError):
+            continue
+    wanted = max(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 65536)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+    except (OSError, ValueError):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        Path("/proc/self/oom_score_adj").write_text("-900")
+    except OSError:
+        pass  # an unprivileged container around us may forbid it; the agent works all the same
+    paths.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+
+
+def _leave_cgroups() -> None:
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        kind = fields[fields.index("-") + 1]
+        if kind not in ("cgroup", "cgroup2"):
+            continue
+        try:
+            (Path(fields[4]) / "cgroup.procs").write_text(str(os.getpid()))
+        except OSError:
+            continue  # under systemd's delegation the root may be closed; its own unit is then the right place
+
+
+def close_descriptors(keep: int) -> None:
+    """Close everything from 3 on but *keep* and put /dev/null on the standard three."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    top = os.sysconf("SC_OPEN_MAX")
+    os.closerange(3, keep)
+    os.closerange(keep + 1, min(top, 1 << 20))
+
+
+def take_lock(paths: Paths) -> int | None:
+    """Lock the instance for this process and its children; None if another agent holds it."""
+    paths.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(paths.state_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``--paths FILE [--foreground]``: start the agent; returns at once when it went to the background."""
+    arguments = sys.argv[1:] if argv is None else argv
+    paths = load(Path(arguments[arguments.index("--paths") + 1]))
+    foreground = "--foreground" in arguments
+    if os.getuid() != 0:
+        sys.stderr.write("pbsdock-agent: must be started as root\n")
+        return 1
+    if not foreground and os.fork():
+        return 0
+    if not foreground:
+        os.setsid()
+    shed(paths)
+    lock = take_lock(paths)
+    if lock is None:
+        return 0 if not foreground else 3
+    if foreground:
+        return _serve(paths)
+    close_descriptors(lock)
+    return _supervise(paths, lock)
+
+
+def _supervise(paths: Paths, lock: int) -> int:
+    deaths = 0
+    while True:
+        began = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            # The worker dies with its supervisor's lock still held by itself: one agent per node either way.
+            os.set_inheritable(lock, False)
+            os._exit(_serve(paths))
+        stop = False
+
+        def pass_on(number: int, _frame: object, child: int = child) -> None:
+            nonlocal stop
+            stop = True
+            try:
+                os.kill(child, number)
+            except ProcessLookupError:
+                pass
+
+        signal.signal(signal.SIGTERM, pass_on)
+        signal.signal(signal.SIGINT, pass_on)
+        _pid, status = os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        if stop or code == 0:
+            return 0
+        deaths = deaths + 1 if time.monotonic() - began < 10 else 0
+        if deaths > _FAST_DEATHS:
+            return 1  # the next hook starts it again and tells if it does not answer
+        time.sleep(_RESTART_PAUSE_S * (deaths + 1))
+
+
+def _serve(paths: Paths) -> int:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    library = str(paths.lib)
+    if library not in sys.path:
+        sys.path.insert(0, library)
+    from pbsdock.agent.server import serve
+
+    return serve(paths)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

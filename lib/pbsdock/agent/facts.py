@@ -1,0 +1,97 @@
+"""A job's facts from what the user cannot forge: the prologue's argv and environment, mom's .JB, the passwd database."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Mapping
+from pathlib import Path
+
+from pbsdock import torque
+
+
+def from_prologue(args: torque.PrologueArgs, env: Mapping[str, str], node: str) -> torque.Job:
+    """Build the job of a prologue on the mother superior. Raises KeyError for an unknown user."""
+    slots = _number(env.get("PBS_NUM_PPN")) or 1
+    total = _number(env.get("PBS_NP")) or slots
+    nodefile = env.get("PBS_NODEFILE")
+    if nodefile:
+        here = _slots_in(Path(nodefile), node)
+        slots, total = here or (slots, total)
+    return _job(
+        args.job_id, args.user, args.name, args.resources, args.queue, args.account, script_path=args.script_path,
+        work_dir=env.get("PBS_O_WORKDIR"), tmpdir=env.get("TMPDIR"), nodefile=nodefile,
+        interactive=not os.path.lexists(args.script_path), slots_here=min(slots, total), slots_total=max(total, slots),
+    )
+
+
+def from_job_file(file: torque.JobFile, node: str, env: Mapping[str, str]) -> torque.Job:
+    """Build the job of a live .JB; *env* is the run hook's and used for TMPDIR and the node file's paths only."""
+    variables = dict(file.variables)
+    here, total = torque.slots_on(file.exec_host, node) if file.exec_host else (1, 1)
+    return _job(
+        file.job_id, file.user, file.name, file.resources, file.queue, "", script_path=None,
+        work_dir=variables.get("PBS_O_WORKDIR"), tmpdir=_owned(env.get("TMPDIR"), file.job_id.text),
+        nodefile=_owned(env.get("PBS_NODEFILE"), file.job_id.text), interactive=True,
+        slots_here=max(1, here), slots_total=max(1, total, here),
+    )
+
+
+def _job(
+    job_id: torque.JobId, user: str, name: str, resources: torque.Resources, queue: str, account: str, *,
+    script_path: str | None, work_dir: str | None, tmpdir: str | None, nodefile: str | None, interactive: bool,
+    slots_here: int, slots_total: int,
+) -> torque.Job:
+    import grp
+
+    entry = pwd.getpwnam(user)
+    groups = tuple(gid for gid in os.getgrouplist(user, entry.pw_gid) if gid != entry.pw_gid)
+    try:
+        group = grp.getgrgid(entry.pw_gid).gr_name
+    except KeyError:
+        group = str(entry.pw_gid)
+    return torque.Job(
+        id=job_id, user=user, group=group, uid=entry.pw_uid, gid=entry.pw_gid, groups=groups, home=entry.pw_dir,
+        name=name, resources=resources, queue=queue, account=account, script_path=script_path, work_dir=work_dir,
+        tmpdir=tmpdir, nodefile=nodefile, interactive=interactive, slots_here=slots_here, slots_total=slots_total,
+    )
+
+
+def _owned(path: str | None, job_id: str) -> str | None:
+    # The run hook's environment is the user's: only a path mom itself would have made for this very job is taken.
+    return path if path and os.path.basename(path) == job_id and os.path.exists(path) else None
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isascii() and text.isdigit() else None
+
+
+def _slots_in(nodefile: Path, node: str) -> tuple[int, int] | None:
+    try:
+        names = nodefile.read_text().split()
+    except (OSError, UnicodeDecodeError):
+        return None
+    short = node.split(".")[0]
+    here = sum(1 for one in names if one in (node, short) or one.split(".")[0] == short)
+    return (here, len(names)) if here else None
+
+
+def job_file_name(job: torque.Job) -> str:
+    """The name of mom's .JB: the script's own prefix where there is one (arrays, long ids), else the safe id."""
+    if job.script_path and job.script_path.endswith(".SC"):
+        return os.path.basename(job.script_path)[:-3] + ".JB"
+    return f"{job.id.safe}.JB"
+
+
+def find_job_file(directory: Path, job_id: torque.JobId) -> torque.JobFile | None:
+    """Read the .JB of a live job, by name or, for shortened names, by what is in it; None if there is none."""
+    direct = directory / f"{job_id.safe}.JB"
+    candidates = [direct] if direct.exists() else sorted(directory.glob("*.JB"))
+    for path in candidates:
+        try:
+            file = torque.parse_jb(path.read_bytes())
+        except (OSError, torque.BadValue):
+            continue
+        if file.job_id.text == job_id.text:
+            return file
+    return None

@@ -1,0 +1,96 @@
+"""The end of a container: its exit status, what it used, and the sentences its user should read."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from pbsdock import wire
+from pbsdock.agent.node import Node, Running
+from pbsdock.agent.release import remember_usage, tear_down
+from pbsdock.engine import EngineError
+from pbsdock.errors import HookError
+from pbsdock.ledger import Record
+
+_LOST = 255  # what the engine reports for a container that ended while it was away (observed with live-restore)
+
+
+def finish(node: Node, running: Running) -> None:
+    """Tell the run hook how its container ended and begin to tear it down; idempotent, any thread."""
+    record = running.record
+    with node.job_lock(f"finish:{record.incarnation}", 60.0):
+        if running.ended is not None or record.state in ("releasing", "released"):
+            return
+        try:
+            found = node.engine.inspect(record.container_id or record.container_name)
+        except (HookError, EngineError):
+            return  # the engine is away: the next look finds out
+        if found is not None and found["State"]["Running"]:
+            return
+        state: dict[str, Any] = found["State"] if found is not None else {}
+        usage = remember_usage(node, record)
+        code = int(state.get("ExitCode", 137))
+        sentences = _sentences(record, state, usage, running.engine_was_lost)
+        running.ended = wire.Message("ended", code=code, sentence=[one.encode() for one in sentences])
+        record.state = "ended"
+        record.exit = {"code": code, "oom": bool(state.get("OOMKilled")), "sentences": sentences, "at": time.time()}
+        node.ledger.save(record)
+        if state.get("OOMKilled"):
+            node.emit("container.oom", record, level="warning", limit_bytes=_limit(record),
+                      peak_bytes=usage.get("memory_peak_bytes"))
+        node.emit("job.ended", record, code=code, oom=bool(state.get("OOMKilled")), phase="run")
+        running.send(running.ended)
+    # What is over is removed while mom still closes the job: the epilogue then only has to look.
+    with node.job_lock(record.job_id, 60.0):
+        if record.state == "ended":
+            for failure in tear_down(node, record):
+                node.emit("release.failed", record, level="warning", reason=failure, phase="run")
+            node.ledger.save(record)
+
+
+def _limit(record: Record) -> int | None:
+    limits = (record.plan or {}).get("limits", {})
+    value = limits.get("memory_bytes")
+    return int(value) if value else None
+
+
+def _sentences(record: Record, state: dict[str, Any], usage: dict[str, Any], engine_was_lost: bool) -> list[str]:
+    if not state:
+        return ["the container was removed by somebody else while the job ran; exit status 137 is not the job's own"]
+    sentences = []
+    if state.get("OOMKilled"):
+        sentences.append(_oom_sentence(_limit(record), usage.get("memory_peak_bytes")))
+    code = int(state.get("ExitCode", 0))
+    if engine_was_lost and code == _LOST:
+        sentences.append(
+            "the container ended while the Docker engine of this node was away; the job's own exit status is lost,"
+            " 255 stands for it"
+        )
+    elif engine_was_lost and code in (137, 143):
+        sentences.append(
+            f"the Docker engine of this node was restarted while the job ran and ended it; exit status {code} is not"
+            " the job's own"
+        )
+    if state.get("Error"):
+        sentences.append(f"the engine says: {state['Error']}")
+    return sentences
+
+
+def _oom_sentence(limit: int | None, peak: int | None) -> str:
+    used = f"; peak use {human(peak)}" if peak else ""
+    if limit is None:
+        return f"a process was killed because the node's memory was exhausted{used}"
+    return (
+        f"out of memory: a process was killed at the job's limit of {human(limit)}{used}; ask for more with"
+        " qsub -l mem=SIZE"
+    )
+
+
+def human(size: int) -> str:
+    """Bytes for a person: "200 MiB"."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if value == int(value) else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"

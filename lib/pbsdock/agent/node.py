@@ -1,0 +1,204 @@
+"""What all parts of the agent share: the node's facts, its edges, and which jobs are under way."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pbsdock import wire
+from pbsdock.cgroup.base import JobCgroup
+from pbsdock.cgroup.detect import choose
+from pbsdock.config import Config
+from pbsdock.engine import Engine, boot_id, host_memory
+from pbsdock.errors import NodeFault
+from pbsdock.events import EventStream
+from pbsdock.images import Images, load_auth
+from pbsdock.ledger import Ledger, Record
+from pbsdock.paths import Paths
+from pbsdock.policy import HostFacts
+
+
+@dataclass(slots=True)
+class Running:
+    """A job or TM task whose run hook waits for the end. ``send`` may be called from any thread."""
+
+    record: Record
+    exec_id: str = ""
+    pid: int = 0
+    connection: socket.socket | None = None
+    ended: wire.Message | None = None
+    engine_was_lost: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def send(self, message: wire.Message) -> bool:
+        """Send to the run hook if it is there; a hook that is gone comes back and asks."""
+        with self.lock:
+            if self.connection is None:
+                return False
+            try:
+                self.connection.sendall(wire.encode(message))
+            except OSError:
+                self.connection = None
+                return False
+            return True
+
+
+class Node:
+    """The agent's shared state."""
+
+    def __init__(self, paths: Paths, config: Config, events: EventStream, ledger: Ledger) -> None:
+        self.paths = paths
+        self.config = config
+        self.events = events
+        self.ledger = ledger
+        self.name = socket.gethostname()
+        self.boot = boot_id()
+        self.engine = Engine(config.engine.socket, config.engine.timeout_s, on_change=self._engine_changed)
+        self.images = Images(self.engine.client, self.emit)
+        self.running: dict[str, Running] = {}  # incarnation, or exec id for a task
+        self.notices: dict[str, list[str]] = {}
+        self._cgroups: JobCgroup | None = None
+        self._locks: dict[str, threading.Lock] = {}
+        self._guard = threading.Lock()
+        self._info: dict[str, Any] = {}
+
+    # -- events -------------------------------------------------------------------------------------------------
+
+    def emit(self, event: str, record: Record | None = None, **fields: Any) -> None:
+        """Emit an event, with the job's identity when it is about one."""
+        if record is not None:
+            fields = {"job": record.job_id, "incarnation": record.incarnation, "user": record.user, **fields}
+        self.events.emit(event, **fields)
+
+    def _engine_changed(self, up: bool, why: str) -> None:
+        if up:
+            self.emit("engine.back")
+        else:
+            self.emit("engine.lost", level="error", reason=why)
+            for one in list(self.running.values()):
+                one.engine_was_lost = True
+
+    # -- facts --------------------------------------------------------------------------------------------------
+
+    @property
+    def label(self) -> str:
+        """The label that says "made by this installation on this node"; nothing without it is ever removed."""
+        return f"pbsdock.owner={self.owner}"
+
+    @property
+    def owner(self) -> str:
+        """This instance on this node; two nodes that share an engine do not share it."""
+        return f"{self.paths.instance}@{self.name}"
+
+    def labels(self, record: Record) -> dict[str, str]:
+        """Labels of a job's container."""
+        return {
+            "pbsdock.owner": self.owner, "pbsdock.node": self.name, "pbsdock.job": record.job_id,
+            "pbsdock.incarnation": record.incarnation, "pbsdock.boot": self.boot, "pbsdock.user": record.user,
+        }  # fmt: skip
+
+    def engine_info(self) -> dict[str, Any]:
+        """The engine's own description, asked once per connection to it."""
+        if not self._info:
+            self._info = self.engine.info()
+        return self._info
+
+    @property
+    def cgroups(self) -> JobCgroup:
+        """The cgroup backend, found out from the engine and the host. Raises NodeFault."""
+        if self._cgroups is None:
+            self._cgroups = choose(self.engine_info(), root=self.paths.instance)
+        return self._cgroups
+
+    def host(self) -> HostFacts:
+        """What policy needs to know of this execution host."""
+        return HostFacts(node=self.name, memory_bytes=host_memory(), cpus=len(os.sched_getaffinity(0)))
+
+    # -- one job at a time --------------------------------------------------------------------------------------
+
+    @contextmanager
+    def job_lock(self, job_id: str, wait_s: float) -> Iterator[None]:
+        """Serialise prepare, start and release of one job id. Raises NodeFault after *wait_s*."""
+        with self._guard:
+            lock = self._locks.setdefault(job_id, threading.Lock())
+        if not lock.acquire(timeout=wait_s):
+            raise NodeFault("job-busy", f"another hook of job {job_id} has been at work for {wait_s:.0f} s")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    # -- markers and health -------------------------------------------------------------------------------------
+
+    def mark(self, record: Record) -> None:
+        """Show the hooks that this job is ours."""
+        self.paths.markers.mkdir(mode=0o711, exist_ok=True)
+        (self.paths.markers / record.job_id).touch(mode=0o644)
+
+    def unmark(self, record: Record) -> None:
+        """Take the marker away, unless a newer incarnation of the job needs it."""
+        newest = self.ledger.for_job(record.job_id)
+        if newest is None or newest.incarnation == record.incarnation:
+            (self.paths.markers / record.job_id).unlink(missing_ok=True)
+
+    def work_dir(self, record: Record) -> Path:
+        """Root-only directory of a job's generated files."""
+        return self.paths.work / f"{record.safe}.{record.incarnation}"
+
+    def fault(self, error: NodeFault) -> None:
+        """Take the node out of service: the node check reports the flag until :meth:`recover` clears it."""
+        temporary = self.paths.unhealthy.with_suffix(".new")
+        fresh = not self.paths.unhealthy.exists()
+        sentence = " ".join(error.sentence.split())
+        try:
+            temporary.write_text(f"{sentence}\n{error.code}\n{time.time():.0f}\n")
+            temporary.chmod(0o644)
+            temporary.rename(self.paths.unhealthy)
+        except OSError:
+            pass
+        if fresh:
+            self.emit("node.unhealthy", level="error", code=error.code, sentence=sentence)
+
+    def recover(self, probe: Callable[[], bool]) -> None:
+        """Put the node back into service once its reason is gone (or, where nobody can tell, after a pause)."""
+        try:
+            lines = self.paths.unhealthy.read_text().splitlines()
+            age = time.time() - self.paths.unhealthy.stat().st_mtime
+        except OSError:
+            return
+        code = lines[1] if len(lines) > 1 else ""
+        pause = 0.0 if code in ("engine-unreachable", "") else self.config.health.hold_s
+        if age >= pause and probe():
+            self.paths.unhealthy.unlink(missing_ok=True)
+            self.emit("node.healthy", after_s=round(age, 1))
+
+    # -- signals ------------------------------------------------------------------------------------------------
+
+    def signal(self, running: Running, number: int) -> int:
+        """Send a signal to every process of the job, or of one task's session, as pbs_mom does; returns how many."""
+        name = running.record.cgroup
+        if not running.exec_id:
+            return self.cgroups.signal(name, number)
+        others = frozenset(one for one in self.cgroups.pids(name) if session(one) != running.pid)
+        return self.cgroups.signal(name, number, exclude=others)
+
+    def registry_auth(self) -> dict[str, Any]:
+        """The site's registry credentials, read anew so that an exchanged file counts at once. Raises NodeFault."""
+        path = self.config.engine.docker_config
+        return dict(load_auth(Path(path))) if path else {}
+
+
+def session(pid: int) -> int:
+    """The session of a process (proc(5), stat field 6); 0 if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[3])
+    except (OSError, IndexError, ValueError):
+        return 0

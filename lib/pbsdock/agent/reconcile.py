@@ -1,0 +1,179 @@
+"""The reaper: compare records, engine, cgroups and live jobs; release what belongs to no live job.
+
+Nothing is touched that does not carry our owner label of this node, that is young, or whose job lives; and nothing
+at all while the engine, mom's job directory or the ledger cannot be read.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+from pbsdock.agent.node import Node
+from pbsdock.agent.release import release
+from pbsdock.engine import EngineError
+from pbsdock.errors import HookError
+from pbsdock.ledger import Record
+
+
+class Verdict(Enum):
+    """What is to become of a record or an orphan."""
+
+    LIVE = "live"
+    YOUNG = "young"
+    OTHER_BOOT = "other-boot"
+    JOB_GONE = "job-gone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing of ours that belongs to no live job."""
+
+    kind: str  # record, container, cgroup, files, marker
+    name: str
+    job: str
+    why: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Pass:
+    """What one pass saw and did."""
+
+    findings: list[Finding]
+    reaped: int = 0
+    left: int = 0
+    blocked: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for ``pbsdock reap --json``."""
+        return asdict(self)
+
+
+def judge(record: Record, *, boot: str, job_files: frozenset[str], now: float, grace_s: float) -> Verdict:
+    """Decide about one record. Pure.
+
+    A prologue that is still at work has no .JB yet (observed), so absence means dead only once the grace after the
+    last sign of life is over; every record of another boot is dead.
+    """
+    if record.boot_id != boot:
+        return Verdict.OTHER_BOOT
+    if record.facts.get("job_file") in job_files:
+        return Verdict.LIVE
+    last = max(float(record.facts.get(key, 0.0)) for key in ("ready_at", "started_at", "touched"))
+    if now - max(last, float(record.created)) < grace_s:
+        return Verdict.YOUNG
+    return Verdict.JOB_GONE
+
+
+def reconcile(node: Node, *, dry_run: bool = False, now: float | None = None, grace_s: float | None = None) -> Pass:
+    """Make one pass. Never raises for what it cannot read: it then does nothing and says so."""
+    moment = time.time() if now is None else now
+    grace = node.config.reaper.grace_s if grace_s is None else grace_s
+    result = Pass(findings=[])
+    try:
+        job_files = frozenset(one for one in os.listdir(node.paths.mom_jobs) if one.endswith(".JB"))
+        records, problems = node.ledger.load_all()
+        if problems:
+            raise OSError(f"ledger: {problems[0]}")
+        if not node.engine.probe():
+            raise OSError(f"engine: {node.engine.down_because}")
+        containers = node.engine.labelled(node.label)
+        cgroups = node.cgroups.names()
+    except (OSError, HookError, EngineError) as error:
+        result.blocked = str(error)
+        node.emit("reaper.blocked", level="warning", reason=str(error))
+        return result
+    dead = _dead_records(records, node.boot, job_files, moment, grace)
+    orphans = _orphans(node, records, containers, cgroups, moment, grace)
+    result.findings = [one for _record, one in dead] + orphans
+    if dry_run:
+        return result
+    cap = node.config.reaper.cap
+    for record, finding in dead[:cap]:
+        with node.job_lock(record.job_id, 60.0):
+            if release(node, record, why=finding.why):
+                result.reaped += 1
+                node.emit("orphan.reaped", record, kind=finding.kind, name=finding.name, why=finding.why)
+    for finding in orphans[: max(0, cap - len(dead))]:
+        if _reap(node, finding):
+            result.reaped += 1
+            node.emit("orphan.reaped", kind=finding.kind, name=finding.name, why=finding.why, job=finding.job)
+    result.left = len(result.findings) - result.reaped
+    if result.findings:
+        node.emit("reaper.pass", found=len(result.findings), reaped=result.reaped, left=result.left)
+    return result
+
+
+def _dead_records(
+    records: Iterable[Record], boot: str, job_files: frozenset[str], now: float, grace_s: float
+) -> list[tuple[Record, Finding]]:
+    dead = []
+    for record in records:
+        verdict = judge(record, boot=boot, job_files=job_files, now=now, grace_s=grace_s)
+        if verdict in (Verdict.OTHER_BOOT, Verdict.JOB_GONE):
+            name = f"{record.safe}.{record.incarnation}"
+            dead.append((record, Finding(kind="record", name=name, job=record.job_id, why=verdict.value)))
+    return dead
+
+
+def _orphans(
+    node: Node, records: Iterable[Record], containers: list[dict[str, Any]], cgroups: Iterable[str], now: float,
+    grace_s: float,
+) -> list[Finding]:
+    known = {record.incarnation for record in records}
+    names = {f"{record.safe}.{record.incarnation}" for record in records}
+    jobs = {record.job_id for record in records}
+    found = []
+    for one in containers:
+        labels = one.get("Labels") or {}
+        if labels.get("pbsdock.incarnation") in known or now - float(one.get("Created", now)) < grace_s:
+            continue
+        why = "no-record" if labels.get("pbsdock.boot") == node.boot else "other-boot"
+        found.append(Finding(kind="container", name=one["Id"], job=labels.get("pbsdock.job", ""), why=why))
+    found += [
+        Finding(kind="cgroup", name=one, job="", why="no-record") for one in cgroups if one not in names
+    ]  # one made a moment ago has its record already: the record is written first
+    found += [
+        Finding(kind="files", name=one, job="", why="no-record") for one in _names(node.paths.work) if one not in names
+    ]
+    found += [
+        Finding(kind="marker", name=one, job=one, why="no-record")
+        for one in _names(node.paths.markers)
+        if one not in jobs
+    ]
+    return found
+
+
+def _names(directory: Any) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return []
+
+
+def _reap(node: Node, finding: Finding) -> bool:
+    import shutil
+
+    # Looked up again at the last moment: between listing and removing a prologue may have made a record.
+    records, problems = node.ledger.load_all()
+    if problems or any(f"{one.safe}.{one.incarnation}" == finding.name or one.job_id == finding.name
+                       for one in records):  # fmt: skip
+        return False
+    try:
+        if finding.kind == "container":
+            node.engine.remove(finding.name)
+            return node.engine.inspect(finding.name) is None
+        if finding.kind == "cgroup":
+            node.cgroups.remove(finding.name, 5.0)
+        elif finding.kind == "files":
+            shutil.rmtree(node.paths.work / finding.name)
+        else:
+            (node.paths.markers / finding.name).unlink(missing_ok=True)
+    except (OSError, HookError, EngineError) as error:
+        node.emit("release.failed", level="error", reason=f"{finding.kind} {finding.name}: {error}")
+        return False
+    return True

@@ -1,0 +1,448 @@
+"""The agent's door: a unix socket on which root asks for everything and a user for their own job only."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from pbsdock import torque, wire
+from pbsdock.agent import facts, prepare
+from pbsdock.agent.finish import finish
+from pbsdock.agent.node import Node, Running
+from pbsdock.agent.reconcile import reconcile
+from pbsdock.agent.release import release
+from pbsdock.agent.start import finish_task, start_job, start_task
+from pbsdock.agent.watch import Watcher
+from pbsdock.config import ConfigError, load
+from pbsdock.engine import EngineError
+from pbsdock.errors import HookError, NodeFault, Refusal
+from pbsdock.events import EventStream
+from pbsdock.ledger import Ledger, Record
+from pbsdock.paths import Paths
+
+_FIRST_MESSAGE_S = 10.0
+_SIGNALS = frozenset({
+    signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT,
+    signal.SIGTSTP, signal.SIGXCPU,
+})  # fmt: skip
+_ROOT_OPS = frozenset({"prepare", "release", "sweep", "reap", "list"})
+_PBS_TRACK = ("/usr/local/bin/pbs_track", "/usr/bin/pbs_track", "/opt/torque/bin/pbs_track")
+
+
+class Peer:
+    """Who is at the other end, as the kernel says (unix(7), SO_PEERCRED)."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        self.pid, self.uid, self.gid = struct.unpack("3i", raw)
+
+
+class Connection:
+    """One client, one thread."""
+
+    def __init__(self, node: Node, connection: socket.socket, peer: Peer) -> None:
+        self.node = node
+        self.socket = connection
+        self.peer = peer
+        self.running: Running | None = None
+
+    def serve(self) -> None:
+        """Answer messages until the client goes."""
+        self.socket.settimeout(_FIRST_MESSAGE_S)
+        while (message := self._recv()) is not None:
+            self.socket.settimeout(None)
+            try:
+                self._handle(message)
+            except Refusal as error:
+                self._answer(wire.Message("refused", code=error.code, sentence=error.sentence))
+            except NodeFault as error:
+                self._answer(wire.Message("fault", code=error.code, sentence=error.sentence))
+            except (EngineError, HookError) as error:
+                self._answer(wire.Message("fault", code="engine-error", sentence=str(error)))
+
+    def _recv(self) -> wire.Message | None:
+        header = self._exactly(wire.HEADER)
+        if header is None:
+            return None
+        limit = self.node.config.agent.message_bytes
+        self.socket.settimeout(self.node.config.agent.request_timeout_s)
+        payload = self._exactly(wire.length(header, limit))
+        return None if payload is None else wire.decode(payload)
+
+    def _exactly(self, size: int) -> bytes | None:
+        parts = bytearray()
+        while len(parts) < size:
+            data = self.socket.recv(min(size - len(parts), 1 << 20))
+            if not data:
+                return None
+            parts += data
+        return bytes(parts)
+
+    def _answer(self, message: wire.Message, fds: list[int] | None = None) -> None:
+        socket.send_fds(self.socket, [wire.encode(message)], fds or [])
+
+    def _notify(self, sentence: str) -> None:
+        try:
+            self._answer(wire.Message("notice", sentence=sentence))
+        except OSError:
+            pass
+
+    def _handle(self, message: wire.Message) -> None:
+        if message.op in _ROOT_OPS and self.peer.uid != 0:
+            self.node.emit("client.refused", level="warning", uid=self.peer.uid, op=message.op)
+            raise Refusal("root-only", f"{message.op} is for root; you may start, signal and ask about your own job")
+        handlers: dict[str, Callable[[wire.Message], None]] = {
+            "prepare": self._prepare, "release": self._release, "sweep": self._sweep, "reap": self._reap,
+            "list": self._list, "start": self._start, "rejoin": self._rejoin, "signal": self._signal,
+            "resize": self._resize, "adopted": self._adopted, "eof": self._eof, "ping": self._ping,
+        }  # fmt: skip
+        if message.op not in handlers:
+            raise Refusal("unknown-request", f"the agent knows no request {message.op!r}")
+        handlers[message.op](message)
+
+    # -- root's requests ----------------------------------------------------------------------------------------
+
+    def _prepare(self, message: wire.Message) -> None:
+        try:
+            record = prepare.from_prologue(self.node, _argv(message), _env(message), self._notify)
+        except NodeFault as error:
+            self.node.fault(error)
+            argv = _argv(message)
+            self.node.emit("job.fault", level="error", code=error.code, sentence=error.sentence,
+                           job=argv[0] if argv else "")
+            raise
+        self._answer(wire.Message("prepared", state=record.state if record else "none"))
+
+    def _release(self, message: wire.Message) -> None:
+        argv = _argv(message)
+        args = torque.parse_epilogue_argv(argv) if len(argv) > 1 else None
+        job_id = args.job_id.text if args else torque.parse_job_id(argv[0]).text
+        with self.node.job_lock(job_id, 90.0):
+            records, _problems = self.node.ledger.load_all()
+            mine = [one for one in records if one.job_id == job_id]
+            clean = all([release(self.node, one, why="epilogue") for one in mine])
+            for one in mine:
+                self._finished(one, args.exit_status if args else None)
+        if not clean:
+            self.node.emit("job.fault", level="warning", job=job_id, code="release-failed",
+                           sentence="the release is not complete; the reaper goes on with it")
+        self._answer(wire.Message("released", clean=int(clean)))
+
+    def _finished(self, record: Record, exit_status: int | None) -> None:
+        usage = record.facts.get("usage", {})
+        end = record.exit or {}
+        started = record.facts.get("started_at")
+        self.node.emit(
+            "job.finished", record, exit_status=exit_status, code=end.get("code"), oom=end.get("oom"),
+            outcome="refused" if record.refusal else "ran" if started else "not-started",
+            image_digest=record.image_digest, memory_peak_bytes=usage.get("memory_peak_bytes"),
+            cpu_seconds=usage.get("cpu_seconds"), io_read_bytes=usage.get("io_read_bytes"),
+            io_write_bytes=usage.get("io_write_bytes"), pids_peak=usage.get("pids_peak"),
+            run_s=round(end["at"] - started, 3) if started and "at" in end else None,
+            total_s=round(time.time() - record.created, 3), phase="epilogue",
+        )
+
+    def _sweep(self, message: wire.Message) -> None:
+        job_id = torque.parse_job_id(_argv(message)[0]).text
+        with self.node.job_lock(job_id, 60.0):
+            count = prepare.sweep_older(self.node, job_id)
+        self._answer(wire.Message("swept", count=count))
+
+    def _reap(self, message: wire.Message) -> None:
+        done = reconcile(self.node, dry_run=bool(message.number("dry_run")))
+        self._answer(wire.Message("reaped", json=json.dumps(done.to_dict())))
+
+    def _list(self, _message: wire.Message) -> None:
+        records, problems = self.node.ledger.load_all()
+        rows = [
+            {
+                "job": one.job_id, "user": one.user, "state": one.state, "image": (one.plan or {}).get("image"),
+                "container": one.container_id, "since": one.created, "incarnation": one.incarnation,
+            }
+            for one in records
+        ]
+        self._answer(wire.Message("jobs", json=json.dumps({"jobs": rows, "problems": [str(one) for one in problems]})))
+
+    def _ping(self, _message: wire.Message) -> None:
+        self._answer(wire.Message("pong", pid=os.getpid()))
+
+    # -- a user's requests --------------------------------------------------------------------------------------
+
+    def _own(self, message: wire.Message) -> Record | None:
+        """The newest record of the job asked about, if it is the peer's own."""
+        try:
+            job_id = torque.parse_job_id(message.text("job")).text
+        except torque.BadValue as error:
+            raise Refusal("bad-job-id", str(error)) from None
+        record = self.node.ledger.for_job(job_id)
+        if record is not None and record.uid != self.peer.uid:
+            self.node.emit("client.refused", record, level="warning", uid=self.peer.uid, op=message.op)
+            raise Refusal("not-your-job", f"job {job_id} belongs to another user")
+        return record
+
+    def _start(self, message: wire.Message) -> None:
+        if self.peer.uid == 0:
+            raise Refusal("root-start", "a job is never started as root; install the run hook as $job_starter only")
+        record = self._own(message) or self._on_demand(message)
+        if record is None:
+            self._answer(wire.Message("bare"))
+            return
+        if record.state == "refused":
+            refusal = record.refusal or {}
+            raise Refusal(refusal.get("code", "refused"), refusal.get("sentence", "refused"))
+        with self.node.job_lock(record.job_id, 120.0):
+            if record.state == "ready":
+                running, stream = start_job(self.node, record, message, self.peer.pid)
+            elif record.state == "running":
+                running, stream = start_task(self.node, record, message)
+            else:
+                raise Refusal("job-over", f"job {record.job_id} is over; nothing can be started in it any more")
+        self.running = running
+        with stream:
+            running.connection = self.socket
+            self._answer(
+                wire.Message("started", pid=running.pid, task=running.exec_id, pbs_track=self._pbs_track(record)),
+                [stream.fileno()],
+            )
+        if record.facts.get("tty") and not running.exec_id:
+            self._resize(message)
+
+    def _on_demand(self, message: wire.Message) -> Record | None:
+        directive = message.text("directive")
+        if not directive:
+            return None
+        job_id = torque.parse_job_id(message.text("job"))
+        deadline = time.monotonic() + 5.0
+        while (file := facts.find_job_file(self.node.paths.mom_jobs, job_id)) is None:
+            if time.monotonic() > deadline:
+                raise Refusal("no-such-job", f"job {job_id.text} is not alive on {self.node.name}")
+            time.sleep(0.02)
+        if file.uid is not None and file.uid != self.peer.uid:
+            raise Refusal("not-your-job", f"job {job_id.text} belongs to another user")
+        env = {}
+        for pair in message.raw("env"):
+            name, _, value = pair.partition(b"=")
+            if name in (b"TMPDIR", b"PBS_NODEFILE"):
+                env[name.decode()] = value.decode("utf-8", "surrogateescape")
+        job = facts.from_job_file(file, self.node.name, env)
+        return prepare.on_demand(self.node, job, directive, self._notify)
+
+    def _pbs_track(self, record: Record) -> str:
+        for path in _PBS_TRACK:
+            if os.access(path, os.X_OK):
+                return path
+        self.node.emit("job.adoption_skipped", record, reason="pbs_track is not installed on this node")
+        return ""
+
+    def _rejoin(self, message: wire.Message) -> None:
+        record = self._own(message)
+        if record is None:
+            raise Refusal("no-such-job", f"job {message.text('job')} has no container here")
+        task = message.text("task")
+        running = self.node.running.get(task or record.incarnation)
+        if running is None and task:
+            running = Running(record=record, exec_id=task)
+            self.node.running[task] = running
+        if running is None:
+            end = record.exit or {"code": 137, "sentences": []}
+            sentences = [str(one).encode() for one in end.get("sentences", [])]
+            self._answer(wire.Message("ended", code=end["code"], sentence=sentences))
+            return
+        self.running = running
+        with running.lock:
+            running.connection = self.socket
+            over = running.ended
+        if over is not None:
+            self._answer(over)
+        elif not message.number("attached") and not task:
+            self._reattach(running)
+
+    def _reattach(self, running: Running) -> None:
+        record = running.record
+        with self.node.engine.attach(record.container_id or record.container_name,
+                                     tty=bool(record.facts.get("tty"))) as stream:  # fmt: skip
+            self._answer(wire.Message("attached"), [stream.fileno()])
+
+    def _mine(self, message: wire.Message) -> Running:
+        record = self._own(message)
+        running = self.node.running.get(message.text("task") or record.incarnation) if record else None
+        if running is None or record is None or running.record.job_id != record.job_id:
+            raise Refusal("not-running", f"job {message.text('job')} has nothing running here")
+        return running
+
+    def _signal(self, message: wire.Message) -> None:
+        number = message.number("signal")
+        if number not in _SIGNALS:
+            raise Refusal("bad-signal", f"signal {number} is not passed on")
+        running = self._mine(message)
+        count = self.node.signal(running, number)
+        self.node.emit("job.signalled", running.record, signal=signal.Signals(number).name, processes=count)
+
+    def _resize(self, message: wire.Message) -> None:
+        rows, columns = message.number("rows"), message.number("columns")
+        if 0 < rows < 10000 and 0 < columns < 10000 and not message.text("task"):
+            running = self._mine(message)
+            try:
+                self.node.engine.resize(running.record.container_id or "", rows, columns)
+            except EngineError:
+                pass  # the container ended meanwhile
+
+    def _adopted(self, message: wire.Message) -> None:
+        running, status = self._mine(message), message.number("status")
+        if status == 0:
+            self.node.emit("job.adopted", running.record, pid=running.pid)
+        else:
+            self.node.emit("job.adoption_skipped", running.record, reason=f"pbs_track ended with {status}")
+
+    def _eof(self, message: wire.Message) -> None:
+        """The streams are over; the job is so too, or the engine dropped the connection."""
+        running = self._mine(message)
+        deadline = time.monotonic() + 2.0
+        while running.ended is None and time.monotonic() < deadline:
+            if running.exec_id:
+                finish_task(self.node, running)
+            elif not os.path.exists(f"/proc/{running.pid}"):
+                finish(self.node, running)
+            if running.ended is None:
+                time.sleep(0.01)
+        if running.ended is None and not running.exec_id and self.node.engine.probe():
+            try:
+                self._reattach(running)
+            except (EngineError, HookError):
+                finish(self.node, running)
+
+
+def _argv(message: wire.Message) -> list[str]:
+    return [one.decode("utf-8", "surrogateescape") for one in message.raw("argv")]
+
+
+def _env(message: wire.Message) -> dict[str, str]:
+    pairs = (one.decode("utf-8", "surrogateescape").partition("=") for one in message.raw("env"))
+    return {name: value for name, _, value in pairs}
+
+
+class Door:
+    """Accepts connections, bounded in all and per user, a thread each."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.count: Counter[int] = Counter()
+        self.lock = threading.Lock()
+
+    def open(self) -> socket.socket:
+        """Bind the socket, replacing the file a dead agent left (the lock says it is dead)."""
+        path = str(self.node.paths.socket)
+        temporary = f"{path}.{os.getpid()}"
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(temporary)
+        os.chmod(temporary, 0o666)
+        listener.listen(512)
+        os.rename(temporary, path)
+        return listener
+
+    def accept_for_ever(self, listener: socket.socket) -> None:
+        """Serve until the process ends."""
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                time.sleep(0.05)  # out of descriptors: clients wait in the backlog meanwhile
+                continue
+            peer = Peer(connection)
+            limit = self.node.config.agent.max_connections
+            with self.lock:
+                full = self.count.total() >= limit or (peer.uid and self.count[peer.uid] >= max(8, limit // 4))
+                if not full:
+                    self.count[peer.uid] += 1
+            if full:
+                connection.close()
+                continue
+            threading.Thread(target=self._serve, args=(connection, peer), daemon=True).start()
+
+    def _serve(self, connection: socket.socket, peer: Peer) -> None:
+        served = Connection(self.node, connection, peer)
+        try:
+            with connection:
+                served.serve()
+        except (OSError, wire.WireError):
+            pass  # the client went, stalled, or does not speak our language: nothing is owed to it
+        except torque.BadValue as error:
+            self.node.emit("client.refused", level="warning", uid=peer.uid, reason=str(error))
+        except Exception as error:
+            self.node.emit("agent.error", level="error", where="connection", reason=repr(error)[:500])
+        finally:
+            if served.running is not None and served.running.connection is connection:
+                served.running.connection = None
+            with self.lock:
+                self.count[peer.uid] -= 1
+
+
+def adopt(node: Node) -> None:
+    """After a restart: go on with what runs, finish what ended meanwhile, release what was half prepared."""
+    records, _problems = node.ledger.load_all()
+    adopted = 0
+    for record in records:
+        if record.boot_id != node.boot:
+            continue
+        if record.state == "running":
+            running = Running(record=record, pid=int(record.facts.get("pid", 0)))
+            node.running[record.incarnation] = running
+            adopted += 1
+        elif record.state in ("preparing", "releasing"):
+            with node.job_lock(record.job_id, 10.0):
+                release(node, record, why="agent-restarted")
+    if records:
+        node.emit("agent.adopted", records=len(records), running=adopted)
+
+
+def serve(paths: Paths) -> int:
+    """Run the agent until it is told to stop; returns its exit code."""
+    try:
+        config = load(paths.config)
+    except (ConfigError, OSError) as error:
+        return _misconfigured(paths, str(error))
+    events = EventStream.from_config(config.events, paths.log_dir, socket.gethostname())
+    ledger = Ledger(paths.state_dir / "jobs")
+    node = Node(paths, config, events, ledger)
+    for directory, mode in ((paths.run_dir, 0o755), (paths.markers, 0o711), (paths.work, 0o700)):
+        directory.mkdir(mode=mode, parents=True, exist_ok=True)
+        directory.chmod(mode)
+    node.emit("agent.started", pid=os.getpid(), version=_version())
+    signal.signal(signal.SIGTERM, lambda *_: _stop(node))
+    adopt(node)
+    Watcher(node).start()
+    listener = Door(node).open()
+    threading.Thread(target=lambda: reconcile(node), daemon=True).start()
+    Door(node).accept_for_ever(listener)
+    return 0
+
+
+def _stop(node: Node) -> None:
+    node.emit("agent.stopped", pid=os.getpid())
+    os._exit(0)
+
+
+def _misconfigured(paths: Paths, text: str) -> int:
+    sentence = " ".join(f"the configuration is not usable: {text}".split())
+    try:
+        paths.unhealthy.write_text(f"{sentence}\nbad-configuration\n")
+        paths.unhealthy.chmod(0o644)
+    except OSError:
+        pass
+    return 1
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("pbsdock")
+    except PackageNotFoundError:
+        return "unknown"

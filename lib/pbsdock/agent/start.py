@@ -1,0 +1,201 @@
+"""Start what a run hook asks for: the job's container, or a TM task inside it."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Sequence
+
+from pbsdock import container, mounts, wire
+from pbsdock.agent.node import Node, Running
+from pbsdock.engine import EngineError, process_groups
+from pbsdock.errors import NodeFault, Refusal
+from pbsdock.ledger import Record
+from pbsdock.mounts import Bound
+from pbsdock.plan import Plan
+
+_NO_PROGRAM = re.compile(r'exec: "([^"]+)"|no such file or directory|permission denied|too many levels of symbolic')
+
+
+def read_call(request: wire.Message) -> tuple[container.Call, list[str]]:
+    """The four things believed of a run hook, and the names of variables the Engine API cannot carry."""
+    environment, lost = [], []
+    for pair in request.raw("env"):
+        name, _, value = pair.partition(b"=")
+        try:
+            environment.append((name.decode(), value.decode()))
+        except UnicodeDecodeError:
+            lost.append(name.decode("utf-8", "replace"))
+    argv = tuple(one.decode("utf-8", "replace") for one in request.raw("argv"))
+    if not argv:
+        raise Refusal("no-command", "the run hook was called without a command")
+    call = container.Call(
+        argv=argv, environment=tuple(environment), cwd=request.text("cwd", "/"), umask=request.number("umask", 0o077),
+        tty=bool(request.number("tty")),
+    )
+    return call, lost
+
+
+def bounds(record: Record) -> list[Bound]:
+    """The resolved mounts of a record."""
+    return [Bound(**one) for one in record.facts.get("bound", [])]
+
+
+def start_job(node: Node, record: Record, request: wire.Message, peer_pid: int) -> tuple[Running, socket.socket]:
+    """Create and start the job's container; returns it running and its attach stream.
+
+    Raises Refusal for what the user can mend, NodeFault otherwise; nothing is left behind then.
+    """
+    began = time.monotonic()
+    plan = Plan.from_dict(record.plan or {})
+    call, lost = read_call(request)
+    if lost:
+        node.emit("env.dropped", record, names=",".join(lost)[:500])
+    bound = bounds(record)
+    if gone := mounts.changed(bound):
+        raise Refusal("mount-changed", f"{gone} was exchanged after it had been checked; nothing was started")
+    rlimits = _rlimits(peer_pid)
+    stream, identifier = _launch(node, record, plan, call, bound, rlimits)
+    try:
+        pid = _verified(node, record, plan, identifier, bound)
+    except BaseException:
+        stream.close()
+        node.engine.remove(identifier)
+        raise
+    record.container_id = identifier
+    record.state = "running"
+    record.facts["pid"] = pid
+    record.facts["tty"] = call.tty
+    record.facts["started_at"] = time.time()
+    running = Running(record=record, pid=pid)
+    node.running[record.incarnation] = running
+    node.ledger.save(record)
+    node.emit("job.started", record, container=identifier, pid=pid, phase="run",
+              ms=round((time.monotonic() - began) * 1000, 1))
+    return running, stream
+
+
+def _launch(
+    node: Node, record: Record, plan: Plan, call: container.Call, bound: Sequence[Bound], rlimits: container.Rlimits
+) -> tuple[socket.socket, str]:
+    """Create, attach, start. An image without /bin/sh gets its command bare: umask and memory rlimits are then runc's."""
+    for wrapped in (True, False):
+        body = container.config(
+            plan, call, image_id=record.image_id or "", bound=bound,
+            own_files=[(source, target) for source, target in record.facts.get("own_files", [])],
+            cgroup_parent=node.cgroups.cgroup_parent(record.cgroup), labels=node.labels(record), rlimits=rlimits,
+            wrapped=wrapped,
+        )
+        try:
+            identifier = node.engine.create(body, record.container_name)
+        except EngineError as error:
+            raise _engine_fault(node, plan, error) from None
+        stream = None
+        try:
+            stream = node.engine.attach(identifier, tty=call.tty)
+            node.engine.start(identifier)
+            return stream, identifier
+        except EngineError as error:
+            if stream is not None:
+                stream.close()
+            node.engine.remove(identifier)
+            if not _NO_PROGRAM.search(str(error)) or "mount" in str(error):
+                raise _engine_fault(node, plan, error) from None
+            if not wrapped:
+                raise Refusal(
+                    "no-such-program",
+                    f"image {plan.image!r} has no {call.argv[0]} that can be run; choose a shell it has with qsub -S",
+                ) from None
+        except NodeFault:
+            if stream is not None:
+                stream.close()
+            raise
+    raise AssertionError("unreachable")
+
+
+def _engine_fault(node: Node, plan: Plan, error: EngineError) -> NodeFault | Refusal:
+    text = str(error)
+    if error.status == 404 and "image" in text.lower():
+        return NodeFault("image-gone", f"image {plan.image!r} was removed from {node.name} after it had been checked")
+    if "network" in text and "not found" in text:
+        return Refusal("no-such-network", f"network {plan.network!r} does not exist on {node.name}")
+    return NodeFault("engine-error", f"the Docker engine of {node.name} could not start the container: {text[:400]}")
+
+
+def _verified(node: Node, record: Record, plan: Plan, identifier: str, bound: Sequence[Bound]) -> int:
+    """Compare what runs with what was planned, before the script is fed to the shell; returns the first pid."""
+    found = node.engine.inspect(identifier) or {}
+    pid = int(found.get("State", {}).get("Pid", 0))
+    if pid <= 0:
+        return 0  # over already: a shell that is no shell; its exit status tells
+    try:
+        wrong = None
+        if not node.cgroups.contains(record.cgroup, pid):
+            wrong = "it is outside of the job's cgroup"
+        elif process_groups(pid) - {plan.gid} != frozenset(plan.groups) - {plan.gid}:
+            wrong = "its supplementary groups are not the job owner's"
+        elif target := mounts.mismatch(pid, bound):
+            wrong = f"{target} is not what was checked"
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    if wrong:
+        node.emit("container.mismatch", record, level="error", container=identifier, reason=wrong)
+        raise NodeFault("container-mismatch", f"the container was stopped before the job began: {wrong}")
+    return pid
+
+
+def start_task(node: Node, record: Record, request: wire.Message) -> tuple[Running, socket.socket]:
+    """Run a TM task inside the job's container; returns it running and its streams."""
+    plan = Plan.from_dict(record.plan or {})
+    call, _lost = read_call(request)
+    rlimits: container.Rlimits = {}
+    for argv in (container.command(call, rlimits, plan.image), list(call.argv)):
+        identifier = node.engine.exec_create(
+            record.container_id or record.container_name,
+            {
+                "Cmd": argv, "Env": container.environment(plan, call), "User": f"{plan.uid}:{plan.gid}",
+                "WorkingDir": container.working_directory(plan, call, bounds(record)), "Tty": call.tty,
+                "AttachStdin": True, "AttachStdout": True, "AttachStderr": True, "Privileged": False,
+            },
+        )  # fmt: skip
+        try:
+            stream = node.engine.exec_start(identifier, tty=call.tty)
+        except EngineError as error:
+            if argv[0] == "/bin/sh" and call.argv[0] != "/bin/sh" and _NO_PROGRAM.search(str(error)):
+                continue
+            raise NodeFault("engine-error", f"the task could not be started in the container: {error}") from None
+        pid = int(node.engine.exec_inspect(identifier).get("Pid") or 0)
+        running = Running(record=record, exec_id=identifier, pid=pid)
+        node.running[identifier] = running
+        node.emit("task.started", record, task=identifier[:12], pid=pid)
+        return running, stream
+    raise NodeFault("engine-error", "the task could not be started in the container")
+
+
+def finish_task(node: Node, running: Running) -> bool:
+    """Tell the run hook how its task ended; False while it still runs."""
+    try:
+        found = node.engine.exec_inspect(running.exec_id)
+        if found.get("Running"):
+            return False
+        code = int(found.get("ExitCode") or 0)
+    except EngineError:
+        code = 137  # the engine forgets every exec when it is restarted
+    with running.lock:
+        if running.ended is not None:
+            return True
+        running.ended = wire.Message("ended", code=code)
+    node.emit("task.ended", running.record, task=running.exec_id[:12], code=code)
+    running.send(running.ended)
+    node.running.pop(running.exec_id, None)
+    return True
+
+
+def _rlimits(pid: int) -> dict[str, tuple[int, int]]:
+    """The run hook's limits as the kernel holds them: a user's process can lower but not raise them."""
+    try:
+        with open(f"/proc/{pid}/limits", encoding="ascii") as file:
+            return container.parse_limits(file.read())
+    except (OSError, ValueError) as error:
+        raise NodeFault("no-limits", f"the run hook's limits cannot be read: {error}") from None

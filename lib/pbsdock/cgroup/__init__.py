@@ -1,0 +1,1 @@
+"""The job's cgroup: made before the container, its parent, its limits, and what ends it."""

@@ -1,0 +1,164 @@
+"""What a cgroup backend does, and what all of them share: reading processes, signalling them, emptying a subtree."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pbsdock.errors import NodeFault
+from pbsdock.plan import Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a job used. None where the kernel does not tell. Sizes in bytes.
+
+    ``limit_hit``: whether the job's own memory limit was reached; ``oom_kills`` counts killed processes.
+    """
+
+    memory_peak_bytes: int | None = None
+    cpu_seconds: float | None = None
+    io_read_bytes: int | None = None
+    io_write_bytes: int | None = None
+    pids_peak: int | None = None
+    oom_kills: int | None = None
+    limit_hit: bool | None = None
+
+
+class JobCgroup(Protocol):
+    """One backend. ``name`` is a job's name below the instance's root; all calls are idempotent."""
+
+    def create(self, name: str, limits: Limits, devices: tuple[str, ...] = ()) -> None:
+        """Make the cgroup, write its limits, read them back. Raises NodeFault if the kernel holds others."""
+
+    def cgroup_parent(self, name: str) -> str:
+        """What Docker takes as CgroupParent."""
+
+    def usage(self, name: str) -> Usage:
+        """What the job used so far."""
+
+    def pids(self, name: str) -> list[int]:
+        """All processes of the subtree."""
+
+    def contains(self, name: str, pid: int) -> bool:
+        """Whether a process is inside, as the kernel says."""
+
+    def kill(self, name: str, deadline_s: float) -> bool:
+        """SIGKILL everything inside; whether it is empty."""
+
+    def remove(self, name: str, deadline_s: float) -> None:
+        """Kill what is inside and remove the cgroup. Raises NodeFault if it stays."""
+
+    def signal(self, name: str, signum: int, exclude: frozenset[int] = frozenset()) -> int:
+        """Signal every process inside; how many got it."""
+
+    def names(self) -> list[str]:
+        """The jobs' cgroups that exist."""
+
+
+def read_pids(directory: Path) -> list[int]:
+    """The processes of a cgroup directory and all below it."""
+    found: list[int] = []
+    for here, _directories, files in os.walk(directory):
+        if "cgroup.procs" in files:
+            try:
+                found += [int(one) for one in (Path(here) / "cgroup.procs").read_text().split()]
+            except OSError:
+                continue  # removed while we looked
+    return [one for one in found if one > 0]  # 0: a process of another pid namespace
+
+
+def own_paths(pid: int) -> dict[str, str]:
+    """The cgroups of a process by controller list, from /proc/PID/cgroup (cgroups(7)); {} if it is gone."""
+    paths = {}
+    try:
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            _number, controllers, path = line.split(":", 2)
+            paths[controllers] = path
+    except OSError:
+        return {}
+    return paths
+
+
+def signal_all(pids: Iterable[int], signum: int, inside: Callable[[int], bool]) -> int:
+    """Signal processes through pidfds, each looked at again after it was pinned: never a bare recycled pid."""
+    count = 0
+    for pid in pids:
+        try:
+            fd = os.pidfd_open(pid)
+        except OSError:
+            continue
+        try:
+            if inside(pid):
+                signal.pidfd_send_signal(fd, signum)
+                count += 1
+        except ProcessLookupError:
+            pass
+        finally:
+            os.close(fd)
+    return count
+
+
+def empty(
+    pids: Callable[[], list[int]], inside: Callable[[int], bool], deadline_s: float,
+    around: Callable[[bool], None] = lambda frozen: None,
+) -> bool:
+    """Kill until nothing is left: frozen, so that nobody forks meanwhile, killed, thawed, looked at again."""
+    deadline = time.monotonic() + deadline_s
+    pause = 0.002
+    while present := pids():
+        around(True)
+        signal_all(pids() or present, signal.SIGKILL, inside)
+        around(False)
+        if time.monotonic() > deadline:
+            return not pids()
+        time.sleep(pause)
+        pause = min(pause * 2, 0.1)
+    return True
+
+
+def remove_tree(directory: Path, deadline_s: float) -> None:
+    """rmdir a cgroup from its leaves up, waiting for the kernel to let go. Raises NodeFault if it stays."""
+    deadline = time.monotonic() + deadline_s
+    while True:
+        left = None
+        for here, _directories, _files in os.walk(directory, topdown=False):
+            try:
+                os.rmdir(here)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                left = error
+        if not directory.exists():
+            return
+        if time.monotonic() > deadline:
+            raise NodeFault("cgroup-busy", f"cgroup {directory} cannot be removed: {left}")
+        time.sleep(0.005)
+
+
+def names_in(directory: Path) -> list[str]:
+    """The sub-directories of one cgroup."""
+    try:
+        return sorted(one.name for one in directory.iterdir() if one.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def check(what: str, wanted: int | str, held: int | str, *, slack: int = 0) -> None:
+    """Compare a limit with what the kernel holds; *slack* is the rounding it may do. Raises NodeFault."""
+    if isinstance(wanted, int) and isinstance(held, int):
+        if wanted - slack <= held <= wanted:
+            return
+    elif wanted == held:
+        return
+    raise NodeFault("cgroup-limit", f"the kernel holds {what} = {held} where {wanted} was written")
+
+
+def page() -> int:
+    """Bytes of a page: memory limits are rounded down to it."""
+    return os.sysconf("SC_PAGE_SIZE")

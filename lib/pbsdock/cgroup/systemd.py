@@ -1,0 +1,111 @@
+"""cgroup v2 with Docker's systemd driver: a slice per job, its limits set through systemd only.
+
+Raw writes into a slice's files do not last: the first daemon-reload puts systemd's own values back (observed). The
+unit names follow systemd.unit(5), "String Escaping for Inclusion in Unit Names".
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from pbsdock.cgroup.base import names_in
+from pbsdock.cgroup.v2 import V2Tree
+from pbsdock.errors import NodeFault
+from pbsdock.plan import Limits
+
+_PLAIN = frozenset(string.ascii_letters + string.digits + "_.:")
+
+Property = tuple[str, tuple[str, Any]]  # name, (D-Bus signature, value)
+
+
+class Bus(Protocol):
+    """The three calls on systemd's manager that are needed; each returns when the job it queued is done."""
+
+    def start_slice(self, unit: str, properties: Sequence[Property], deadline_s: float) -> None:
+        """StartTransientUnit; fine if it runs already. Raises OSError."""
+
+    def stop(self, unit: str, deadline_s: float) -> None:
+        """StopUnit; fine if there is none. Raises OSError."""
+
+
+def escape(text: str) -> str:
+    r"""Escape one part of a unit name: ``16-0.vm`` becomes ``16\x2d0.vm``."""
+    return "".join(one if one in _PLAIN else "".join(f"\\x{byte:02x}" for byte in one.encode()) for one in text)
+
+
+class SystemdCgroup(V2Tree):
+    """The backend for the systemd driver: ``<root>-<job>.slice`` below ``<root>.slice``."""
+
+    def __init__(self, sysfs: Path, root: str, bus: Bus) -> None:
+        super().__init__(sysfs)
+        self.prefix = escape(root)
+        self.bus = bus
+
+    def unit(self, name: str) -> str:
+        """The job's slice."""
+        return f"{self.prefix}-{escape(name)}.slice"
+
+    def directory(self, name: str) -> Path:
+        """Where systemd puts it."""
+        return self.sysfs / f"{self.prefix}.slice" / self.unit(name)
+
+    def cgroup_parent(self, name: str) -> str:
+        """What Docker takes: the slice's name."""
+        return self.unit(name)
+
+    def create(self, name: str, limits: Limits, devices: tuple[str, ...] = ()) -> None:
+        """Start the slice with its limits and read back what the kernel holds."""
+        del devices  # a BPF program of the container's own, attached by runc
+        try:
+            self.bus.start_slice(self.unit(name), properties(limits), 10.0)
+        except OSError as error:
+            raise NodeFault("cgroup-failed", f"slice {self.unit(name)} cannot be started: {error}") from error
+        self.read_back(name, limits)
+
+    def remove(self, name: str, deadline_s: float) -> None:
+        """Kill first: StopUnit would wait 90 s for a container that ignores TERM (observed)."""
+        if not self.kill(name, deadline_s):
+            raise NodeFault("cgroup-busy", f"processes in {self.unit(name)} survive being killed")
+        try:
+            self.bus.stop(self.unit(name), deadline_s)
+        except OSError as error:
+            raise NodeFault("cgroup-busy", f"slice {self.unit(name)} cannot be stopped: {error}") from error
+        if self.directory(name).exists():
+            raise NodeFault("cgroup-busy", f"slice {self.unit(name)} was stopped but is still there")
+
+    def names(self) -> list[str]:
+        """The jobs' slices, unescaped."""
+        head, tail = f"{self.prefix}-", ".slice"
+        return [
+            unescape(one[len(head) : -len(tail)])
+            for one in names_in(self.sysfs / f"{self.prefix}.slice")
+            if one.startswith(head) and one.endswith(tail)
+        ]
+
+
+def unescape(text: str) -> str:
+    """Undo :func:`escape`."""
+    data, index = bytearray(), 0
+    while index < len(text):
+        if text.startswith("\\x", index):
+            data.append(int(text[index + 2 : index + 4], 16))
+            index += 4
+        else:
+            data += text[index].encode()
+            index += 1
+    return data.decode()
+
+
+def properties(limits: Limits) -> list[Property]:
+    """systemd.resource-control(5) properties of a slice; CPUQuotaPerSecUSec is microseconds per second."""
+    wanted: list[Property] = [("TasksMax", ("t", limits.pids)), ("MemoryAccounting", ("b", True))]
+    if limits.memory_bytes is not None:
+        wanted.append(("MemoryMax", ("t", limits.memory_bytes)))
+        swap = (limits.memory_swap_bytes or limits.memory_bytes) - limits.memory_bytes
+        wanted.append(("MemorySwapMax", ("t", swap)))
+    if limits.cpu_millis is not None:
+        wanted.append(("CPUQuotaPerSecUSec", ("t", limits.cpu_millis * 1000)))
+    return wanted

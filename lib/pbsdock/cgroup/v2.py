@@ -1,0 +1,156 @@
+"""cgroup v2 with Docker's cgroupfs driver: one directory per job below our root, controllers enabled down the path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pbsdock.cgroup.base import (
+    Usage, check, empty, names_in, own_paths, page, read_pids, remove_tree, signal_all,
+)  # fmt: skip
+from pbsdock.errors import NodeFault
+from pbsdock.plan import Limits
+
+PERIOD_US = 100_000
+_WANTED = ("cpu", "memory", "pids", "cpuset", "io")
+_NEEDED = frozenset({"cpu", "memory", "pids"})
+
+
+class V2Tree:
+    """Reading, signalling and killing in a unified hierarchy: the same for both drivers."""
+
+    def __init__(self, sysfs: Path) -> None:
+        self.sysfs = sysfs
+
+    def directory(self, name: str) -> Path:
+        """The job's directory."""
+        raise NotImplementedError
+
+    def pids(self, name: str) -> list[int]:
+        """All processes of the subtree."""
+        return read_pids(self.directory(name))
+
+    def contains(self, name: str, pid: int) -> bool:
+        """Whether a process is inside, from outside its own cgroup namespace."""
+        parent = "/" + str(self.directory(name).relative_to(self.sysfs))
+        path = own_paths(pid).get("", "")
+        return path == parent or path.startswith(parent + "/")
+
+    def signal(self, name: str, signum: int, exclude: frozenset[int] = frozenset()) -> int:
+        """Signal every process inside."""
+        pids = [one for one in self.pids(name) if one not in exclude]
+        return signal_all(pids, signum, lambda pid: self.contains(name, pid))
+
+    def kill(self, name: str, deadline_s: float) -> bool:
+        """cgroup.kill takes the whole subtree at once, frozen too; older kernels are killed one by one."""
+        try:
+            (self.directory(name) / "cgroup.kill").write_text("1")
+        except OSError:
+            pass
+        return empty(lambda: self.pids(name), lambda pid: self.contains(name, pid), deadline_s)
+
+    def usage(self, name: str) -> Usage:
+        """Read the job's own directory; memory.events is hierarchical, memory.events.local is not."""
+        directory = self.directory(name)
+        events = _table(directory / "memory.events")
+        local = _table(directory / "memory.events.local")
+        cpu = _table(directory / "cpu.stat").get("usage_usec")
+        read, written = _io(directory / "io.stat")
+        return Usage(
+            memory_peak_bytes=_number(directory / "memory.peak"), cpu_seconds=None if cpu is None else cpu / 1e6,
+            io_read_bytes=read, io_write_bytes=written, pids_peak=_number(directory / "pids.peak"),
+            oom_kills=events.get("oom_kill"), limit_hit=local["oom"] > 0 if "oom" in local else None,
+        )
+
+    def read_back(self, name: str, limits: Limits) -> None:
+        """Compare what the kernel holds with the limits. Raises NodeFault."""
+        directory = self.directory(name)
+        if limits.memory_bytes is not None:
+            check("memory.max", limits.memory_bytes, _number(directory / "memory.max") or 0, slack=page())
+        if limits.cpu_millis is not None:
+            wanted = f"{limits.cpu_millis * PERIOD_US // 1000} {PERIOD_US}"
+            check("cpu.max", wanted, (directory / "cpu.max").read_text().strip())
+        check("pids.max", limits.pids, _number(directory / "pids.max") or 0)
+
+
+class V2Cgroup(V2Tree):
+    """The backend for the cgroupfs driver."""
+
+    def __init__(self, sysfs: Path, root: str) -> None:
+        super().__init__(sysfs)
+        self.root = root
+
+    def directory(self, name: str) -> Path:
+        """The job's directory."""
+        return self.sysfs / self.root / name
+
+    def cgroup_parent(self, name: str) -> str:
+        """What Docker takes; without the leading slash it would land below dockerd's own cgroup."""
+        return f"/{self.root}/{name}"
+
+    def create(self, name: str, limits: Limits, devices: tuple[str, ...] = ()) -> None:
+        """Enable the controllers down the path, make the directory, set the limits, read them back."""
+        del devices  # a BPF program of the container's own, attached by runc
+        directory = self.directory(name)
+        try:
+            self._enable(self.sysfs)
+            directory.parent.mkdir(exist_ok=True)
+            self._enable(directory.parent)
+            directory.mkdir(exist_ok=True)
+            if limits.memory_bytes is not None:
+                (directory / "memory.max").write_text(str(limits.memory_bytes))
+                swap = (limits.memory_swap_bytes or limits.memory_bytes) - limits.memory_bytes
+                if (directory / "memory.swap.max").exists():
+                    (directory / "memory.swap.max").write_text(str(swap))
+            if limits.cpu_millis is not None:
+                (directory / "cpu.max").write_text(f"{limits.cpu_millis * PERIOD_US // 1000} {PERIOD_US}")
+            if limits.cpuset:
+                (directory / "cpuset.cpus").write_text(limits.cpuset)
+            (directory / "pids.max").write_text(str(limits.pids))
+        except OSError as error:
+            raise NodeFault("cgroup-failed", f"cgroup {self.cgroup_parent(name)} cannot be set up: {error}") from error
+        self.read_back(name, limits)
+
+    def _enable(self, directory: Path) -> None:
+        available = set((directory / "cgroup.controllers").read_text().split())
+        if missing := _NEEDED - available:
+            raise NodeFault("cgroup-missing", f"cgroup controller {sorted(missing)[0]} is not available in {directory}")
+        enabled = set((directory / "cgroup.subtree_control").read_text().split())
+        wanted = [f"+{one}" for one in _WANTED if one in available - enabled]
+        if wanted:
+            (directory / "cgroup.subtree_control").write_text(" ".join(wanted))
+
+    def remove(self, name: str, deadline_s: float) -> None:
+        """Kill and remove."""
+        if not self.kill(name, deadline_s):
+            raise NodeFault("cgroup-busy", f"processes in {self.cgroup_parent(name)} survive being killed")
+        remove_tree(self.directory(name), deadline_s)
+
+    def names(self) -> list[str]:
+        """The jobs' cgroups."""
+        return names_in(self.sysfs / self.root)
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _table(path: Path) -> dict[str, int]:
+    try:
+        return {key: int(value) for key, value in (line.split() for line in path.read_text().splitlines())}
+    except (OSError, ValueError):
+        return {}
+
+
+def _io(path: Path) -> tuple[int | None, int | None]:
+    try:
+        words = path.read_text().split()
+    except OSError:
+        return None, None
+    pairs = [word.split("=") for word in words if "=" in word]
+    return (
+        sum(int(value) for key, value in pairs if key == "rbytes"),
+        sum(int(value) for key, value in pairs if key == "wbytes"),
+    )

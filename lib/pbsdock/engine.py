@@ -1,0 +1,246 @@
+"""The Docker Engine behind one kept-alive connection pool, a deadline on every call, and a circuit breaker.
+
+A hung engine must cost each hook one short wait, not mom's whole alarm: after a call has run into its deadline the
+next ones are refused at once until a probe answers again.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import docker
+import docker.errors
+import requests.exceptions
+
+from pbsdock.errors import NodeFault
+
+
+class EngineError(Exception):
+    """The engine answered a call with an error: ``status`` is HTTP's."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Engine:
+    """The calls pbsdock makes, no others; all of them take at most *timeout_s* seconds."""
+
+    def __init__(
+        self, socket_path: str, timeout_s: float, *, probe_timeout_s: float = 3.0,
+        on_change: Callable[[bool, str], None] = lambda up, why: None,
+    ) -> None:
+        self.socket_path = socket_path
+        self.timeout_s = timeout_s
+        self.probe_timeout_s = probe_timeout_s
+        self.on_change = on_change
+        self.down_because: str | None = None
+        self._lock = threading.Lock()
+        self._client: docker.APIClient | None = None
+
+    def client(self, timeout_s: float | None = None) -> docker.APIClient:
+        """A client of its own for a long conversation (a pull, the event stream)."""
+        return docker.APIClient(
+            base_url=f"unix://{self.socket_path}", version=self._pooled()._version,
+            timeout=timeout_s if timeout_s is not None else self.timeout_s,
+        )
+
+    def _pooled(self) -> docker.APIClient:
+        with self._lock:
+            if self._client is None:
+                self._client = docker.APIClient(
+                    base_url=f"unix://{self.socket_path}", version="auto", timeout=self.timeout_s, num_pools=64
+                )
+            return self._client
+
+    @contextmanager
+    def _guard(self, doing: str) -> Iterator[docker.APIClient]:
+        if self.down_because is not None and not self.probe():
+            raise NodeFault("engine-unreachable", f"the Docker engine does not answer: {self.down_because}")
+        try:
+            yield self._pooled()
+        except docker.errors.APIError as error:
+            status = error.response.status_code if error.response is not None else 500
+            raise EngineError(status, str(error.explanation or error)) from None
+        except (requests.exceptions.RequestException, docker.errors.DockerException, OSError) as error:
+            self._lost(f"{doing} failed: {_short(error)}")
+            raise NodeFault("engine-unreachable", f"the Docker engine does not answer: {self.down_because}") from None
+
+    def _lost(self, why: str) -> None:
+        if self.down_because is None:
+            self.down_because = why
+            self.on_change(False, why)
+        else:
+            self.down_because = why
+
+    def probe(self) -> bool:
+        """Ask the engine for a sign of life, shortly; closes the circuit again when it gives one."""
+        try:
+            probe = docker.APIClient(
+                base_url=f"unix://{self.socket_path}", version="1.41", timeout=self.probe_timeout_s
+            )
+            try:
+                probe.ping()
+            finally:
+                probe.close()
+        except (requests.exceptions.RequestException, docker.errors.DockerException, OSError) as error:
+            self._lost(f"no sign of life: {_short(error)}")
+            return False
+        if self.down_because is not None:
+            with self._lock:
+                self._client = None  # its kept-alive connections are dead
+            self.down_because = None
+            self.on_change(True, "")
+        return True
+
+    def info(self) -> dict[str, Any]:
+        """``GET /info``."""
+        with self._guard("info") as client:
+            return dict(client.info())
+
+    def create(self, config: Mapping[str, Any], name: str, platform: str | None = None) -> str:
+        """Create a container from a whole config; returns its id."""
+        with self._guard("create") as client:
+            return str(client.create_container_from_config(dict(config), name, platform)["Id"])
+
+    def start(self, container: str) -> None:
+        """Start a container."""
+        with self._guard("start") as client:
+            client.start(container)
+
+    def inspect(self, container: str) -> dict[str, Any] | None:
+        """Inspect a container by id or name; None if there is none."""
+        try:
+            with self._guard("inspect") as client:
+                return dict(client.inspect_container(container))
+        except EngineError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def remove(self, container: str) -> None:
+        """Kill and remove a container and its anonymous volumes; one that is gone or going is fine."""
+        try:
+            with self._guard("remove") as client:
+                client.remove_container(container, v=True, force=True)
+        except EngineError as error:
+            if error.status not in (404, 409):
+                raise
+
+    def kill(self, container: str) -> None:
+        """SIGKILL the container; one that is over is fine."""
+        try:
+            with self._guard("kill") as client:
+                client.kill(container)
+        except EngineError as error:
+            if error.status not in (404, 409):
+                raise
+
+    def labelled(self, label: str) -> list[dict[str, Any]]:
+        """All containers with *label* (``key=value``), running or not, as the list call describes them."""
+        with self._guard("list") as client:
+            return [dict(one) for one in client.containers(all=True, filters={"label": [label]})]
+
+    def resize(self, container: str, rows: int, columns: int) -> None:
+        """Set the terminal's size."""
+        with self._guard("resize") as client:
+            client.resize(container, height=rows, width=columns)
+
+    def exec_create(self, container: str, config: Mapping[str, Any]) -> str:
+        """Create an exec from a whole config; returns its id."""
+        with self._guard("exec") as client:
+            url = client._url("/containers/{0}/exec", container)
+            return str(client._result(client._post_json(url, data=dict(config)), json=True)["Id"])
+
+    def exec_inspect(self, exec_id: str) -> dict[str, Any]:
+        """Inspect an exec."""
+        with self._guard("exec inspect") as client:
+            return dict(client.exec_inspect(exec_id))
+
+    def attach(self, container: str, *, tty: bool) -> socket.socket:
+        """Open the container's streams; the socket is past the HTTP header and nothing of the stream is read."""
+        del tty  # the stream's format differs, the request does not
+        return self._hijack(f"/containers/{container}/attach?stream=1&stdin=1&stdout=1&stderr=1", b"")
+
+    def exec_start(self, exec_id: str, *, tty: bool) -> socket.socket:
+        """Start an exec and return its streams."""
+        return self._hijack(f"/exec/{exec_id}/start", b'{"Detach":false,"Tty":%s}' % (b"true" if tty else b"false"))
+
+    def _hijack(self, path: str, body: bytes) -> socket.socket:
+        # Not through the SDK: its buffered reader may swallow the first bytes of the stream, and the descriptor is
+        # handed to another process.
+        with self._guard("attach") as client:
+            version = client._version
+            stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                stream.settimeout(self.timeout_s)
+                stream.connect(self.socket_path)
+                stream.sendall(
+                    f"POST /v{version}{path} HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
+                    f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+                )
+                status, text = _read_head(stream)
+                if status not in (101, 200):
+                    raise EngineError(status, text)
+                stream.settimeout(None)
+            except BaseException:
+                stream.close()
+                raise
+            return stream
+
+
+def _read_head(stream: socket.socket) -> tuple[int, str]:
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        peeked = stream.recv(4096, socket.MSG_PEEK)
+        if not peeked:
+            raise OSError("the engine closed the connection")
+        end = (head[-3:] + peeked).find(b"\r\n\r\n")
+        take = len(peeked) if end < 0 else end + 4 - len(head[-3:])
+        head += stream.recv(take)
+        if len(head) > 65536:
+            raise OSError("the engine's answer has no end")
+    status = int(head.split(b" ", 2)[1])
+    if status in (101, 200):
+        return status, ""
+    stream.settimeout(1.0)
+    try:
+        return status, stream.recv(4096).decode("utf-8", "replace").strip()
+    except OSError:
+        return status, ""
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if "timed out" in text.lower():
+        return "no answer within the deadline"
+    if "No such file" in text or "FileNotFound" in text:
+        return "its socket does not exist"
+    if "refused" in text.lower():
+        return "connection refused"
+    return text[:200] or type(error).__name__
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot: everything recorded under another is dead."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def process_groups(pid: int) -> frozenset[int]:
+    """The supplementary groups the kernel shows for *pid* (proc(5))."""
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("Groups:"):
+                return frozenset(int(one) for one in line.split()[1:])
+    return frozenset()
+
+
+def host_memory() -> int:
+    """Bytes of memory of this host."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,93 @@
+"""The register of events: one truth for the emitter, the schema and the manual page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# name -> (what it says, its own fields)
+EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "agent.started": ("The agent answers from now on.", ("pid", "version")),
+    "agent.stopped": ("The agent was told to stop.", ("pid",)),
+    "agent.adopted": ("After a restart the agent goes on with the records it found.", ("records", "running")),
+    "agent.error": ("Something unforeseen, survived.", ("where", "reason")),
+    "client.refused": ("A client asked for what is not its own.", ("uid", "op", "reason")),
+    "cgroup.created": ("The job's cgroup holds its limits.", ("cgroup",)),
+    "cgroup.removed": ("The job's cgroup is gone.", ("cgroup",)),
+    "container.mismatch": ("A started container was not what was planned and was stopped.", ("container", "reason")),
+    "container.oom": ("The kernel killed a process of the job for memory.", ("limit_bytes", "peak_bytes")),
+    "container.removed": ("The job's container is gone.", ("container",)),
+    "engine.back": ("The Docker engine answers again.", ()),
+    "engine.lost": ("The Docker engine does not answer.", ("reason",)),
+    "env.dropped": ("Variables that are not UTF-8 cannot be passed on.", ("names",)),
+    "events.dropped": ("Lines could not be written before this one.", ("count",)),
+    "image.present": ("The image was here already.", ("image", "image_id", "digest")),
+    "image.pulling": ("A pull began.", ("image",)),
+    "image.progress": ("Layers of a pull.", ("image", "layers_done", "layers", "bytes_done", "bytes")),
+    "image.pulled": ("A pull ended well.", ("image", "image_id", "digest", "size_bytes")),
+    "image.failed": ("A pull failed.", ("image", "code", "sentence")),
+    "job.adopted": ("Torque counts the container's processes as the job's.", ("pid",)),
+    "job.adoption_skipped": ("Torque does not count the container's processes.", ("reason",)),
+    "job.ended": ("The job's container is over.", ("code", "oom")),
+    "job.fault": ("The node could not do its part.", ("code", "sentence")),
+    "job.finished": (
+        "The job is released; what it was and what it used.",
+        (
+            "exit_status", "code", "oom", "outcome", "image_digest", "memory_peak_bytes", "cpu_seconds",
+            "io_read_bytes", "io_write_bytes", "pids_peak", "run_s", "total_s",
+        ),
+    ),
+    "job.planned": ("Policy said yes.", ("image", "queue", "network")),
+    "job.ready": ("Everything is prepared; the run hook may start the container.", ("image_id",)),
+    "job.refused": ("The user's request was refused with a sentence.", ("code", "sentence")),
+    "job.signalled": ("A signal was passed on to the container's processes.", ("signal", "processes")),
+    "job.started": ("The container runs.", ("container", "pid")),
+    "mount.skipped": ("A mount the job can do without was left out.", ("target", "origin", "reason")),
+    "node.healthy": ("The node is back in service.", ("after_s",)),
+    "node.unhealthy": ("The node goes out of service.", ("code", "sentence")),
+    "orphan.reaped": ("The reaper removed what belonged to no live job.", ("kind", "name", "why")),
+    "reaper.blocked": ("The reaper could not see everything and did nothing.", ("reason",)),
+    "reaper.pass": ("A pass found something.", ("found", "reaped", "left")),
+    "release.begun": ("Teardown begins.", ("why", "state")),
+    "release.done": ("Teardown is complete and verified.", ("why",)),
+    "release.failed": ("Something could not be torn down; the reaper goes on with it.", ("reason",)),
+    "task.started": ("A TM task runs inside the job's container.", ("task", "pid")),
+    "task.ended": ("A TM task is over.", ("task", "code")),
+}
+COMMON = ("job", "incarnation", "user", "phase", "ms")
+LEVELS = ("info", "warning", "error")
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of one line."""
+    scalar = {"type": ["string", "number", "boolean", "null"]}
+    head: dict[str, Any] = {
+        "ts": {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$"},
+        "seq": {"type": "integer", "minimum": 1},
+        "level": {"enum": list(LEVELS)},
+        "node": {"type": "string"},
+        "ms": {"type": "number", "minimum": 0},
+    }
+    kinds = []
+    for name, (doc, own) in sorted(EVENTS.items()):
+        properties = {"event": {"const": name}, **head}
+        properties |= {one: {"type": "string"} for one in COMMON if one != "ms"}
+        properties |= {one: scalar for one in own}
+        kinds.append(
+            {
+                "description": doc, "type": "object", "properties": properties, "additionalProperties": False,
+                "required": ["ts", "seq", "event", "level", "node"],
+            }
+        )  # fmt: skip
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "One line of the pbsdock event stream",
+        "oneOf": kinds,
+    }
+
+
+def documented() -> str:
+    """The register as a Markdown table, for docs/events.md."""
+    lines = ["| event | meaning | fields |", "|---|---|---|"]
+    for name, (doc, own) in sorted(EVENTS.items()):
+        lines.append(f"| `{name}` | {doc} | {', '.join(f'`{one}`' for one in own)} |")
+    return "\n".join(lines) + "\n"

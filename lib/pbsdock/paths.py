@@ -1,0 +1,58 @@
+"""Where an installed instance keeps its things, as baked by install.sh into one JSON file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paths:
+    """One instance's places; several instances on a host share none of them."""
+
+    python: Path
+    lib: Path
+    run_dir: Path
+    state_dir: Path
+    log_dir: Path
+    config: Path
+    mom_priv: Path
+    instance: str
+    prefix: Path
+
+    @property
+    def socket(self) -> Path:
+        """The agent's socket; every user may connect, SO_PEERCRED decides."""
+        return self.run_dir / "agent.sock"
+
+    @property
+    def markers(self) -> Path:
+        """One empty file per job with a record: what the hooks look for before they start an interpreter."""
+        return self.run_dir / "jobs"
+
+    @property
+    def work(self) -> Path:
+        """Root-only directory of what is bind-mounted into containers: script copies, passwd, group."""
+        return self.run_dir / "work"
+
+    @property
+    def unhealthy(self) -> Path:
+        """The health flag: one sentence; its presence takes the node out of service."""
+        return self.run_dir / "unhealthy"
+
+    @property
+    def mom_jobs(self) -> Path:
+        """Torque's own job files on this execution host."""
+        return self.mom_priv / "jobs"
+
+
+def load(path: Path) -> Paths:
+    """Read the file install.sh wrote. Raises OSError or ValueError."""
+    data = json.loads(path.read_bytes())
+    try:
+        return Paths(
+            **{name: data[name] if name == "instance" else Path(data[name]) for name in Paths.__dataclass_fields__}
+        )
+    except KeyError as error:
+        raise ValueError(f"{path}: {error.args[0]} is missing") from None

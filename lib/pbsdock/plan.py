@@ -1,0 +1,142 @@
+"""The frozen answer to *job + directive + site policy*: pure data, serialisable, versioned.
+
+A plan is made once, by root, before the user's first process exists. Sizes are bytes, times seconds, CPU shares
+thousandths of a CPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+VERSION = 1
+
+MountOrigin = Literal["home", "workdir", "tmpdir", "nodefile", "volume", "site"]
+PullPolicy = Literal["never", "missing", "always"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """One bind mount as planned: before the source has been resolved as the user.
+
+    ``required`` mounts that cannot be resolved refuse the job; the others are left out and told in an event.
+    """
+
+    source: str
+    target: str
+    read_only: bool
+    origin: MountOrigin
+    required: bool
+    where: str = ""  # "script.sh:4:9", the directive position the sentence names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tmpfs:
+    """A tmpfs in the container; ``size_bytes`` None means the kernel's default (half of memory)."""
+
+    target: str
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A host device the container may use; ``permissions`` as Docker writes them (``rwm``)."""
+
+    path: str
+    permissions: str = "rw"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the job's cgroup enforces. None means not limited."""
+
+    memory_bytes: int | None
+    memory_swap_bytes: int | None  # memory plus swap together, as v1's memsw and Docker's MemorySwap count
+    cpu_millis: int | None  # 1500 = one and a half CPUs
+    cpuset: str | None  # "0-3,8", only when policy says so
+    pids: int
+    shm_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything that will be done for one job, decided before anything is touched."""
+
+    version: int = VERSION
+    job_id: str
+    user: str
+    group: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]  # supplementary, by number, without gid
+    home: str
+    queue: str
+    image: str  # canonical reference: registry/repository:tag or @digest
+    pull: PullPolicy
+    platform: str | None
+    limits: Limits
+    network: str
+    mounts: tuple[Mount, ...]
+    tmpfs: tuple[Tmpfs, ...]
+    devices: tuple[Device, ...]
+    gpus: tuple[str, ...]
+    read_only_root: bool
+    environment: tuple[tuple[str, str | None], ...]  # None: take the job's own value
+    environment_deny: tuple[str, ...]  # shell patterns of names never passed on
+    workdir: str | None
+    entrypoint: str | None
+    oom_score_adj: int
+    interactive: bool = False
+    walltime_s: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types only."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        """Rebuild a plan from :meth:`to_dict` after a trip through JSON.
+
+        Raises ValueError if the version or a field is not one this release knows.
+        """
+        if data.get("version") != VERSION:
+            raise ValueError(f"plan version {data.get('version')!r} is not {VERSION}")
+        return typing.cast(Plan, _build(cls, data))
+
+
+def _build(kind: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{kind.__name__}: expected a table, got {type(value).__name__}")
+        hints = typing.get_type_hints(kind)
+        unknown = set(value) - set(hints)
+        if unknown:
+            raise ValueError(f"{kind.__name__}: unknown field {sorted(unknown)[0]!r}")
+        try:
+            return kind(**{name: _build(hints[name], item) for name, item in value.items()})
+        except TypeError as error:
+            raise ValueError(f"{kind.__name__}: {error}") from None
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"expected a list, got {type(value).__name__}")
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return tuple(_build(arguments[0], item) for item in value)
+        if len(value) != len(arguments):
+            raise ValueError(f"expected {len(arguments)} items, got {len(value)}")
+        return tuple(_build(one, item) for one, item in zip(arguments, value, strict=True))
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _build(next(one for one in arguments if one is not type(None)), value)
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"{value!r} is none of {arguments}")
+        return value
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"expected {kind.__name__}, got {type(value).__name__}")
+    return value

@@ -1,0 +1,412 @@
+"""The run hook: start the job's container through the agent and end exactly as it ended. Runs as the user.
+
+Standard output and error are taken from the engine's own attach stream, whose descriptor the agent hands over, so no
+byte of output passes the agent. The stream's frames are Docker's: one byte stream number, three zero bytes, four
+bytes length, data (Engine API, "Attach to a container").
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from typing import Any
+
+import _signal
+import _socket
+
+from pbsdock import wire
+from pbsdock.link import AgentGone, Link, connect
+
+REFUSED = 125
+_FRAME = 8
+_CHUNK = 1 << 18
+_AGENT_PATIENCE_S = 600.0
+_FORWARDED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCONT", "SIGTSTP", "SIGXCPU")
+# A bare job's leader dies of these whatever its script does, so the run hook ends by them too (torque-facts: 271).
+_FATAL = frozenset(getattr(_signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"))
+
+
+def say(text: str) -> None:
+    """Write one line to the job's stderr; a closed stderr is not an error."""
+    try:
+        os.write(2, f"pbsdock: {text}\n".encode("utf-8", "replace"))
+    except OSError:
+        pass
+
+
+def write_all(fd: int, data: memoryview) -> None:
+    """Write everything, waiting when *fd* is non-blocking and full."""
+    while data:
+        try:
+            data = data[os.write(fd, data) :]
+        except BlockingIOError:
+            select.select([], [fd], [])
+        except InterruptedError:
+            continue
+
+
+class Demux:
+    """Splits Docker's multiplexed stream into stdout and stderr, frame boundaries anywhere."""
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._left = 0
+        self._fd = 1
+        self._open = {1: True, 2: True}
+
+    def feed(self, data: memoryview) -> None:
+        """Write out what *data* holds and remember a frame that is not complete."""
+        while data:
+            if self._left:
+                piece = data[: self._left]
+                self._write(piece)
+                self._left -= len(piece)
+                data = data[len(piece) :]
+                continue
+            need = _FRAME - len(self._head)
+            self._head += bytes(data[:need])
+            data = data[need:]
+            if len(self._head) == _FRAME:
+                self._fd = 2 if self._head[0] == 2 else 1
+                self._left = int.from_bytes(self._head[4:], "big")
+                self._head = b""
+
+    def _write(self, piece: memoryview) -> None:
+        if not self._open[self._fd]:
+            return
+        try:
+            write_all(self._fd, piece)
+        except OSError:
+            # Nobody reads any more (or the disk is full): a bare job's writes would fail the same way; the container
+            # cannot be told through the engine's pipe, so the rest is drained to let it end.
+            self._open[self._fd] = False
+
+
+class Terminal:
+    """The interactive job's terminal in raw mode, put back at the end."""
+
+    def __init__(self) -> None:
+        import termios
+
+        self._termios: Any = termios
+        self._saved = termios.tcgetattr(0)
+        raw = termios.tcgetattr(0)
+        raw[0] &= ~(
+            termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP | termios.INLCR | termios.IGNCR
+            | termios.ICRNL | termios.IXON
+        )
+        raw[1] &= ~termios.OPOST
+        raw[2] = (raw[2] & ~(termios.CSIZE | termios.PARENB)) | termios.CS8
+        raw[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
+        raw[6][termios.VMIN] = 1
+        raw[6][termios.VTIME] = 0
+        termios.tcsetattr(0, termios.TCSADRAIN, raw)
+
+    def restore(self) -> None:
+        """Give the terminal back as it was."""
+        try:
+            self._termios.tcsetattr(0, self._termios.TCSADRAIN, self._saved)
+        except (OSError, self._termios.error):
+            pass
+
+
+def window() -> tuple[int, int]:
+    """Return (rows, columns) of the terminal on stdin; (0, 0) if unknown."""
+    try:
+        size = os.get_terminal_size(0)
+    except OSError:
+        return 0, 0
+    return size.lines, size.columns
+
+
+class Runner:
+    """One run hook's conversation with the agent and relay of the job's streams."""
+
+    def __init__(self, socket_path: str, job_id: str) -> None:
+        self.socket_path = socket_path
+        self.job_id = job_id
+        self.tty = os.isatty(0) and os.isatty(1)
+        self.link: Link | None = None
+        self.attach: Any = None
+        self.task = ""
+        self.adoption: int | None = None  # pid of a pbs_track under way
+        self.adopted = False
+        self.parent = os.getppid()
+        self.fatal = 0
+        self.last_signal = 0
+        self.signals: list[int] = []
+        self.demux = Demux()
+        self.terminal: Terminal | None = None
+        self.ended: wire.Message | None = None
+        self.stdin_open = True
+        self.agent_lost: float | None = None
+
+    def run(self, argv: list[str], directive: str) -> int:
+        """Run the job's command; returns an exit code or ends the process by a signal."""
+        self._catch_signals()
+        rows, columns = window() if self.tty else (0, 0)
+        request = wire.Message(
+            "start", job=self.job_id, argv=[os.fsencode(one) for one in argv],
+            env=[key + b"=" + value for key, value in os.environb.items()],
+            cwd=os.fsencode(os.getcwd()), umask=_umask(), tty=int(self.tty), rows=rows, columns=columns,
+            tasknum=os.environ.get("PBS_TASKNUM", ""), directive=directive.encode("utf-8", "surrogateescape"),
+        )
+        try:
+            self.link = connect(self.socket_path, wait_s=60.0, timeout_s=900.0)
+            self.link.send(request)
+            answer, fds = self._answer()
+        except AgentGone:
+            say("the pbsdock agent on this node did not answer; the job was not started, please submit it again")
+            return REFUSED
+        if answer.op == "bare":
+            if notice := answer.text("notice"):
+                say(notice)
+            self._uncatch_signals()
+            os.execvpe(argv[0], argv, os.environ)
+        if answer.op != "started" or not fds:
+            say(answer.text("sentence", "the agent gave no answer that can be understood"))
+            return REFUSED
+        self.link.sock.settimeout(60.0)
+        self.task = answer.text("task")
+        self._take_attach(fds)
+        if self.tty:
+            self.terminal = Terminal()
+        try:
+            self._adopt(answer)
+            self._relay()
+        finally:
+            if self.terminal:
+                self.terminal.restore()
+        return self._end()
+
+    def _answer(self) -> tuple[wire.Message, list[int]]:
+        assert self.link is not None
+        while True:
+            message, fds = self.link.recv()
+            if message.op != "notice":
+                return message, fds
+            say(message.text("sentence"))
+
+    def _take_attach(self, fds: list[int]) -> None:
+        for extra in fds[1:]:
+            os.close(extra)
+        self.attach = _socket.socket(1, 1, 0, fds[0])
+        self.attach.setblocking(True)
+
+    # -- signals ------------------------------------------------------------------------------------------------
+
+    def _catch_signals(self) -> None:
+        read_end, write_end = os.pipe()
+        os.set_blocking(read_end, False)
+        os.set_blocking(write_end, False)
+        self.wake = read_end
+        _signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        for name in (*_FORWARDED, "SIGWINCH", "SIGCHLD"):
+            _signal.signal(getattr(_signal, name), self._on_signal)
+
+    def _uncatch_signals(self) -> None:
+        _signal.set_wakeup_fd(-1)
+        for name in (*_FORWARDED, "SIGWINCH", "SIGCHLD"):
+            _signal.signal(getattr(_signal, name), _signal.SIG_DFL)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self.signals.append(number)
+
+    def _pass_signals(self) -> None:
+        try:
+            os.read(self.wake, 512)
+        except BlockingIOError:
+            pass
+        pending, self.signals = self.signals, []
+        for number in pending:
+            if number == _signal.SIGCHLD:
+                self._reap_adoption()
+            elif number == _signal.SIGWINCH:
+                if self.tty:
+                    rows, columns = window()
+                    self._tell(wire.Message("resize", job=self.job_id, task=self.task, rows=rows, columns=columns))
+            else:
+                self.last_signal = number
+                if number in _FATAL:
+                    self.fatal = number
+                # An adopted session gets the signal from mom itself, unless mom was restarted since and forgot it.
+                if not self.adopted or os.getppid() != self.parent:
+                    self._tell(wire.Message("signal", job=self.job_id, task=self.task, signal=number))
+
+    def _tell(self, message: wire.Message) -> None:
+        if self.link:
+            try:
+                self.link.send(message)
+            except AgentGone:
+                self._lost_agent()
+
+    # -- Torque's own accounting --------------------------------------------------------------------------------
+
+    def _adopt(self, answer: wire.Message) -> None:
+        tool, pid = answer.text("pbs_track"), answer.number("pid")
+        if not tool or pid <= 0:
+            return
+        null = os.open(os.devnull, os.O_RDWR)
+        actions = [(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)]
+        environment = {key: value for key, value in os.environ.items() if key.startswith("PBS_") or key == "PATH"}
+        try:
+            self.adoption = os.posix_spawn(
+                tool, [tool, "-j", self.job_id, "-a", str(pid)], environment, file_actions=actions,
+                setsigdef=range(1, 32), setsigmask=(),
+            )
+        except OSError:
+            self._tell(wire.Message("adopted", job=self.job_id, task=self.task, status=127))
+        finally:
+            os.close(null)
+
+    def _reap_adoption(self) -> None:
+        if self.adoption is None:
+            return
+        pid, status = os.waitpid(self.adoption, os.WNOHANG)
+        if pid:
+            self.adoption = None
+            self.adopted = status == 0
+            self._tell(
+                wire.Message("adopted", job=self.job_id, task=self.task, status=os.waitstatus_to_exitcode(status))
+            )
+
+    # -- relay --------------------------------------------------------------------------------------------------
+
+    def _relay(self) -> None:
+        poller = select.poll()
+        poller.register(self.wake, select.POLLIN)
+        poller.register(self.attach.fileno(), select.POLLIN)
+        poller.register(0, select.POLLIN)
+        assert self.link is not None
+        poller.register(self.link.fileno(), select.POLLIN)
+        buffer = memoryview(bytearray(_CHUNK))
+        while True:
+            if self.link is None:
+                self._rejoin(poller)
+            timeout = 200 if self.link is None else None
+            if self.attach is None and self.ended is not None:
+                return
+            if self.attach is not None and self.ended is not None:
+                timeout = 5000
+            ready = poller.poll(timeout)
+            if not ready and self.attach is not None and self.ended is not None:
+                return  # the engine keeps a stream open although the container is over: nothing more will come
+            if self.signals or any(fd == self.wake for fd, _ in ready):
+                self._pass_signals()
+            for fd, _events in ready:
+                if self.attach is not None and fd == self.attach.fileno():
+                    self._from_engine(poller, buffer)
+                elif fd == 0 and self.stdin_open:
+                    self._from_stdin(poller)
+                elif self.link is not None and fd == self.link.fileno():
+                    self._from_agent(poller)
+
+    def _from_engine(self, poller: select.poll, buffer: memoryview) -> None:
+        try:
+            count = self.attach.recv_into(buffer)
+        except OSError:
+            count = 0
+        if count == 0:
+            poller.unregister(self.attach.fileno())
+            self.attach.close()
+            self.attach = None
+            self._close_stdin(poller)
+            self._tell(wire.Message("eof", job=self.job_id, task=self.task))
+        elif self.tty:
+            try:
+                write_all(1, buffer[:count])
+            except OSError:
+                pass
+        else:
+            self.demux.feed(buffer[:count])
+
+    def _from_stdin(self, poller: select.poll) -> None:
+        try:
+            data = os.read(0, 65536)
+        except OSError:
+            data = b""
+        if data and self.attach is not None:
+            try:
+                self.attach.sendall(data)
+                return
+            except OSError:
+                pass
+        self._close_stdin(poller)
+
+    def _close_stdin(self, poller: select.poll) -> None:
+        if self.stdin_open:
+            self.stdin_open = False
+            poller.unregister(0)
+            if self.attach is not None:
+                try:
+                    self.attach.shutdown(_socket.SHUT_WR)
+                except OSError:
+                    pass
+
+    def _from_agent(self, poller: select.poll) -> None:
+        assert self.link is not None
+        try:
+            while True:
+                message, fds = self.link.recv()
+                self._understand(message, fds, poller)
+                if not self.link.pending:
+                    return
+        except AgentGone:
+            poller.unregister(self.link.fileno())
+            self._lost_agent()
+
+    def _understand(self, message: wire.Message, fds: list[int], poller: select.poll) -> None:
+        if message.op == "ended":
+            self.ended = message
+        elif message.op == "notice":
+            say(message.text("sentence"))
+        elif message.op == "attached" and fds and self.attach is None and self.ended is None:
+            self._take_attach(fds)
+            poller.register(self.attach.fileno(), select.POLLIN)
+        else:
+            for fd in fds:
+                os.close(fd)
+
+    def _lost_agent(self) -> None:
+        if self.link is not None:
+            self.link.close()
+            self.link = None
+            self.agent_lost = time.monotonic()
+
+    def _rejoin(self, poller: select.poll) -> None:
+        if self.ended is not None:
+            return
+        try:
+            self.link = Link(self.socket_path, 60.0)
+            self.link.send(wire.Message("rejoin", job=self.job_id, task=self.task, attached=int(self.attach is not None)))
+        except AgentGone:
+            self.link = None
+            if self.agent_lost and time.monotonic() - self.agent_lost > _AGENT_PATIENCE_S:
+                self.ended = wire.Message(
+                    "ended", code=REFUSED, sentence="the pbsdock agent on this node is gone; the job's end is unknown"
+                )
+            return
+        poller.register(self.link.fileno(), select.POLLIN)
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
+    def _end(self) -> int:
+        assert self.ended is not None
+        for sentence in self.ended.raw("sentence"):
+            say(sentence.decode("utf-8", "replace"))
+        if self.adoption is not None:
+            os.waitpid(self.adoption, 0)
+        code = self.ended.number("code", REFUSED)
+        if not self.fatal and self.last_signal and code == 128 + self.last_signal:
+            self.fatal = self.last_signal
+        if self.fatal:
+            self._uncatch_signals()
+            os.kill(os.getpid(), self.fatal)
+        return code & 0xFF
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,67 @@
+"""Kernel calls Python 3.11 does not wrap, through libc's ``syscall``: per-thread identities and openat2."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+# setgroups, setfsuid, setfsgid (asm/unistd_64.h on x86-64, asm-generic/unistd.h on arm64); openat2 is 437 on both.
+_NUMBERS = {"x86_64": (116, 122, 123), "aarch64": (159, 151, 152)}
+_OPENAT2 = 437
+
+RESOLVE_NO_SYMLINKS = 0x04  # linux/openat2.h
+RESOLVE_IN_ROOT = 0x10
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
+    """Open *path* with openat2(2)'s resolution rules; returns a descriptor. Raises OSError."""
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
+    name = os.fsencode(path)
+    fd = _libc.syscall(
+        ctypes.c_long(_OPENAT2), ctypes.c_int(directory), ctypes.c_char_p(name), ctypes.byref(how),
+        ctypes.c_size_t(ctypes.sizeof(how)),
+    )
+    if fd < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), path)
+    return int(fd)
+
+
+@contextmanager
+def filesystem_user(uid: int, gid: int, groups: Sequence[int]) -> Iterator[None]:
+    """Make this thread's file accesses those of a user, and root's again afterwards.
+
+    credentials(7): the file-system ids and groups belong to the thread, and a non-zero fsuid drops the capabilities
+    that override permissions (capabilities(7)). libc's own wrappers would change every thread, so the raw calls are
+    used. Raises OSError if the kernel did not do as told: never goes on as root by mistake.
+    """
+    setgroups, setfsuid, setfsgid = _NUMBERS[platform.machine()]
+    before = os.getgroups()
+    _set_groups(setgroups, [*groups])
+    try:
+        _libc.syscall(ctypes.c_long(setfsgid), ctypes.c_uint(gid))
+        _libc.syscall(ctypes.c_long(setfsuid), ctypes.c_uint(uid))
+        # These two report no error: asking for the impossible id -1 tells what is in force now.
+        if _libc.syscall(ctypes.c_long(setfsuid), ctypes.c_uint(0xFFFFFFFF)) != uid:
+            raise OSError(f"setfsuid({uid}) had no effect")
+        yield
+    finally:
+        _libc.syscall(ctypes.c_long(setfsuid), ctypes.c_uint(0))
+        _libc.syscall(ctypes.c_long(setfsgid), ctypes.c_uint(0))
+        _set_groups(setgroups, before)
+
+
+def _set_groups(number: int, groups: list[int]) -> None:
+    array = (ctypes.c_uint * len(groups))(*groups)
+    if _libc.syscall(ctypes.c_long(number), ctypes.c_size_t(len(groups)), array) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), "setgroups")

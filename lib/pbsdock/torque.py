@@ -1,0 +1,329 @@
+"""What Torque says of a job: ids, argument vectors, resource lists and mom's .JB files. Pure.
+
+Facts about the formats were measured on a Torque 6.1 pbs_mom and read in its source (``src/resmom/prolog.c`` for the
+argument vectors, ``src/server/job_recov.c`` for the .JB).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+_JOB_ID = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,9})|\[([0-9]{0,9})\])?(?:\.([A-Za-z0-9][A-Za-z0-9.-]{0,254}))?")
+_SIZE = re.compile(r"([0-9]{1,18})([kmgtp]?)([bw]?)", re.IGNORECASE)
+_SCALE = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
+_WORD = 8  # bytes; Torque counts "w" in machine words
+_NAME_LIMIT = 100
+
+
+class BadValue(ValueError):
+    """A value Torque would not have sent; ``str()`` names it and says what is allowed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobId:
+    """A job id: ``12.server``, ``12-3.server``, ``12[3].server`` or the array itself, ``12[].server``."""
+
+    text: str
+    number: int
+    array_index: int | None
+    array_parent: bool
+    server: str
+
+    @property
+    def safe(self) -> str:
+        """The id as a file name, as mom's own file prefix has it: ``16[0].vm`` becomes ``16-0.vm``."""
+        name = self.text.replace("[", "-").replace("]", "")
+        if len(name) <= _NAME_LIMIT:
+            return name
+        return f"{name[:_NAME_LIMIT - 13]}-{hashlib.sha256(self.text.encode()).hexdigest()[:12]}"
+
+
+def parse_job_id(text: str) -> JobId:
+    """Parse a job id strictly: no path, no pattern, no surprise. Raises BadValue."""
+    match = _JOB_ID.fullmatch(text)
+    if match is None:
+        raise BadValue(f"{text[:80]!r} is not a job id; one looks like 12.server, 12[3].server or 12-3.server")
+    number, dashed, bracketed, server = match.groups()
+    index = dashed if dashed is not None else bracketed
+    return JobId(
+        text=text, number=int(number), array_index=int(index) if index else None, array_parent=index == "",
+        server=server or "",
+    )
+
+
+def parse_size(text: str) -> int:
+    """Parse a Torque size into bytes: ``b kb mb gb tb pb``, ``w kw mw …`` (words of 8 bytes), bare is bytes."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise BadValue(f"{text[:80]!r} is not a size; write a whole number and b, kb, mb, gb, tb or w, kw, mw, gw, tw")
+    count, scale, unit = match.groups()
+    return (int(count) << _SCALE[scale.lower()]) * (_WORD if unit.lower() == "w" else 1)
+
+
+def parse_duration(text: str) -> int:
+    """Parse ``SECONDS`` or ``[[DD:]HH:]MM:SS[.fraction]`` into whole seconds. Raises BadValue."""
+    parts = text.strip().partition(".")[0].split(":")
+    if not 1 <= len(parts) <= 4 or not all(one.isascii() and one.isdigit() and len(one) < 12 for one in parts):
+        raise BadValue(f"{text[:80]!r} is not a time; write seconds or [[DD:]HH:]MM:SS")
+    seconds = 0
+    for value, weight in zip(reversed(parts), (1, 60, 3600, 86400), strict=False):
+        seconds += int(value) * weight
+    return seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSpec:
+    """One part of ``nodes=``: how many nodes (or which), and what on each."""
+
+    count: int
+    name: str | None
+    ppn: int
+    gpus: int
+    properties: tuple[str, ...]
+
+
+def parse_nodes(text: str) -> tuple[NodeSpec, ...]:
+    """Parse ``2:ppn=4:gpus=1+3:bigmem`` or ``host1:ppn=2+host2``. Raises BadValue."""
+    return tuple(_node_spec(part, text) for part in text.split("#", 1)[0].split("+"))
+
+
+def _node_spec(part: str, whole: str) -> NodeSpec:
+    head, *rest = part.split(":")
+    if not head:
+        raise BadValue(f"{whole[:80]!r} is not a nodes request; write for example 2:ppn=4+1:bigmem")
+    counts = {"ppn": 1, "gpus": 0}
+    properties = []
+    for word in rest:
+        key, equals, value = word.partition("=")
+        if equals and key in counts:
+            if not (value.isascii() and value.isdigit() and len(value) < 10):
+                raise BadValue(f"{word[:40]!r} in nodes={whole[:80]} needs a whole number after '='")
+            counts[key] = int(value)
+        elif word:
+            properties.append(word)
+    is_count = head.isascii() and head.isdigit() and len(head) < 10
+    return NodeSpec(
+        count=int(head) if is_count else 1, name=None if is_count else head, ppn=counts["ppn"], gpus=counts["gpus"],
+        properties=tuple(properties),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """A parsed Resource_List. Sizes in bytes, times in seconds; ``raw`` has every item as written.
+
+    An item may be missing because it did not fit into mom's 2,048-byte buffer: absent is not "none asked for".
+    """
+
+    mem: int | None = None
+    vmem: int | None = None
+    pmem: int | None = None
+    pvmem: int | None = None
+    walltime: int | None = None
+    cput: int | None = None
+    ncpus: int | None = None
+    nodes: tuple[NodeSpec, ...] = ()
+    raw: tuple[tuple[str, str], ...] = ()
+
+
+_SIZES = ("mem", "vmem", "pmem", "pvmem")
+_TIMES = ("walltime", "cput")
+
+
+def parse_resource_list(text: str) -> Resources:
+    """Parse the fifth argument of a prologue: ``nodes=1:ppn=2,mem=200mb,walltime=00:05:00,…``. Raises BadValue."""
+    return _resources([(key, value) for key, _, value in (item.partition("=") for item in text.split(",") if item)])
+
+
+def _resources(items: Sequence[tuple[str, str]]) -> Resources:
+    sizes: dict[str, int] = {}
+    times: dict[str, int] = {}
+    nodes: tuple[NodeSpec, ...] = ()
+    ncpus = None
+    for key, value in items:
+        if key in _SIZES:
+            sizes[key] = parse_size(value)
+        elif key in _TIMES:
+            times[key] = parse_duration(value)
+        elif key == "nodes":
+            nodes = parse_nodes(value)
+        elif key == "ncpus" and value.isascii() and value.isdigit():
+            ncpus = int(value)
+    return Resources(
+        mem=sizes.get("mem"), vmem=sizes.get("vmem"), pmem=sizes.get("pmem"), pvmem=sizes.get("pvmem"),
+        walltime=times.get("walltime"), cput=times.get("cput"), ncpus=ncpus, nodes=nodes, raw=tuple(items),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrologueArgs:
+    """The prologue's eight arguments."""
+
+    job_id: JobId
+    user: str
+    group: str
+    name: str
+    resources: Resources
+    queue: str
+    account: str
+    script_path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpilogueArgs:
+    """The epilogue's eleven arguments. On a sister session id and exit status are always 0 (observed)."""
+
+    job_id: JobId
+    user: str
+    group: str
+    name: str
+    session_id: int
+    resources: Resources
+    resources_used: str
+    queue: str
+    account: str
+    exit_status: int
+    script_path: str
+
+
+def parse_prologue_argv(argv: Sequence[str]) -> PrologueArgs:
+    """Parse the arguments after argv[0]; an older mom leaves the last one out. Raises BadValue."""
+    if len(argv) not in (7, 8):
+        raise BadValue(f"a prologue gets 7 or 8 arguments, not {len(argv)}")
+    padded = [*argv, ""][:8]
+    job_id, user, group, name, resources, queue, account, script_path = padded
+    return PrologueArgs(
+        job_id=parse_job_id(job_id), user=user, group=group, name=name, resources=parse_resource_list(resources),
+        queue=queue, account=account, script_path=script_path,
+    )
+
+
+def parse_epilogue_argv(argv: Sequence[str]) -> EpilogueArgs:
+    """Parse the arguments after argv[0]; an older mom leaves the last one out. Raises BadValue."""
+    if len(argv) not in (10, 11):
+        raise BadValue(f"an epilogue gets 10 or 11 arguments, not {len(argv)}")
+    job_id, user, group, name, session, resources, used, queue, account, status, script = [*argv, ""][:11]
+    return EpilogueArgs(
+        job_id=parse_job_id(job_id), user=user, group=group, name=name, session_id=_integer(session, "session id"),
+        resources=parse_resource_list(resources), resources_used=used, queue=queue, account=account,
+        exit_status=_integer(status, "exit status"), script_path=script,
+    )
+
+
+def _integer(text: str, what: str) -> int:
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 19):
+        raise BadValue(f"{text[:40]!r} is not a {what}; it is a whole number")
+    return int(text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFile:
+    """What a .JB says; written by mom as root, so every field can be believed."""
+
+    job_id: JobId
+    user: str
+    uid: int | None
+    gid: int | None
+    name: str
+    queue: str
+    resources: Resources
+    variables: tuple[tuple[str, str], ...]
+    exec_host: str
+    session_id: int | None
+    start_time: int | None
+
+
+def parse_jb(data: bytes) -> JobFile:
+    """Parse a .JB. Raises BadValue for what is no such file; document types and entities are refused."""
+    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
+        raise BadValue("a .JB has no document type; this file is not mom's")
+    try:
+        root = ElementTree.fromstring(data)  # noqa: S314 - no entities, see above
+    except ElementTree.ParseError as error:
+        raise BadValue(f"the .JB is not well-formed: {error}") from None
+    job_id = parse_job_id(_text(root, "jobid"))
+    variables = tuple(
+        (name, value) for name, _, value in (one.partition("=") for one in _split(_text(root, "Variable_List")))
+    )
+    items: list[tuple[str, str]] = []
+    for found in root.iter("Resource_List"):
+        items += [(one.tag, (one.text or "").strip()) for one in found]
+        if not len(found):
+            items += [(key, value) for key, _, value in (one.partition("=") for one in _split(found.text or ""))]
+    owner = _text(root, "euser") or _text(root, "Job_Owner").partition("@")[0]
+    return JobFile(
+        job_id=job_id, user=owner, uid=_maybe(_text(root, "execution_uid")), gid=_maybe(_text(root, "execution_gid")),
+        name=_text(root, "Job_Name"), queue=_text(root, "queue"), resources=_resources(items), variables=variables,
+        exec_host=_text(root, "exec_host"), session_id=_maybe(_text(root, "session_id")),
+        start_time=_maybe(_text(root, "start_time")),
+    )
+
+
+def _text(root: ElementTree.Element, tag: str) -> str:
+    found = next(root.iter(tag), None)
+    return (found.text or "").strip() if found is not None else ""
+
+
+def _maybe(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas that no backslash protects."""
+    parts, current, escaped = [], "", False
+    for letter in text:
+        if escaped:
+            current, escaped = current + letter, False
+        elif letter == "\\":
+            escaped = True
+        elif letter == ",":
+            parts.append(current)
+            current = ""
+        else:
+            current += letter
+    return [one for one in (*parts, current) if one]
+
+
+def slots_on(exec_host: str, node: str) -> tuple[int, int]:
+    """Count the slots of *node* and of the whole job in ``vm/0+n2/0-2`` (PBS_NUM_PPN is wrong for uneven requests)."""
+    here = total = 0
+    for part in exec_host.split("+"):
+        host, _, indices = part.partition("/")
+        count = 0
+        for piece in indices.split(",") if indices else []:
+            first, dash, last = piece.partition("-")
+            if first.isdigit():
+                count += int(last) - int(first) + 1 if dash and last.isdigit() else 1
+        total += count
+        if host == node or host.split(".")[0] == node.split(".")[0]:
+            here += count
+    return here, total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job on this execution host, from facts the user cannot forge."""
+
+    id: JobId
+    user: str
+    group: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]  # supplementary, without gid
+    home: str
+    name: str
+    resources: Resources
+    queue: str
+    account: str
+    script_path: str | None
+    work_dir: str | None
+    tmpdir: str | None
+    nodefile: str | None
+    interactive: bool
+    slots_here: int
+    slots_total: int
