@@ -54,6 +54,7 @@ class Call:
     cwd: str
     umask: int
     tty: bool
+    shell_chosen: bool = True  # False: the login shell Torque takes where qsub -S names none
 
 
 def parse_limits(text: str) -> dict[str, tuple[int, int]]:
@@ -96,13 +97,17 @@ def command(call: Call, rlimits: Rlimits, image: str) -> list[str]:
         if soft != -1:
             lines.append(f"ulimit -S{letter} {soft // 1024} 2>/dev/null")
     if "/" in program:
-        quoted = image.replace("'", "")
-        lines.append(
-            f'[ -x "$0" ] || {{ echo "pbsdock: image \'{quoted}\' has no $0; choose one it has with qsub -S" >&2;'
-            " exit 125; }"
-        )
+        lines.append(f'[ -x "$0" ] || {_missing_program(image, call)}')
     lines.append('exec "$0" "$@"')
     return ["/bin/sh", "-c", "; ".join(lines), *call.argv]
+
+
+def _missing_program(image: str, call: Call) -> str:
+    if not call.shell_chosen:
+        return 'exec /bin/sh "$@"'
+    quoted = image.replace("'", "")
+    hint = "; choose a shell it has with qsub -S" if len(call.argv) == 1 else ""
+    return f'{{ echo "pbsdock: image \'{quoted}\' has no $0{hint}" >&2; exit 125; }}'
 
 
 def ulimits(rlimits: Rlimits) -> list[dict[str, Any]]:

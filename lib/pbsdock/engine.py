@@ -41,25 +41,31 @@ class Engine:
         self.on_change = on_change
         self.down_because: str | None = None
         self._lock = threading.Lock()
-        self._client: docker.APIClient | None = None
+        self._client: Any = None
 
-    def client(self, timeout_s: float | None = None) -> docker.APIClient:
+    def client(self, timeout_s: float | None = None) -> Any:
         """A client of its own for a long conversation (a pull, the event stream)."""
+        return self._connect(self._pooled().api_version, timeout_s if timeout_s is not None else self.timeout_s)
+
+    def endless(self) -> Any:
+        """A client without a read deadline, for the event stream."""
+        return self._connect(self._pooled().api_version, None)
+
+    def _connect(self, version: str, timeout_s: float | None) -> Any:
+        # The SDK's stubs lag behind it: it takes fractions of a second, and None for no deadline.
+        timeout: Any = timeout_s
         return docker.APIClient(
-            base_url=f"unix://{self.socket_path}", version=self._pooled()._version,
-            timeout=timeout_s if timeout_s is not None else self.timeout_s,
+            base_url=f"unix://{self.socket_path}", version=version, timeout=timeout, num_pools=64
         )
 
-    def _pooled(self) -> docker.APIClient:
+    def _pooled(self) -> Any:
         with self._lock:
             if self._client is None:
-                self._client = docker.APIClient(
-                    base_url=f"unix://{self.socket_path}", version="auto", timeout=self.timeout_s, num_pools=64
-                )
+                self._client = self._connect("auto", self.timeout_s)
             return self._client
 
     @contextmanager
-    def _guard(self, doing: str) -> Iterator[docker.APIClient]:
+    def _guard(self, doing: str) -> Iterator[Any]:
         if self.down_because is not None and not self.probe():
             raise NodeFault("engine-unreachable", f"the Docker engine does not answer: {self.down_because}")
         try:
@@ -81,9 +87,7 @@ class Engine:
     def probe(self) -> bool:
         """Ask the engine for a sign of life, shortly; closes the circuit again when it gives one."""
         try:
-            probe = docker.APIClient(
-                base_url=f"unix://{self.socket_path}", version="1.41", timeout=self.probe_timeout_s
-            )
+            probe = self._connect("1.41", self.probe_timeout_s)
             try:
                 probe.ping()
             finally:
@@ -151,11 +155,10 @@ class Engine:
         with self._guard("resize") as client:
             client.resize(container, height=rows, width=columns)
 
-    def exec_create(self, container: str, config: Mapping[str, Any]) -> str:
-        """Create an exec from a whole config; returns its id."""
+    def exec_create(self, container: str, **options: Any) -> str:
+        """Create an exec; *options* are the SDK's. Returns its id."""
         with self._guard("exec") as client:
-            url = client._url("/containers/{0}/exec", container)
-            return str(client._result(client._post_json(url, data=dict(config)), json=True)["Id"])
+            return str(client.exec_create(container, **options)["Id"])
 
     def exec_inspect(self, exec_id: str) -> dict[str, Any]:
         """Inspect an exec."""
@@ -175,7 +178,7 @@ class Engine:
         # Not through the SDK: its buffered reader may swallow the first bytes of the stream, and the descriptor is
         # handed to another process.
         with self._guard("attach") as client:
-            version = client._version
+            version = client.api_version
             stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 stream.settimeout(self.timeout_s)

@@ -26,7 +26,7 @@ from pbsdock.image_ref import parse_image
 _PROGRESS_S = 2.0
 _HUB = "https://index.docker.io/v1/"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
-Client = Callable[[float | None], docker.APIClient]
+Client = Callable[[float | None], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +222,7 @@ class Images:
             client.close()  # the engine cancels a pull whose client is gone
 
     def _lines(
-        self, client: docker.APIClient, reference: str, platform: str | None, auth: Mapping[str, str] | None
+        self, client: Any, reference: str, platform: str | None, auth: Mapping[str, str] | None
     ) -> Iterator[dict[str, Any]]:
         image = parse_image(reference)
         repository = image.repository if image.registry == "docker.io" else image.name

@@ -51,8 +51,7 @@ def load(path: Path) -> Paths:
     """Read the file install.sh wrote. Raises OSError or ValueError."""
     data = json.loads(path.read_bytes())
     try:
-        return Paths(
-            **{name: data[name] if name == "instance" else Path(data[name]) for name in Paths.__dataclass_fields__}
-        )
+        places = {name: Path(data[name]) for name in Paths.__dataclass_fields__ if name != "instance"}
+        return Paths(instance=str(data["instance"]), **places)
     except KeyError as error:
         raise ValueError(f"{path}: {error.args[0]} is missing") from None

@@ -12,7 +12,7 @@ import select
 import time
 from typing import Any
 
-import _signal
+import _signal  # type: ignore[import-not-found]  # typeshed has no stub; `signal` would import enum
 import _socket
 
 from pbsdock import wire
@@ -275,11 +275,9 @@ class Runner:
 
     def _relay(self) -> None:
         poller = select.poll()
-        poller.register(self.wake, select.POLLIN)
-        poller.register(self.attach.fileno(), select.POLLIN)
-        poller.register(0, select.POLLIN)
         assert self.link is not None
-        poller.register(self.link.fileno(), select.POLLIN)
+        for fd in (self.wake, self.attach.fileno(), 0, self.link.fileno()):
+            poller.register(fd, select.POLLIN)
         buffer = memoryview(bytearray(_CHUNK))
         while True:
             if self.link is None:
@@ -379,7 +377,8 @@ class Runner:
             return
         try:
             self.link = Link(self.socket_path, 60.0)
-            self.link.send(wire.Message("rejoin", job=self.job_id, task=self.task, attached=int(self.attach is not None)))
+            attached = int(self.attach is not None)
+            self.link.send(wire.Message("rejoin", job=self.job_id, task=self.task, attached=attached))
         except AgentGone:
             self.link = None
             if self.agent_lost and time.monotonic() - self.agent_lost > _AGENT_PATIENCE_S:
@@ -387,7 +386,8 @@ class Runner:
                     "ended", code=REFUSED, sentence="the pbsdock agent on this node is gone; the job's end is unknown"
                 )
             return
-        poller.register(self.link.fileno(), select.POLLIN)
+        link: Any = self.link
+        poller.register(link.fileno(), select.POLLIN)
 
     # -- the end ------------------------------------------------------------------------------------------------
 

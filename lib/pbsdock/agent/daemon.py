@@ -107,6 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     lock = take_lock(paths)
     if lock is None:
         return 0 if not foreground else 3
+    (paths.run_dir / "agent.pid").write_text(f"{os.getpid()}\n")
     if foreground:
         return _serve(paths)
     close_descriptors(lock)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pbsdock import torque
+from pbsdock.ledger import Record
 
 
 def from_prologue(args: torque.PrologueArgs, env: Mapping[str, str], node: str) -> torque.Job:
@@ -95,3 +96,19 @@ def find_job_file(directory: Path, job_id: torque.JobId) -> torque.JobFile | Non
         if file.job_id.text == job_id.text:
             return file
     return None
+
+
+def shell_chosen(directory: Path, record: Record, argv: tuple[str, ...]) -> bool:
+    """Whether the job's shell was asked for (qsub -S): an image without it is then refused, else /bin/sh serves."""
+    try:
+        login = pwd.getpwuid(record.uid).pw_shell
+    except KeyError:
+        return True
+    if len(argv) != 1 or argv[0] != login:
+        return True
+    try:
+        if b"<Shell_Path_List" in (directory / record.facts["job_file"]).read_bytes():
+            return True
+    except (OSError, KeyError):
+        pass  # the .JB of a one-node job may not be written yet (observed)
+    return bool(record.facts.get("script_names_shell"))

@@ -10,6 +10,7 @@ import grp
 import hashlib
 import os
 import pwd
+import re
 import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -224,6 +225,7 @@ def _files(
         made.append((str(directory / name), target))
     if script is not None and job.script_path:
         _write(directory / "script", script, 0o700, plan.uid, plan.gid)
+        record.facts["script_names_shell"] = re.search(rb"^#PBS[ \t](?:.*[ \t])?-S", script, re.MULTILINE) is not None
         record.facts["script_sha256"] = hashlib.sha256(script).hexdigest()
         made.append((str(directory / "script"), job.script_path))
     return made

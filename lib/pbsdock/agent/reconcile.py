@@ -76,19 +76,21 @@ def reconcile(node: Node, *, dry_run: bool = False, now: float | None = None, gr
     result = Pass(findings=[])
     try:
         job_files = frozenset(one for one in os.listdir(node.paths.mom_jobs) if one.endswith(".JB"))
-        records, problems = node.ledger.load_all()
-        if problems:
-            raise OSError(f"ledger: {problems[0]}")
         if not node.engine.probe():
             raise OSError(f"engine: {node.engine.down_because}")
         containers = node.engine.labelled(node.label)
         cgroups = node.cgroups.names()
+        files, markers = _names(node.paths.work), _names(node.paths.markers)
+        # Read last: whatever was listed above had its record written before it was made.
+        records, problems = node.ledger.load_all()
+        if problems:
+            raise OSError(f"ledger: {problems[0]}")
     except (OSError, HookError, EngineError) as error:
         result.blocked = str(error)
         node.emit("reaper.blocked", level="warning", reason=str(error))
         return result
     dead = _dead_records(records, node.boot, job_files, moment, grace)
-    orphans = _orphans(node, records, containers, cgroups, moment, grace)
+    orphans = _orphans(node, records, containers, (cgroups, files, markers), moment, grace)
     result.findings = [one for _record, one in dead] + orphans
     if dry_run:
         return result
@@ -121,8 +123,8 @@ def _dead_records(
 
 
 def _orphans(
-    node: Node, records: Iterable[Record], containers: list[dict[str, Any]], cgroups: Iterable[str], now: float,
-    grace_s: float,
+    node: Node, records: Iterable[Record], containers: list[dict[str, Any]],
+    named: tuple[list[str], list[str], list[str]], now: float, grace_s: float,
 ) -> list[Finding]:
     known = {record.incarnation for record in records}
     names = {f"{record.safe}.{record.incarnation}" for record in records}
@@ -134,17 +136,12 @@ def _orphans(
             continue
         why = "no-record" if labels.get("pbsdock.boot") == node.boot else "other-boot"
         found.append(Finding(kind="container", name=one["Id"], job=labels.get("pbsdock.job", ""), why=why))
-    found += [
-        Finding(kind="cgroup", name=one, job="", why="no-record") for one in cgroups if one not in names
-    ]  # one made a moment ago has its record already: the record is written first
-    found += [
-        Finding(kind="files", name=one, job="", why="no-record") for one in _names(node.paths.work) if one not in names
-    ]
-    found += [
-        Finding(kind="marker", name=one, job=one, why="no-record")
-        for one in _names(node.paths.markers)
-        if one not in jobs
-    ]
+    for kind, present, known_names in zip(("cgroup", "files", "marker"), named, (names, names, jobs), strict=True):
+        found += [
+            Finding(kind=kind, name=one, job=one if kind == "marker" else "", why="no-record")
+            for one in present
+            if one not in known_names
+        ]
     return found
 
 

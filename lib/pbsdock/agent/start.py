@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pbsdock import container, mounts, wire
+from pbsdock.agent import facts
 from pbsdock.agent.node import Node, Running
 from pbsdock.engine import EngineError, process_groups
 from pbsdock.errors import NodeFault, Refusal
@@ -50,6 +53,7 @@ def start_job(node: Node, record: Record, request: wire.Message, peer_pid: int) 
     began = time.monotonic()
     plan = Plan.from_dict(record.plan or {})
     call, lost = read_call(request)
+    call = replace(call, shell_chosen=facts.shell_chosen(node.paths.mom_jobs, record, call.argv))
     if lost:
         node.emit("env.dropped", record, names=",".join(lost)[:500])
     bound = bounds(record)
@@ -139,6 +143,8 @@ def _verified(node: Node, record: Record, plan: Plan, identifier: str, bound: Se
             wrong = f"{target} is not what was checked"
     except (FileNotFoundError, ProcessLookupError):
         return 0
+    if wrong and not os.path.exists(f"/proc/{pid}"):
+        return 0
     if wrong:
         node.emit("container.mismatch", record, level="error", container=identifier, reason=wrong)
         raise NodeFault("container-mismatch", f"the container was stopped before the job began: {wrong}")
@@ -152,13 +158,10 @@ def start_task(node: Node, record: Record, request: wire.Message) -> tuple[Runni
     rlimits: container.Rlimits = {}
     for argv in (container.command(call, rlimits, plan.image), list(call.argv)):
         identifier = node.engine.exec_create(
-            record.container_id or record.container_name,
-            {
-                "Cmd": argv, "Env": container.environment(plan, call), "User": f"{plan.uid}:{plan.gid}",
-                "WorkingDir": container.working_directory(plan, call, bounds(record)), "Tty": call.tty,
-                "AttachStdin": True, "AttachStdout": True, "AttachStderr": True, "Privileged": False,
-            },
-        )  # fmt: skip
+            record.container_id or record.container_name, cmd=argv, environment=container.environment(plan, call),
+            user=f"{plan.uid}:{plan.gid}", workdir=container.working_directory(plan, call, bounds(record)),
+            tty=call.tty, stdin=True, stdout=True, stderr=True, privileged=False,
+        )
         try:
             stream = node.engine.exec_start(identifier, tty=call.tty)
         except EngineError as error:

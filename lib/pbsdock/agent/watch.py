@@ -48,9 +48,9 @@ class Watcher:
             self.stop.wait(0.2)
 
     def _stream(self) -> None:
-        client = self.node.engine.client(None)
+        client = self.node.engine.endless()
         try:
-            stream = client.events(
+            stream: Any = client.events(
                 decode=False, filters={"type": "container", "label": [self.node.label], "event": ["die", "exec_die"]}
             )
             self.look()  # whatever ended before the stream was open

@@ -1,0 +1,1 @@
+"""Placeholder while the stand-in is written."""
