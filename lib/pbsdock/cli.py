@@ -82,7 +82,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _try(arguments: argparse.Namespace) -> int:
     from pbsdock.trial import main as run
 
-    return run(arguments)
+    return int(run(arguments))
 
 
 def _ask(arguments: argparse.Namespace, message: wire.Message) -> wire.Message | None:

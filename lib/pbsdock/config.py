@@ -22,7 +22,9 @@ from typing import Any, Literal
 from pbsdock.torque import BadValue, parse_size
 
 
-def setting(default: Any, doc: str, *, least: float | None = None, most: float | None = None, size: bool = False) -> Any:
+def setting(
+    default: Any, doc: str, *, least: float | None = None, most: float | None = None, size: bool = False
+) -> Any:
     """A documented setting. With *size* the file may say "64mb"; the value is bytes."""
     return field(default=default, metadata={"doc": doc, "least": least, "most": most, "size": size})
 
@@ -48,11 +50,11 @@ class EngineConfig:
 class ImagesConfig:
     """Which images, and how they get here."""
 
-    allow: tuple[str, ...] = setting(("*",), "Shell patterns of REGISTRY/REPOSITORY, or sha256:… digests, that may run.")
+    allow: tuple[str, ...] = setting(("*",), "Patterns of REGISTRY/REPOSITORY, or sha256:… digests, that may run.")
     deny: tuple[str, ...] = setting((), "Patterns that may not, whatever `allow` says.")
     require_digest: bool = setting(False, "Whether a directive must pin its image with @sha256:….")
     pull: Literal["never", "missing", "always"] = setting("missing", "When to pull: never, missing or always.")
-    wait_notice_s: float = setting(3.0, "After how many seconds of waiting for an image the job's stderr says so.", least=0)
+    wait_notice_s: float = setting(3.0, "A longer wait for an image (seconds) is told on the job's stderr.", least=0)
     inactivity_s: float = setting(60.0, "A pull without any progress for so many seconds is given up.", least=1)
     total_s: float = setting(270.0, "A pull is given up after so many seconds.", least=1)
     max_bytes: int = setting(0, "Largest image, by its size on disk; 0: no limit.", least=0, size=True)
@@ -64,7 +66,7 @@ class MountsConfig:
 
     home: Literal["rw", "ro", "none"] = setting("rw", "The job owner's home directory: rw, ro or none.")
     work_dir: bool = setting(True, "Whether the directory of qsub is mounted, where `allow` covers it.")
-    allow: tuple[str, ...] = setting((), 'Prefixes --volume may name, by whole path components; "PATH:ro" is read-only.')
+    allow: tuple[str, ...] = setting((), 'Prefixes --volume may name, by path components; "PATH:ro" is read-only.')
     deny: tuple[str, ...] = setting((), "Prefixes closed to --volume although `allow` covers them.")
     always: tuple[str, ...] = setting((), '"SOURCE:TARGET[:ro]" given to every container.')
 
@@ -106,7 +108,7 @@ class LimitsConfig:
 class DevicesConfig:
     """Devices."""
 
-    allow: tuple[str, ...] = setting((), "Device nodes every container of the matching jobs gets, for example /dev/fuse.")
+    allow: tuple[str, ...] = setting((), "Device nodes every container gets, for example /dev/fuse.")
     gpus: bool = setting(False, "Whether --gpus may be used by jobs that were granted GPUs.")
 
 
@@ -329,9 +331,11 @@ class _Reader:
             return wrong({bool: "write true or false", int: "write a whole number", str: "write a text"}[hint])
         least, most = meta.get("least"), meta.get("most")
         if (least is not None and value < least) or (most is not None and value > most):
-            bounds = [f"at least {least:g}" if least is not None else "", f"at most {most:g}" if most is not None else ""]
-            return wrong(f"it must be {' and '.join(one for one in bounds if one)}")
-        if known.name in ("allow", "deny") and name.endswith("mounts") and any(not one.startswith("/") for one in value):
+            pairs = (("at least", least), ("at most", most))
+            bounds = [f"{word} {bound}" for word, bound in pairs if bound is not None]
+            return wrong(f"it must be {' and '.join(bounds)}")
+        paths = known.name in ("allow", "deny", "always") and name.endswith("mounts")
+        if paths and any(not one.startswith("/") for one in value):
             return wrong("every path begins with /")
         values[known.name] = value
         return None

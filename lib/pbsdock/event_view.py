@@ -45,7 +45,7 @@ def lines(file: Path, *, follow: bool) -> Iterator[str]:
     while True:
         if stream is None:
             try:
-                stream = open(file, encoding="utf-8", errors="replace")  # noqa: SIM115 - closed when it is rotated
+                stream = open(file, encoding="utf-8", errors="replace")
             except FileNotFoundError:
                 if not follow:
                     return

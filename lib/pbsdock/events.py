@@ -180,7 +180,8 @@ def _journal() -> socket.socket | None:
 
 def _send(channel: socket.socket, entry: MutableMapping[str, Any]) -> None:
     """One datagram of the journal's native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL)."""
-    fields = {"MESSAGE": json.dumps(dict(entry)), "PRIORITY": _PRIORITY[str(entry["level"])], "SYSLOG_IDENTIFIER": "pbsdock"}
+    fields = {"MESSAGE": json.dumps(dict(entry)), "SYSLOG_IDENTIFIER": "pbsdock"}
+    fields["PRIORITY"] = _PRIORITY[str(entry["level"])]
     fields |= {key.upper(): str(entry[key]) for key in ("event", "job", "user", "phase") if key in entry}
     data = b""
     for key, value in fields.items():

@@ -277,7 +277,7 @@ def classify(reference: str, text: str) -> HookError:
     sentences = {
         "disk-full": f"image {image} does not fit on this node's disk; the job is queued again",
         "image-wrong-architecture": f"image {image} is not built for this node's architecture",
-        "image-tag-not-found": f"image {image} has no such tag or digest in its registry; check the part after the name",
+        "image-tag-not-found": f"image {image} has no such tag or digest in its registry; check what follows the name",
         "image-access-denied": f"image {image} cannot be pulled: its registry denies access",
         "image-not-found": f"image {image} does not exist in its registry, or is not public; check the name",
         "registry-unreachable": f"the registry of image {image} cannot be reached: {short}",

@@ -5,11 +5,10 @@ Only C modules are imported: ``socket`` and ``json`` together would double the s
 
 from __future__ import annotations
 
+import _socket
 import os
 import time
 from typing import Any
-
-import _socket
 
 from pbsdock import wire
 

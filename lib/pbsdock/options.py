@@ -64,7 +64,7 @@ REFUSED = {
     "--cpu-quota": _CPU,
     "--cpuset-cpus": _CPU,
     "--pids-limit": "the site sets how many processes a job may have; leave it out",
-    "--ulimit": "the limits Torque sets for the job hold in the container too; set lower ones with ulimit in the script",
+    "--ulimit": "the limits Torque sets hold in the container too; set lower ones with ulimit in the script",
     "--cgroup-parent": "the job's own cgroup is the parent; leave it out",
     "--name": _NAMING,
     "--hostname": _NAMING,

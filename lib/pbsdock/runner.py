@@ -7,13 +7,12 @@ bytes length, data (Engine API, "Attach to a container").
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # typeshed has no stub; `signal` would import enum
+import _socket
 import os
 import select
 import time
 from typing import Any
-
-import _signal  # type: ignore[import-not-found]  # typeshed has no stub; `signal` would import enum
-import _socket
 
 from pbsdock import wire
 from pbsdock.link import AgentGone, Link, connect
@@ -188,11 +187,12 @@ class Runner:
                 return message, fds
             say(message.text("sentence"))
 
-    def _take_attach(self, fds: list[int]) -> None:
+    def _take_attach(self, fds: list[int]) -> int:
         for extra in fds[1:]:
             os.close(extra)
         self.attach = _socket.socket(1, 1, 0, fds[0])
         self.attach.setblocking(True)
+        return fds[0]
 
     # -- signals ------------------------------------------------------------------------------------------------
 
@@ -297,8 +297,11 @@ class Runner:
                     self._from_engine(poller, buffer)
                 elif fd == 0 and self.stdin_open:
                     self._from_stdin(poller)
-                elif self.link is not None and fd == self.link.fileno():
+                elif self._is_link(fd):
                     self._from_agent(poller)
+
+    def _is_link(self, fd: int) -> bool:
+        return self.link is not None and fd == self.link.fileno()
 
     def _from_engine(self, poller: select.poll, buffer: memoryview) -> None:
         try:
@@ -360,8 +363,7 @@ class Runner:
         elif message.op == "notice":
             say(message.text("sentence"))
         elif message.op == "attached" and fds and self.attach is None and self.ended is None:
-            self._take_attach(fds)
-            poller.register(self.attach.fileno(), select.POLLIN)
+            poller.register(self._take_attach(fds), select.POLLIN)
         else:
             for fd in fds:
                 os.close(fd)

@@ -1,4 +1,4 @@
-"""A job's facts from what the user cannot forge: the prologue's argv and environment, mom's .JB, the passwd database."""
+"""A job's facts from what its user cannot forge: the prologue's arguments, mom's .JB, the passwd database."""
 
 from __future__ import annotations
 

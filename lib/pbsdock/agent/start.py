@@ -83,7 +83,7 @@ def start_job(node: Node, record: Record, request: wire.Message, peer_pid: int) 
 def _launch(
     node: Node, record: Record, plan: Plan, call: container.Call, bound: Sequence[Bound], rlimits: container.Rlimits
 ) -> tuple[socket.socket, str]:
-    """Create, attach, start. An image without /bin/sh gets its command bare: umask and memory rlimits are then runc's."""
+    """Create, attach, start. An image without /bin/sh gets its command bare, with runc's own umask."""
     for wrapped in (True, False):
         body = container.config(
             plan, call, image_id=record.image_id or "", bound=bound,

@@ -13,7 +13,15 @@ from typing import Any
 from cgroupspy.nodes import Node as CgroupNode
 
 from pbsdock.cgroup.base import (
-    Usage, check, empty, names_in, own_paths, page, read_pids, remove_tree, signal_all,
+    Usage,
+    check,
+    empty,
+    names_in,
+    own_paths,
+    page,
+    read_pids,
+    remove_tree,
+    signal_all,
 )  # fmt: skip
 from pbsdock.errors import NodeFault
 from pbsdock.plan import Limits
@@ -92,7 +100,8 @@ class V1Cgroup:
         check("memory.limit_in_bytes", limits.memory_bytes, int(memory.limit_in_bytes), slack=page())
         if limits.memory_swap_bytes and (self.directory("memory", name) / "memory.memsw.limit_in_bytes").exists():
             memory.memsw_limit_in_bytes = limits.memory_swap_bytes
-            check("memory.memsw.limit_in_bytes", limits.memory_swap_bytes, int(memory.memsw_limit_in_bytes), slack=page())
+            held = int(memory.memsw_limit_in_bytes)
+            check("memory.memsw.limit_in_bytes", limits.memory_swap_bytes, held, slack=page())
 
     def _cpu(self, name: str, limits: Limits) -> None:
         if limits.cpu_millis is None:
@@ -166,7 +175,8 @@ class V1Cgroup:
         """Read the job's own directory: its counters are hierarchical and outlive the container's."""
         read, written = self._io(name)
         nanoseconds = self._number("cpuacct", name, "cpuacct.usage")
-        failures = self._number("memory", name, "memory.failcnt") or self._number("memory", name, "memory.memsw.failcnt")
+        failures = self._number("memory", name, "memory.failcnt")
+        failures = failures or self._number("memory", name, "memory.memsw.failcnt")
         return Usage(
             memory_peak_bytes=self._number("memory", name, "memory.max_usage_in_bytes"),
             cpu_seconds=None if nanoseconds is None else round(nanoseconds / 1e9, 3),

@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from pbsdock.cgroup.base import (
-    Usage, check, empty, names_in, own_paths, page, read_pids, remove_tree, signal_all,
+    Usage,
+    check,
+    empty,
+    names_in,
+    own_paths,
+    page,
+    read_pids,
+    remove_tree,
+    signal_all,
 )  # fmt: skip
 from pbsdock.errors import NodeFault
 from pbsdock.plan import Limits

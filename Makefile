@@ -1,0 +1,34 @@
+.PHONY: help demo test bench lint
+
+PYTHON := .venv/bin/python
+SHELL_FILES := install.sh hooks/* tests/*.sh demo/*.sh .ci/run examples/*.sh
+
+help:
+	@echo 'make demo   run a real job through the three hooks and show what happened (root, Debian 12)'
+	@echo 'make test   everything CI runs: linters, types, unit tests, tests on the real engine (root)'
+	@echo 'make bench  the costs as ratios to plain docker (root)'
+	@echo 'make lint   ruff, mypy --strict and shellcheck alone'
+
+demo:
+	@bash demo/demo.sh
+
+test: setup lint
+	$(PYTHON) -m pytest
+
+bench: setup
+	@$(PYTHON) bench/bench.py
+
+lint: .venv/stamp
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+	shellcheck $(SHELL_FILES)
+
+.PHONY: setup
+setup: .venv/stamp
+	@sh tests/setup.sh
+
+.venv/stamp: setup.cfg pyproject.toml
+	@sh tests/setup.sh
+	/usr/bin/python3 -m venv .venv
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@

@@ -1,0 +1,30 @@
+#!/bin/sh
+# Install what the demo, the tests and the benchmarks need on a bare Debian 12 and see to it that an engine answers.
+set -eu
+export DEBIAN_FRONTEND=noninteractive
+
+need=
+for pair in dockerd:docker.io docker-registry:docker-registry shellcheck:shellcheck busybox:busybox-static \
+  flock:util-linux useradd:passwd; do
+  PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null 2>&1 || need="$need ${pair##*:}"
+done
+[ -x /usr/bin/python3 ] || need="$need python3"
+/usr/bin/python3 -c 'import ensurepip' 2>/dev/null || need="$need python3-venv"
+if [ -n "$need" ]; then
+  echo "installing:$need" >&2
+  apt-get update -qq >&2
+  # shellcheck disable=SC2086 # a list of names
+  apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=300 $need >&2
+fi
+
+answers() { PATH=/usr/bin:/usr/local/bin:$PATH docker version >/dev/null 2>&1; }
+if ! answers; then
+  echo "starting dockerd" >&2
+  rm -f /var/run/docker.pid
+  setsid /usr/sbin/dockerd </dev/null >/var/log/dockerd-pbsdock.log 2>&1 &
+  for _ in $(seq 300); do
+    answers && break
+    sleep 0.1
+  done
+  answers || { echo "no Docker engine answers; see /var/log/dockerd-pbsdock.log" >&2; exit 1; }
+fi
