@@ -92,10 +92,11 @@ def command(call: Call, rlimits: Rlimits, image: str) -> list[str]:
     lines = [f"umask {call.umask & 0o777:04o}"]
     for letter, kernel_name in SHELL_LIMITS.items():
         soft, hard = rlimits.get(kernel_name, (-1, -1))
-        if hard != -1:
-            lines.append(f"ulimit -H{letter} {hard // 1024} 2>/dev/null")
+        # Soft first: a hard limit below the soft one is refused (setrlimit(2)).
         if soft != -1:
             lines.append(f"ulimit -S{letter} {soft // 1024} 2>/dev/null")
+        if hard != -1:
+            lines.append(f"ulimit -H{letter} {hard // 1024} 2>/dev/null")
     if "/" in program:
         lines.append(f'[ -x "$0" ] || {_missing_program(image, call)}')
     lines.append('exec "$0" "$@"')

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -46,7 +48,7 @@ class JobCgroup(Protocol):
         """All processes of the subtree."""
 
     def contains(self, name: str, pid: int) -> bool:
-        """Whether a process is inside, as the kernel says."""
+        """Whether a process is inside, as the kernel says. Raises ProcessLookupError if it has ended."""
 
     def kill(self, name: str, deadline_s: float) -> bool:
         """SIGKILL everything inside; whether it is empty."""
@@ -73,16 +75,55 @@ def read_pids(directory: Path) -> list[int]:
     return [one for one in found if one > 0]  # 0: a process of another pid namespace
 
 
+def check_name(name: str) -> str:
+    """Return *name* if it is a plain file name of safe characters. Raises ValueError: it becomes a path."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
+        raise ValueError(f"{name!r} is no name for a job's cgroup: use letters, digits, '.', '_' and '-'")
+    return name
+
+
+def memory_pair(limits: Limits) -> tuple[int | None, int | None]:
+    """Memory, and memory plus swap. A job limited only in the sum cannot have more memory than that either."""
+    memory, both = limits.memory_bytes, limits.memory_swap_bytes
+    if both is not None and (memory is None or memory > both):
+        memory = both
+    return memory, both
+
+
+def cpu_list(text: str) -> frozenset[int]:
+    """Parse the kernel's list format, ``0-3,8`` (cpuset(7)): it writes a list back in its own way."""
+    cpus: set[int] = set()
+    for part in text.strip().split(","):
+        if part:
+            first, _, last = part.partition("-")
+            cpus.update(range(int(first), int(last or first) + 1))
+    return frozenset(cpus)
+
+
 def own_paths(pid: int) -> dict[str, str]:
-    """The cgroups of a process by controller list, from /proc/PID/cgroup (cgroups(7)); {} if it is gone."""
-    paths = {}
-    try:
-        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-            _number, controllers, path = line.split(":", 2)
-            paths[controllers] = path
-    except OSError:
-        return {}
-    return paths
+    """The cgroups of a process by controller list, from /proc/PID/cgroup (cgroups(7)).
+
+    Version 1 shows a zombie in the root of every hierarchy, like a process that was never ours (observed). It may be
+    the leader of threads that run on, which any program can arrange by pthread_exit: then they are asked.
+    Raises ProcessLookupError if the process has ended.
+    """
+    for task in (Path(f"/proc/{pid}"), *_tasks(pid)):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            text = (task / "cgroup").read_text()
+            if (task / "stat").read_text().rpartition(")")[2].split()[0] not in "ZXx":
+                lines = (line.split(":", 2) for line in text.splitlines())
+                return {controllers: path for _number, controllers, path in lines}
+    raise ProcessLookupError(f"process {pid} has ended")
+
+
+def _tasks(pid: int) -> Iterator[Path]:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        yield from Path(f"/proc/{pid}/task").iterdir()
+
+
+def within(path: str, top: str) -> bool:
+    """Whether cgroup *path* is *top* or below it, by components."""
+    return path == top or path.startswith(top + "/")
 
 
 def signal_all(pids: Iterable[int], signum: int, inside: Callable[[int], bool]) -> int:
@@ -149,7 +190,7 @@ def names_in(directory: Path) -> list[str]:
         return []
 
 
-def check(what: str, wanted: int | str, held: int | str, *, slack: int = 0) -> None:
+def check(what: str, wanted: object, held: object, *, slack: int = 0) -> None:
     """Compare a limit with what the kernel holds; *slack* is the rounding it may do. Raises NodeFault."""
     if isinstance(wanted, int) and isinstance(held, int):
         if wanted - slack <= held <= wanted:

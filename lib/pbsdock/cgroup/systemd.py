@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from pbsdock.cgroup.base import names_in
+from pbsdock.cgroup.base import check_name, cpu_list, memory_pair, names_in
 from pbsdock.cgroup.v2 import V2Tree
 from pbsdock.errors import NodeFault
 from pbsdock.plan import Limits
 
 _PLAIN = frozenset(string.ascii_letters + string.digits + "_.:")
+
+_INFINITY = 0xFFFF_FFFF_FFFF_FFFF  # no limit, in a property of type t
 
 Property = tuple[str, tuple[str, Any]]  # name, (D-Bus signature, value)
 
@@ -25,7 +27,7 @@ class Bus(Protocol):
     """The three calls on systemd's manager that are needed; each returns when the job it queued is done."""
 
     def start_slice(self, unit: str, properties: Sequence[Property], deadline_s: float) -> None:
-        """StartTransientUnit; fine if it runs already. Raises OSError."""
+        """StartTransientUnit, or SetUnitProperties if it runs already. Raises OSError."""
 
     def stop(self, unit: str, deadline_s: float) -> None:
         """StopUnit; fine if there is none. Raises OSError."""
@@ -46,7 +48,7 @@ class SystemdCgroup(V2Tree):
 
     def unit(self, name: str) -> str:
         """The job's slice."""
-        return f"{self.prefix}-{escape(name)}.slice"
+        return f"{self.prefix}-{escape(check_name(name))}.slice"
 
     def directory(self, name: str) -> Path:
         """Where systemd puts it."""
@@ -101,11 +103,23 @@ def unescape(text: str) -> str:
 
 def properties(limits: Limits) -> list[Property]:
     """systemd.resource-control(5) properties of a slice; CPUQuotaPerSecUSec is microseconds per second."""
-    wanted: list[Property] = [("TasksMax", ("t", limits.pids)), ("MemoryAccounting", ("b", True))]
-    if limits.memory_bytes is not None:
-        wanted.append(("MemoryMax", ("t", limits.memory_bytes)))
-        swap = (limits.memory_swap_bytes or limits.memory_bytes) - limits.memory_bytes
-        wanted.append(("MemorySwapMax", ("t", swap)))
-    if limits.cpu_millis is not None:
-        wanted.append(("CPUQuotaPerSecUSec", ("t", limits.cpu_millis * 1000)))
+    memory, both = memory_pair(limits)
+    swap = None if memory is None or both is None else both - memory
+    wanted: list[Property] = [
+        ("TasksMax", ("t", limits.pids)),
+        ("MemoryAccounting", ("b", True)),
+        ("CPUAccounting", ("b", True)),
+        ("IOAccounting", ("b", True)),
+        ("MemoryMax", ("t", _INFINITY if memory is None else memory)),
+        ("MemorySwapMax", ("t", _INFINITY if swap is None else swap)),
+        ("CPUQuotaPerSecUSec", ("t", _INFINITY if limits.cpu_millis is None else limits.cpu_millis * 1000)),
+    ]
+    if limits.cpuset:
+        wanted.append(("AllowedCPUs", ("ay", _bitmap(cpu_list(limits.cpuset)))))
     return wanted
+
+
+def _bitmap(cpus: frozenset[int]) -> bytes:
+    """systemd's CPU set on the bus: bit n of byte n // 8."""
+    total = sum(1 << one for one in cpus)
+    return total.to_bytes((total.bit_length() + 7) // 8, "little")

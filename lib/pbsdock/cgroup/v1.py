@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,26 @@ from cgroupspy.nodes import Node as CgroupNode
 from pbsdock.cgroup.base import (
     Usage,
     check,
+    check_name,
+    cpu_list,
     empty,
+    memory_pair,
     names_in,
     own_paths,
     page,
     read_pids,
     remove_tree,
     signal_all,
-)  # fmt: skip
+    within,
+)
 from pbsdock.errors import NodeFault
 from pbsdock.plan import Limits
 
 PERIOD_US = 100_000
 _CONTROLLERS = ("memory", "cpu", "cpuacct", "cpuset", "pids", "blkio", "devices", "freezer")
-_WITNESS = "memory"
+# The controllers that hold a limit: a process is contained only if it is inside for each of them.
+_BINDING = frozenset({"memory", "cpu", "cpuset", "pids"})
+_UNLIMITED = 1 << 62  # the kernel shows "no limit" as its largest counter, rounded to pages
 
 
 class V1Cgroup:
@@ -46,14 +54,14 @@ class V1Cgroup:
 
     def directory(self, controller: str, name: str) -> Path:
         """The job's directory of one controller."""
-        return self.sysfs / controller / self.root / name
+        return self.sysfs / controller / self.root / check_name(name)
 
     def _everywhere(self, name: str) -> list[Path]:
         """The job's directory in every hierarchy: Docker makes it in those without a limit of ours, too."""
         return [
             one / self.root / name
             for one in self.sysfs.iterdir()
-            if one.is_dir() and not one.is_symlink() and (one / self.root / name).is_dir()
+            if one.is_dir() and not one.is_symlink() and (one / self.root / check_name(name)).is_dir()
         ]
 
     def cgroup_parent(self, name: str) -> str:
@@ -72,6 +80,7 @@ class V1Cgroup:
         try:
             for controller in self.present:
                 self.directory(controller, name).mkdir(parents=True, exist_ok=True)
+            self._make_hierarchical()
             if "cpuset" in self.present:
                 self._cpuset(name, limits)
             self._memory(name, limits)
@@ -90,27 +99,36 @@ class V1Cgroup:
         if limits.cpuset:
             path = self.directory("cpuset", name) / "cpuset.cpus"
             path.write_text(limits.cpuset)
-            check("cpuset.cpus", limits.cpuset, path.read_text().strip())
+            check("cpuset.cpus", sorted(cpu_list(limits.cpuset)), sorted(cpu_list(path.read_text())))
+
+    def _make_hierarchical(self) -> None:
+        """Until 5.11 a memory limit bound no child unless the parent was told so before it had any."""
+        path = self.sysfs / "memory" / self.root / "memory.use_hierarchy"
+        if path.exists() and path.read_text().strip() == "0":
+            path.write_text("1")
 
     def _memory(self, name: str, limits: Limits) -> None:
-        if limits.memory_bytes is None:
-            return
-        memory = self._controller("memory", name)
-        memory.limit_in_bytes = limits.memory_bytes
-        check("memory.limit_in_bytes", limits.memory_bytes, int(memory.limit_in_bytes), slack=page())
-        if limits.memory_swap_bytes and (self.directory("memory", name) / "memory.memsw.limit_in_bytes").exists():
-            memory.memsw_limit_in_bytes = limits.memory_swap_bytes
-            held = int(memory.memsw_limit_in_bytes)
-            check("memory.memsw.limit_in_bytes", limits.memory_swap_bytes, held, slack=page())
+        on = self._controller("memory", name)
+        memory, both = memory_pair(limits)
+        order = [("limit_in_bytes", memory)]
+        if (self.directory("memory", name) / "memory.memsw.limit_in_bytes").exists():  # not with swapaccount=0
+            order.append(("memsw_limit_in_bytes", both))
+            # The sum may never be below memory, not even between the two writes: raise it first, lower it last.
+            if memory is None or memory > on.memsw_limit_in_bytes:
+                order.reverse()
+        for key, wanted in order:
+            setattr(on, key, wanted)
+            held = getattr(on, key)
+            if wanted is not None or held < _UNLIMITED:
+                file = key.replace("memsw_", "memsw.")
+                check(f"memory.{file}", "no limit" if wanted is None else wanted, held, slack=page() - 1)
 
     def _cpu(self, name: str, limits: Limits) -> None:
-        if limits.cpu_millis is None:
-            return
         cpu = self._controller("cpu", name)
-        quota = limits.cpu_millis * PERIOD_US // 1000
+        quota = None if limits.cpu_millis is None else limits.cpu_millis * PERIOD_US // 1000
         cpu.cfs_period_us = PERIOD_US
         cpu.cfs_quota_us = quota
-        check("cpu.cfs_quota_us", quota, int(cpu.cfs_quota_us))
+        check("cpu.cfs_quota_us", quota, cpu.cfs_quota_us)
 
     def _pids(self, name: str, limits: Limits) -> None:
         path = self.directory("pids", name) / "pids.max"  # cgroupspy knows no pids controller
@@ -120,32 +138,42 @@ class V1Cgroup:
     # -- processes ----------------------------------------------------------------------------------------------
 
     def pids(self, name: str) -> list[int]:
-        """All processes of the subtree."""
-        return read_pids(self.directory(_WITNESS, name))
+        """All processes of the subtree in any hierarchy: who is in one of them keeps it from being removed."""
+        return sorted({pid for directory in self._everywhere(name) for pid in read_pids(directory)})
 
     def contains(self, name: str, pid: int) -> bool:
-        """Whether the memory controller, the one that must never be missed, has the process inside."""
-        parent = self.cgroup_parent(name)
-        for controllers, path in own_paths(pid).items():
-            if _WITNESS in controllers.split(","):
-                return path == parent or path.startswith(parent + "/")
-        return False
+        """Whether every controller that holds a limit has the process inside. Raises ProcessLookupError."""
+        parent = self.cgroup_parent(check_name(name))
+        binding = {
+            controllers: path
+            for controllers, path in own_paths(pid).items()
+            if _BINDING & set(self.present) & set(controllers.split(","))
+        }
+        return bool(binding) and all(within(path, parent) for path in binding.values())
+
+    def _touches(self, name: str, pid: int) -> bool:
+        return any(within(path, self.cgroup_parent(name)) for path in own_paths(pid).values())
 
     def signal(self, name: str, signum: int, exclude: frozenset[int] = frozenset()) -> int:
         """Signal every process inside."""
         pids = [one for one in self.pids(name) if one not in exclude]
-        return signal_all(pids, signum, lambda pid: self.contains(name, pid))
+        return signal_all(pids, signum, lambda pid: self._touches(name, pid))
 
     def kill(self, name: str, deadline_s: float) -> bool:
         """Freeze, kill, thaw, until it is empty."""
-        return empty(lambda: self.pids(name), lambda pid: self.contains(name, pid), deadline_s, self._freezer(name))
+        return empty(lambda: self.pids(name), lambda pid: self._touches(name, pid), deadline_s, self._freezer(name))
 
     def _freezer(self, name: str) -> Callable[[bool], None]:
-        path = self.directory("freezer", name) / "freezer.state"
+        top = self.directory("freezer", name)
+        path = top / "freezer.state"
 
         def turn(frozen: bool) -> None:
             try:
                 path.write_text("FROZEN" if frozen else "THAWED")
+                if not frozen:  # a container frozen by itself (docker pause) stays so until it is told
+                    for here, _directories, _files in os.walk(top):
+                        with suppress(FileNotFoundError):
+                            (Path(here) / "freezer.state").write_text("THAWED")
                 deadline = time.monotonic() + 0.2
                 while frozen and path.read_text().strip() == "FREEZING" and time.monotonic() < deadline:
                     time.sleep(0.001)
@@ -172,17 +200,33 @@ class V1Cgroup:
     # -- what was used ------------------------------------------------------------------------------------------
 
     def usage(self, name: str) -> Usage:
-        """Read the job's own directory: its counters are hierarchical and outlive the container's."""
+        """Read the job's own directory: its counters are hierarchical and outlive the container's.
+
+        But kills are counted only where the killed process was: they are 0 again once the engine has removed its
+        directory, and State.OOMKilled has to be asked.
+        """
+        memory = self.directory("memory", name)
+        if not memory.is_dir():
+            raise NodeFault("cgroup-gone", f"cgroup {self.cgroup_parent(name)} does not exist")
         read, written = self._io(name)
         nanoseconds = self._number("cpuacct", name, "cpuacct.usage")
-        failures = self._number("memory", name, "memory.failcnt")
-        failures = failures or self._number("memory", name, "memory.memsw.failcnt")
         return Usage(
             memory_peak_bytes=self._number("memory", name, "memory.max_usage_in_bytes"),
             cpu_seconds=None if nanoseconds is None else round(nanoseconds / 1e9, 3),
-            io_read_bytes=read, io_write_bytes=written, pids_peak=None, oom_kills=None,
-            limit_hit=None if failures is None else failures > 0,
+            io_read_bytes=read, io_write_bytes=written, pids_peak=self._number("pids", name, "pids.peak"),
+            oom_kills=_oom_kills(memory), limit_hit=self._limit_hit(name),
         )
+
+    def _limit_hit(self, name: str) -> bool:
+        """A failed charge, or a peak at the limit: the counter that failed may be that of a container now removed."""
+        for prefix in ("memory.", "memory.memsw."):
+            if self._number("memory", name, prefix + "failcnt"):
+                return True
+            limit = self._number("memory", name, prefix + "limit_in_bytes")
+            peak = self._number("memory", name, prefix + "max_usage_in_bytes")
+            if limit is not None and peak is not None and peak >= limit:
+                return True
+        return False
 
     def _number(self, controller: str, name: str, file: str) -> int | None:
         try:
@@ -201,3 +245,15 @@ class V1Cgroup:
             if len(fields) == 3 and fields[1] in totals:
                 totals[fields[1]] += int(fields[2])
         return totals["Read"], totals["Write"]
+
+
+def _oom_kills(memory: Path) -> int | None:
+    """Sum ``oom_kill`` (since 4.13) over the subtree; None on a kernel that does not count."""
+    total = None
+    for here, _directories, _files in os.walk(memory):
+        with suppress(OSError):
+            for line in (Path(here) / "memory.oom_control").read_text().splitlines():
+                key, _, value = line.partition(" ")
+                if key == "oom_kill":
+                    total = (total or 0) + int(value)
+    return total

@@ -7,14 +7,18 @@ from pathlib import Path
 from pbsdock.cgroup.base import (
     Usage,
     check,
+    check_name,
+    cpu_list,
     empty,
+    memory_pair,
     names_in,
     own_paths,
     page,
     read_pids,
     remove_tree,
     signal_all,
-)  # fmt: skip
+    within,
+)
 from pbsdock.errors import NodeFault
 from pbsdock.plan import Limits
 
@@ -40,8 +44,7 @@ class V2Tree:
     def contains(self, name: str, pid: int) -> bool:
         """Whether a process is inside, from outside its own cgroup namespace."""
         parent = "/" + str(self.directory(name).relative_to(self.sysfs))
-        path = own_paths(pid).get("", "")
-        return path == parent or path.startswith(parent + "/")
+        return within(own_paths(pid).get("", ""), parent)
 
     def signal(self, name: str, signum: int, exclude: frozenset[int] = frozenset()) -> int:
         """Signal every process inside."""
@@ -57,27 +60,38 @@ class V2Tree:
         return empty(lambda: self.pids(name), lambda pid: self.contains(name, pid), deadline_s)
 
     def usage(self, name: str) -> Usage:
-        """Read the job's own directory; memory.events is hierarchical, memory.events.local is not."""
+        """Read the job's own directory. Raises NodeFault if it is not there."""
         directory = self.directory(name)
+        if not directory.is_dir():
+            raise NodeFault("cgroup-gone", f"cgroup {directory} does not exist")
+        # All of the subtree: a container's own equal limit is hit before the job's, and only these counts outlive it.
         events = _table(directory / "memory.events")
-        local = _table(directory / "memory.events.local")
         cpu = _table(directory / "cpu.stat").get("usage_usec")
         read, written = _io(directory / "io.stat")
         return Usage(
             memory_peak_bytes=_number(directory / "memory.peak"), cpu_seconds=None if cpu is None else cpu / 1e6,
             io_read_bytes=read, io_write_bytes=written, pids_peak=_number(directory / "pids.peak"),
-            oom_kills=events.get("oom_kill"), limit_hit=local["oom"] > 0 if "oom" in local else None,
+            oom_kills=events.get("oom_kill"),
+            limit_hit=events.get("oom", 0) + events.get("max", 0) > 0 if events else None,
         )
 
     def read_back(self, name: str, limits: Limits) -> None:
         """Compare what the kernel holds with the limits. Raises NodeFault."""
         directory = self.directory(name)
-        if limits.memory_bytes is not None:
-            check("memory.max", limits.memory_bytes, _number(directory / "memory.max") or 0, slack=page())
-        if limits.cpu_millis is not None:
-            wanted = f"{limits.cpu_millis * PERIOD_US // 1000} {PERIOD_US}"
-            check("cpu.max", wanted, (directory / "cpu.max").read_text().strip())
-        check("pids.max", limits.pids, _number(directory / "pids.max") or 0)
+        # With a process in it when its first container came, it would have no memory control left (observed).
+        if (kind := directory / "cgroup.type").exists():
+            check("cgroup.type", "domain", kind.read_text().strip())
+        for file, value in wanted_files(directory, limits).items():
+            try:
+                held = (directory / file).read_text().strip()
+            except OSError as error:
+                raise NodeFault("cgroup-limit", f"{file} of cgroup {directory} cannot be read: {error}") from error
+            if file == "cpuset.cpus":
+                check(file, sorted(cpu_list(value)), sorted(cpu_list(held)))
+            elif file.startswith("memory.") and value.isdecimal() and held.isdecimal():
+                check(file, int(value), int(held), slack=page() - 1)
+            else:
+                check(file, value, held)
 
 
 class V2Cgroup(V2Tree):
@@ -89,7 +103,7 @@ class V2Cgroup(V2Tree):
 
     def directory(self, name: str) -> Path:
         """The job's directory."""
-        return self.sysfs / self.root / name
+        return self.sysfs / self.root / check_name(name)
 
     def cgroup_parent(self, name: str) -> str:
         """What Docker takes; without the leading slash it would land below dockerd's own cgroup."""
@@ -104,16 +118,8 @@ class V2Cgroup(V2Tree):
             directory.parent.mkdir(exist_ok=True)
             self._enable(directory.parent)
             directory.mkdir(exist_ok=True)
-            if limits.memory_bytes is not None:
-                (directory / "memory.max").write_text(str(limits.memory_bytes))
-                swap = (limits.memory_swap_bytes or limits.memory_bytes) - limits.memory_bytes
-                if (directory / "memory.swap.max").exists():
-                    (directory / "memory.swap.max").write_text(str(swap))
-            if limits.cpu_millis is not None:
-                (directory / "cpu.max").write_text(f"{limits.cpu_millis * PERIOD_US // 1000} {PERIOD_US}")
-            if limits.cpuset:
-                (directory / "cpuset.cpus").write_text(limits.cpuset)
-            (directory / "pids.max").write_text(str(limits.pids))
+            for file, value in wanted_files(directory, limits).items():
+                (directory / file).write_text(value)
         except OSError as error:
             raise NodeFault("cgroup-failed", f"cgroup {self.cgroup_parent(name)} cannot be set up: {error}") from error
         self.read_back(name, limits)
@@ -136,6 +142,19 @@ class V2Cgroup(V2Tree):
     def names(self) -> list[str]:
         """The jobs' cgroups."""
         return names_in(self.sysfs / self.root)
+
+
+def wanted_files(directory: Path, limits: Limits) -> dict[str, str]:
+    """File to value, as the kernel shows it again; every limit is named, so that the same call lifts one."""
+    memory, both = memory_pair(limits)
+    quota = "max" if limits.cpu_millis is None else str(limits.cpu_millis * PERIOD_US // 1000)
+    files = {"memory.max": "max" if memory is None else str(memory)}
+    if (directory / "memory.swap.max").exists():  # not where the kernel does not count swap
+        files["memory.swap.max"] = "max" if memory is None or both is None else str(both - memory)
+    files |= {"cpu.max": f"{quota} {PERIOD_US}", "pids.max": str(limits.pids)}
+    if limits.cpuset:
+        files["cpuset.cpus"] = limits.cpuset
+    return files
 
 
 def _number(path: Path) -> int | None:

@@ -1,0 +1,193 @@
+"""Fixtures: an installed instance, ordinary users, local images. They are real; nothing here stands in for anything
+but pbs_mom itself (``pbsdock.trial``)."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from pbsdock.trial import Outcome, Request, Trial, run_job
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGE = "pbsdock-test/busybox:1"
+HOST_IMAGE = "pbsdock-test/host:1"
+NO_SHELL_IMAGE = "pbsdock-test/noshell:1"
+USERS = ("pbsdock-a", "pbsdock-b")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What validates the events of the whole run comes last."""
+    items.sort(key=lambda item: "test_zz" in item.nodeid)
+
+
+@dataclass
+class Instance:
+    """An installed instance below a scratch root."""
+
+    root: Path
+    mom_priv: Path
+    name: str
+
+    @property
+    def run_dir(self) -> Path:
+        return self.root / "run/pbsdock"
+
+    @property
+    def state_dir(self) -> Path:
+        return self.root / "var/lib/pbsdock"
+
+    @property
+    def events_file(self) -> Path:
+        return self.root / "var/log/pbsdock/events.jsonl"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "etc/pbsdock/pbsdock.toml"
+
+    def command(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run the installed ``pbsdock``."""
+        return subprocess.run(
+            [str(self.root / "opt/pbsdock/bin/pbsdock"), *arguments], capture_output=True, text=True, timeout=120,
+            check=False, **options,
+        )
+
+    def request(self, script: str | bytes | None, user: str = USERS[0], **options: Any) -> Request:
+        data = script.encode() if isinstance(script, str) else script
+        return Request(mom_priv=self.mom_priv, user=user, script=data, **options)
+
+    def run(self, script: str | bytes | None, user: str = USERS[0], **options: Any) -> Outcome:
+        """Run one job to its end."""
+        return run_job(self.request(script, user, **options))
+
+    def begin(self, script: str | bytes | None, user: str = USERS[0], **options: Any) -> Trial:
+        """Start a job that is expected to get past its prologue."""
+        trial = Trial(self.request(script, user, **options))
+        assert trial.begin() is None
+        return trial
+
+    def events(self, job: str | None = None) -> list[dict[str, Any]]:
+        found = [json.loads(line) for line in self.events_file.read_text().splitlines()]
+        return [one for one in found if job is None or one.get("job") == job]
+
+    def agent_pids(self) -> list[int]:
+        """Supervisor and worker."""
+        marker = str(self.root / "opt/pbsdock/paths.json").encode()
+        found = []
+        for entry in os.listdir("/proc"):
+            try:
+                line = Path(f"/proc/{entry}/cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"pbsdock.agent.daemon" in line and marker in line:
+                found.append(int(entry))
+        return sorted(found)
+
+    def kill_agent(self) -> None:
+        for pid in self.agent_pids():
+            os.kill(pid, 9)
+        wait_until("the agent is dead", lambda: not self.agent_pids())
+
+    def configure(self, text: str) -> None:
+        """Replace the configuration; the next hook starts an agent with it."""
+        self.config.write_text(text)
+        self.kill_agent()
+
+    def left(self) -> list[str]:
+        """What of this instance is there, asked of the engine, the kernel and the file system, not of the ledger."""
+        client = docker.from_env()
+        try:
+            found = [
+                f"container {one.name}"
+                for one in client.containers.list(all=True)
+                if one.labels.get("pbsdock.owner", "").startswith(self.name + "@")
+            ]
+        finally:
+            client.close()
+        for hierarchy in Path("/sys/fs/cgroup").iterdir():
+            base = hierarchy / self.name
+            if base.is_dir() and not hierarchy.is_symlink():
+                found += [f"cgroup {one}" for one in base.iterdir() if one.is_dir()]
+        for directory in (self.state_dir / "jobs", self.run_dir / "work", self.run_dir / "jobs"):
+            if directory.exists():
+                found += [f"file {one}" for one in directory.iterdir()]
+        return found
+
+
+def wait_until(what: str, holds: Callable[[], bool], seconds: float = 15.0) -> None:
+    """Poll with a deadline, and say what was awaited."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what}")
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def users() -> tuple[str, ...]:
+    """Two ordinary users, one with a supplementary group."""
+    subprocess.run(["groupadd", "-f", "pbsdock-g"], check=True)
+    for name in USERS:
+        try:
+            pwd.getpwnam(name)
+        except KeyError:
+            subprocess.run(["useradd", "-m", "-s", "/bin/sh", name], check=True)
+    subprocess.run(["usermod", "-a", "-G", "pbsdock-g", USERS[0]], check=True)
+    return USERS
+
+
+@pytest.fixture(scope="session")
+def images() -> Iterator[None]:
+    """The local images."""
+    subprocess.run(["sh", str(ROOT / "tests/image.sh"), IMAGE], check=True)
+    subprocess.run(["sh", str(ROOT / "tests/image.sh"), NO_SHELL_IMAGE, "without-shell"], check=True)
+    subprocess.run(["bash", str(ROOT / "tests/host_image.sh"), HOST_IMAGE], check=True)
+    yield
+    subprocess.run(["docker", "rmi", "-f", IMAGE, HOST_IMAGE, NO_SHELL_IMAGE], capture_output=True, check=False)
+
+
+def install(root: Path, *arguments: str, mom_priv: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run install.sh for a relocated instance."""
+    return subprocess.run(
+        [str(ROOT / "install.sh"), "--mom-priv", str(mom_priv or root / "mom_priv"), "--root", str(root), *arguments],
+        capture_output=True, text=True, check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def scratch() -> Iterator[Path]:
+    """A directory every component of which belongs to root."""
+    path = Path(tempfile.mkdtemp(prefix="pbsdock-test.", dir="/var/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def installed(scratch: Path, users: tuple[str, ...], images: None) -> Iterator[Instance]:
+    """One installation for the whole run."""
+    root = scratch / "main"
+    (root / "mom_priv").mkdir(parents=True)
+    done = install(root)
+    assert done.returncode == 0, done.stderr
+    instance = Instance(root, root / "mom_priv", (root / "etc/pbsdock/instance").read_text().strip())
+    yield instance
+    instance.kill_agent()
+
+
+@pytest.fixture
+def instance(installed: Instance) -> Iterator[Instance]:
+    """The installation with nothing in it; each test must leave it so."""
+    yield installed
+    wait_until("the instance is empty", lambda: not installed.left(), 20)
