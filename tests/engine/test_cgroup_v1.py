@@ -15,6 +15,7 @@ from typing import Any
 
 import docker
 import pytest
+
 from pbsdock.cgroup.detect import choose
 from pbsdock.cgroup.v1 import V1Cgroup
 from pbsdock.errors import NodeFault

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from pbsdock.cgroup import base
 from pbsdock.errors import NodeFault
 from pbsdock.plan import Limits

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from pbsdock.cgroup.detect import choose
 from pbsdock.cgroup.systemd import SystemdCgroup
 from pbsdock.cgroup.v1 import V1Cgroup

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pbsdock.cgroup import bus
 from pbsdock.cgroup.systemd import Property, SystemdCgroup, escape, properties, unescape
 from pbsdock.errors import NodeFault

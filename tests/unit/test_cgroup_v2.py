@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from pbsdock.cgroup.base import Usage
 from pbsdock.cgroup.v2 import V2Cgroup
 from pbsdock.errors import NodeFault
