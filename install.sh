@@ -6,12 +6,14 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-usage: install.sh --mom-priv DIR [--prefix DIR] [--root DIR] [--python PATH] [--dry-run | --check | --uninstall]
+usage: install.sh --mom-priv DIR [--prefix DIR] [--root DIR] [--python PATH] [--wheels DIR]
+                  [--dry-run | --check | --uninstall]
 
   --mom-priv DIR  mom's private directory, for example /var/spool/torque/mom_priv
   --prefix DIR    where the program goes (default: /opt/pbsdock, below --root if that is given)
   --root DIR      a relocated instance: configuration, state, sockets and logs below DIR
   --python PATH   interpreter for pbsdock's own virtual environment (default: /usr/bin/python3)
+  --wheels DIR    take pbsdock and what it needs from DIR (made by: pip wheel . -w DIR) and from nowhere else
   --dry-run       say what would be done, change nothing
   --check         verify an installation; exit 1 and a sentence for everything that is wrong
   --uninstall     undo: site hooks and mom's config come back; configuration, state and logs stay
@@ -22,13 +24,14 @@ die() { echo "install.sh: $*" >&2; exit 1; }
 say() { echo "$*"; }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-mom_priv='' prefix='' root='' python=/usr/bin/python3 mode=install
+mom_priv='' prefix='' root='' wheels='' python=/usr/bin/python3 mode=install
 while [ $# -gt 0 ]; do
   case $1 in
-    --mom-priv | --prefix | --root | --python)
+    --mom-priv | --prefix | --root | --python | --wheels)
       [ $# -ge 2 ] || die "$1 needs a value"
       case $1 in
-        --mom-priv) mom_priv=$2 ;; --prefix) prefix=$2 ;; --root) root=$2 ;; *) python=$2 ;;
+        --mom-priv) mom_priv=$2 ;; --prefix) prefix=$2 ;; --root) root=$2 ;;
+        --wheels) wheels=$2 ;; *) python=$2 ;;
       esac
       shift 2 ;;
     --dry-run) mode=dry-run; shift ;;
@@ -39,7 +42,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 [ -n "$mom_priv" ] || { usage >&2; die "--mom-priv is missing"; }
-for path in "$mom_priv" "${prefix:-/}" "${root:-/}"; do
+for path in "$mom_priv" "${prefix:-/}" "${root:-/}" "${wheels:-/}" "$python"; do
   case $path in
     /*) ;;
     *) die "$path is not an absolute path" ;;
@@ -48,9 +51,11 @@ for path in "$mom_priv" "${prefix:-/}" "${root:-/}"; do
     *[!A-Za-z0-9/._+-]*) die "$path holds characters other than letters, digits and / . _ + -" ;;
   esac
 done
+[ -z "$wheels" ] || [ -d "$wheels" ] || die "--wheels $wheels is not a directory"
 [ -d "$mom_priv" ] || die "--mom-priv $mom_priv is not a directory"
 [ "$(id -u)" = 0 ] || die "must be run as root"
 
+mom_priv=${mom_priv%/}
 root=${root%/}
 prefix=${prefix:-$root/opt/pbsdock}
 etc=$root/etc/pbsdock
@@ -59,12 +64,17 @@ state_dir=$root/var/lib/pbsdock
 log_dir=$root/var/log/pbsdock
 paths=$prefix/paths.json
 config=$mom_priv/config
+unit=/etc/systemd/system/pbsdock-agent.service
 hooks='prologue epilogue prologue.parallel epilogue.parallel'
 ours='# pbsdock hook:'
+block_begin='# begin pbsdock (written by install.sh, removed by install.sh --uninstall)'
+block_begin_pattern='# begin pbsdock .*'
+block_end='# end pbsdock'
 
 site_packages() { echo "$prefix"/venv/lib/python3*/site-packages; }
 is_ours() { [ -f "$1" ] && [ "$(sed -n 2p "$1" | cut -c1-${#ours})" = "$ours" ]; }
-stamp() { (cd "$here" && find lib hooks install.sh setup.cfg -type f ! -name '*.pyc' ! -path '*.egg-info*' -print0 | sort -z | xargs -0 sha256sum; echo "$python $mom_priv $prefix $root") | sha256sum | cut -c1-64; }
+version() { sed -n 's/^version = //p' "$here/setup.cfg"; }
+stamp() { (cd "$here" && find lib hooks etc install.sh setup.cfg pyproject.toml -type f ! -name '*.pyc' ! -path '*.egg-info*' -print0 | sort -z | xargs -0 sha256sum; echo "$python $mom_priv $prefix $root") | sha256sum | cut -c1-64; }
 
 # What makes a path untrustworthy: it, or a directory above it, can be changed by somebody who is not root.
 untrusted() {
@@ -75,7 +85,8 @@ untrusted() {
       facts=$(stat -Lc '%u %a' "$one")
       [ "${facts%% *}" = 0 ] || { echo "$one belongs to uid ${facts%% *}; it must belong to root"; return; }
       local bits=$((0${facts##* }))
-      if [ $((bits & 022)) -ne 0 ] && [ $((bits & 01000)) -eq 0 ]; then
+      # A sticky directory such as /tmp protects what root has in it, but not a directory that is searched for hooks.
+      if [ $((bits & 022)) -ne 0 ] && { [ $((bits & 01000)) -eq 0 ] || [ "$one" = "$1" ]; }; then
         echo "$one is writable by others (mode ${facts##* }); use chmod go-w"; return
       fi
     fi
@@ -89,27 +100,50 @@ mom_lines() {
     "\$node_check_interval 1,jobstart,jobend" "\$down_on_error true"
 }
 
-# Refuse what would make root run the user's environment, or two job starters.
-check_mom_config() {
-  [ -f "$config" ] || return 0
-  if grep -Eiq '^[[:space:]]*\$job_starter_run_privileged[[:space:]]+(true|1|y|yes|on)' "$config"; then
-    die "$config has \$job_starter_run_privileged true: every user would run code as root (LD_PRELOAD through qsub -v); remove that line"
-  fi
-  local other
-  other=$(sed -n 's/^[[:space:]]*\$job_starter[[:space:]]\{1,\}//p' "$config" | grep -vx "$prefix/hooks/run" | head -n 1 || true)
-  [ -z "$other" ] || die "$config has another \$job_starter ($other); pbsdock's run hook must be the job starter, chain the other one behind it"
-  other=$(sed -n 's/^[[:space:]]*\$node_check_script[[:space:]]\{1,\}//p' "$config" | grep -vx "$prefix/hooks/node-check" | head -n 1 || true)
-  [ -z "$other" ] || die "$config has another \$node_check_script ($other); call $prefix/hooks/node-check from it and remove the line, then run this again"
+# The values of one parameter in mom's configuration, comments and blanks taken off.
+mom_values() {
+  [ ! -f "$config" ] || sed -n "s/^[[:space:]]*\\\$$1[[:space:]]\{1,\}\([^#]*\).*/\1/p" "$config" | sed 's/[[:space:]]*$//'
 }
 
+# Mom takes every value that begins like this for true (setbool in its parse_config.c).
+says_true() { grep -Eiq '^(t|y|1|on$)'; }
+
+# Refuse what would make root run the user's environment, two job starters, and lines mom would cut in two.
+check_mom_config() {
+  local other line
+  if mom_values job_starter_run_privileged | says_true; then
+    die "$config has \$job_starter_run_privileged true: every user would run code as root (LD_PRELOAD through qsub -v); remove that line"
+  fi
+  other=$(mom_values job_starter | grep -vxF "$prefix/hooks/run" | head -n 1 || true)
+  [ -z "$other" ] || die "$config has another \$job_starter ($other); pbsdock's run hook must be the job starter: remove that line, or have the other one start $prefix/hooks/run"
+  other=$(mom_values node_check_script | grep -vxF "$prefix/hooks/node-check" | head -n 1 || true)
+  [ -z "$other" ] || die "$config has another \$node_check_script ($other); call $prefix/hooks/node-check from it and remove the line, then run this again"
+  while IFS= read -r line; do
+    # mom reads its configuration in pieces of 118 characters (read_config in its parse_config.c).
+    [ "${#line}" -lt 118 ] || die "the line '$line' is longer than the 117 characters mom reads; choose a shorter --prefix"
+  done < <(mom_lines)
+}
+
+# qsub -T x makes mom run prologue.x instead of prologue if there is such a name.
 warn_strays() {
-  local stray
-  for stray in "$mom_priv"/prologue.*; do
-    case ${stray##*/} in
-      'prologue.*' | prologue.parallel | prologue.user | prologue.user.parallel | prologue.d) ;;
-      *) say "warning: $stray exists: qsub -T ${stray##*.} runs it instead of pbsdock's prologue; such jobs' #DOCKER lines are refused" ;;
-    esac
+  local stray kind
+  for kind in prologue epilogue; do
+    for stray in "$mom_priv/$kind".*; do
+      case ${stray##*/} in
+        "$kind.*" | "$kind.parallel" | "$kind.user" | "$kind.user.parallel" | epilogue.precancel) ;;
+        *)
+          if [ -d "$stray" ]; then
+            say "warning: $stray is a directory: with qsub -T ${stray##*/"$kind".} mom takes it for a $kind that fails, and the node for a sick one; move it away"
+          else
+            say "warning: $stray exists: qsub -T ${stray##*/"$kind".} runs it instead of pbsdock's $kind; a #DOCKER line in such a job is refused"
+          fi
+          ;;
+      esac
+    done
   done
+  if mom_values down_on_error | grep -q . && ! mom_values down_on_error | says_true; then
+    say "warning: $config says \$down_on_error $(mom_values down_on_error | head -n 1): a faulty node goes on taking jobs and returning them"
+  fi
 }
 
 instance_name() {
@@ -131,23 +165,30 @@ stop_agent() {
   [ -s "$run_dir/agent.pid" ] || return 0
   local pid
   pid=$(cat "$run_dir/agent.pid")
-  if ! flock -n "$state_dir/agent.lock" true 2>/dev/null && grep -aq pbsdock "/proc/$pid/cmdline" 2>/dev/null; then
+  case $pid in '' | *[!0-9]*) return 0 ;; esac
+  if grep -aqF -- "$paths" "/proc/$pid/cmdline" 2>/dev/null; then
     kill "$pid" 2>/dev/null || true
     for _ in $(seq 50); do [ -d "/proc/$pid" ] || break; sleep 0.1; done
   fi
 }
 
 write_program() {
-  local build
+  local build pip
   mkdir -p "$prefix"
   [ -x "$prefix/venv/bin/python3" ] || "$python" -m venv "$prefix/venv" || die "$python cannot make a virtual environment; apt-get install python3-venv"
-  build=$(mktemp -d)
-  cp -r "$here/lib" "$here/setup.cfg" "$here/pyproject.toml" "$here/README.md" "$here/LICENSE" "$build/"
-  "$prefix/venv/bin/python3" -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "$build" || { rm -rf "$build"; die "pip could not install pbsdock"; }
-  "$prefix/venv/bin/python3" -m pip install --quiet --disable-pip-version-check "$build" || { rm -rf "$build"; die "pip could not install pbsdock's dependencies"; }
-  rm -rf "$build"
+  pip=("$prefix/venv/bin/python3" -m pip install --quiet --no-input --disable-pip-version-check)
+  if [ -n "$wheels" ]; then
+    "${pip[@]}" --no-index --find-links "$wheels" --force-reinstall "pbsdock == $(version)" ||
+      die "pip could not install pbsdock $(version) from $wheels; fill it with: pip wheel $here -w $wheels"
+  else
+    # A copy: pip would leave a build directory in the checkout.
+    build=$(mktemp -d)
+    cp -r "$here/lib" "$here/setup.cfg" "$here/pyproject.toml" "$here/README.md" "$here/LICENSE" "$build/"
+    "${pip[@]}" "$build" || { rm -rf "$build"; die "pip could not install pbsdock; without a package index use --wheels"; }
+    rm -rf "$build"
+  fi
   "$prefix/venv/bin/python3" -m compileall -q "$(site_packages)" || true
-  chmod -R go-w "$prefix"
+  chmod -R go-w "$prefix/venv"
 }
 
 write_paths() {
@@ -176,16 +217,16 @@ TEXT
   chmod 0755 "$prefix/bin/pbsdock" "$prefix/bin/pbsdock-agent"
 }
 
+# The site's hooks must not live in prologue.d: qsub -T d would have mom run that name, fail, and report the node.
 install_hooks() {
   local hook
   for hook in $hooks; do
     if [ -e "$mom_priv/$hook" ] && ! is_ours "$mom_priv/$hook"; then
-      case $hook in
-        *.parallel) die "$mom_priv/$hook exists already; merge it with $here/hooks/$hook by hand" ;;
-      esac
-      mkdir -p "$mom_priv/$hook.d"
-      mv "$mom_priv/$hook" "$mom_priv/$hook.d/50-site"
-      say "kept the site's own $hook as $mom_priv/$hook.d/50-site"
+      [ -f "$mom_priv/$hook" ] || die "$mom_priv/$hook is not a regular file; mom would not run it, move it away"
+      install -d -m 0755 "$mom_priv/site-$hook.d"
+      [ ! -e "$mom_priv/site-$hook.d/50-site" ] || die "both $mom_priv/$hook and $mom_priv/site-$hook.d/50-site are the site's; rename one of them"
+      mv "$mom_priv/$hook" "$mom_priv/site-$hook.d/50-site"
+      say "kept the site's own $hook as $mom_priv/site-$hook.d/50-site"
     fi
     bake "$here/hooks/$hook" "$mom_priv/$hook"
   done
@@ -194,78 +235,165 @@ install_hooks() {
   bake "$here/hooks/node-check" "$prefix/hooks/node-check"
 }
 
-configure_mom() {
-  local line missing=''
-  while IFS= read -r line; do
-    if ! grep -qxF "$line" "$config" 2>/dev/null; then
-      case $line in
-        \$node_check_interval* | \$down_on_error*)
-          grep -Eq "^[[:space:]]*\\${line%% *}([[:space:]]|\$)" "$config" 2>/dev/null && continue ;;
-      esac
-      missing="$missing$line
-"
-    fi
-  done < <(mom_lines)
-  [ -n "$missing" ] || return 0
-  if [ -f "$config" ]; then
-    cp -p "$config" "$config.before-pbsdock"
-    [ -z "$(tail -c 1 "$config")" ] || echo >>"$config"
-  fi
-  printf '%s' "$missing" >>"$config"
-  say "added to $config (restart pbs_mom, or momctl -r, to let it count):"
-  printf '%s' "$missing" | sed 's/^/    /'
+without_block() { sed "/^$block_begin_pattern\$/,/^$block_end\$/d" "$config"; }
+
+# What uninstall leaves: also lines of ours that an admin moved out of the block, since they name files that go.
+without_lines() { without_block | grep -vxF -e "\$job_starter $prefix/hooks/run" -e "\$node_check_script $prefix/hooks/node-check" || true; }
+
+replace_config() { # replace_config: mom's configuration becomes what is on stdin, mode and owner kept
+  local temporary="$config.new.$$"
+  cp -p "$config" "$temporary"
+  cat >"$temporary"
+  mv -f "$temporary" "$config"
 }
 
-do_check() {
-  local wrong=0 file problem
-  complain() { say "wrong: $*"; wrong=1; }
-  for file in prologue epilogue prologue.parallel epilogue.parallel; do
-    if ! is_ours "$mom_priv/$file"; then complain "$mom_priv/$file is not pbsdock's hook; run install.sh again"; fi
+configure_mom() {
+  local line missing='' rest=''
+  if [ ! -e "$config" ]; then
+    : >"$config"
+    chmod 0644 "$config"
+  fi
+  rest=$(without_block; echo .)
+  rest=${rest%.}
+  while IFS= read -r line; do
+    # A value of the site's own stays; check_mom_config has refused the two that must be ours.
+    grep -Eq "^[[:space:]]*\\${line%% *}[[:space:]]" <<<"$rest" || missing="$missing$line"$'\n'
+  done < <(mom_lines)
+  [ -z "$rest" ] || [ "${rest: -1}" = $'\n' ] || rest="$rest"$'\n'
+  [ -z "$missing" ] || rest="$rest$block_begin"$'\n'"$missing$block_end"$'\n'
+  if printf '%s' "$rest" | cmp -s - "$config"; then return 0; fi
+  [ -e "$config.before-pbsdock" ] || cp -p "$config" "$config.before-pbsdock"
+  printf '%s' "$rest" | replace_config
+  say "added to $config (the old one is $config.before-pbsdock):"
+  printf '%s' "$missing" | sed 's/^/    /'
+  say "restart pbs_mom, or send it SIGHUP, to let these lines count"
+}
+
+# What the host's own services need; an instance below --root has none of it.
+install_services() {
+  [ -z "$root" ] || { say "an instance below $root: the first hook that needs the agent starts it"; return 0; }
+  [ ! -d /etc/logrotate.d ] || install -m 0644 "$here/etc/logrotate.d/pbsdock" /etc/logrotate.d/pbsdock
+  if [ ! -d /run/systemd/system ]; then
+    say "no systemd here: the first hook that needs the agent starts it"
+    return 0
+  fi
+  install -m 0644 "$here/etc/tmpfiles.d/pbsdock.conf" /etc/tmpfiles.d/pbsdock.conf
+  sed "s|@PREFIX@|$prefix|g" "$here/etc/systemd/pbsdock-agent.service" >"$unit"
+  systemctl daemon-reload
+  systemctl enable pbsdock-agent.service
+  systemctl restart pbsdock-agent.service
+  say "the agent is a systemd service: pbsdock-agent.service"
+}
+
+remove_services() {
+  [ -z "$root" ] || return 0
+  if [ -e "$unit" ]; then
+    systemctl disable --now pbsdock-agent.service 2>/dev/null || true
+    rm -f "$unit"
+    systemctl daemon-reload 2>/dev/null || true
+  fi
+  rm -f /etc/logrotate.d/pbsdock /etc/tmpfiles.d/pbsdock.conf
+}
+
+wrong=0
+complain() { say "wrong: $*"; wrong=1; }
+
+check_file() { # check_file PATH [MODE]: root's alone, and of that mode
+  local problem mode
+  [ -e "$1" ] || { complain "$1 is missing; run install.sh again"; return 0; }
+  problem=$(untrusted "$1")
+  [ -z "$problem" ] || complain "$problem"
+  mode=$(stat -Lc %a "$1")
+  [ "${2:-$mode}" = "$mode" ] || complain "$1 has mode $mode; it must be $2"
+}
+
+check_hooks() {
+  local hook site
+  for hook in $hooks; do
+    check_file "$mom_priv/$hook" 755
+    [ ! -e "$mom_priv/$hook" ] || is_ours "$mom_priv/$hook" || complain "$mom_priv/$hook is not pbsdock's hook; run install.sh again"
+    [ ! -d "$mom_priv/site-$hook.d" ] || check_file "$mom_priv/site-$hook.d"
+    for site in "$mom_priv/site-$hook.d"/*; do
+      [ ! -f "$site" ] || check_file "$site"
+    done
   done
-  for file in "$mom_priv/prologue" "$mom_priv/epilogue" "$mom_priv/prologue.parallel" "$mom_priv/epilogue.parallel" \
-    "$prefix/hooks/run" "$prefix/hooks/node-check" "$prefix/venv/bin" "$paths" "$etc/pbsdock.toml"; do
-    [ -e "$file" ] || { complain "$file is missing; run install.sh again"; continue; }
-    problem=$(untrusted "$file")
-    [ -z "$problem" ] || complain "$problem"
-    case $file in
-      */hooks/* | "$mom_priv"/*) [ "$(stat -c %a "$file")" = 755 ] || complain "$file has mode $(stat -c %a "$file"); it must be 755" ;;
-    esac
-  done
+  check_file "$prefix/hooks/run" 755
+  check_file "$prefix/hooks/node-check" 755
+}
+
+check_lines() {
+  local line
+  if mom_values job_starter_run_privileged | says_true; then
+    complain "$config has \$job_starter_run_privileged true: every user can run code as root; remove that line"
+  fi
   while IFS= read -r line; do
     case $line in
-      \$job_starter* | \$node_check_script*) grep -qxF "$line" "$config" 2>/dev/null || complain "$config lacks the line $line" ;;
+      \$job_starter* | \$node_check_script*)
+        [ "$(mom_values "$(cut -c2- <<<"${line%% *}")" | tail -n 1)" = "${line#* }" ] || complain "$config lacks the line $line" ;;
+      *) mom_values "$(cut -c2- <<<"${line%% *}")" | grep -q . || complain "$config lacks the line $line" ;;
     esac
   done < <(mom_lines)
-  if ! "$prefix/venv/bin/python3" -I -c 'import pbsdock.agent.server' 2>/dev/null; then
+}
+
+check_program() {
+  local problem
+  problem=$(find "$prefix/venv" "$prefix/bin/pbsdock" "$prefix/bin/pbsdock-agent" ! -type l \( ! -uid 0 -o -perm /022 \) -print -quit 2>/dev/null)
+  [ -z "$problem" ] || complain "$problem can be changed by others than root; run install.sh again"
+  if ! "$prefix/venv/bin/python3" -I -c 'import cgroupspy, docker, psutil, structlog, pbsdock.agent.server' 2>/dev/null; then
     complain "the virtual environment in $prefix/venv does not work; run install.sh again"
   elif ! problem=$("$prefix/bin/pbsdock" config 2>&1 >/dev/null); then
     complain "$problem"
   fi
+}
+
+do_check() {
+  wrong=0
+  check_hooks
+  check_file "$paths"
+  check_file "$etc/pbsdock.toml"
+  check_file "$etc/instance"
+  check_file "$state_dir" 700
+  check_file "$log_dir"
+  [ ! -e "$run_dir" ] || check_file "$run_dir"
+  check_lines
+  check_program
   [ "$wrong" = 0 ] && say "pbsdock is installed correctly in $mom_priv"
   return "$wrong"
 }
 
 do_uninstall() {
-  local hook line
-  stop_agent
-  for hook in $hooks; do
-    if is_ours "$mom_priv/$hook"; then
-      rm -f "$mom_priv/$hook"
-      if [ -e "$mom_priv/$hook.d/50-site" ]; then
-        mv "$mom_priv/$hook.d/50-site" "$mom_priv/$hook"
-        rmdir "$mom_priv/$hook.d" 2>/dev/null || say "left: $mom_priv/$hook.d holds other hooks"
-      fi
-    fi
+  local hook marker
+  for marker in "$run_dir"/jobs/*; do
+    [ ! -e "$marker" ] || say "warning: job ${marker##*/} has a container here; it loses its epilogue's cleaning up"
   done
-  if [ -f "$config" ]; then
-    while IFS= read -r line; do
-      grep -vxF "$line" "$config" >"$config.new.$$" || true
-      cat "$config.new.$$" >"$config"
-      rm -f "$config.new.$$"
-    done < <(mom_lines)
+  for hook in $hooks; do
+    is_ours "$mom_priv/$hook" || continue
+    rm -f "$mom_priv/$hook"
+    if [ -e "$mom_priv/site-$hook.d/50-site" ]; then
+      mv "$mom_priv/site-$hook.d/50-site" "$mom_priv/$hook"
+      say "put the site's own $hook back"
+    fi
+    [ ! -d "$mom_priv/site-$hook.d" ] || rmdir "$mom_priv/site-$hook.d" 2>/dev/null || say "left: $mom_priv/site-$hook.d holds other hooks, which nobody calls now"
+  done
+  if [ -f "$config" ] && ! without_lines | cmp -s - "$config"; then
+    if [ -f "$config.before-pbsdock" ] && [ "$(without_lines)" = "$(cat "$config.before-pbsdock")" ]; then
+      mv -f "$config.before-pbsdock" "$config" # differs at most in a missing last newline
+    else
+      without_lines | replace_config
+      rm -f "$config.before-pbsdock"
+    fi
+    say "took pbsdock's lines out of $config; restart pbs_mom: until then it calls hooks that are gone"
   fi
-  rm -rf "${prefix:?}/venv" "${prefix:?}/hooks" "${prefix:?}/bin" "$paths" "${prefix:?}/stamp"
-  rmdir "$prefix" 2>/dev/null || true
+  remove_services
+  stop_agent
+  local name
+  name=$(cat "$etc/instance" 2>/dev/null || true)
+  # The instance's own cgroups, once they are empty.
+  [ -z "$name" ] || rmdir "/sys/fs/cgroup/$name" /sys/fs/cgroup/*/"$name" 2>/dev/null || true
+  # Only what is ours by name: the prefix may be shared, /usr/local for example.
+  rm -rf "${prefix:?}/venv"
+  rm -f "$prefix/bin/pbsdock" "$prefix/bin/pbsdock-agent" "$prefix/hooks/run" "$prefix/hooks/node-check" "$paths" "$prefix/stamp"
+  rmdir "$prefix/hooks" "$prefix/bin" "$prefix" 2>/dev/null || true
   say "pbsdock is taken out of $mom_priv; $etc, $state_dir and $log_dir stay"
 }
 
@@ -277,49 +405,48 @@ esac
 check_mom_config
 [ -x "$python" ] || die "$python does not exist; name an interpreter with --python"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$python is too old; Python 3.11 or newer is needed"
-for path in "$mom_priv" "$prefix" "$etc"; do
+for path in "$mom_priv" "$prefix" "$etc" "$run_dir" "$state_dir" "$log_dir"; do
   problem=$(untrusted "$path")
   [ -z "$problem" ] || die "$problem"
 done
-if [ "$mode" = dry-run ]; then
-  say "would install the program into $prefix, hooks into $mom_priv, configuration into $etc/pbsdock.toml"
-  for hook in $hooks; do
-    if [ -e "$mom_priv/$hook" ] && ! is_ours "$mom_priv/$hook"; then say "would keep the site's own $hook as $mom_priv/$hook.d/50-site"; fi
-  done
-  say "would make sure that $config has:"
-  mom_lines | sed 's/^/    /'
-  exit 0
-fi
-
 wanted=$(stamp)
 if [ "$(cat "$prefix/stamp" 2>/dev/null || true)" = "$wanted" ] && do_check >/dev/null 2>&1; then
   warn_strays
   say "nothing to do: this version is installed in $mom_priv already"
   exit 0
 fi
+if [ "$mode" = dry-run ]; then
+  say "would install the program into $prefix, hooks into $mom_priv, configuration into $etc/pbsdock.toml"
+  for hook in $hooks; do
+    if [ -e "$mom_priv/$hook" ] && ! is_ours "$mom_priv/$hook"; then say "would keep the site's own $hook as $mom_priv/site-$hook.d/50-site"; fi
+  done
+  say "would make sure that $config has:"
+  mom_lines | sed 's/^/    /'
+  warn_strays
+  exit 0
+fi
+
 umask 022
-mkdir -p "$etc" "$run_dir" "$log_dir"
-mkdir -p "$state_dir"
-chmod 0700 "$state_dir"
-[ -s "$etc/instance" ] || instance_name >"$etc/instance"
+mkdir -p "$etc" "$run_dir" "$log_dir" "$prefix"
+install -d -m 0700 "$state_dir"
+for path in "$prefix" "$etc" "$run_dir" "$state_dir" "$log_dir"; do
+  # Again, now that they exist: somebody may have been quicker in a shared directory.
+  problem=$(untrusted "$path")
+  [ -z "$problem" ] || die "$problem"
+done
+[ -s "$etc/instance" ] || { name=$(instance_name) && echo "$name" >"$etc/instance"; }
+rm -f "$prefix/stamp"
 write_program
 write_paths
 write_commands
 if [ ! -e "$etc/pbsdock.toml" ]; then
-  cp "$here/etc/pbsdock.toml" "$etc/pbsdock.toml"
-  chmod 0644 "$etc/pbsdock.toml"
+  install -m 0644 "$here/etc/pbsdock.toml" "$etc/pbsdock.toml"
   say "wrote the commented configuration $etc/pbsdock.toml"
 fi
 stop_agent
 install_hooks
 configure_mom
-if [ -z "$root" ] && [ -d /run/systemd/system ]; then
-  sed "s|@PREFIX@|$prefix|g" "$here/etc/systemd/pbsdock-agent.service" >/etc/systemd/system/pbsdock-agent.service
-  systemctl daemon-reload && systemctl enable --now pbsdock-agent.service
-  say "the agent is a systemd service: pbsdock-agent.service"
-else
-  say "no systemd here: the first hook that needs the agent starts it"
-fi
+install_services
 warn_strays
 echo "$wanted" >"$prefix/stamp"
-say "installed pbsdock into $mom_priv"
+say "installed pbsdock $(version) into $mom_priv"

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Instance:
     root: Path
     mom_priv: Path
     name: str
+    trials: list[Trial] = field(default_factory=list)
 
     @property
     def run_dir(self) -> Path:
@@ -74,8 +75,18 @@ class Instance:
     def begin(self, script: str | bytes | None, user: str = USERS[0], **options: Any) -> Trial:
         """Start a job that is expected to get past its prologue."""
         trial = Trial(self.request(script, user, **options))
+        self.trials.append(trial)
         assert trial.begin() is None
         return trial
+
+    def end_all(self) -> None:
+        """End what a failed test left running, so that the next one starts from nothing."""
+        for trial in self.trials:
+            if trial.leader is not None and trial.leader.poll() is None:
+                trial.request.kill_delay_s = 0.2
+                trial.qdel()
+                trial.finish(trial.wait())
+        self.trials.clear()
 
     def events(self, job: str | None = None) -> list[dict[str, Any]]:
         found = [json.loads(line) for line in self.events_file.read_text().splitlines()]
@@ -190,4 +201,5 @@ def installed(scratch: Path, users: tuple[str, ...], images: None) -> Iterator[I
 def instance(installed: Instance) -> Iterator[Instance]:
     """The installation with nothing in it; each test must leave it so."""
     yield installed
+    installed.end_all()
     wait_until("the instance is empty", lambda: not installed.left(), 20)

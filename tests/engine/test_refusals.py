@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import os
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -19,7 +23,7 @@ HOME = f"/home/{USERS[0]}"
 REFUSED = {
     "no image": ("#DOCKER", "STDIN:2:1: #DOCKER names no image; write '#DOCKER [options] IMAGE[:TAG]'"),
     "two images": (f"#DOCKER {IMAGE} other:1",
-                   f"STDIN:2:31: a second image 'other:1'; line 2 names '{IMAGE}' already and a job has one image"),
+                   f"STDIN:2:32: a second image 'other:1'; line 2 names '{IMAGE}' already and a job has one image"),
     "unknown option": (f"#DOCKER --volum /a:/b {IMAGE}", "STDIN:2:9: unknown option --volum; did you mean --volume?"),
     "privileged": (f"#DOCKER --privileged {IMAGE}",
                    "STDIN:2:9: --privileged is not available: a job never gets more rights on the node than its user;"
@@ -40,7 +44,7 @@ REFUSED = {
                 "STDIN:2:9: network 'bridge' is not allowed; use one of host, none"),
     "object store": (f"#DOCKER --s3 bucket {IMAGE}",
                      "STDIN:2:9: --s3: this site has no object store configured"),
-    "control character": (f"#DOCKER {IMAGE}\x07", "STDIN:2:30: control character '\\x07' is not allowed here"),
+    "control character": (f"#DOCKER {IMAGE}\x07", "STDIN:2:31: control character '\\x07' is not allowed here"),
 }  # fmt: skip
 
 
@@ -115,11 +119,7 @@ def test_image_without_a_shell(instance: Instance) -> None:
 
 def test_image_of_another_architecture(instance: Instance) -> None:
     """An image for another processor is told, not run into 'exec format error'."""
-    subprocess.run(
-        "tar -C /usr/share/doc -c . --files-from /dev/null"
-        " | docker import --platform linux/arm64 - pbsdock-test/arm:1",
-        shell=True, check=True, capture_output=True,
-    )
+    subprocess.run(["docker", "load"], input=_archive("pbsdock-test/arm:1", "arm64"), check=True, capture_output=True)
     try:
         done = instance.run("#!/bin/sh\n#DOCKER pbsdock-test/arm:1\ntrue\n")
     finally:
@@ -128,6 +128,27 @@ def test_image_of_another_architecture(instance: Instance) -> None:
     assert done.stderr.decode() == (
         "pbsdock: image 'docker.io/pbsdock-test/arm:1' is built for arm64; this node runs amd64\n"
     )
+
+
+def _archive(name: str, architecture: str) -> bytes:
+    """A docker-archive with one empty layer, built for *architecture*."""
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w"):
+        pass
+    digest = hashlib.sha256(layer.getvalue()).hexdigest()
+    config = {
+        "architecture": architecture, "os": "linux", "config": {}, "history": [],
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+    }  # fmt: skip
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as archive:
+        for member, data in (("layer.tar", layer.getvalue()), ("config.json", json.dumps(config).encode()),
+                             ("manifest.json", json.dumps(manifest).encode())):  # fmt: skip
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return whole.getvalue()
 
 
 def test_bypassed_prologue(instance: Instance) -> None:

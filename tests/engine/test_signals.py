@@ -52,7 +52,7 @@ def test_kill_when_term_is_ignored(instance: Instance) -> None:
     assert instance.left() == []
 
 
-@pytest.mark.parametrize("name", ["USR1", "USR2", "HUP", "INT"])
+@pytest.mark.parametrize("name", ["USR1", "USR2", "HUP", "INT", "TSTP", "CONT"])
 def test_signals_reach_the_script(instance: Instance, name: str) -> None:
     """A trapped signal is handled by the script."""
     trial = _running(instance, f"trap 'echo got; exit 5' {name}\necho ready\nwhile :; do sleep 0.1; done")
@@ -63,22 +63,6 @@ def test_signals_reach_the_script(instance: Instance, name: str) -> None:
     assert b"got" in done.stdout
     fatal = name in ("HUP", "INT")
     assert status == (256 + getattr(signal, f"SIG{name}") if fatal else 5)
-
-
-def test_stop_and_continue(instance: Instance) -> None:
-    """TSTP stops the script's processes, CONT lets them go on."""
-    trial = _running(instance, "echo ready\ni=0\nwhile [ $i -lt 1000 ]; do i=$((i+1)); echo $i; sleep 0.05; done")
-    trial.signal(signal.SIGTSTP)
-    wait_until("TSTP was passed on", lambda: any(
-        one["event"] == "job.signalled" for one in instance.events(trial.job_id)))  # fmt: skip
-    time.sleep(0.3)
-    stopped = trial.out_path.stat().st_size
-    time.sleep(0.4)
-    assert trial.out_path.stat().st_size == stopped
-    trial.signal(signal.SIGCONT)
-    wait_until("the script goes on", lambda: trial.out_path.stat().st_size > stopped)
-    trial.qdel()
-    trial.finish(trial.wait())
 
 
 def test_walltime(instance: Instance) -> None:
@@ -92,15 +76,11 @@ def test_walltime(instance: Instance) -> None:
 def test_out_of_memory_is_told(instance: Instance) -> None:
     """An OOM kill is one sentence with limit and peak on the job's stderr."""
     # mem= also sets RLIMIT_DATA; /dev/shm is charged to the cgroup alone.
-    script = f"#!/bin/sh\n#DOCKER --shm-size 60mb {IMAGE}\ndd if=/dev/zero of=/dev/shm/x bs=1M count=59\necho rc $?\n"
-    done = instance.run(script, resources="nodes=1:ppn=1,mem=32mb,walltime=00:01:00", user="pbsdock-b")
-
-    # --shm-size above the job's memory is refused; a second volume of tmpfs is charged the same way
-    assert done.exit_status == 125
     script = f"#!/bin/sh\n#DOCKER {IMAGE}\ndd if=/dev/zero of=/dev/shm/x bs=1M count=30\ntail /dev/zero\necho rc $?\n"
     done = instance.run(script, resources="nodes=1:ppn=1,mem=32mb,walltime=00:01:00")
 
-    assert b"out of memory: a process was killed at the job's limit of 32 MiB; peak use 32 MiB; ask for more" in done.stderr
+    sentence = b"out of memory: a process was killed at the job's limit of 32 MiB; peak use 32 MiB; ask for more with"
+    assert sentence in done.stderr
     events = instance.events(done.job_id)
     assert [one["oom"] for one in events if one["event"] == "job.finished"] == [True]
     assert any(one["event"] == "container.oom" and one["limit_bytes"] == 32 << 20 for one in events)

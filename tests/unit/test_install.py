@@ -1,0 +1,488 @@
+"""install.sh for real, into scratch directories: one installation that every test looks at or works on a copy of."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIG = "$pbsserver server\n$loglevel 3\n"
+SITE_PROLOGUE = '#!/bin/sh\necho "site prologue of $1"\n'
+BLOCK = """\
+# begin pbsdock (written by install.sh, removed by install.sh --uninstall)
+$job_starter {prefix}/hooks/run
+$node_check_script {prefix}/hooks/node-check
+$node_check_interval 1,jobstart,jobend
+$down_on_error true
+# end pbsdock
+"""
+
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="hooks must belong to root, so installing needs root")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scratch:
+    """A mom_priv and a root to install below."""
+
+    base: Path
+
+    @property
+    def mom_priv(self) -> Path:
+        """Mom's private directory."""
+        return self.base / "mom_priv"
+
+    @property
+    def config(self) -> Path:
+        """Mom's configuration."""
+        return self.mom_priv / "config"
+
+    @property
+    def root(self) -> Path:
+        """The relocated instance."""
+        return self.base / "root"
+
+    @property
+    def prefix(self) -> Path:
+        """Where the program goes."""
+        return self.root / "opt/pbsdock"
+
+    def install(self, *options: str) -> subprocess.CompletedProcess[str]:
+        """Run install.sh with *options*."""
+        return subprocess.run(
+            [str(REPOSITORY / "install.sh"), "--mom-priv", str(self.mom_priv), "--root", str(self.root), *options],
+            env={**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, capture_output=True, text=True, timeout=170,
+            check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def refusal(self, *options: str) -> str:
+        """Run install.sh, which must fail, and return what it says."""
+        done = self.install(*options)
+        assert done.returncode == 1
+        return done.stderr
+
+    def tree(self) -> dict[str, tuple[int, int, str]]:
+        """Every file: its mode, its inode's change time, what is in it (links: where to)."""
+        return {
+            str(path.relative_to(self.base)): (
+                status.st_mode,
+                0 if stat.S_ISDIR(status.st_mode) else status.st_mtime_ns,
+                os.readlink(path) if path.is_symlink() else "" if path.is_dir() else str(status.st_size),
+            )
+            for path in sorted(self.base.rglob("*"))
+            if "__pycache__" not in path.parts
+            for status in [path.lstat()]
+        }
+
+
+def _new(config: str = CONFIG) -> Scratch:
+    # Not below pytest's own directory, which nobody but root can enter: the run hook is the user's.
+    made = Scratch(base=Path(tempfile.mkdtemp(prefix="pbsdock-install.")))
+    made.base.chmod(0o755)
+    (made.mom_priv / "jobs").mkdir(parents=True)
+    made.config.write_text(config)
+    return made
+
+
+@pytest.fixture
+def scratch() -> Iterator[Scratch]:
+    """A node where nothing is installed."""
+    made = _new()
+    yield made
+    shutil.rmtree(made.base)
+
+
+@pytest.fixture(scope="module")
+def installed_once() -> Iterator[tuple[Scratch, str]]:
+    """A node with a prologue of its own where pbsdock was installed; and what the installer said."""
+    made = _new()
+    (made.mom_priv / "prologue").write_text(SITE_PROLOGUE)
+    (made.mom_priv / "prologue").chmod(0o700)
+    done = made.install()
+    assert done.returncode == 0, done.stderr
+    yield made, done.stdout
+    shutil.rmtree(made.base)
+
+
+@pytest.fixture
+def installed(installed_once: tuple[Scratch, str]) -> Scratch:
+    """The installed node, for tests that put back what they change."""
+    return installed_once[0]
+
+
+# -- what is there afterwards -------------------------------------------------------------------------------------
+
+
+def test_it_says_what_it_did(installed_once: tuple[Scratch, str]) -> None:
+    """Kept hooks, mom's new lines and the next step are printed."""
+    node, said = installed_once
+
+    assert said.splitlines() == [
+        f"wrote the commented configuration {node.root}/etc/pbsdock/pbsdock.toml",
+        f"kept the site's own prologue as {node.mom_priv}/site-prologue.d/50-site",
+        f"added to {node.config} (the old one is {node.config}.before-pbsdock):",
+        f"    $job_starter {node.prefix}/hooks/run",
+        f"    $node_check_script {node.prefix}/hooks/node-check",
+        "    $node_check_interval 1,jobstart,jobend",
+        "    $down_on_error true",
+        "restart pbs_mom, or send it SIGHUP, to let these lines count",
+        f"an instance below {node.root}: the first hook that needs the agent starts it",
+        f"installed pbsdock 0.1.0 into {node.mom_priv}",
+    ]
+
+
+def test_the_check_is_content(installed: Scratch) -> None:
+    """A fresh installation passes its own check."""
+    done = installed.install("--check")
+
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0, f"pbsdock is installed correctly in {installed.mom_priv}\n", ""
+    )  # fmt: skip
+
+
+def test_twice_changes_nothing(installed: Scratch) -> None:
+    """The second run says so and touches no file."""
+    before = installed.tree()
+
+    done = installed.install()
+
+    assert (done.returncode, done.stdout) == (
+        0, f"nothing to do: this version is installed in {installed.mom_priv} already\n"
+    )  # fmt: skip
+    assert installed.tree() == before
+
+
+def test_hooks_are_roots_and_bake_their_interpreter(installed: Scratch) -> None:
+    """root:root 0755, no mark left, and the only interpreter named is the instance's own."""
+    hooks = [installed.mom_priv / name for name in ("prologue", "epilogue", "prologue.parallel", "epilogue.parallel")]
+    hooks += [installed.prefix / "hooks/run", installed.prefix / "hooks/node-check"]
+
+    for hook in hooks:
+        status = hook.stat()
+        assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (0, 0, 0o755), hook
+        text = hook.read_text()
+        assert not re.findall(r"@[A-Z_]+@", text), hook
+        assert set(re.findall(r"\S*python3\"", text)) == {f'"{installed.prefix}/venv/bin/python3"'}, hook
+
+
+def test_the_interpreter_is_the_systems(installed: Scratch) -> None:
+    """The virtual environment hangs on /usr/bin/python3, not on whatever was first on the admin's PATH."""
+    home = (installed.prefix / "venv/pyvenv.cfg").read_text().splitlines()[0]
+
+    assert home == "home = /usr/bin"
+
+
+def test_the_instance_is_complete_and_its_own(installed: Scratch) -> None:
+    """Every place is below the root, and the instance has a name that no other has."""
+    places = json.loads((installed.prefix / "paths.json").read_text())
+
+    assert re.fullmatch(r"pbsdock-[0-9a-f]{8}", places["instance"])
+    assert (installed.root / "etc/pbsdock/instance").read_text() == places["instance"] + "\n"
+    assert places == {
+        "python": f"{installed.prefix}/venv/bin/python3",
+        "lib": str(next(installed.prefix.glob("venv/lib/python3*/site-packages"))),
+        "run_dir": f"{installed.root}/run/pbsdock",
+        "state_dir": f"{installed.root}/var/lib/pbsdock",
+        "log_dir": f"{installed.root}/var/log/pbsdock",
+        "config": f"{installed.root}/etc/pbsdock/pbsdock.toml",
+        "mom_priv": str(installed.mom_priv),
+        "instance": places["instance"],
+        "prefix": str(installed.prefix),
+    }
+    assert stat.S_IMODE((installed.root / "var/lib/pbsdock").stat().st_mode) == 0o700
+
+
+def test_moms_configuration_is_kept_and_extended(installed: Scratch) -> None:
+    """The site's lines stay, ours come in one marked block, the old file is beside it."""
+    assert installed.config.read_text() == CONFIG + BLOCK.format(prefix=installed.prefix)
+    assert Path(f"{installed.config}.before-pbsdock").read_text() == CONFIG
+
+
+def test_the_sites_prologue_still_runs(installed: Scratch) -> None:
+    """The chained hook says what it always said."""
+    done = subprocess.run(
+        [str(installed.mom_priv / "prologue"), "7.vm", *"abcdef", "/none.SC"], capture_output=True, text=True,
+        env={"PATH": "/bin:/usr/bin"}, check=False, timeout=30,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "site prologue of 7.vm\n", "")
+
+
+def test_nothing_stands_where_qsub_could_name_it(installed: Scratch) -> None:
+    """``qsub -T x`` runs ``prologue.x``: mom would fail on a directory of such a name and report the node."""
+    names = {path.name for kind in ("prologue", "epilogue") for path in installed.mom_priv.glob(f"{kind}.*")}
+
+    assert names == {"prologue.parallel", "epilogue.parallel"}
+
+
+def test_the_run_hook_works_for_an_ordinary_user(installed: Scratch) -> None:
+    """A job without a directive is started as if we were not there."""
+    done = subprocess.run(
+        ["/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", str(installed.prefix / "hooks/run"),
+         "/bin/sh", "-c", "id -u; exit 7"], capture_output=True, text=True, check=False, timeout=30, cwd="/",
+        env={"PATH": "/bin:/usr/bin", "PBS_JOBID": "7.vm"},
+    )  # fmt: skip
+
+    assert (done.returncode, done.stdout, done.stderr) == (7, "65534\n", "")
+
+
+def test_the_command_finds_its_instance(installed: Scratch) -> None:
+    """``pbsdock`` is bound to the instance's configuration, whatever the caller's environment says."""
+    config = installed.root / "etc/pbsdock/pbsdock.toml"
+    text = config.read_text()
+    config.write_text("[engine]\nsockte = 1\n")
+    try:
+        done = subprocess.run(
+            [str(installed.prefix / "bin/pbsdock"), "config"], capture_output=True, text=True, check=False, timeout=30,
+            env={"PYTHONPATH": "/nonexistent", "PYTHONHOME": "/nonexistent"},
+        )  # fmt: skip
+    finally:
+        config.write_text(text)
+
+    assert done.returncode == 2
+    assert "'engine.sockte'" in done.stderr
+
+
+# -- the check ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("what", "mode", "says"),
+    [
+        ("mom_priv/prologue", 0o775, ["wrong: {0} is writable by others (mode 775); use chmod go-w",
+                                      "wrong: {0} has mode 775; it must be 755"]),
+        ("mom_priv/epilogue", 0o700, ["wrong: {0} has mode 700; it must be 755"]),
+        ("mom_priv/site-prologue.d/50-site", 0o722, ["wrong: {0} is writable by others (mode 722); use chmod go-w"]),
+        ("root/etc/pbsdock/pbsdock.toml", 0o666, ["wrong: {0} is writable by others (mode 666); use chmod go-w",
+                                                 "wrong: {0}: {0} is writable by others (mode 0666); use chmod go-w"]),
+        ("root/var/lib/pbsdock", 0o755, ["wrong: {0} has mode 755; it must be 700"]),
+        ("root/opt/pbsdock/venv/bin/pip", 0o777,
+         ["wrong: {0} can be changed by others than root; run install.sh again"]),
+    ],
+)  # fmt: skip
+def test_the_check_finds_a_wrong_mode(installed: Scratch, what: str, mode: int, says: list[str]) -> None:
+    """Whoever else could change what root runs is named."""
+    path = installed.base / what
+    before = stat.S_IMODE(path.stat().st_mode)
+    path.chmod(mode)
+    try:
+        done = installed.install("--check")
+    finally:
+        path.chmod(before)
+
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [one.format(path) for one in says]
+
+
+def test_the_check_finds_a_directory_above_that_others_can_write(installed: Scratch) -> None:
+    """A hook is no safer than the directories above it."""
+    installed.mom_priv.chmod(0o777)
+    try:
+        done = installed.install("--check")
+    finally:
+        installed.mom_priv.chmod(0o755)
+
+    assert done.returncode == 1
+    assert set(done.stdout.splitlines()) == {
+        f"wrong: {installed.mom_priv} is writable by others (mode 777); use chmod go-w"
+    }
+
+
+def test_the_check_finds_anothers_hook(installed: Scratch) -> None:
+    """A hook that belongs to a user is told, whatever its mode."""
+    hook = installed.prefix / "hooks/run"
+    os.chown(hook, 65534, 0)
+    try:
+        done = installed.install("--check")
+    finally:
+        os.chown(hook, 0, 0)
+
+    assert done.stdout.splitlines() == [f"wrong: {hook} belongs to uid 65534; it must belong to root"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("$job_starter {0}/hooks/run\n", "", "wrong: {1} lacks the line $job_starter {0}/hooks/run"),
+        ("$down_on_error true\n", "", "wrong: {1} lacks the line $down_on_error true"),
+        ("$down_on_error true\n", "$down_on_error true\n$job_starter_run_privileged on\n",
+         "wrong: {1} has $job_starter_run_privileged true: every user can run code as root; remove that line"),
+    ],
+)  # fmt: skip
+def test_the_check_reads_moms_configuration(installed: Scratch, old: str, new: str, says: str) -> None:
+    """A line that went missing, or a dangerous one that came, is told."""
+    before = installed.config.read_text()
+    installed.config.write_text(before.replace(old.format(installed.prefix), new))
+    try:
+        done = installed.install("--check")
+    finally:
+        installed.config.write_text(before)
+
+    assert (done.returncode, done.stdout) == (1, says.format(installed.prefix, installed.config) + "\n")
+
+
+def test_a_damaged_installation_is_repaired(installed: Scratch) -> None:
+    """Running the installer again brings back a hook that was changed; the site's hook is not chained twice."""
+    hook = installed.mom_priv / "prologue"
+    good = hook.read_text()
+    hook.chmod(0o775)
+
+    done = installed.install()
+
+    assert done.returncode == 0, done.stderr
+    assert stat.S_IMODE(hook.stat().st_mode) == 0o755
+    assert hook.read_text() == good
+    assert [path.name for path in (installed.mom_priv / "site-prologue.d").iterdir()] == ["50-site"]
+    assert installed.config.read_text() == CONFIG + BLOCK.format(prefix=installed.prefix)
+
+
+# -- refusals: nothing is changed ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("$job_starter_run_privileged true",
+         "{config} has $job_starter_run_privileged true: every user would run code as root (LD_PRELOAD through "
+         "qsub -v); remove that line"),
+        ("  $job_starter_run_privileged  Yes # why not",
+         "{config} has $job_starter_run_privileged true: every user would run code as root (LD_PRELOAD through "
+         "qsub -v); remove that line"),
+        ("$job_starter /opt/other/starter --fast",
+         "{config} has another $job_starter (/opt/other/starter --fast); pbsdock's run hook must be the job starter: "
+         "remove that line, or have the other one start {prefix}/hooks/run"),
+        ("$node_check_script /opt/other/check",
+         "{config} has another $node_check_script (/opt/other/check); call {prefix}/hooks/node-check from it and "
+         "remove the line, then run this again"),
+    ],
+)  # fmt: skip
+def test_a_configuration_that_cannot_be_joined_is_refused(scratch: Scratch, line: str, says: str) -> None:
+    """One sentence with the cure, and no file touched."""
+    scratch.config.write_text(CONFIG + line + "\n")
+    before = scratch.tree()
+
+    said = scratch.refusal()
+
+    assert said == f"install.sh: {says.format(config=scratch.config, prefix=scratch.prefix)}\n"
+    assert scratch.tree() == before
+
+
+@pytest.mark.parametrize("line", ["$job_starter_run_privileged false", "# $job_starter /other", "$job_starters /x"])
+def test_harmless_lines_are_not_refused(scratch: Scratch, line: str) -> None:
+    """A comment, a false and a parameter of a similar name stop nobody."""
+    scratch.config.write_text(CONFIG + line + "\n")
+
+    assert scratch.install("--dry-run").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--prefix", "opt"], "opt is not an absolute path"),
+        (["--prefix", "/opt/a b"], "/opt/a b holds characters other than letters, digits and / . _ + -"),
+        (["--python", "/nonexistent"], "/nonexistent does not exist; name an interpreter with --python"),
+        (["--wheels", "/nonexistent"], "--wheels /nonexistent is not a directory"),
+        (["--prefix"], "--prefix needs a value"),
+        (["--prefix", "/opt/" + "p" * 80],
+         "the line '$node_check_script /opt/" + "p" * 80 + "/hooks/node-check' is longer than the 117 characters mom "
+         "reads; choose a shorter --prefix"),
+    ],
+)  # fmt: skip
+def test_unusable_options_are_refused(scratch: Scratch, options: list[str], says: str) -> None:
+    """A sentence each, nothing written."""
+    before = scratch.tree()
+
+    assert scratch.refusal(*options) == f"install.sh: {says}\n"
+    assert scratch.tree() == before
+
+
+def test_a_directory_others_can_write_is_refused(scratch: Scratch) -> None:
+    """Hooks are not put where somebody else could exchange them."""
+    scratch.mom_priv.chmod(0o775)
+
+    assert scratch.refusal() == (
+        f"install.sh: {scratch.mom_priv} is writable by others (mode 775); use chmod go-w\n"
+    )
+
+
+# -- dry run, strays, uninstall -----------------------------------------------------------------------------------
+
+
+def test_a_dry_run_tells_and_changes_nothing(scratch: Scratch) -> None:
+    """Everything that would be done is said, stray prologues are warned of."""
+    (scratch.mom_priv / "epilogue").write_text("#!/bin/sh\n")
+    for name in ("prologue.user", "prologue.fast"):
+        (scratch.mom_priv / name).write_text("#!/bin/sh\n")
+    (scratch.mom_priv / "prologue.d").mkdir()
+    before = scratch.tree()
+
+    done = scratch.install("--dry-run")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        f"would install the program into {scratch.prefix}, hooks into {scratch.mom_priv}, "
+        f"configuration into {scratch.root}/etc/pbsdock/pbsdock.toml",
+        f"would keep the site's own epilogue as {scratch.mom_priv}/site-epilogue.d/50-site",
+        f"would make sure that {scratch.config} has:",
+        f"    $job_starter {scratch.prefix}/hooks/run",
+        f"    $node_check_script {scratch.prefix}/hooks/node-check",
+        "    $node_check_interval 1,jobstart,jobend",
+        "    $down_on_error true",
+        f"warning: {scratch.mom_priv}/prologue.d is a directory: with qsub -T d mom takes it for a prologue that "
+        "fails, and the node for a sick one; move it away",
+        f"warning: {scratch.mom_priv}/prologue.fast exists: qsub -T fast runs it instead of pbsdock's prologue; a "
+        "#DOCKER line in such a job is refused",
+    ]
+    assert scratch.tree() == before
+
+
+def test_uninstall_restores_the_node(scratch: Scratch) -> None:
+    """The site's hooks and mom's configuration come back byte for byte; configuration, state and logs stay."""
+    scratch.config.write_text("$pbsserver server\n$down_on_error false")
+    for name in ("prologue", "epilogue.parallel"):
+        (scratch.mom_priv / name).write_text(SITE_PROLOGUE)
+        (scratch.mom_priv / name).chmod(0o700)
+    before = {name: one for name, one in scratch.tree().items() if name.startswith("mom_priv")}
+    done = scratch.install()
+    assert done.returncode == 0, done.stderr
+    assert (
+        f"warning: {scratch.config} says $down_on_error false: a faulty node goes on taking jobs and returning them"
+        in done.stdout.splitlines()
+    )
+    shared = scratch.prefix / "bin/other"
+    shared.write_text("not ours\n")
+
+    done = scratch.install("--uninstall")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    after = scratch.tree()
+    assert {name: one for name, one in after.items() if name.startswith("mom_priv")} == before
+    assert {name for name in after if not name.startswith("mom_priv") and "." in name.rsplit("/", 1)[-1]} == {
+        "root/etc/pbsdock/pbsdock.toml"
+    }
+    assert shared.read_text() == "not ours\n"
+
+
+def test_uninstall_keeps_what_was_changed_since(installed_once: tuple[Scratch, str]) -> None:
+    """Lines the admin added to mom's configuration meanwhile stay; a line of ours outside the block goes."""
+    node, _said = installed_once
+    copy = _new(node.config.read_text().replace(str(node.base), "@") + "$usecp *:/home /home\n")
+    try:
+        text = copy.config.read_text().replace("@", str(copy.base))
+        copy.config.write_text(text + f"$job_starter {copy.prefix}/hooks/run\n")
+
+        done = copy.install("--uninstall")
+
+        assert done.returncode == 0, done.stderr
+        assert copy.config.read_text() == CONFIG + "$usecp *:/home /home\n"
+    finally:
+        shutil.rmtree(copy.base)
