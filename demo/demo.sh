@@ -1,5 +1,6 @@
 #!/bin/bash
 # The front door: a scratch instance, one real job through the three hooks, what happened, and that nothing is left.
+# shellcheck disable=SC2100,SC2317 # names with hyphens; finish is called by the trap
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [ "$(id -u)" = 0 ] || { echo "make demo needs root" >&2; exit 1; }

@@ -21,7 +21,7 @@ _RESTART_PAUSE_S = 0.2
 _FAST_DEATHS = 20
 
 
-def shed(paths: Paths) -> None:
+def shed(paths: Paths, *, foreground: bool = False) -> None:
     """Drop what the starting process bequeathed. Raises OSError only where going on would be unsafe."""
     os.setgroups([])
     os.umask(0o077)
@@ -36,7 +36,8 @@ def shed(paths: Paths) -> None:
             except (OSError, ValueError):
                 continue
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    _leave_cgroups()
+    if not foreground:  # a service manager has put us where we belong
+        _leave_cgroups()
     for name in ("AS", "DATA", "RSS", "CPU", "FSIZE", "NPROC", "STACK"):
         kind = getattr(resource, f"RLIMIT_{name}")
         try:
@@ -103,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if not foreground:
         os.setsid()
-    shed(paths)
+    shed(paths, foreground=foreground)
     lock = take_lock(paths)
     if lock is None:
         return 0 if not foreground else 3

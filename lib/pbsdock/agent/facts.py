@@ -112,3 +112,11 @@ def shell_chosen(directory: Path, record: Record, argv: tuple[str, ...]) -> bool
     except (OSError, KeyError):
         pass  # the .JB of a one-node job may not be written yet (observed)
     return bool(record.facts.get("script_names_shell"))
+
+
+def count_nodes(job: torque.Job) -> int:
+    """How many hosts the job's node file names."""
+    try:
+        return len(set(Path(job.nodefile or "").read_text().split())) if job.nodefile else 1
+    except OSError:
+        return 1

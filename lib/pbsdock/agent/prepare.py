@@ -118,6 +118,7 @@ def _new_record(node: Node, job: torque.Job) -> Record:
     if job.script_path:
         record.script_path = job.script_path
     record.facts["job_file"] = facts.job_file_name(job)
+    record.facts["nodes"] = facts.count_nodes(job)
     return record
 
 

@@ -6,6 +6,7 @@ import shutil
 import time
 from typing import Any
 
+from pbsdock import wire
 from pbsdock.agent.node import Node
 from pbsdock.engine import EngineError
 from pbsdock.errors import HookError, NodeFault
@@ -33,9 +34,19 @@ def release(node: Node, record: Record, *, why: str, keep: bool = False) -> bool
     if not keep:
         node.unmark(record)
         node.ledger.remove(record)
-        node.running.pop(record.incarnation, None)
+        _tell_run_hook(node, record, why)
     node.emit("release.done", record, why=why, ms=round((time.monotonic() - began) * 1000, 1), phase="release")
     return True
+
+
+def _tell_run_hook(node: Node, record: Record, why: str) -> None:
+    """Let a run hook that still waits go: its container was taken away from under it."""
+    running = node.running.pop(record.incarnation, None)
+    if running is None or running.ended is not None:
+        return
+    sentence = f"the container was removed while the job ran ({why}); exit status 137 is not the job's own"
+    running.ended = wire.Message("ended", code=137, sentence=sentence)
+    running.send(running.ended)
 
 
 def tear_down(node: Node, record: Record) -> list[str]:

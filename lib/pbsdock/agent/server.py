@@ -204,6 +204,8 @@ class Connection:
                 running, stream = start_task(self.node, record, message)
             else:
                 raise Refusal("job-over", f"job {record.job_id} is over; nothing can be started in it any more")
+        if record.facts.get("nodes", 1) > 1 and not running.exec_id:
+            self._notify("tasks on the other nodes of this job run there without the container")
         self.running = running
         with stream:
             running.connection = self.socket
