@@ -14,7 +14,7 @@ import docker
 import pytest
 
 from pbsdock.trial import Trial
-from tests.conftest import IMAGE, ROOT, Instance, install, wait_until
+from tests.conftest import IMAGE, Instance, install, wait_until
 
 pytestmark = pytest.mark.engine
 
@@ -159,6 +159,10 @@ def test_orphans_of_every_kind(instance: Instance) -> None:
     }  # fmt: skip
 
 
+def _library(instance: Instance) -> str:
+    return str(next((instance.root / "opt/pbsdock/venv/lib").glob("python3*/site-packages")))
+
+
 def test_users_are_kept_apart(instance: Instance) -> None:
     """Another user's requests about a job are refused and reported; root-only requests are refused."""
     trial = _running(instance, "sleep 30")
@@ -172,7 +176,7 @@ def test_users_are_kept_apart(instance: Instance) -> None:
         "    print(op, answer.op, answer.text('code'))\n"
     )
     said = subprocess.run(
-        ["/usr/bin/python3", "-c", code, str(ROOT / "lib"), str(instance.run_dir / "agent.sock"), trial.job_id],
+        ["/usr/bin/python3", "-c", code, _library(instance), str(instance.run_dir / "agent.sock"), trial.job_id],
         user="pbsdock-b", capture_output=True, text=True, check=True,
     ).stdout
     trial.qdel()
@@ -230,7 +234,7 @@ def own(scratch: Path, users: tuple[str, ...], images: None) -> Iterator[tuple[I
     (root / "mom_priv").mkdir(parents=True)
     (root / "etc/pbsdock").mkdir(parents=True)
     (root / "etc/pbsdock/pbsdock.toml").write_text(
-        f'[engine]\nsocket = "{engine.socket}"\ntimeout_s = 3\n[health]\nhold_s = 1\n'
+        f'[engine]\nsocket = "{engine.socket}"\ntimeout_s = 3\n[health]\nhold_s = 1\n[reaper]\nperiod_s = 2\ngrace_s = 2\n'
     )
     assert install(root).returncode == 0
     instance = Instance(root, root / "mom_priv", (root / "etc/pbsdock/instance").read_text().strip())

@@ -7,8 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbsdock.torque import (
-    BadValue, parse_duration, parse_epilogue_argv, parse_jb, parse_job_id, parse_nodes, parse_prologue_argv,
-    parse_resource_list, parse_size, slots_on,
+    BadValue,
+    parse_duration,
+    parse_epilogue_argv,
+    parse_jb,
+    parse_job_id,
+    parse_nodes,
+    parse_prologue_argv,
+    parse_resource_list,
+    parse_size,
+    slots_on,
 )  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from pbsdock.engine import EngineError
 from pbsdock.errors import HookError
 from pbsdock.ledger import Record
 
+_BY_SIGNAL = (137, 143)
+_LAST_BREATH_S = 0.3
 _LOST = 255  # what the engine reports for a container that ended while it was away (observed with live-restore)
 
 
@@ -30,6 +32,10 @@ def finish(node: Node, running: Running) -> None:
         state: dict[str, Any] = found["State"] if found is not None else {}
         usage = remember_usage(node, record)
         code = int(state.get("ExitCode", 137))
+        if code in _BY_SIGNAL and not state.get("OOMKilled") and not running.engine_was_lost:
+            # An engine that shuts down ends its containers first and is gone a moment later.
+            time.sleep(_LAST_BREATH_S)
+            running.engine_was_lost = not node.engine.probe()
         sentences = _sentences(record, state, usage, running.engine_was_lost)
         running.ended = wire.Message("ended", code=code, sentence=[one.encode() for one in sentences])
         record.state = "ended"
@@ -66,7 +72,7 @@ def _sentences(record: Record, state: dict[str, Any], usage: dict[str, Any], eng
             "the container ended while the Docker engine of this node was away; the job's own exit status is lost,"
             " 255 stands for it"
         )
-    elif engine_was_lost and code in (137, 143):
+    elif engine_was_lost and code in _BY_SIGNAL:
         sentences.append(
             f"the Docker engine of this node was restarted while the job ran and ended it; exit status {code} is not"
             " the job's own"

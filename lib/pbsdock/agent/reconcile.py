@@ -61,6 +61,8 @@ def judge(record: Record, *, boot: str, job_files: frozenset[str], now: float, g
     """
     if record.boot_id != boot:
         return Verdict.OTHER_BOOT
+    if record.state == "releasing":
+        return Verdict.JOB_GONE  # its release was begun and is not complete
     if record.facts.get("job_file") in job_files:
         return Verdict.LIVE
     last = max(float(record.facts.get(key, 0.0)) for key in ("ready_at", "started_at", "touched"))

@@ -26,6 +26,7 @@ class Watcher:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.stop = threading.Event()
+        self.was_down = False
 
     def start(self) -> None:
         """Start both."""
@@ -96,6 +97,11 @@ class Watcher:
             if running.ended is None and not os.path.exists(f"/proc/{running.pid}"):
                 self._finish(running)
 
+    def _came_back(self) -> bool:
+        """Whether the engine answers again since the last look: what could not be released then can be now."""
+        before, self.was_down = self.was_down, self.node.engine.down_because is not None
+        return before and not self.was_down
+
     def _tick(self) -> None:
         next_pass = time.monotonic() + self.node.config.reaper.period_s
         next_probe = 0.0
@@ -106,7 +112,7 @@ class Watcher:
                 if now >= next_probe:
                     next_probe = now + 5.0
                     self.node.recover(self.node.engine.probe)
-                if now >= next_pass:
+                if now >= next_pass or self._came_back():
                     next_pass = now + self.node.config.reaper.period_s
                     reconcile(self.node)
             except Exception as error:  # the ticking thread must outlive whatever one pass meets

@@ -1,0 +1,166 @@
+"""Messages, mounts, the container's configuration, the reaper's verdict."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pbsdock import container, mounts, wire
+from pbsdock.agent.reconcile import Verdict, judge
+from pbsdock.errors import Refusal
+from pbsdock.ledger import Record
+from pbsdock.plan import Mount
+from pbsdock.runner import Demux
+from tests.conftest import ROOT
+from tests.unit.test_policy import _plan
+
+_VALUE = st.binary(max_size=40).map(lambda data: data.replace(b"\0", b""))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["env", "argv", "job"]), _VALUE)))
+def test_messages_round_trip(pairs: list[tuple[str, bytes]]) -> None:
+    """Any bytes but NUL arrive in order."""
+    message = wire.Message("start")
+    for key, value in pairs:
+        message.fields.setdefault(key, []).append(value)
+    data = wire.encode(message)
+    found = wire.decode(data[wire.HEADER :])
+
+    assert wire.length(data[: wire.HEADER], 1 << 20) == len(data) - wire.HEADER
+    assert (found.op, found.fields) == (message.op, message.fields)
+
+
+@given(st.binary(max_size=200))
+def test_malformed_messages_are_refused(data: bytes) -> None:
+    """Whatever arrives, the answer is a message or WireError."""
+    try:
+        wire.decode(data)
+    except wire.WireError:
+        pass
+
+
+def test_messages_have_limits() -> None:
+    """Too long, empty, or holding a NUL: refused."""
+    with pytest.raises(wire.WireError, match="^message of 11 bytes; at most 10 are taken$"):
+        wire.length((11).to_bytes(4, "big"), 10)
+    with pytest.raises(wire.WireError):
+        wire.length(b"\0\0\0\0", 10)
+    with pytest.raises(wire.WireError):
+        wire.encode(wire.Message("x", a=b"\0"))
+
+
+def test_hooks_import_next_to_nothing() -> None:
+    """The client keeps out of socket, json, signal, re and everything third-party: start-up is paid by every job."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import pbsdock.client, pbsdock.runner; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, str(ROOT / "lib")], capture_output=True, text=True, check=True
+    ).stdout.split()
+
+    assert not {"socket", "json", "signal", "re", "enum", "subprocess", "docker", "structlog"} & set(loaded)
+
+
+@given(st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=30)), max_size=8), st.integers(1, 7))
+def test_frames_are_taken_apart_at_any_boundary(frames: list[tuple[int, bytes]], size: int) -> None:
+    """However the stream is cut, each byte goes to its own stream in order."""
+    data = b"".join(bytes([kind, 0, 0, 0]) + len(body).to_bytes(4, "big") + body for kind, body in frames)
+    got: dict[int, bytes] = {1: b"", 2: b""}
+
+    class Recording(Demux):
+        def _write(self, piece: memoryview) -> None:
+            got[self._fd] += bytes(piece)
+
+    demux = Recording()
+    for start in range(0, len(data), size):
+        demux.feed(memoryview(data[start : start + size]))
+
+    assert got == {kind: b"".join(body for one, body in frames if one == kind) for kind in (1, 2)}
+
+
+CALL = container.Call(
+    argv=("/bin/sh",), environment=(("A", "1"), ("LD_PRELOAD", "x"), ("PATH", "/host"), ("HOME", "/h")), cwd="/home/alice",
+    umask=0o077, tty=False,
+)  # fmt: skip
+
+
+def test_environment_is_filtered() -> None:
+    """The job's variables but the host's own; the directive's last word counts."""
+    assert container.environment(_plan("-e A=2 -e PATH=/mine a"), CALL) == ["A=2", "HOME=/h", "PATH=/mine"]
+
+
+def test_host_config_gives_no_right() -> None:
+    """Every field that could hurt others is set, whatever the directive says."""
+    found = container.host_config(_plan(), [], [], "/pbsdock/7", {})
+
+    assert set(found) == container.SET
+    assert (found["Privileged"], found["CapAdd"], found["CapDrop"], found["SecurityOpt"]) == (
+        False, [], ["ALL"], ["no-new-privileges"],
+    )  # fmt: skip
+    assert (found["RestartPolicy"]["Name"], found["LogConfig"]["Type"]) == ("no", "none")
+    assert not container.SET & container.DEFAULTED
+
+
+def test_shell_line_sets_what_the_engine_cannot() -> None:
+    """umask, memory rlimits soft before hard, and a sentence for a missing shell."""
+    limits = {"Max address space": (1 << 30, 2 << 30), "Max data size": (-1, -1)}
+
+    assert container.command(CALL, limits, "im'g") == [
+        "/bin/sh", "-c",
+        'umask 0077; ulimit -Sv 1048576 2>/dev/null; ulimit -Hv 2097152 2>/dev/null; [ -x "$0" ] || { echo "pbsdock:'
+        ' image \'img\' has no $0; choose a shell it has with qsub -S" >&2; exit 125; }; exec "$0" "$@"',
+        "/bin/sh",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "prefix", "holds"), [
+    ("/scratch/a", "/scratch", True), ("/scratch", "/scratch", True), ("/scratch2/a", "/scratch", False),
+    ("/", "/scratch", False),
+])  # fmt: skip
+def test_prefixes_are_components(path: str, prefix: str, holds: bool) -> None:
+    """/scratch2 is not inside /scratch."""
+    assert mounts.inside(path, prefix) is holds
+
+
+def test_mounts_are_looked_at_as_the_user(tmp_path: Path) -> None:
+    """What the user cannot reach cannot be mounted, and root's own rights are back afterwards."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "inner").mkdir()
+    volume = Mount(source=str(closed / "inner"), target="/x", read_only=False, origin="volume", required=True, where="s:1:2")
+    with pytest.raises(Refusal) as caught:
+        mounts.resolve([volume], mounts.User(uid=65534, gid=65534, groups=()), allowed=["/"], denied=[])
+
+    assert str(caught.value) == f"s:1:2: {closed}/inner cannot be mounted: Permission denied (looked at as the user)"
+    assert os.listdir(closed) == ["inner"]
+
+
+def test_exchanged_mounts_are_noticed(tmp_path: Path) -> None:
+    """A source that became another directory, or a link, is not what was checked."""
+    (tmp_path / "a").mkdir()
+    volume = Mount(source=str(tmp_path / "a"), target="/x", read_only=False, origin="volume", required=True)
+    bound, _ = mounts.resolve([volume], mounts.User(uid=0, gid=0, groups=()), allowed=[str(tmp_path)], denied=[])
+    assert mounts.changed(bound) is None
+    (tmp_path / "a").rename(tmp_path / "b")
+    (tmp_path / "a").symlink_to("/etc")
+
+    assert mounts.changed(bound) == str(tmp_path / "a")
+
+
+@pytest.mark.parametrize(("boot", "files", "age", "verdict"), [
+    ("b", {"7.vm.JB"}, 9000, Verdict.LIVE),
+    ("b", set(), 119, Verdict.YOUNG),
+    ("b", set(), 121, Verdict.JOB_GONE),
+    ("other", {"7.vm.JB"}, 1, Verdict.OTHER_BOOT),
+])  # fmt: skip
+def test_verdicts(boot: str, files: set[str], age: float, verdict: Verdict) -> None:
+    """Alive by mom's own file; young by the last sign of life; dead by another boot."""
+    record = Record.new(job_id="7.vm", safe="7.vm", uid=1, user="a", node="n", boot_id=boot, now=1000.0, nonce="aa")
+    record.facts["job_file"] = "7.vm.JB"
+    record.facts["ready_at"] = 1000.0
+
+    assert judge(record, boot="b", job_files=frozenset(files), now=1000.0 + age, grace_s=120) is verdict

@@ -1,0 +1,111 @@
+"""The event stream: one line an event, whatever is in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pbsdock import event_names
+from pbsdock.event_view import lines, render
+from pbsdock.events import EventStream
+from tests.conftest import ROOT
+
+
+def _stream(path: Path, **options: int) -> EventStream:
+    return EventStream(path, node="n1", clock=lambda: 1_700_000_000.25, **options)
+
+
+def test_whole_line(tmp_path: Path) -> None:
+    """Exactly this line, in this order."""
+    stream = _stream(tmp_path / "e")
+    stream.emit("job.refused", job="7.vm", user="alice", code="x", sentence="no")
+
+    assert (tmp_path / "e").read_text() == (
+        '{"ts":"2023-11-14T22:13:20.250000Z","seq":1,"event":"job.refused","level":"info","node":"n1","job":"7.vm",'
+        '"user":"alice","code":"x","sentence":"no"}\n'
+    )
+    assert (tmp_path / "e").stat().st_mode & 0o777 == 0o640
+
+
+def test_numbers_go_on_after_a_restart_and_a_rotation(tmp_path: Path) -> None:
+    """seq grows by one over restarts and rotated files."""
+    path = tmp_path / "e"
+    _stream(path).emit("engine.back")
+    stream = _stream(path)
+    stream.emit("engine.back")
+    path.rename(tmp_path / "e.1")
+    stream.emit("engine.back")
+    _stream(path).emit("engine.back")
+
+    assert [json.loads(line)["seq"] for line in path.read_text().splitlines()] == [3, 4]
+
+
+@given(text=st.text())
+def test_nothing_forges_a_line(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    """Any text in any field makes exactly one parseable line."""
+    path = tmp_path_factory.mktemp("e") / "e"
+    _stream(path).emit("job.refused", job=text, user=text, code=text, sentence=text)
+
+    raw = path.read_bytes()
+    assert raw.count(b"\n") == 1
+    assert all(0x20 <= byte < 0x7F for byte in raw[:-1])
+    jsonschema.validate(json.loads(raw), event_names.schema())
+
+
+def test_caps(tmp_path: Path) -> None:
+    """Long fields and lines are cut and say so."""
+    path = tmp_path / "e"
+    _stream(path, max_field=100, max_line=1024).emit("job.refused", code="y" * 90, sentence="x" * 500)
+    found = json.loads(path.read_text())
+
+    assert found["sentence"] == "x" * 88 + "…(truncated)"
+    assert len(path.read_text()) < 1025
+
+
+def test_full_disk_is_survived_and_told() -> None:
+    """Lines that cannot be written are counted, and the next one that can says so."""
+    stream = EventStream(Path("/dev/full"), node="n1")
+    stream._open = lambda: None  # type: ignore[method-assign]
+    with open("/dev/full", "wb") as full:
+        stream._fd = full.fileno()
+        stream.emit("engine.back")
+        stream.emit("engine.back")
+        assert stream._dropped >= 2
+
+
+def test_unknown_events_and_fields_are_mistakes(tmp_path: Path) -> None:
+    """Only what is in the register is emitted."""
+    stream = _stream(tmp_path / "e")
+    with pytest.raises(ValueError, match="^event 'no.such' is not in the register$"):
+        stream.emit("no.such")
+    with pytest.raises(ValueError, match="^event 'engine.back' has no field 'odd'$"):
+        stream.emit("engine.back", odd=1)
+
+
+def test_schema_file_and_manual_are_the_register() -> None:
+    """What is shipped and documented is what is emitted."""
+    assert json.loads((ROOT / "lib/pbsdock/event_schema.json").read_text()) == event_names.schema()
+    assert event_names.documented().strip() in (ROOT / "docs/events.md").read_text()
+
+
+def test_rendering_for_people() -> None:
+    """One aligned line; control characters do not reach the terminal."""
+    event = {"ts": "2023-11-14T22:13:20.250000Z", "event": "job.refused", "job": "7.vm\x1b[2J", "user": "alice",
+             "level": "warning", "code": "x"}  # fmt: skip
+
+    assert render(event, colour=False) == (
+        "22:13:20.250 7.vm?[2J             alice      job.refused          code=x"
+    )
+    assert render(event, colour=True).startswith("\033[33m")
+
+
+def test_reading(tmp_path: Path) -> None:
+    """Half a line is no line yet."""
+    (tmp_path / "e").write_text("a\nb\nc")
+
+    assert list(lines(tmp_path / "e", follow=False)) == ["a", "b"]

@@ -1,0 +1,65 @@
+"""The ledger: written ahead, whole after any crash, honest about what it cannot read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pbsdock.ledger import Ledger, Record
+
+
+def _record(job: str = "7.vm", nonce: str = "aa") -> Record:
+    return Record.new(job_id=job, safe=job, uid=1, user="a", node="n", boot_id="b", now=1000.0, nonce=nonce)
+
+
+def test_round_trip_over_a_restart(tmp_path: Path) -> None:
+    """What was saved is there for the next agent, root-only."""
+    ledger = Ledger(tmp_path / "jobs")
+    record = _record()
+    ledger.create(record)
+    record.state = "running"
+    record.facts["pid"] = 12
+    ledger.save(record)
+
+    records, problems = Ledger(tmp_path / "jobs").load_all()
+    assert (records, problems) == ([record], [])
+    assert (tmp_path / "jobs" / record.name).stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "jobs").stat().st_mode & 0o777 == 0o700
+
+
+def test_half_a_write_is_no_write(tmp_path: Path) -> None:
+    """A temporary file of a crash is swept, the record before it stands."""
+    ledger = Ledger(tmp_path / "jobs")
+    ledger.create(_record())
+    (tmp_path / "jobs/.new-1234").write_text('{"half')
+
+    records, problems = Ledger(tmp_path / "jobs").load_all()
+    assert (len(records), problems) == (1, [])
+    assert not (tmp_path / "jobs/.new-1234").exists()
+
+
+def test_unreadable_records_are_problems_not_silence(tmp_path: Path) -> None:
+    """A broken file is named: the reaper must not take its container for an orphan."""
+    Ledger(tmp_path / "jobs")
+    (tmp_path / "jobs/8.vm.3e8bb.json").write_text("{")
+    ledger = Ledger(tmp_path / "jobs")
+
+    assert ledger.load_all()[1] == [
+        "8.vm.3e8bb.json: unreadable: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
+    ]
+    (tmp_path / "jobs/9.vm.3e8cc.json").write_text("{}")
+    assert "9.vm.3e8cc.json appeared from elsewhere" in ledger.load_all()[1]
+
+
+def test_newest_incarnation(tmp_path: Path) -> None:
+    """A job id can come back; the newest record counts, and a removed one is not saved back to life."""
+    ledger = Ledger(tmp_path / "jobs")
+    old, new = _record(nonce="aa"), _record(nonce="bb")
+    new.created = 2000.0
+    ledger.create(old)
+    ledger.create(new)
+    assert ledger.for_job("7.vm") is new
+    ledger.remove(new)
+    ledger.save(new)
+
+    assert ledger.for_job("7.vm") is old
+    assert ledger.for_job("other") is None
