@@ -179,6 +179,7 @@ def host_config(
         "IpcMode": "private",
         "UTSMode": "",
         "UsernsMode": "",
+        "CgroupnsMode": "private",
         "ShmSize": limits.shm_bytes,
         "ReadonlyRootfs": plan.read_only_root,
         # The job's shell is the container's first process: the kernel then lets TERM pass by it (pid_namespaces(7)),

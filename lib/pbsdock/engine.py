@@ -127,6 +127,16 @@ class Engine:
                 return None
             raise
 
+    def inspect_image(self, reference: str) -> dict[str, Any] | None:
+        """Inspect an image by reference; None if it is not here."""
+        try:
+            with self._guard("image inspect") as client:
+                return dict(client.inspect_image(reference))
+        except EngineError as error:
+            if error.status == 404:
+                return None
+            raise
+
     def remove(self, container: str) -> None:
         """Kill and remove a container and its anonymous volumes; one that is gone or going is fine."""
         try:

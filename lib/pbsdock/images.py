@@ -59,9 +59,11 @@ class Images:
     """The node's images; ``ensure`` may be called from many threads at once."""
 
     def __init__(
-        self, client: Client, emit: Callable[..., None], clock: Callable[[], float] = time.monotonic
+        self, client: Client, inspect: Callable[[str], Mapping[str, Any] | None], emit: Callable[..., None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.client = client
+        self.client = client  # one of its own for a pull: closing it is what cancels the pull
+        self.inspect = inspect
         self.emit = emit
         self.clock = clock
         self._lock = threading.Lock()
@@ -113,15 +115,9 @@ class Images:
         return self._host
 
     def _inspect(self, reference: str) -> Image | None:
-        client = self.client(None)
-        try:
-            found = client.inspect_image(reference)
-        except docker.errors.ImageNotFound:
+        found = self.inspect(reference)
+        if found is None:
             return None
-        except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
-            raise NodeFault("engine-unreachable", f"the Docker engine does not answer: {_short(error)}") from None
-        finally:
-            client.close()
         name = parse_image(reference).name
         digests = [one.partition("@") for one in found.get("RepoDigests") or []]
         digest = next((tail for head, _, tail in digests if parse_image(head).name == name), None)

@@ -8,9 +8,12 @@ from __future__ import annotations
 import _socket
 import os
 import time
-from typing import Any
 
 from pbsdock import wire
+
+TYPE_CHECKING = False  # importing `typing` would cost a hook seven milliseconds
+if TYPE_CHECKING:
+    from typing import Any
 
 AF_UNIX = 1
 SOCK_STREAM = 1

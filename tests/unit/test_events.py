@@ -67,15 +67,22 @@ def test_caps(tmp_path: Path) -> None:
     assert len(path.read_text()) < 1025
 
 
-def test_full_disk_is_survived_and_told() -> None:
+def test_full_disk_is_survived_and_told(tmp_path: Path) -> None:
     """Lines that cannot be written are counted, and the next one that can says so."""
-    stream = EventStream(Path("/dev/full"), node="n1")
+    stream = _stream(tmp_path / "e")
     stream._open = lambda: None  # type: ignore[method-assign]
     with open("/dev/full", "wb") as full:
         stream._fd = full.fileno()
         stream.emit("engine.back")
         stream.emit("engine.back")
         assert stream._dropped >= 2
+    del stream._open
+    stream._fd = -1
+    stream.emit("engine.back")
+
+    first = json.loads((tmp_path / "e").read_text().splitlines()[0])
+    assert (first["event"], first["level"]) == ("events.dropped", "warning")
+    assert first["count"] >= 2
 
 
 def test_unknown_events_and_fields_are_mistakes(tmp_path: Path) -> None:

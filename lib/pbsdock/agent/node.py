@@ -61,7 +61,7 @@ class Node:
         self.name = socket.gethostname()
         self.boot = boot_id()
         self.engine = Engine(config.engine.socket, config.engine.timeout_s, on_change=self._engine_changed)
-        self.images = Images(self.engine.client, self.emit)
+        self.images = Images(self.engine.client, self.engine.inspect_image, self.emit)
         self.running: dict[str, Running] = {}  # incarnation, or exec id for a task
         self.notices: dict[str, list[str]] = {}
         self._cgroups: JobCgroup | None = None

@@ -1,0 +1,224 @@
+"""The costs as ratios to plain docker, measured in one run and interleaved: P1-P4 and P6 of docs/bench.md.
+
+One JSON line each on stdout, a table on stderr. Needs root, an engine and the tests' setup.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from pbsdock.trial import Request, Trial
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGE = "pbsdock-bench/busybox:1"
+USER = "pbsdock-bench"
+REPEATS = int(os.environ.get("PBSDOCK_BENCH_REPEATS", "15"))
+
+
+def docker_run(*arguments: str, stdout: int | None = subprocess.DEVNULL) -> float:
+    """``docker run --rm`` with the flags a job's container has; seconds."""
+    entry = pwd.getpwnam(USER)
+    began = time.monotonic()
+    subprocess.run(
+        ["docker", "run", "--rm", "-i", "--network", "host", "--user", f"{entry.pw_uid}:{entry.pw_gid}", "--cap-drop", "ALL",
+         "--security-opt", "no-new-privileges", "--log-driver", "none", "--pids-limit", "4096",
+         "-v", f"{entry.pw_dir}:{entry.pw_dir}", "-w", entry.pw_dir, IMAGE, *arguments],
+        stdin=subprocess.DEVNULL, stdout=stdout, check=True,
+    )  # fmt: skip
+    return time.monotonic() - began
+
+
+class Site:
+    """A scratch instance."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.mom_priv = root / "mom_priv"
+        self.mom_priv.mkdir()
+        subprocess.run(
+            [str(ROOT / "install.sh"), "--mom-priv", str(self.mom_priv), "--root", str(root)],
+            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+
+    def trial(self, body: str, *, directive: bool = True, bare: bool = False) -> Trial:
+        line = f"#DOCKER {IMAGE}\n" if directive else ""
+        return Trial(Request(mom_priv=self.mom_priv, user=USER, script=f"#!/bin/sh\n{line}{body}\n".encode(), bare=bare,
+                             shell="/bin/sh"))  # fmt: skip
+
+    def hooks(self, body: str, *, directive: bool = True, bare: bool = False) -> tuple[float, dict[str, float]]:
+        """Seconds from before the prologue to after the epilogue, and each hook's own."""
+        trial = self.trial(body, directive=directive, bare=bare)
+        trial.prepare_files()
+        began = time.monotonic()
+        if trial.prologue() not in (None, 0):
+            raise RuntimeError("the prologue failed")
+        trial.start()
+        status = trial.wait()
+        trial.epilogue(status)
+        took = time.monotonic() - began
+        if status:
+            raise RuntimeError(f"the job ended with {status}: {trial.err_path.read_text()}")
+        seconds = dict(trial.seconds)
+        for path in (trial.out_path, trial.err_path, trial.script_path, trial.job_file, trial.nodefile):
+            path.unlink(missing_ok=True)
+        return took, seconds
+
+    def agents(self) -> list[int]:
+        marker = str(self.root / "opt/pbsdock/paths.json").encode()
+        found = []
+        for entry in os.listdir("/proc"):
+            try:
+                line = Path(f"/proc/{entry}/cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"pbsdock.agent.daemon" in line and marker in line:
+                found.append(int(entry))
+        return found
+
+
+def interleaved(ours: Callable[[], float], theirs: Callable[[], float], repeats: int) -> tuple[list[float], list[float]]:
+    """Run both in turn, so that whatever else the machine does hits both."""
+    ours(), theirs()  # warm
+    mine, other = [], []
+    for _ in range(repeats):
+        mine.append(ours())
+        other.append(theirs())
+    return mine, other
+
+
+def report(identifier: str, ours: list[float], theirs: list[float], **more: float) -> None:
+    """One JSON line; the spread is the quartiles' distance of the ratios, in parts of their median."""
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 3 else [min(ratios), 0, max(ratios)]
+    show(
+        identifier, ratio=round(statistics.median(ours) / statistics.median(theirs), 3),
+        ours_ms=round(statistics.median(ours) * 1000, 1), docker_ms=round(statistics.median(theirs) * 1000, 1),
+        spread=round(quartiles[2] - quartiles[0], 3), repeats=len(ours), **more,
+    )
+
+
+def show(identifier: str, **values: float) -> None:
+    print(json.dumps({"id": identifier, **values}), flush=True)
+    print(f"{identifier}  " + "  ".join(f"{key}={value}" for key, value in values.items()), file=sys.stderr)
+
+
+def p1(site: Site) -> None:
+    """prologue + run + epilogue of a warm ``true`` job against ``docker run --rm``."""
+    details: dict[str, list[float]] = {}
+
+    def ours() -> float:
+        took, seconds = site.hooks("true")
+        for name, value in seconds.items():
+            details.setdefault(f"{name}_ms", []).append(value * 1000)
+        return took
+
+    mine, other = interleaved(ours, lambda: docker_run("true"), REPEATS)
+    report("P1", mine, other, **{name: round(statistics.median(values), 1) for name, values in details.items()})
+
+
+def p2(site: Site) -> None:
+    """What a job without a directive pays: with hooks less without, milliseconds."""
+    with_hooks, without = interleaved(
+        lambda: site.hooks("true", directive=False)[0], lambda: site.hooks("true", bare=True)[0], REPEATS * 3
+    )
+    added = (statistics.median(with_hooks) - statistics.median(without)) * 1000
+    show("P2", added_ms=round(added, 2), ours_ms=round(statistics.median(with_hooks) * 1000, 1),
+         bare_ms=round(statistics.median(without) * 1000, 1), repeats=REPEATS * 3)  # fmt: skip
+
+
+def _pss(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def p3(site: Site) -> None:
+    """Memory in MiB (proportional set size): the agent at rest, and what each running job adds in hook and agent."""
+    site.hooks("true")
+    time.sleep(1)
+    rest = sum(_pss(pid) for pid in site.agents())
+    trials = []
+    for _ in range(8):
+        trial = site.trial("sleep 60")
+        if trial.begin() is not None:
+            raise RuntimeError("the prologue failed")
+        trials.append(trial)
+    time.sleep(2)
+    agent = sum(_pss(pid) for pid in site.agents())
+    hooks = sum(_pss(trial.leader.pid) for trial in trials if trial.leader)
+    for trial in trials:
+        trial.qdel()
+        trial.finish(trial.wait())
+    show("P3", agent_mib=round(rest, 1), per_job_mib=round((agent - rest + hooks) / len(trials), 2),
+         hook_mib=round(hooks / len(trials), 2), jobs=len(trials))  # fmt: skip
+
+
+def p4(site: Site) -> None:
+    """32 jobs at once against 32 parallel ``docker run``."""
+
+    def many(one: Callable[[int], object]) -> float:
+        began = time.monotonic()
+        with ThreadPoolExecutor(32) as pool:
+            list(pool.map(one, range(32)))
+        return time.monotonic() - began
+
+    mine, other = interleaved(
+        lambda: many(lambda _: site.hooks("true")), lambda: many(lambda _: docker_run("true")), 3
+    )
+    report("P4", mine, other)
+
+
+def p6(site: Site) -> None:
+    """1 GiB of stdout to a file against the same through ``docker run``."""
+
+    def theirs() -> float:
+        with tempfile.TemporaryFile(dir="/var/tmp") as file:
+            return docker_run("sh", "-c", "head -c 1073741824 /dev/zero", stdout=file.fileno())
+
+    mine, other = interleaved(lambda: site.hooks("head -c 1073741824 /dev/zero")[0], theirs, 3)
+    report("P6", mine, other)
+
+
+@contextmanager
+def scratch() -> Iterator[Site]:
+    """An instance, a user and an image that are gone afterwards."""
+    root = Path(tempfile.mkdtemp(prefix="pbsdock-bench.", dir="/var/tmp"))
+    root.chmod(0o755)
+    made = subprocess.run(["useradd", "-m", "-s", "/bin/sh", USER], capture_output=True, check=False).returncode == 0
+    subprocess.run(["sh", str(ROOT / "tests/image.sh"), IMAGE], check=True)
+    site = Site(root)
+    try:
+        yield site
+    finally:
+        for pid in site.agents():
+            os.kill(pid, 9)
+        subprocess.run(["docker", "rmi", "-f", IMAGE], capture_output=True, check=False)
+        if made:
+            subprocess.run(["userdel", "-r", USER], capture_output=True, check=False)
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def main() -> int:
+    """Run all, or those named on the command line."""
+    figures = {"P1": p1, "P2": p2, "P3": p3, "P4": p4, "P6": p6}
+    with scratch() as site:
+        for name in sys.argv[1:] or figures:
+            figures[name](site)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
