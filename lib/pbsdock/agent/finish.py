@@ -30,14 +30,16 @@ def finish(node: Node, running: Running) -> None:
         if found is not None and found["State"]["Running"]:
             return
         state: dict[str, Any] = found["State"] if found is not None else {}
-        usage = remember_usage(node, record)
         code = int(state.get("ExitCode", 137))
         if code in _BY_SIGNAL and not state.get("OOMKilled") and not running.engine_was_lost:
             # An engine that shuts down ends its containers first and is gone a moment later.
             time.sleep(_LAST_BREATH_S)
             running.engine_was_lost = not node.engine.probe()
+        usage = remember_usage(node, record) if state.get("OOMKilled") else {}
         sentences = _sentences(record, state, usage, running.engine_was_lost)
         running.ended = wire.Message("ended", code=code, sentence=[one.encode() for one in sentences])
+        # In memory first: should the agent die before the record is saved, the next one asks the engine again.
+        running.send(running.ended)
         record.state = "ended"
         record.exit = {"code": code, "oom": bool(state.get("OOMKilled")), "sentences": sentences, "at": time.time()}
         node.ledger.save(record)
@@ -45,7 +47,6 @@ def finish(node: Node, running: Running) -> None:
             node.emit("container.oom", record, level="warning", limit_bytes=_limit(record),
                       peak_bytes=usage.get("memory_peak_bytes"))
         node.emit("job.ended", record, code=code, oom=bool(state.get("OOMKilled")), phase="run")
-        running.send(running.ended)
     # What is over is removed while mom still closes the job: the epilogue then only has to look.
     with node.job_lock(record.job_id, 60.0):
         if record.state == "ended":

@@ -79,20 +79,17 @@ def _kill(node: Node, record: Record) -> None:
 
 def _remove_container(node: Node, record: Record) -> None:
     deadline = time.monotonic() + _EMPTY_S
-    removed = False
+    # Asked by name: a crash between the engine's create and our record leaves no id.
     while True:
-        found = node.engine.inspect(record.container_name)
-        if found is None:
+        node.engine.remove(record.container_name)
+        if node.engine.inspect(record.container_name) is None:
             break
         if time.monotonic() > deadline:
             raise NodeFault("container-stays", f"container {record.container_name} cannot be removed")
-        if removed:
-            time.sleep(0.05)
-        node.engine.remove(record.container_name)
-        removed = True
+        time.sleep(0.05)
     record.steps["container"] = {**record.steps.get("container", {}), "gone": True}
-    if removed:
-        node.emit("container.removed", record, container=record.container_id or record.container_name)
+    if record.container_id:
+        node.emit("container.removed", record, container=record.container_id)
 
 
 def _remove_cgroup(node: Node, record: Record) -> None:
