@@ -405,6 +405,8 @@ def run_job(request: Request) -> Outcome:
 
 def _ended(process: subprocess.Popen[bytes], seconds: float | None) -> bool:
     """Wait for a child on a pidfd: Popen's own wait with a time-out polls, and is up to 50 ms late."""
+    if process.poll() is not None:
+        return True
     fd = os.pidfd_open(process.pid)
     try:
         poller = select.poll()

@@ -182,3 +182,18 @@ def test_volume_of_output(instance: Instance) -> None:
     assert done.stdout.split()[0] == subprocess.run(
         "head -c 67108864 /dev/zero | sha256sum", shell=True, capture_output=True, check=True
     ).stdout.split()[0]
+
+
+def test_cpuset_when_policy_says_so(instance: Instance) -> None:
+    """With cpu = "cpuset" a job of one slot sees one CPU, and two at once see different ones."""
+    good = instance.config.read_text()
+    instance.configure('[limits]\ncpu = "cpuset"\n')
+    script = f"#!/bin/sh\n#DOCKER {HOST_IMAGE}\nnproc\ngrep Cpus_allowed_list /proc/self/status\nsleep 2\n"
+    try:
+        trials = [instance.begin(script) for _ in range(2)]
+        said = [trial.finish(trial.wait()).stdout.decode().split() for trial in trials]
+    finally:
+        instance.configure(good)
+
+    assert [one[0] for one in said] == ["1", "1"]
+    assert len({one[2] for one in said}) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,14 +27,15 @@ def from_prologue(args: torque.PrologueArgs, env: Mapping[str, str], node: str) 
     )
 
 
-def from_job_file(file: torque.JobFile, node: str, env: Mapping[str, str]) -> torque.Job:
+def from_job_file(file: torque.JobFile, node: str, env: Mapping[str, str], mom_priv: Path) -> torque.Job:
     """Build the job of a live .JB; *env* is the run hook's and used for TMPDIR and the node file's paths only."""
     variables = dict(file.variables)
     here, total = torque.slots_on(file.exec_host, node) if file.exec_host else (1, 1)
+    tmpdir = _users_own(env.get("TMPDIR"), file.job_id.text, pwd.getpwnam(file.user).pw_uid)
     return _job(
         file.job_id, file.user, file.name, file.resources, file.queue, "", script_path=None,
-        work_dir=variables.get("PBS_O_WORKDIR"), tmpdir=_owned(env.get("TMPDIR"), file.job_id.text),
-        nodefile=_owned(env.get("PBS_NODEFILE"), file.job_id.text), interactive=True,
+        work_dir=variables.get("PBS_O_WORKDIR"), tmpdir=tmpdir,
+        nodefile=_moms_own(env.get("PBS_NODEFILE"), file.job_id.text, mom_priv.parent / "aux"), interactive=True,
         slots_here=max(1, here), slots_total=max(1, total, here),
     )
 
@@ -58,9 +60,23 @@ def _job(
     )
 
 
-def _owned(path: str | None, job_id: str) -> str | None:
-    # The run hook's environment is the user's: only a path mom itself would have made for this very job is taken.
-    return path if path and os.path.basename(path) == job_id and os.path.exists(path) else None
+def _moms_own(path: str | None, job_id: str, directory: Path) -> str | None:
+    """A node file the run hook names, if it is the one mom itself made for this job: its environment is the user's."""
+    if not path or os.path.basename(path) != job_id:
+        return None
+    own = directory / job_id
+    return str(own) if os.path.normpath(path) == str(own) and own.is_file() and not own.is_symlink() else None
+
+
+def _users_own(path: str | None, job_id: str, uid: int) -> str | None:
+    """A TMPDIR the run hook names, if it is a plain directory of the user's named after this job, as mom makes it."""
+    if not path or os.path.basename(path) != job_id:
+        return None
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return path if stat.S_ISDIR(found.st_mode) and found.st_uid == uid else None
 
 
 def _number(text: str | None) -> int | None:

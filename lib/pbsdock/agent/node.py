@@ -67,6 +67,7 @@ class Node:
         self._cgroups: JobCgroup | None = None
         self._locks: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
+        self.plan_lock = threading.Lock()
         self._info: dict[str, Any] = {}
 
     # -- events -------------------------------------------------------------------------------------------------
@@ -119,7 +120,19 @@ class Node:
 
     def host(self) -> HostFacts:
         """What policy needs to know of this execution host."""
-        return HostFacts(node=self.name, memory_bytes=host_memory(), cpus=len(os.sched_getaffinity(0)))
+        root = self._info.get("DockerRootDir")
+        closed = (str(self.paths.mom_priv.parent), *((str(root),) if root else ()))
+        return HostFacts(
+            node=self.name, memory_bytes=host_memory(), cpus=len(os.sched_getaffinity(0)), free_cpus=self._free_cpus(),
+            closed=closed,
+        )
+
+    def _free_cpus(self) -> tuple[int, ...]:
+        """CPUs no other job on this node has for itself."""
+        taken: set[int] = set()
+        for record in self.ledger.load_all()[0]:
+            taken.update(parse_cpus(str(((record.plan or {}).get("limits") or {}).get("cpuset") or "")))
+        return tuple(sorted(os.sched_getaffinity(0) - taken))
 
     # -- one job at a time --------------------------------------------------------------------------------------
 
@@ -193,6 +206,15 @@ class Node:
         """The site's registry credentials, read anew so that an exchanged file counts at once. Raises NodeFault."""
         path = self.config.engine.docker_config
         return dict(load_auth(Path(path))) if path else {}
+
+
+def parse_cpus(text: str) -> set[int]:
+    """The CPUs of a kernel list such as "0-3,8" (cpuset(7))."""
+    found: set[int] = set()
+    for part in text.split(",") if text else []:
+        first, _, last = part.partition("-")
+        found.update(range(int(first), int(last or first) + 1))
+    return found
 
 
 def session(pid: int) -> int:

@@ -20,6 +20,7 @@ from pbsdock import mounts, torque
 from pbsdock.agent import facts
 from pbsdock.agent.node import Node
 from pbsdock.agent.release import release
+from pbsdock.config import ImagesConfig
 from pbsdock.container import group, passwd
 from pbsdock.directive import Directive, DirectiveError, parse_options, parse_script
 from pbsdock.engine import EngineError
@@ -140,18 +141,20 @@ def _refused(node: Node, job: torque.Job, error: Refusal, record: Record | None 
 def _prepare(
     node: Node, job: torque.Job, directive: Directive, script: bytes | None, notify: Notify, began: float
 ) -> Record:
-    try:
-        plan = decide(job, directive, node.config, node.host())
-    except Refusal as error:
-        return _refused(node, job, error)
-    record = _new_record(node, job)
-    record.plan = plan.to_dict()
-    record.state = "preparing"
-    # One durable write before the first side effect names every handle there will ever be: container name, cgroup and
-    # files follow from the record's own name, so a crash anywhere later leaves nothing that is not written down.
-    for step in ("image", "files", "cgroup", "container"):
-        record.steps[step] = {"begun": True}
-    node.ledger.create(record)
+    # One at a time from the decision to the record: two jobs must not be given the same CPUs.
+    with node.plan_lock:
+        try:
+            plan = decide(job, directive, node.config, node.host())
+        except Refusal as error:
+            return _refused(node, job, error)
+        record = _new_record(node, job)
+        record.plan = plan.to_dict()
+        record.state = "preparing"
+        # One durable write before the first side effect names every handle there will ever be: container name, cgroup
+        # and files follow from the record's own name, so a crash later leaves nothing that is not written down.
+        for step in ("image", "files", "cgroup", "container"):
+            record.steps[step] = {"begun": True}
+        node.ledger.create(record)
     node.mark(record)
     node.emit("job.planned", record, image=plan.image, queue=plan.queue, network=plan.network, phase="prologue")
     try:
@@ -170,9 +173,9 @@ def _prepare(
 def _carry_out(
     node: Node, job: torque.Job, record: Record, plan: Plan, script: bytes | None, notify: Notify, began: float
 ) -> None:
-    image = _image(node, record, plan, notify, began)
-    record.image_id, record.image_digest = image.id, image.digest
     settings = effective(node.config, job)
+    image = _image(node, settings.images, plan, notify, began)
+    record.image_id, record.image_digest = image.id, image.digest
     bound, skipped = mounts.resolve(
         plan.mounts, mounts.User(uid=plan.uid, gid=plan.gid, groups=plan.groups),
         allowed=[*(one.removesuffix(":ro") for one in settings.mounts.allow), plan.home],
@@ -194,8 +197,7 @@ def _carry_out(
     node.emit("job.ready", record, phase="prologue", ms=_ms(began), image_id=image.id)
 
 
-def _image(node: Node, record: Record, plan: Plan, notify: Notify, began: float) -> Image:
-    settings = node.config.images
+def _image(node: Node, settings: ImagesConfig, plan: Plan, notify: Notify, began: float) -> Image:
     left = node.config.prologue.alarm_s - node.config.prologue.margin_s - (time.monotonic() - began)
     told = False
 

@@ -233,7 +233,7 @@ class Connection:
             name, _, value = pair.partition(b"=")
             if name in (b"TMPDIR", b"PBS_NODEFILE"):
                 env[name.decode()] = value.decode("utf-8", "surrogateescape")
-        job = facts.from_job_file(file, self.node.name, env)
+        job = facts.from_job_file(file, self.node.name, env, self.node.paths.mom_priv)
         return prepare.on_demand(self.node, job, directive, self._notify)
 
     def _pbs_track(self, record: Record) -> str:

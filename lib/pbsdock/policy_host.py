@@ -1,0 +1,45 @@
+"""What the parts of the policy share: the host's facts, spelling of paths, lists and positions in sentences. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pbsdock.directive import Directive
+
+_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFacts:
+    """What a decision needs of the execution host: memory in bytes, CPUs that can be used.
+
+    ``free_cpus`` are the CPUs no other job of ours has for itself, None where nobody keeps count; ``closed`` are paths
+    no container gets, such as mom's spool and the engine's root.
+    """
+
+    node: str
+    memory_bytes: int
+    cpus: int
+    free_cpus: tuple[int, ...] | None = None
+    closed: tuple[str, ...] = ()
+
+
+def some(texts: Sequence[str]) -> str:
+    """A list for a sentence, at most eight of it."""
+    shown = ", ".join(texts[:_SHOWN]) or "none"
+    return f"{shown} and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else shown
+
+
+def plain(path: str) -> str:
+    """The one spelling of an absolute path without '..': no doubled, trailing or dotted components."""
+    return "/" + "/".join(one for one in path.split("/") if one not in ("", "."))
+
+
+def position(directive: Directive, option: str, index: int) -> str:
+    """``script:4:9`` of the *index*-th use of an option."""
+    places = [(line, column) for name, line, column in directive.where if name == option]
+    if index >= len(places):
+        return directive.at(option)
+    line, column = places[index]
+    return f"{directive.filename}:{line}:{column}"
