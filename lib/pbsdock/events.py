@@ -128,6 +128,8 @@ class EventStream:
         line = str(self._render_json(logger, name, dict(entry)))
         while len(line) > self.max_line:
             longest = max((key for key in entry if isinstance(entry[key], str)), key=lambda key: len(entry[key]))
+            if len(entry[longest]) <= 2 * len(_CUT):
+                break  # nothing left that cutting would shorten
             entry[longest] = entry[longest][: len(entry[longest]) // 2] + _CUT
             line = str(self._render_json(logger, name, dict(entry)))
         return line

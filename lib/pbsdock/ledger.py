@@ -108,7 +108,8 @@ class Ledger:
             strange = [f"{one} appeared from elsewhere" for one in sorted(present - set(self._records))]
             records = sorted(self._records.values(), key=lambda one: one.created)
             known_bad = [one for one in self._problems if one.split(":", 1)[0] in present]
-            return records, known_bad + [one for one in strange if one.split()[0] not in " ".join(known_bad)]
+            told = {one.split(":", 1)[0] for one in known_bad}
+            return records, known_bad + [one for one in strange if one.split()[0] not in told]
 
     def for_job(self, job_id: str) -> Record | None:
         """The newest record of a job."""

@@ -47,7 +47,11 @@ def test_unreadable_records_are_problems_not_silence(tmp_path: Path) -> None:
         "8.vm.3e8bb.json: unreadable: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
     ]
     (tmp_path / "jobs/9.vm.3e8cc.json").write_text("{}")
-    assert "9.vm.3e8cc.json appeared from elsewhere" in ledger.load_all()[1]
+    (tmp_path / "jobs/18.vm.3e8bb.json").write_text("{")
+    (tmp_path / "jobs/vm.3e8bb.json").write_text("{}")
+    assert ledger.load_all()[1][1:] == [
+        f"{name}.json appeared from elsewhere" for name in ("18.vm.3e8bb", "9.vm.3e8cc", "vm.3e8bb")
+    ]
 
 
 def test_newest_incarnation(tmp_path: Path) -> None:
