@@ -20,13 +20,13 @@ from pbsdock.cgroup.detect import choose
 from pbsdock.cgroup.v1 import V1Cgroup
 from pbsdock.errors import NodeFault
 from pbsdock.plan import Limits
+from tests.conftest import IMAGE
 
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.skipif(not Path("/sys/fs/cgroup/memory").is_dir(), reason="this host has no cgroup version 1"),
 ]
 
-IMAGE = os.environ.get("PBSDOCK_TEST_IMAGE", "pbsdock-dev/busybox:1")
 MIB = 1 << 20
 LIMITS = Limits(
     memory_bytes=64 * MIB, memory_swap_bytes=64 * MIB, cpu_millis=500, cpuset=None, pids=64, shm_bytes=MIB
@@ -50,7 +50,7 @@ def cgroups() -> Iterator[V1Cgroup]:
 
 
 @pytest.fixture
-def run(cgroups: V1Cgroup) -> Iterator[Run]:
+def run(images: None, cgroups: V1Cgroup) -> Iterator[Run]:
     """Start a container below a job's cgroup; all of them are removed afterwards."""
     made = []
     with closing(docker.from_env()) as client:
