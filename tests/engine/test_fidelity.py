@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import subprocess
+import time
 
 import pytest
 
@@ -142,6 +143,19 @@ def test_interactive_job(instance: Instance) -> None:
     assert b"31 97" in seen
     assert b"mark=here yes" in seen
     assert b"/dev/pts/" in seen or b"/dev/console" in seen
+
+
+def test_interactive_job_is_the_first_on_the_node(instance: Instance) -> None:
+    """Without an agent the prologue of an interactive job starts one, so that PBSDOCK works at once."""
+    instance.kill_agent()
+    trial = instance.begin(None, variables={"PBSDOCK": IMAGE}, shell="/bin/sh")
+    assert trial.terminal is not None
+    os.write(trial.terminal, b"exit 9\r")
+    began = time.monotonic()
+    done = trial.finish(trial.wait())
+
+    assert done.exit_status == 9
+    assert time.monotonic() - began < 30
 
 
 def test_interactive_refusal(instance: Instance) -> None:
