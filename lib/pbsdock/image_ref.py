@@ -9,7 +9,12 @@ _DEFAULT_REGISTRY = "docker.io"
 _COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_REGISTRY = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?")
+_LABEL = r"(?:[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9-]*[A-Za-z0-9])"
+_REGISTRY = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?")
+_SCHEME = re.compile(r"[a-z][a-z0-9+-]*://")
+_IMAGE_ID = re.compile(r"[0-9a-f]{64}")
+_NAME_LIMIT = 255
+_TEXT_LIMIT = 1024
 
 
 class BadImage(ValueError):
@@ -37,7 +42,17 @@ class ImageRef:
 
 
 def parse_image(text: str) -> ImageRef:
-    """Parse ``[REGISTRY/]REPOSITORY[:TAG][@sha256:…]``. Raises BadImage."""
+    """Parse ``[REGISTRY/]REPOSITORY[:TAG][@sha256:…]``. Raises BadImage.
+
+    Complete and strict as Docker's own reference grammar; of digests only sha256, which engines and registries use.
+    """
+    if len(text) > _TEXT_LIMIT:
+        raise BadImage(f"the image's name has {len(text)} characters; at most {_TEXT_LIMIT} are taken")
+    scheme = _SCHEME.match(text)
+    if scheme:
+        raise BadImage(f"image {text!r} begins with {scheme.group()}; an image's name has no scheme, leave it out")
+    if _IMAGE_ID.fullmatch(text):
+        raise BadImage(f"image {text!r} is an image's id; name its repository, with @sha256:… to pin it")
     rest, at, digest = text.partition("@")
     if at and not _DIGEST.fullmatch(digest):
         raise BadImage(f"digest {digest!r} of image {text!r} is not sha256: and 64 hexadecimal digits")
@@ -59,16 +74,18 @@ def parse_image(text: str) -> ImageRef:
         registry = _DEFAULT_REGISTRY
         if "/" not in repository:
             repository = f"library/{repository}"
-    _check_repository(repository.removeprefix("library/") if repository != "library/" else "", repository, text)
+    _check_repository(repository, text)
+    if len(registry) + 1 + len(repository) > _NAME_LIMIT:
+        raise BadImage(f"image {text!r} is too long; registry and repository have at most {_NAME_LIMIT} characters")
     return ImageRef(
         registry=registry, repository=repository, tag=tag or (None if digest else "latest"), digest=digest or None
     )
 
 
-def _check_repository(shown: str, repository: str, text: str) -> None:
-    if any(letter.isupper() for letter in shown):
+def _check_repository(repository: str, text: str) -> None:
+    if any(letter.isupper() for letter in repository):
         raise BadImage(f"image {text!r} has capital letters; repository names are lower case")
-    if len(repository) > 255 or not all(_COMPONENT.fullmatch(one) for one in repository.split("/")):
+    if not all(_COMPONENT.fullmatch(one) for one in repository.split("/")):
         raise BadImage(
             f"image {text!r} is not an image name; write [REGISTRY/]REPOSITORY[:TAG] with lower-case letters, digits,"
             " '.', '_' and '-'"

@@ -21,6 +21,8 @@ OPTIONS = {
     "stage-out": "--stage-out PATH s3://BUCKET/KEY",
 }
 FLAGS = ("read-only",)
+# options in whose values the variables above expand
+EXPANDING = ("volume", "workdir", "env", "tmpfs", "stage-in", "stage-out")
 ALIASES = {"-v": "volume", "-w": "workdir", "-e": "env", "--net": "network"}
 
 _MEMORY = "the job's memory is the container's; ask for it with qsub -l mem=SIZE"
@@ -31,6 +33,11 @@ _PORTS = "no port is published for a job; use --network host where the site allo
 _FOREGROUND = "Torque starts the container and waits for it; leave it out"
 _TERMINAL = "an interactive job gets its terminal by itself; leave it out"
 _USER = "the container runs as you, with all your groups; leave it out"
+_NETWORK = "the network's settings are the site's; choose one with --network NAME"
+_IO = "the node's disks are shared as the site has set them; leave it out"
+_HEALTH = "the job's exit status tells how it went; leave it out"
+_ENGINE = "it is about the docker command, which is not used; leave it out"
+_OOM = "Torque and the site decide which job dies first; leave it out"
 _NAMING = "Torque names the job (qsub -N) and pbsdock its container; leave it out"
 
 # option as written -> why, and what to use
@@ -63,15 +70,51 @@ REFUSED = {
     "--cpu-shares": _CPU,
     "--cpu-quota": _CPU,
     "--cpuset-cpus": _CPU,
-    "--pids-limit": "the site sets how many processes a job may have; leave it out",
+    "--cpuset-mems": _CPU,
+    "--cpu-period": _CPU,
+    "--cpu-rt-period": _CPU,
+    "--cpu-rt-runtime": _CPU,
+    "-c": _CPU,
+    "--kernel-memory": _MEMORY,
+    "--memory-swappiness": _MEMORY,
+    "--oom-score-adj": _OOM,
+    "--blkio-weight": _IO,
+    "--blkio-weight-device": _IO,
+    "--device-read-bps": _IO,
+    "--device-read-iops": _IO,
+    "--device-write-bps": _IO,
+    "--device-write-iops": _IO,
+    "--pids-limit": "the site sets how many processes a job may have; ask for more room with qsub -l nodes=1:ppn=N or"
+    " mem=SIZE",
     "--ulimit": "the limits Torque sets hold in the container too; set lower ones with ulimit in the script",
     "--cgroup-parent": "the job's own cgroup is the parent; leave it out",
     "--name": _NAMING,
     "--hostname": _NAMING,
     "-h": _NAMING,
     "--label": _NAMING,
+    "--label-file": _NAMING,
+    "--annotation": _NAMING,
     "-l": _NAMING,
     "--rm": "the container is always removed after the job; leave it out",
+    "--attach": _FOREGROUND,
+    "-a": _FOREGROUND,
+    "--sig-proxy": "signals always reach the job; leave it out",
+    "--stop-signal": "qdel and qsig choose the signal; leave it out",
+    "--stop-timeout": "Torque's kill delay holds; leave it out",
+    "--detach-keys": _TERMINAL,
+    "--health-cmd": _HEALTH,
+    "--health-interval": _HEALTH,
+    "--health-retries": _HEALTH,
+    "--health-start-period": _HEALTH,
+    "--health-start-interval": _HEALTH,
+    "--health-timeout": _HEALTH,
+    "--no-healthcheck": _HEALTH,
+    "--cidfile": _ENGINE,
+    "--disable-content-trust": _ENGINE,
+    "--use-api-socket": "the engine's socket would make the job root on the node; it is never given",
+    "--quiet": _ENGINE,
+    "-q": _ENGINE,
+    "--help": "the options are in the manual's page on the directive; pbsdock check SCRIPT tells what is wrong",
     "--detach": _FOREGROUND,
     "-d": _FOREGROUND,
     "--restart": "Torque restarts jobs (qsub -r y), never the engine; leave it out",
@@ -88,10 +131,27 @@ REFUSED = {
     "--env-file": "the job's own environment is passed on; use --env NAME=VALUE or qsub -v",
     "--add-host": "the node's name service is used; leave it out",
     "--dns": "the node's name service is used; leave it out",
+    "--dns-option": "the node's name service is used; leave it out",
+    "--dns-search": "the node's name service is used; leave it out",
+    "--domainname": _NAMING,
+    "--ip": _NETWORK,
+    "--ip6": _NETWORK,
+    "--mac-address": _NETWORK,
+    "--link-local-ip": _NETWORK,
+    "--network-alias": _NETWORK,
+    "--net-alias": _NETWORK,
     "--link": "no other container is within a job's reach; use --network",
+    "--log-opt": "output goes to the job's own files; leave it out",
     "--log-driver": "output goes to the job's own files; leave it out",
     "--runtime": "the site chooses the runtime; leave it out",
     "--sysctl": "kernel settings are the site's; leave it out",
     "--storage-opt": "the site sets how large the writable layer may be; use --tmpfs or $TMPDIR",
     "--isolation": "it has no meaning on Linux; leave it out",
 }
+
+# those of them that take no value
+REFUSED_FLAGS = (
+    "--privileged", "--publish-all", "-P", "--oom-kill-disable", "--rm", "--detach", "-d", "--interactive", "-i",
+    "--tty", "-t", "-it", "-ti", "--init", "--sig-proxy", "--no-healthcheck", "--disable-content-trust", "--quiet",
+    "-q", "--help", "--use-api-socket",
+)  # fmt: skip

@@ -1,7 +1,8 @@
 """What Torque says of a job: ids, argument vectors, resource lists and mom's .JB files. Pure.
 
 Facts about the formats were measured on a Torque 6.1 pbs_mom and read in its source (``src/resmom/prolog.c`` for the
-argument vectors, ``src/server/job_recov.c`` for the .JB).
+argument vectors, ``src/server/job_recov.c`` for the .JB, ``src/lib/Libattr`` for sizes and times,
+``src/server/node_manager.c`` for nodes requests).
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 _JOB_ID = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,9})|\[([0-9]{0,9})\])?(?:\.([A-Za-z0-9][A-Za-z0-9.-]{0,254}))?")
-_SIZE = re.compile(r"([0-9]{1,18})([kmgtp]?)([bw]?)", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,18})([kmgtp]?)([bw]?)", re.IGNORECASE | re.ASCII)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 _SCALE = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
 _WORD = 8  # bytes; Torque counts "w" in machine words
 _NAME_LIMIT = 100
@@ -65,14 +67,23 @@ def parse_size(text: str) -> int:
 
 
 def parse_duration(text: str) -> int:
-    """Parse ``SECONDS`` or ``[[DD:]HH:]MM:SS[.fraction]`` into whole seconds. Raises BadValue."""
-    parts = text.strip().partition(".")[0].split(":")
-    if not 1 <= len(parts) <= 4 or not all(one.isascii() and one.isdigit() and len(one) < 12 for one in parts):
+    """Parse ``SECONDS`` or ``[[DD:]HH:]MM:SS[.fraction]`` into whole seconds, rounded as Torque does: half goes up.
+
+    Raises BadValue.
+    """
+    whole, dot, fraction = text.strip().partition(".")
+    parts = whole.split(":")
+    if not 1 <= len(parts) <= 4 or not all(_is_number(one) for one in parts) or (dot and not _is_number(fraction)):
         raise BadValue(f"{text[:80]!r} is not a time; write seconds or [[DD:]HH:]MM:SS")
-    seconds = 0
+    seconds = 1 if fraction[:1] >= "5" else 0
     for value, weight in zip(reversed(parts), (1, 60, 3600, 86400), strict=False):
         seconds += int(value) * weight
     return seconds
+
+
+def _is_number(text: str) -> bool:
+    """Whether *text* is a number as Torque writes them: other alphabets' digits, signs and endless rows are not."""
+    return text.isascii() and text.isdigit() and len(text) < 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +104,8 @@ def parse_nodes(text: str) -> tuple[NodeSpec, ...]:
 
 def _node_spec(part: str, whole: str) -> NodeSpec:
     head, *rest = part.split(":")
+    if head.startswith(("ppn=", "gpus=")):  # "nodes=ppn=4": Torque reads a missing count as one node
+        head, rest = "1", [head, *rest]
     if not head:
         raise BadValue(f"{whole[:80]!r} is not a nodes request; write for example 2:ppn=4+1:bigmem")
     counts = {"ppn": 1, "gpus": 0}
@@ -100,12 +113,12 @@ def _node_spec(part: str, whole: str) -> NodeSpec:
     for word in rest:
         key, equals, value = word.partition("=")
         if equals and key in counts:
-            if not (value.isascii() and value.isdigit() and len(value) < 10):
+            if not _is_number(value):
                 raise BadValue(f"{word[:40]!r} in nodes={whole[:80]} needs a whole number after '='")
             counts[key] = int(value)
         elif word:
             properties.append(word)
-    is_count = head.isascii() and head.isdigit() and len(head) < 10
+    is_count = _is_number(head)
     return NodeSpec(
         count=int(head) if is_count else 1, name=None if is_count else head, ppn=counts["ppn"], gpus=counts["gpus"],
         properties=tuple(properties),
@@ -135,7 +148,11 @@ _TIMES = ("walltime", "cput")
 
 
 def parse_resource_list(text: str) -> Resources:
-    """Parse the fifth argument of a prologue: ``nodes=1:ppn=2,mem=200mb,walltime=00:05:00,…``. Raises BadValue."""
+    """Parse the fifth argument of a prologue: ``nodes=1:ppn=2,mem=200mb,walltime=00:05:00,…``. Raises BadValue.
+
+    mom joins the items with commas and escapes none, so a text resource can hold what looks like another item: of two
+    sizes or times of one name the smaller counts, and a user gains nothing by writing a second one.
+    """
     return _resources([(key, value) for key, _, value in (item.partition("=") for item in text.split(",") if item)])
 
 
@@ -146,13 +163,15 @@ def _resources(items: Sequence[tuple[str, str]]) -> Resources:
     ncpus = None
     for key, value in items:
         if key in _SIZES:
-            sizes[key] = parse_size(value)
+            size = parse_size(value)
+            sizes[key] = min(size, sizes.get(key, size))
         elif key in _TIMES:
-            times[key] = parse_duration(value)
+            seconds = parse_duration(value)
+            times[key] = min(seconds, times.get(key, seconds))
         elif key == "nodes":
-            nodes = parse_nodes(value)
-        elif key == "ncpus" and value.isascii() and value.isdigit():
-            ncpus = int(value)
+            nodes = nodes or parse_nodes(value)
+        elif key == "ncpus" and _is_number(value):
+            ncpus = min(int(value), int(value) if ncpus is None else ncpus)
     return Resources(
         mem=sizes.get("mem"), vmem=sizes.get("vmem"), pmem=sizes.get("pmem"), pvmem=sizes.get("pvmem"),
         walltime=times.get("walltime"), cput=times.get("cput"), ncpus=ncpus, nodes=nodes, raw=tuple(items),
@@ -208,25 +227,31 @@ def parse_epilogue_argv(argv: Sequence[str]) -> EpilogueArgs:
         raise BadValue(f"an epilogue gets 10 or 11 arguments, not {len(argv)}")
     job_id, user, group, name, session, resources, used, queue, account, status, script = [*argv, ""][:11]
     return EpilogueArgs(
-        job_id=parse_job_id(job_id), user=user, group=group, name=name, session_id=_integer(session, "session id"),
+        job_id=parse_job_id(job_id), user=user, group=group, name=name, session_id=_integer(session, "a session id"),
         resources=parse_resource_list(resources), resources_used=used, queue=queue, account=account,
-        exit_status=_integer(status, "exit status"), script_path=script,
+        exit_status=_integer(status, "an exit status"), script_path=script,
     )
 
 
 def _integer(text: str, what: str) -> int:
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdigit() and len(digits) < 19):
-        raise BadValue(f"{text[:40]!r} is not a {what}; it is a whole number")
+        raise BadValue(f"{text[:40]!r} is not {what}; it is a whole number")
     return int(text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFile:
-    """What a .JB says; written by mom as root, so every field can be believed."""
+    """What a .JB says; written by mom as root, so every field but ``variables`` can be believed.
+
+    ``variables`` is the user's: mom escapes neither comma nor backslash in it, so a value can pass for another
+    variable; one with a control character leaves the whole list empty, and bytes that are not UTF-8 come out mangled
+    (all observed).
+    """
 
     job_id: JobId
     user: str
+    group: str
     uid: int | None
     gid: int | None
     name: str
@@ -235,74 +260,93 @@ class JobFile:
     variables: tuple[tuple[str, str], ...]
     exec_host: str
     session_id: int | None
+    node_id: int | None  # 0 on the mother superior
     start_time: int | None
+    interactive: bool
+
+
+class _NoDocumentType(ElementTree.TreeBuilder):
+    """Refuses a document type in whatever encoding: without one there are no entities to expand."""
+
+    def doctype(self, _name: str, _pubid: str, _system: str) -> None:
+        raise BadValue("a .JB has no document type; this file is not mom's")
 
 
 def parse_jb(data: bytes) -> JobFile:
     """Parse a .JB. Raises BadValue for what is no such file; document types and entities are refused."""
-    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
+    if b"<!DOCTYPE" in data or b"<!ENTITY" in data or b"\0" in data:  # the last: UTF-16 and UTF-32
         raise BadValue("a .JB has no document type; this file is not mom's")
+    parser = ElementTree.XMLParser(target=_NoDocumentType())  # noqa: S314 - no document type, see above
     try:
-        root = ElementTree.fromstring(data)  # noqa: S314 - no entities, see above
-    except ElementTree.ParseError as error:
+        parser.feed(data)
+        root = parser.close()
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        if isinstance(error, BadValue):
+            raise
         raise BadValue(f"the .JB is not well-formed: {error}") from None
-    job_id = parse_job_id(_text(root, "jobid"))
-    variables = tuple(
-        (name, value) for name, _, value in (one.partition("=") for one in _split(_text(root, "Variable_List")))
-    )
-    items: list[tuple[str, str]] = []
-    for found in root.iter("Resource_List"):
-        items += [(one.tag, (one.text or "").strip()) for one in found]
-        if not len(found):
-            items += [(key, value) for key, _, value in (one.partition("=") for one in _split(found.text or ""))]
+    if not isinstance(root, ElementTree.Element) or root.tag != "job":
+        raise BadValue("the .JB has no job in it; this file is not mom's")
     owner = _text(root, "euser") or _text(root, "Job_Owner").partition("@")[0]
     return JobFile(
-        job_id=job_id, user=owner, uid=_maybe(_text(root, "execution_uid")), gid=_maybe(_text(root, "execution_gid")),
-        name=_text(root, "Job_Name"), queue=_text(root, "queue"), resources=_resources(items), variables=variables,
-        exec_host=_text(root, "exec_host"), session_id=_maybe(_text(root, "session_id")),
+        job_id=parse_job_id(_text(root, "jobid")), user=owner, group=_text(root, "egroup"),
+        uid=_maybe(_text(root, "execution_uid")), gid=_maybe(_text(root, "execution_gid")),
+        name=_text(root, "Job_Name"), queue=_text(root, "queue"), resources=_resources(_listed(root)),
+        variables=_variables(_text(root, "Variable_List")), exec_host=_text(root, "exec_host"),
+        session_id=_maybe(_text(root, "session_id")), node_id=_maybe(_text(root, "nodeid")),
         start_time=_maybe(_text(root, "start_time")),
+        interactive=_text(root, "interactive") not in ("", "0", "False"),  # the port qsub waits on
     )
 
 
 def _text(root: ElementTree.Element, tag: str) -> str:
-    found = next(root.iter(tag), None)
-    return (found.text or "").strip() if found is not None else ""
+    """The text of a job attribute, else of a fixed field: mom leaves the fixed ``<queue/>`` empty (observed)."""
+    for path in (f"attributes/{tag}", tag):
+        found = root.find(path)
+        if found is not None and (text := (found.text or "").strip()):
+            return text
+    return ""
+
+
+def _listed(root: ElementTree.Element) -> list[tuple[str, str]]:
+    return [(one.tag, (one.text or "").strip()) for one in root.iterfind("attributes/Resource_List/*")]
 
 
 def _maybe(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+    return int(text) if _is_number(text) else None
 
 
-def _split(text: str) -> list[str]:
-    """Split at commas that no backslash protects."""
-    parts, current, escaped = [], "", False
-    for letter in text:
-        if escaped:
-            current, escaped = current + letter, False
-        elif letter == "\\":
-            escaped = True
-        elif letter == ",":
-            parts.append(current)
-            current = ""
-        else:
-            current += letter
-    return [one for one in (*parts, current) if one]
+def _variables(text: str) -> tuple[tuple[str, str], ...]:
+    """Split ``A=1,B=x,y`` where a name follows a comma; what is no name belongs to the value before it."""
+    found: list[tuple[str, str]] = []
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        if equals and _VARIABLE.match(part):
+            found.append((name, value))
+        elif found:
+            found[-1] = (found[-1][0], f"{found[-1][1]},{part}")
+    return tuple(found)
 
 
 def slots_on(exec_host: str, node: str) -> tuple[int, int]:
-    """Count the slots of *node* and of the whole job in ``vm/0+n2/0-2`` (PBS_NUM_PPN is wrong for uneven requests)."""
-    here = total = 0
+    """Count the slots of *node* and of the whole job in ``vm/0+n2/0-2`` (PBS_NUM_PPN is wrong for uneven requests).
+
+    A host counts by its full name; where none has it, by the part before the first dot.
+    """
+    counts: dict[str, int] = {}
     for part in exec_host.split("+"):
         host, _, indices = part.partition("/")
-        count = 0
-        for piece in indices.split(",") if indices else []:
-            first, dash, last = piece.partition("-")
-            if first.isdigit():
-                count += int(last) - int(first) + 1 if dash and last.isdigit() else 1
-        total += count
-        if host == node or host.split(".")[0] == node.split(".")[0]:
-            here += count
-    return here, total
+        counts[host] = counts.get(host, 0) + sum(_indices(piece) for piece in indices.split(","))
+    total = sum(counts.values())
+    if node in counts:
+        return counts[node], total
+    return sum(count for host, count in counts.items() if host.split(".")[0] == node.split(".")[0]), total
+
+
+def _indices(piece: str) -> int:
+    first, dash, last = piece.partition("-")
+    if not _is_number(first):
+        return 0
+    return max(1, int(last) - int(first) + 1) if dash and _is_number(last) else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,48 @@
+"""What has been read of a script's directive so far: values, and every error with its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pbsdock.directive_tokens import Token
+from pbsdock.directive_types import Problem, TmpfsOption, Volume
+from pbsdock.image_ref import ImageRef
+
+PROBLEM_LIMIT = 100
+
+
+@dataclass(slots=True)
+class Draft:
+    """What has been read of a script so far. ``unsure``: a word was skipped that may have been the image."""
+
+    filename: str
+    problems: list[Problem] = field(default_factory=list)
+    unsure: bool = False
+    image: Token | None = None
+    reference: ImageRef | None = None
+    volumes: list[Volume] = field(default_factory=list)
+    targets: set[str] = field(default_factory=set)
+    env: dict[str, str | None] = field(default_factory=dict)
+    tmpfs: list[TmpfsOption] = field(default_factory=list)
+    s3: list[str] = field(default_factory=list)
+    stages: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: {"stage-in": [], "stage-out": []})
+    single: dict[str, str] = field(default_factory=dict)
+    shm_size: int | None = None
+    where: list[tuple[str, int, int]] = field(default_factory=list)
+
+    def wrong(self, line: int, column: int, message: str) -> None:
+        """Note an error. A script that is nothing but errors is not told every one."""
+        if len(self.problems) < PROBLEM_LIMIT:
+            self.problems.append(Problem(line, column, message))
+        elif len(self.problems) == PROBLEM_LIMIT:
+            self.problems.append(Problem(line, column, f"more errors follow; the first {PROBLEM_LIMIT} are listed"))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more will be noted."""
+        return len(self.problems) > PROBLEM_LIMIT
+
+    def unreadable(self, line: int, column: int, message: str) -> None:
+        """Note an error that hides the rest of its line."""
+        self.unsure = True
+        self.wrong(line, column, message)
