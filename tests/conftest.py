@@ -21,9 +21,11 @@ import pytest
 from pbsdock.trial import Outcome, Request, Trial, run_job
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGE = "pbsdock-test/busybox:1"
-HOST_IMAGE = "pbsdock-test/host:1"
-NO_SHELL_IMAGE = "pbsdock-test/noshell:1"
+# Of this run alone: another run on the same engine must not lose its images when this one tidies up.
+_RUN = f"pbsdock-test-{os.getpid()}"
+IMAGE = f"{_RUN}/busybox:1"
+HOST_IMAGE = f"{_RUN}/host:1"
+NO_SHELL_IMAGE = f"{_RUN}/noshell:1"
 USERS = ("pbsdock-a", "pbsdock-b")
 
 

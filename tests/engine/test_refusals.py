@@ -23,7 +23,7 @@ HOME = f"/home/{USERS[0]}"
 REFUSED = {
     "no image": ("#DOCKER", "STDIN:2:1: #DOCKER names no image; write '#DOCKER [options] IMAGE[:TAG]'"),
     "two images": (f"#DOCKER {IMAGE} other:1",
-                   f"STDIN:2:32: a second image 'other:1'; line 2 names '{IMAGE}' already and a job has one image"),
+                   f"STDIN:2:{len(IMAGE) + 10}: a second image 'other:1'; line 2 names '{IMAGE}' already and a job has one image"),
     "unknown option": (f"#DOCKER --volum /a:/b {IMAGE}", "STDIN:2:9: unknown option --volum; did you mean --volume?"),
     "privileged": (f"#DOCKER --privileged {IMAGE}",
                    "STDIN:2:9: --privileged is not available: a job never gets more rights on the node than its user;"
@@ -44,7 +44,7 @@ REFUSED = {
                 "STDIN:2:9: network 'bridge' is not allowed; use one of host, none"),
     "object store": (f"#DOCKER --s3 bucket {IMAGE}",
                      "STDIN:2:9: --s3: this site has no object store configured"),
-    "control character": (f"#DOCKER {IMAGE}\x07", "STDIN:2:31: control character '\\x07' is not allowed here"),
+    "control character": (f"#DOCKER {IMAGE}\x07", f"STDIN:2:{len(IMAGE) + 9}: control character '\\x07' is not allowed here"),
 }  # fmt: skip
 
 
