@@ -13,6 +13,7 @@ from typing import Any
 
 from pbsdock.mounts import Bound
 from pbsdock.plan import Plan
+from pbsdock.policy_mounts import below
 
 # Set below from the plan.
 SET = frozenset({
@@ -124,9 +125,7 @@ def working_directory(plan: Plan, call: Call, bound: Sequence[Bound]) -> str:
     """The directive's, else the run hook's own if the container has it, else the root."""
     if plan.workdir:
         return plan.workdir
-    from pbsdock.mounts import inside
-
-    return call.cwd if any(inside(call.cwd, one.target) for one in bound) else "/"
+    return call.cwd if any(below(call.cwd, one.target) for one in bound) else "/"
 
 
 def config(

@@ -107,10 +107,10 @@ class Engine:
         with self._guard("info") as client:
             return dict(client.info())
 
-    def create(self, config: Mapping[str, Any], name: str, platform: str | None = None) -> str:
+    def create(self, config: Mapping[str, Any], name: str) -> str:
         """Create a container from a whole config; returns its id."""
         with self._guard("create") as client:
-            return str(client.create_container_from_config(dict(config), name, platform)["Id"])
+            return str(client.create_container_from_config(dict(config), name)["Id"])
 
     def start(self, container: str) -> None:
         """Start a container."""
@@ -119,41 +119,20 @@ class Engine:
 
     def inspect(self, container: str) -> dict[str, Any] | None:
         """Inspect a container by id or name; None if there is none."""
-        try:
-            with self._guard("inspect") as client:
-                return dict(client.inspect_container(container))
-        except EngineError as error:
-            if error.status == 404:
-                return None
-            raise
+        with _absent(404), self._guard("inspect") as client:
+            return dict(client.inspect_container(container))
+        return None
 
     def inspect_image(self, reference: str) -> dict[str, Any] | None:
         """Inspect an image by reference; None if it is not here."""
-        try:
-            with self._guard("image inspect") as client:
-                return dict(client.inspect_image(reference))
-        except EngineError as error:
-            if error.status == 404:
-                return None
-            raise
+        with _absent(404), self._guard("image inspect") as client:
+            return dict(client.inspect_image(reference))
+        return None
 
     def remove(self, container: str) -> None:
         """Kill and remove a container and its anonymous volumes; one that is gone or going is fine."""
-        try:
-            with self._guard("remove") as client:
-                client.remove_container(container, v=True, force=True)
-        except EngineError as error:
-            if error.status not in (404, 409):
-                raise
-
-    def kill(self, container: str) -> None:
-        """SIGKILL the container; one that is over is fine."""
-        try:
-            with self._guard("kill") as client:
-                client.kill(container)
-        except EngineError as error:
-            if error.status not in (404, 409):
-                raise
+        with _absent(404, 409), self._guard("remove") as client:
+            client.remove_container(container, v=True, force=True)
 
     def labelled(self, label: str) -> list[dict[str, Any]]:
         """All containers with *label* (``key=value``), running or not, as the list call describes them."""
@@ -175,9 +154,8 @@ class Engine:
         with self._guard("exec inspect") as client:
             return dict(client.exec_inspect(exec_id))
 
-    def attach(self, container: str, *, tty: bool) -> socket.socket:
+    def attach(self, container: str) -> socket.socket:
         """Open the container's streams; the socket is past the HTTP header and nothing of the stream is read."""
-        del tty  # the stream's format differs, the request does not
         return self._hijack(f"/containers/{container}/attach?stream=1&stdin=1&stdout=1&stderr=1", b"")
 
     def exec_start(self, exec_id: str, *, tty: bool) -> socket.socket:
@@ -205,6 +183,16 @@ class Engine:
                 stream.close()
                 raise
             return stream
+
+
+@contextmanager
+def _absent(*statuses: int) -> Iterator[None]:
+    """Take these answers of the engine for "there is none"."""
+    try:
+        yield
+    except EngineError as error:
+        if error.status not in statuses:
+            raise
 
 
 def _read_head(stream: socket.socket) -> tuple[int, str]:

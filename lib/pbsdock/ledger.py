@@ -33,7 +33,6 @@ class Record:
     boot_id: str
     created: float
     state: str = "preparing"
-    prologue_over: bool = False
     plan: dict[str, Any] | None = None
     refusal: dict[str, str] | None = None
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)

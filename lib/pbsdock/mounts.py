@@ -11,14 +11,14 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 from pbsdock import syscalls
 from pbsdock.errors import Refusal
 from pbsdock.plan import Mount
+from pbsdock.policy_mounts import HOST_PATHS, below
 
-NEVER = ("/proc", "/sys", "/dev", "/run", "/var/run", "/var/lib/docker", "/boot")
+_CWD = -100  # AT_FDCWD, openat(2); every path here is absolute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +45,6 @@ class User:
     groups: tuple[int, ...]
 
 
-def inside(path: str, prefix: str) -> bool:
-    """Whether *path* is *prefix* or below it, by components: ``/scratch2`` is not inside ``/scratch``."""
-    return PurePosixPath(path).is_relative_to(PurePosixPath(prefix))
-
-
 def resolve(
     mounts: Iterable[Mount], user: User, *, allowed: Sequence[str], denied: Sequence[str]
 ) -> tuple[list[Bound], list[tuple[Mount, str]]]:
@@ -61,7 +56,7 @@ def resolve(
     bound: list[Bound] = []
     skipped: list[tuple[Mount, str]] = []
     prefixes = [os.path.realpath(one) for one in allowed]
-    closed = [*NEVER, *(os.path.realpath(one) for one in denied), *denied]
+    closed = [*HOST_PATHS, *(os.path.realpath(one) for one in denied), *denied]
     for mount in mounts:
         judged = mount.origin in ("volume", "workdir")
         try:
@@ -97,9 +92,9 @@ def _resolve_one(
         raise _Unfit("mount-kind", f"{mount.source} cannot be mounted: only files and directories can")
     if judged:
         via = f"{mount.source} (really {real})" if real != mount.source else real
-        if real == "/" or any(inside(real, one) for one in closed):
+        if real == "/" or any(below(real, one) for one in closed):
             raise _Unfit("mount-not-allowed", f"{via} cannot be mounted: system paths are never given to a container")
-        if not any(inside(real, one) for one in prefixes):
+        if not any(below(real, one) for one in prefixes):
             listed = ", ".join(sorted(set(prefixes))) or "no path"
             raise _Unfit("mount-not-allowed", f"{via} cannot be mounted: this site allows paths below {listed}")
     return Bound(
@@ -109,25 +104,29 @@ def _resolve_one(
 
 def _look(path: str) -> tuple[str, os.stat_result]:
     real = os.path.realpath(path, strict=True)
-    fd = syscalls.openat2(-100, real, os.O_PATH, syscalls.RESOLVE_NO_SYMLINKS)
+    return real, _stat(_CWD, real, syscalls.RESOLVE_NO_SYMLINKS)
+
+
+def _stat(directory: int, path: str, resolve: int) -> os.stat_result:
+    fd = syscalls.openat2(directory, path, os.O_PATH, resolve)
     try:
-        return real, os.fstat(fd)
+        return os.fstat(fd)
     finally:
         os.close(fd)
+
+
+def _is_still(one: Bound, directory: int, path: str, resolve: int) -> bool:
+    try:
+        facts = _stat(directory, path, resolve)
+    except OSError:
+        return False
+    return (facts.st_dev, facts.st_ino) == (one.device, one.inode)
 
 
 def changed(bound: Iterable[Bound]) -> str | None:
     """Return the first source that is no longer what was resolved, looked at without following links."""
     for one in bound:
-        try:
-            fd = syscalls.openat2(-100, one.source, os.O_PATH, syscalls.RESOLVE_NO_SYMLINKS)
-        except OSError:
-            return one.source
-        try:
-            facts = os.fstat(fd)
-        finally:
-            os.close(fd)
-        if (facts.st_dev, facts.st_ino) != (one.device, one.inode):
+        if not _is_still(one, _CWD, one.source, syscalls.RESOLVE_NO_SYMLINKS):
             return one.source
     return None
 
@@ -140,15 +139,7 @@ def mismatch(pid: int, bound: Iterable[Bound]) -> str | None:
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for one in bound:
-            try:
-                fd = syscalls.openat2(root, one.target, os.O_PATH, syscalls.RESOLVE_IN_ROOT)
-            except OSError:
-                return one.target
-            try:
-                facts = os.fstat(fd)
-            finally:
-                os.close(fd)
-            if (facts.st_dev, facts.st_ino) != (one.device, one.inode):
+            if not _is_still(one, root, one.target, syscalls.RESOLVE_IN_ROOT):
                 return one.target
     finally:
         os.close(root)

@@ -17,15 +17,14 @@ from pbsdock.plan import Mount, MountOrigin
 from pbsdock.policy_host import HostFacts, plain, position, some
 from pbsdock.torque import Job
 
-SYSTEM = (
-    "/proc", "/sys", "/dev", "/run", "/var/run", "/var/lib/docker", "/boot", "/var/spool/torque", "/var/spool/pbs",
-)  # fmt: skip
+HOST_PATHS = ("/proc", "/sys", "/dev", "/run", "/var/run", "/var/lib/docker", "/boot")
+SYSTEM = (*HOST_PATHS, "/var/spool/torque", "/var/spool/pbs")
 _KERNEL = ("/proc", "/sys", "/dev")
 _OWN = ("/etc/passwd", "/etc/group")  # made for every container, with the job's script
 
 
 def below(path: str, prefix: str) -> bool:
-    """Whether *path* is *prefix* or below it, by components."""
+    """Whether *path* is *prefix* or below it, by components: ``/scratch2`` is not below ``/scratch``."""
     return PurePosixPath(path).is_relative_to(PurePosixPath(prefix))
 
 

@@ -16,6 +16,7 @@ from pbsdock.agent.reconcile import Verdict, judge
 from pbsdock.errors import Refusal
 from pbsdock.ledger import Record
 from pbsdock.plan import Mount
+from pbsdock.policy_mounts import below
 from pbsdock.runner import Demux
 from tests.conftest import ROOT
 from tests.unit.test_policy import _plan
@@ -123,7 +124,7 @@ def test_shell_line_sets_what_the_engine_cannot() -> None:
 ])  # fmt: skip
 def test_prefixes_are_components(path: str, prefix: str, holds: bool) -> None:
     """/scratch2 is not inside /scratch."""
-    assert mounts.inside(path, prefix) is holds
+    assert below(path, prefix) is holds
 
 
 def test_mounts_are_looked_at_as_the_user(tmp_path: Path) -> None:

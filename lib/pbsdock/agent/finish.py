@@ -21,7 +21,7 @@ def finish(node: Node, running: Running) -> None:
     """Tell the run hook how its container ended and begin to tear it down; idempotent, any thread."""
     record = running.record
     with node.job_lock(f"finish:{record.incarnation}", 60.0):
-        if running.ended is not None or record.state in ("releasing", "released"):
+        if running.ended is not None or record.state == "releasing":
             return
         try:
             found = node.engine.inspect(record.container_id or record.container_name)

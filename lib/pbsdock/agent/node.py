@@ -63,7 +63,6 @@ class Node:
         self.engine = Engine(config.engine.socket, config.engine.timeout_s, on_change=self._engine_changed)
         self.images = Images(self.engine.client, self.engine.inspect_image, self.emit)
         self.running: dict[str, Running] = {}  # incarnation, or exec id for a task
-        self.notices: dict[str, list[str]] = {}
         self._cgroups: JobCgroup | None = None
         self._locks: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
@@ -206,6 +205,11 @@ class Node:
         """The site's registry credentials, read anew so that an exchanged file counts at once. Raises NodeFault."""
         path = self.config.engine.docker_config
         return dict(load_auth(Path(path))) if path else {}
+
+
+def ms_since(began: float) -> float:
+    """Milliseconds since a reading of the monotonic clock, as events have them."""
+    return round((time.monotonic() - began) * 1000, 1)
 
 
 def parse_cpus(text: str) -> set[int]:

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from pbsdock import mounts, torque
 from pbsdock.agent import facts
-from pbsdock.agent.node import Node
+from pbsdock.agent.node import Node, ms_since
 from pbsdock.agent.release import release
 from pbsdock.config import ImagesConfig
 from pbsdock.container import group, passwd
-from pbsdock.directive import Directive, DirectiveError, parse_options, parse_script
+from pbsdock.directive import SCRIPT_LIMIT, Directive, DirectiveError, parse_options, parse_script
 from pbsdock.engine import EngineError
 from pbsdock.errors import HookError, NodeFault, Refusal
 from pbsdock.images import Image
@@ -31,7 +31,6 @@ from pbsdock.plan import Plan
 from pbsdock.policy import decide, effective
 
 Notify = Callable[[str], None]
-SCRIPT_LIMIT = 16 * 1024 * 1024
 
 
 def from_prologue(node: Node, argv: Sequence[str], env: Mapping[str, str], notify: Notify) -> Record | None:
@@ -127,7 +126,6 @@ def _refused(node: Node, job: torque.Job, error: Refusal, record: Record | None 
     fresh = record is None
     record = record or _new_record(node, job)
     record.state = "refused"
-    record.prologue_over = True
     record.refusal = {"code": error.code, "sentence": error.sentence, "blame": error.blame.value}
     if fresh:
         node.ledger.create(record)
@@ -188,13 +186,12 @@ def _carry_out(
     record.facts["bound"] = [one.to_dict() for one in bound]
     record.facts["own_files"] = _files(node, job, record, plan, script)
     began_cgroup = time.monotonic()
-    node.cgroups.create(record.cgroup, plan.limits, tuple(one.path for one in plan.devices))
-    node.emit("cgroup.created", record, cgroup=record.cgroup, ms=_ms(began_cgroup))
+    node.cgroups.create(record.cgroup, plan.limits)
+    node.emit("cgroup.created", record, cgroup=record.cgroup, ms=ms_since(began_cgroup))
     record.state = "ready"
-    record.prologue_over = True
     record.facts["ready_at"] = time.time()
     node.ledger.save(record)
-    node.emit("job.ready", record, phase="prologue", ms=_ms(began), image_id=image.id)
+    node.emit("job.ready", record, phase="prologue", ms=ms_since(began), image_id=image.id)
 
 
 def _image(node: Node, settings: ImagesConfig, plan: Plan, notify: Notify, began: float) -> Image:
@@ -250,7 +247,3 @@ def _group_names(plan: Plan) -> dict[int, str]:
         except KeyError:
             continue
     return names
-
-
-def _ms(began: float) -> float:
-    return round((time.monotonic() - began) * 1000, 1)

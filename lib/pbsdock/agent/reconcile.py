@@ -65,7 +65,7 @@ def judge(record: Record, *, boot: str, job_files: frozenset[str], now: float, g
         return Verdict.JOB_GONE  # its release was begun and is not complete
     if record.facts.get("job_file") in job_files:
         return Verdict.LIVE
-    last = max(float(record.facts.get(key, 0.0)) for key in ("ready_at", "started_at", "touched"))
+    last = max(float(record.facts.get(key, 0.0)) for key in ("ready_at", "started_at"))
     if now - max(last, float(record.created)) < grace_s:
         return Verdict.YOUNG
     return Verdict.JOB_GONE

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from typing import Any
 
 from pbsdock import wire
-from pbsdock.agent.node import Node
+from pbsdock.agent.node import Node, ms_since
 from pbsdock.engine import EngineError
 from pbsdock.errors import HookError, NodeFault
 from pbsdock.ledger import Record
@@ -35,7 +36,7 @@ def release(node: Node, record: Record, *, why: str, keep: bool = False) -> bool
         node.unmark(record)
         node.ledger.remove(record)
         _tell_run_hook(node, record, why)
-    node.emit("release.done", record, why=why, ms=round((time.monotonic() - began) * 1000, 1), phase="release")
+    node.emit("release.done", record, why=why, ms=ms_since(began), phase="release")
     return True
 
 
@@ -54,22 +55,17 @@ def tear_down(node: Node, record: Record) -> list[str]:
     failures: list[str] = []
     if record.plan is None:
         return failures
-    if not record.steps.get("cgroup", {}).get("gone"):
-        _attempt(failures, "cgroup", lambda: _kill(node, record))
-    if not record.steps.get("container", {}).get("gone"):
-        _attempt(failures, "container", lambda: _remove_container(node, record))
-    if not record.steps.get("cgroup", {}).get("gone"):
-        _attempt(failures, "cgroup", lambda: _remove_cgroup(node, record))
-    if not record.steps.get("files", {}).get("gone"):
-        _attempt(failures, "files", lambda: _remove_files(node, record))
+    for step, act in _STEPS:
+        if not record.steps.get(step, {}).get("gone"):
+            try:
+                act(node, record)
+            except (HookError, EngineError, OSError) as error:
+                failures.append(f"{step}: {error}")
     return failures
 
 
-def _attempt(failures: list[str], what: str, act: Any) -> None:
-    try:
-        act()
-    except (HookError, EngineError, OSError) as error:
-        failures.append(f"{what}: {error}")
+def _gone(record: Record, step: str) -> None:
+    record.steps[step] = {**record.steps.get(step, {}), "gone": True}
 
 
 def _kill(node: Node, record: Record) -> None:
@@ -87,7 +83,7 @@ def _remove_container(node: Node, record: Record) -> None:
         if time.monotonic() > deadline:
             raise NodeFault("container-stays", f"container {record.container_name} cannot be removed")
         time.sleep(0.05)
-    record.steps["container"] = {**record.steps.get("container", {}), "gone": True}
+    _gone(record, "container")
     if record.container_id:
         node.emit("container.removed", record, container=record.container_id)
 
@@ -95,7 +91,7 @@ def _remove_container(node: Node, record: Record) -> None:
 def _remove_cgroup(node: Node, record: Record) -> None:
     remember_usage(node, record)
     node.cgroups.remove(record.cgroup, _EMPTY_S)
-    record.steps["cgroup"] = {**record.steps.get("cgroup", {}), "gone": True}
+    _gone(record, "cgroup")
     node.emit("cgroup.removed", record, cgroup=record.cgroup)
 
 
@@ -114,4 +110,10 @@ def _remove_files(node: Node, record: Record) -> None:
     directory = node.work_dir(record)
     if directory.exists():
         shutil.rmtree(directory)
-    record.steps["files"] = {**record.steps.get("files", {}), "gone": True}
+    _gone(record, "files")
+
+
+# The processes go first, whatever the engine does; the cgroup itself can only go after the container's own below it.
+_STEPS: tuple[tuple[str, Callable[[Node, Record], None]], ...] = (
+    ("cgroup", _kill), ("container", _remove_container), ("cgroup", _remove_cgroup), ("files", _remove_files),
+)  # fmt: skip

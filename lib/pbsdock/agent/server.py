@@ -228,12 +228,7 @@ class Connection:
             time.sleep(0.02)
         if file.uid is not None and file.uid != self.peer.uid:
             raise Refusal("not-your-job", f"job {job_id.text} belongs to another user")
-        env = {}
-        for pair in message.raw("env"):
-            name, _, value = pair.partition(b"=")
-            if name in (b"TMPDIR", b"PBS_NODEFILE"):
-                env[name.decode()] = value.decode("utf-8", "surrogateescape")
-        job = facts.from_job_file(file, self.node.name, env, self.node.paths.mom_priv)
+        job = facts.from_job_file(file, self.node.name, _env(message), self.node.paths.mom_priv)
         return prepare.on_demand(self.node, job, directive, self._notify)
 
     def _pbs_track(self, record: Record) -> str:
@@ -268,8 +263,7 @@ class Connection:
 
     def _reattach(self, running: Running) -> None:
         record = running.record
-        with self.node.engine.attach(record.container_id or record.container_name,
-                                     tty=bool(record.facts.get("tty"))) as stream:  # fmt: skip
+        with self.node.engine.attach(record.container_id or record.container_name) as stream:
             self._answer(wire.Message("attached"), [stream.fileno()])
 
     def _mine(self, message: wire.Message) -> Running:
@@ -420,9 +414,10 @@ def serve(paths: Paths) -> int:
     signal.signal(signal.SIGTERM, lambda *_: _stop(node))
     adopt(node)
     Watcher(node).start()
-    listener = Door(node).open()
+    door = Door(node)
+    listener = door.open()
     threading.Thread(target=lambda: reconcile(node), daemon=True).start()
-    Door(node).accept_for_ever(listener)
+    door.accept_for_ever(listener)
     return 0
 
 

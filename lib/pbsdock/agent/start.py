@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from pbsdock import container, mounts, wire
 from pbsdock.agent import facts
-from pbsdock.agent.node import Node, Running
+from pbsdock.agent.node import Node, Running, ms_since
 from pbsdock.engine import EngineError, process_groups
 from pbsdock.errors import NodeFault, Refusal
 from pbsdock.ledger import Record
@@ -76,7 +76,7 @@ def start_job(node: Node, record: Record, request: wire.Message, peer_pid: int) 
     node.running[record.incarnation] = running
     node.ledger.save(record)
     node.emit("job.started", record, container=identifier, pid=pid, phase="run",
-              ms=round((time.monotonic() - began) * 1000, 1))
+              ms=ms_since(began))
     return running, stream
 
 
@@ -97,7 +97,7 @@ def _launch(
             raise _engine_fault(node, plan, error) from None
         stream = None
         try:
-            stream = node.engine.attach(identifier, tty=call.tty)
+            stream = node.engine.attach(identifier)
             node.engine.start(identifier)
             return stream, identifier
         except EngineError as error:

@@ -35,7 +35,7 @@ class Usage:
 class JobCgroup(Protocol):
     """One backend. ``name`` is a job's name below the instance's root; all calls are idempotent."""
 
-    def create(self, name: str, limits: Limits, devices: tuple[str, ...] = ()) -> None:
+    def create(self, name: str, limits: Limits) -> None:
         """Make the cgroup, write its limits, read them back. Raises NodeFault if the kernel holds others."""
 
     def cgroup_parent(self, name: str) -> str:

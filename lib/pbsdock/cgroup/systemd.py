@@ -58,9 +58,8 @@ class SystemdCgroup(V2Tree):
         """What Docker takes: the slice's name."""
         return self.unit(name)
 
-    def create(self, name: str, limits: Limits, devices: tuple[str, ...] = ()) -> None:
+    def create(self, name: str, limits: Limits) -> None:
         """Start the slice with its limits and read back what the kernel holds."""
-        del devices  # a BPF program of the container's own, attached by runc
         try:
             self.bus.start_slice(self.unit(name), properties(limits), 10.0)
         except OSError as error:

@@ -74,9 +74,12 @@ class V1Cgroup:
 
     # -- limits -------------------------------------------------------------------------------------------------
 
-    def create(self, name: str, limits: Limits, devices: tuple[str, ...] = ()) -> None:
-        """Make the directories and set the limits; devices are the container's own (runc's allow list)."""
-        del devices  # on v1 a parent must allow what runc's list below it allows: it stays as the root has it
+    def create(self, name: str, limits: Limits) -> None:
+        """Make the directories and set the limits.
+
+        Devices are the container's own matter (runc's allow list): on v1 a parent must allow what the list below it
+        allows, so it stays as the root has it.
+        """
         try:
             for controller in self.present:
                 self.directory(controller, name).mkdir(parents=True, exist_ok=True)

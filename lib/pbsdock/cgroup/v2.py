@@ -109,9 +109,8 @@ class V2Cgroup(V2Tree):
         """What Docker takes; without the leading slash it would land below dockerd's own cgroup."""
         return f"/{self.root}/{name}"
 
-    def create(self, name: str, limits: Limits, devices: tuple[str, ...] = ()) -> None:
+    def create(self, name: str, limits: Limits) -> None:
         """Enable the controllers down the path, make the directory, set the limits, read them back."""
-        del devices  # a BPF program of the container's own, attached by runc
         directory = self.directory(name)
         try:
             self._enable(self.sysfs)
