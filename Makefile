@@ -1,7 +1,7 @@
 .PHONY: help demo test bench lint
 
 PYTHON := .venv/bin/python
-SHELL_FILES := install.sh hooks/* tests/*.sh demo/*.sh .ci/run examples/*.sh
+SHELL_FILES := install.sh $(filter-out hooks/ask,$(wildcard hooks/*)) tests/*.sh demo/*.sh .ci/run examples/*.sh
 
 help:
 	@echo 'make demo   run a real job through the three hooks and show what happened (root, Debian 12)'

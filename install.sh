@@ -66,6 +66,7 @@ paths=$prefix/paths.json
 config=$mom_priv/config
 unit=/etc/systemd/system/pbsdock-agent.service
 hooks='prologue epilogue prologue.parallel epilogue.parallel'
+helpers='run node-check ask'
 ours='# pbsdock hook:'
 block_begin='# begin pbsdock (written by install.sh, removed by install.sh --uninstall)'
 block_begin_pattern='# begin pbsdock .*'
@@ -155,7 +156,7 @@ instance_name() {
 bake() { # bake SOURCE TARGET
   local temporary="$2.new.$$"
   sed -e "s|@PYTHON@|$prefix/venv/bin/python3|g" -e "s|@LIB@|$(site_packages)|g" -e "s|@RUN_DIR@|$run_dir|g" \
-    -e "s|@STATE_DIR@|$state_dir|g" -e "s|@MOM_PRIV@|$mom_priv|g" -e "s|@PATHS@|$paths|g" "$1" >"$temporary"
+    -e "s|@STATE_DIR@|$state_dir|g" -e "s|@MOM_PRIV@|$mom_priv|g" -e "s|@PATHS@|$paths|g" -e "s|@PREFIX@|$prefix|g" "$1" >"$temporary"
   chown root:root "$temporary"
   chmod 0755 "$temporary"
   mv -f "$temporary" "$2"
@@ -231,8 +232,7 @@ install_hooks() {
     bake "$here/hooks/$hook" "$mom_priv/$hook"
   done
   mkdir -p "$prefix/hooks"
-  bake "$here/hooks/run" "$prefix/hooks/run"
-  bake "$here/hooks/node-check" "$prefix/hooks/node-check"
+  for hook in $helpers; do bake "$here/hooks/$hook" "$prefix/hooks/$hook"; done
 }
 
 without_block() { sed "/^$block_begin_pattern\$/,/^$block_end\$/d" "$config"; }
@@ -317,8 +317,7 @@ check_hooks() {
       [ ! -f "$site" ] || check_file "$site"
     done
   done
-  check_file "$prefix/hooks/run" 755
-  check_file "$prefix/hooks/node-check" 755
+  for hook in $helpers; do check_file "$prefix/hooks/$hook" 755; done
 }
 
 check_lines() {
@@ -386,13 +385,14 @@ do_uninstall() {
   fi
   remove_services
   stop_agent
-  local name
+  local name hook
   name=$(cat "$etc/instance" 2>/dev/null || true)
   # The instance's own cgroups, once they are empty.
   [ -z "$name" ] || rmdir "/sys/fs/cgroup/$name" /sys/fs/cgroup/*/"$name" 2>/dev/null || true
   # Only what is ours by name: the prefix may be shared, /usr/local for example.
   rm -rf "${prefix:?}/venv"
-  rm -f "$prefix/bin/pbsdock" "$prefix/bin/pbsdock-agent" "$prefix/hooks/run" "$prefix/hooks/node-check" "$paths" "$prefix/stamp"
+  for hook in $helpers; do rm -f "$prefix/hooks/$hook"; done
+  rm -f "$prefix/bin/pbsdock" "$prefix/bin/pbsdock-agent" "$paths" "$prefix/stamp"
   rmdir "$prefix/hooks" "$prefix/bin" "$prefix" 2>/dev/null || true
   say "pbsdock is taken out of $mom_priv; $etc, $state_dir and $log_dir stay"
 }

@@ -6,17 +6,21 @@ next ones are refused at once until a probe answers again.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from http.client import HTTPException
 from typing import Any
+from urllib.parse import quote
 
 import docker
 import docker.errors
 import requests.exceptions
 
+from pbsdock.engine_http import Pool, take_over
 from pbsdock.errors import NodeFault
 
 
@@ -42,6 +46,7 @@ class Engine:
         self.down_because: str | None = None
         self._lock = threading.Lock()
         self._client: Any = None
+        self._pool = Pool(socket_path, timeout_s)
 
     def client(self, timeout_s: float | None = None) -> Any:
         """A client of its own for a long conversation (a pull, the event stream)."""
@@ -54,9 +59,9 @@ class Engine:
     def _connect(self, version: str, timeout_s: float | None) -> Any:
         # The SDK's stubs lag behind it: it takes fractions of a second, and None for no deadline.
         timeout: Any = timeout_s
-        return docker.APIClient(
-            base_url=f"unix://{self.socket_path}", version=version, timeout=timeout, num_pools=64
-        )
+        client = docker.APIClient(base_url=f"unix://{self.socket_path}", version=version, timeout=timeout, num_pools=64)
+        client.trust_env = False  # a unix socket has no proxy, and looking for one costs a third of a call
+        return client
 
     def _pooled(self) -> Any:
         with self._lock:
@@ -73,7 +78,9 @@ class Engine:
         except docker.errors.APIError as error:
             status = error.response.status_code if error.response is not None else 500
             raise EngineError(status, str(error.explanation or error)) from None
-        except (requests.exceptions.RequestException, docker.errors.DockerException, OSError) as error:
+        except (
+            requests.exceptions.RequestException, docker.errors.DockerException, HTTPException, OSError
+        ) as error:  # fmt: skip
             self._lost(f"{doing} failed: {_short(error)}")
             raise NodeFault("engine-unreachable", f"the Docker engine does not answer: {self.down_because}") from None
 
@@ -98,6 +105,7 @@ class Engine:
         if self.down_because is not None:
             with self._lock:
                 self._client = None  # its kept-alive connections are dead
+            self._pool.close()
             self.down_because = None
             self.on_change(True, "")
         return True
@@ -109,30 +117,39 @@ class Engine:
 
     def create(self, config: Mapping[str, Any], name: str) -> str:
         """Create a container from a whole config; returns its id."""
-        with self._guard("create") as client:
-            return str(client.create_container_from_config(dict(config), name)["Id"])
+        return str(self._ask("create", "POST", f"/containers/create?name={quote(name)}", config)["Id"])
 
     def start(self, container: str) -> None:
         """Start a container."""
-        with self._guard("start") as client:
-            client.start(container)
+        self._ask("start", "POST", f"/containers/{quote(container)}/start")
 
     def inspect(self, container: str) -> dict[str, Any] | None:
         """Inspect a container by id or name; None if there is none."""
-        with _absent(404), self._guard("inspect") as client:
-            return dict(client.inspect_container(container))
+        with _absent(404):
+            return dict(self._ask("inspect", "GET", f"/containers/{quote(container)}/json"))
         return None
 
     def inspect_image(self, reference: str) -> dict[str, Any] | None:
         """Inspect an image by reference; None if it is not here."""
-        with _absent(404), self._guard("image inspect") as client:
-            return dict(client.inspect_image(reference))
+        with _absent(404):
+            return dict(self._ask("image inspect", "GET", f"/images/{quote(reference, safe='/:@')}/json"))
         return None
 
-    def remove(self, container: str) -> None:
-        """Kill and remove a container and its anonymous volumes; one that is gone or going is fine."""
-        with _absent(404, 409), self._guard("remove") as client:
-            client.remove_container(container, v=True, force=True)
+    def remove(self, container: str) -> bool:
+        """Kill and remove a container and its anonymous volumes; False while another removal is under way."""
+        with _absent(409):
+            with _absent(404):
+                self._ask("remove", "DELETE", f"/containers/{quote(container)}?v=1&force=1")
+            return True
+        return False
+
+    def _ask(self, doing: str, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        content = None if body is None else json.dumps(body).encode()
+        with self._guard(doing) as client:
+            status, answer = self._pool.ask(method, f"/v{client.api_version}{path}", content)
+        if status >= 400:
+            raise EngineError(status, _message(answer))
+        return json.loads(answer) if answer else None
 
     def labelled(self, label: str) -> list[dict[str, Any]]:
         """All containers with *label* (``key=value``), running or not, as the list call describes them."""
@@ -163,26 +180,21 @@ class Engine:
         return self._hijack(f"/exec/{exec_id}/start", b'{"Detach":false,"Tty":%s}' % (b"true" if tty else b"false"))
 
     def _hijack(self, path: str, body: bytes) -> socket.socket:
-        # Not through the SDK: its buffered reader may swallow the first bytes of the stream, and the descriptor is
-        # handed to another process.
         with self._guard("attach") as client:
-            version = client.api_version
-            stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                stream.settimeout(self.timeout_s)
-                stream.connect(self.socket_path)
-                stream.sendall(
-                    f"POST /v{version}{path} HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
-                    f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
-                )
-                status, text = _read_head(stream)
-                if status not in (101, 200):
-                    raise EngineError(status, text)
-                stream.settimeout(None)
-            except BaseException:
-                stream.close()
-                raise
-            return stream
+            target = f"/v{client.api_version}{path}"
+            status, text, stream = take_over(self.socket_path, self.timeout_s, target, body)
+        if status not in (101, 200):
+            stream.close()
+            raise EngineError(status, text)
+        return stream
+
+
+def _message(answer: bytes) -> str:
+    """What the engine says of an error: ``{"message": …}``, unless something between us answered in its stead."""
+    try:
+        return str(json.loads(answer)["message"])
+    except (ValueError, KeyError, TypeError):
+        return answer.decode("utf-8", "replace").strip()[:400]
 
 
 @contextmanager
@@ -193,27 +205,6 @@ def _absent(*statuses: int) -> Iterator[None]:
     except EngineError as error:
         if error.status not in statuses:
             raise
-
-
-def _read_head(stream: socket.socket) -> tuple[int, str]:
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        peeked = stream.recv(4096, socket.MSG_PEEK)
-        if not peeked:
-            raise OSError("the engine closed the connection")
-        end = (head[-3:] + peeked).find(b"\r\n\r\n")
-        take = len(peeked) if end < 0 else end + 4 - len(head[-3:])
-        head += stream.recv(take)
-        if len(head) > 65536:
-            raise OSError("the engine's answer has no end")
-    status = int(head.split(b" ", 2)[1])
-    if status in (101, 200):
-        return status, ""
-    stream.settimeout(1.0)
-    try:
-        return status, stream.recv(4096).decode("utf-8", "replace").strip()
-    except OSError:
-        return status, ""
 
 
 def _short(error: BaseException) -> str:

@@ -6,9 +6,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
+
+from pbsdock.event_names import EVENTS
 
 _COLOURS = {"warning": "\033[33m", "error": "\033[31m"}
 _RESET = "\033[0m"
@@ -16,21 +18,33 @@ _HEAD = ("ts", "seq", "event", "level", "node", "job", "incarnation", "user", "p
 _POLL_S = 0.2
 
 
-def show(file: Path, *, job: str | None, follow: bool, raw: bool, out: TextIO) -> int:
-    """Print the stream; returns 1 if it does not exist."""
-    if not follow and not file.exists():
-        print(f"pbsdock: there are no events yet in {file}", file=sys.stderr)
-        return 1
+def show(
+    file: Path, *, job: str | None, follow: bool, raw: bool, out: TextIO, pause: Callable[[], None] | None = None,
+) -> int:
+    """Print the stream; returns 1 if it does not exist or must not be read. *pause* waits for more lines."""
     colour = out.isatty()
-    for line in lines(file, follow=follow):
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if job is not None and not _is_about(event, job):
-            continue
-        print(line if raw else render(event, colour=colour), file=out, flush=follow)
+    try:
+        if not follow and not file.exists():
+            print(f"pbsdock: there are no events yet in {file}", file=sys.stderr)
+            return 1
+        for line in lines(file, follow=follow, pause=pause):
+            event = _parse(line)
+            if event is not None and (job is None or _is_about(event, job)):
+                print(line if raw else render(event, colour=colour), file=out, flush=follow)
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        print(f"pbsdock: {file} is for root and the group adm only; use sudo", file=sys.stderr)
+        return 1
     return 0
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) else None
 
 
 def _is_about(event: dict[str, Any], job: str) -> bool:
@@ -38,46 +52,68 @@ def _is_about(event: dict[str, Any], job: str) -> bool:
     return found == job or found.split(".", 1)[0] == job
 
 
-def lines(file: Path, *, follow: bool) -> Iterator[str]:
-    """Whole lines of a file that may be rotated away; with *follow* it never ends."""
-    stream = None
-    rest = ""
+def lines(file: Path, *, follow: bool, pause: Callable[[], None] | None = None) -> Iterator[str]:
+    """Whole lines of a file that may be rotated away; with *follow* it never ends. Raises OSError."""
+    wait = pause or (lambda: time.sleep(_POLL_S))
     while True:
-        if stream is None:
-            try:
-                stream = open(file, encoding="utf-8", errors="replace")
-            except FileNotFoundError:
-                if not follow:
-                    return
-                time.sleep(_POLL_S)
-                continue
-        chunk = stream.read()
-        *whole, rest = (rest + chunk).split("\n")
-        yield from whole
+        try:
+            with open(file, "rb") as stream:
+                yield from _of(stream, file, follow, wait)
+        except FileNotFoundError:
+            if follow:
+                wait()
         if not follow:
-            stream.close()
             return
-        if not chunk:
-            try:
-                rotated = os.stat(file).st_ino != os.fstat(stream.fileno()).st_ino
-            except FileNotFoundError:
-                rotated = True
-            if rotated:
-                stream.close()
-                stream = None
-            time.sleep(_POLL_S)
+
+
+def _of(stream: BinaryIO, file: Path, follow: bool, wait: Callable[[], None]) -> Iterator[str]:
+    """The lines of one open file, until it ends or, with *follow*, until another one has taken its place."""
+    rest = b""
+    moved = False
+    while True:
+        chunk = stream.readline()
+        rest += chunk
+        if rest.endswith(b"\n"):
+            yield rest[:-1].decode("utf-8", "replace")
+            rest = b""
+        elif not chunk and (moved or not follow):
+            return
+        elif not chunk:
+            moved = _has_moved(stream, file)  # then once more to the end: the writer may have been faster
+            if not moved:
+                wait()
+
+
+def _has_moved(stream: BinaryIO, file: Path) -> bool:
+    held = os.fstat(stream.fileno())
+    try:
+        found = os.stat(file)
+    except FileNotFoundError:
+        return True
+    return (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino) or found.st_size < stream.tell()
 
 
 def render(event: dict[str, Any], *, colour: bool) -> str:
-    """One event as a line: time, job, user, event, details. Control characters cannot reach the terminal."""
-    moment = str(event.get("ts", ""))[11:23]
-    details = " ".join(f"{key}={_plain(value)}" for key, value in event.items() if key not in _HEAD)
+    """One event as a line: time (UTC), job, user, event, what it means, details.
+
+    Control characters, and whatever else is not printable, cannot reach the terminal.
+    """
+    moment = _plain(event.get("ts", "")).replace("T", " ")[:23]
+    name = _plain(event.get("event", ""))
     text = (
-        f"{moment:<12} {_plain(event.get('job', '-')):<20} {_plain(event.get('user', '-')):<10}"
-        f" {_plain(event.get('event', '')):<20} {details}"
+        f"{moment:<23} {_plain(event.get('job', '-')):<20} {_plain(event.get('user', '-')):<10} {name:<20}"
+        f" {_sentence(name, event)}"
     ).rstrip()
     shade = _COLOURS.get(str(event.get("level")))
     return f"{shade}{text}{_RESET}" if colour and shade else text
+
+
+def _sentence(name: str, event: dict[str, Any]) -> str:
+    """The event's own sentence if it has one, else what the register says of it; then its other fields."""
+    own = event.get("sentence")
+    text = _plain(own) if own else EVENTS.get(name, ("",))[0]
+    details = " ".join(f"{_plain(key)}={_plain(event[key])}" for key in event if key not in (*_HEAD, "sentence"))
+    return f"{text} [{details}]".lstrip() if details else text
 
 
 def _plain(value: Any) -> str:

@@ -6,6 +6,7 @@ begin a line of its own.
 
 from __future__ import annotations
 
+import errno
 import grp
 import json
 import os
@@ -37,17 +38,22 @@ class _Sink:
 
 
 class EventStream:
-    """Where events go. ``emit`` may be called from any thread and never raises for a full disk."""
+    """Where events go. ``emit`` may be called from any thread and never raises for a full disk.
+
+    With *strict* an event or field that is not in the register raises ValueError, which is for tests; otherwise it is a
+    warning in the stream, because a slip in a report must not end a job.
+    """
 
     def __init__(
         self, file: Path, *, node: str, journald: bool = False, max_field: int = 4096, max_line: int = 32768,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.time, strict: bool = False,
     ) -> None:
         self.file = file
         self.node = node
         self.max_field = max_field
         self.max_line = max_line
         self.clock = clock
+        self.strict = strict
         self.journal = _journal() if journald else None
         self._lock = threading.RLock()
         self._fd = -1
@@ -91,24 +97,25 @@ class EventStream:
     def _append(self, line: str) -> None:
         self._open()
         data = line.encode() + b"\n"
+        size = os.fstat(self._fd).st_size
         if os.write(self._fd, data) != len(data):
-            raise OSError("short write")
+            os.ftruncate(self._fd, size)  # half a line would swallow the next one
+            raise OSError(errno.ENOSPC, "short write")
 
     def _stamp(self, _logger: Any, _name: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         entry["ts"] = datetime.fromtimestamp(self.clock(), UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         entry["seq"] = self._seq + 1
         entry["node"] = self.node
-        if entry["event"] not in EVENTS:
-            raise ValueError(f"event {entry['event']!r} is not in the register")
+        if wrong := _mistake(entry):
+            if self.strict:
+                raise ValueError(wrong)
+            entry["level"] = "warning" if entry["level"] == "info" else entry["level"]
         return entry
 
     def _clean(self, _logger: Any, _name: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        allowed = {*_ORDER, *EVENTS[entry["event"]][1]}
-        strange = set(entry) - allowed
-        if strange:
-            raise ValueError(f"event {entry['event']!r} has no field {sorted(strange)[0]!r}")
-        ordered = [key for key in (*_ORDER, *EVENTS[entry["event"]][1]) if entry.get(key) is not None]
-        return {key: self._value(key, entry[key]) for key in ordered}
+        known = (*_ORDER, *EVENTS.get(entry["event"], ("", ()))[1])
+        keys = (*known, *sorted(set(entry) - set(known)))
+        return {key: self._value(key, entry[key]) for key in keys if entry.get(key) is not None}
 
     def _value(self, key: str, value: Any) -> Any:
         if any(one in key.lower() for one in _SECRET):
@@ -145,15 +152,24 @@ class EventStream:
             os.close(self._fd)
             self._fd = -1
         self.file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        fd = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+        fd = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
         os.fchmod(fd, 0o640)
         try:
             os.fchown(fd, 0, grp.getgrnam("adm").gr_gid)
         except (KeyError, PermissionError):
             pass  # a host without the group, or a test without root: the mode alone protects it
         found = os.fstat(fd)
+        if found.st_size and os.pread(fd, 1, found.st_size - 1) != b"\n":
+            os.write(fd, b"\n")  # a crash has cut the last line short
         self._identity = (found.st_dev, found.st_ino)
         self._fd = fd
+
+
+def _mistake(entry: MutableMapping[str, Any]) -> str | None:
+    if entry["event"] not in EVENTS:
+        return f"event {entry['event']!r} is not in the register"
+    strange = set(entry) - {*_ORDER, *EVENTS[entry["event"]][1]}
+    return f"event {entry['event']!r} has no field {min(strange)!r}" if strange else None
 
 
 def _last_seq(file: Path) -> int:

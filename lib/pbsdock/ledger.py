@@ -8,7 +8,7 @@ import re
 import secrets
 import threading
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -124,17 +124,13 @@ class Ledger:
             if not _NAME.fullmatch(path.name):
                 continue
             try:
-                data = json.loads(path.read_bytes())
-                record = Record(**{key: data[key] for key in data if key in _FIELDS})
-                if record.version != VERSION or record.name != path.name:
-                    raise ValueError("it is not a record of this release")
-            except (OSError, ValueError, TypeError, KeyError) as error:
+                self._records[path.name] = _parse(path)
+            except (OSError, ValueError, RecursionError) as error:
                 self._problems.append(f"{path.name}: unreadable: {error}")
-                continue
-            self._records[path.name] = record
 
     def _write(self, record: Record, *, durable: bool) -> None:
-        data = json.dumps(asdict(record), separators=(",", ":"), sort_keys=True).encode()
+        plain = {name: getattr(record, name) for name in sorted(_FIELDS)}
+        data = json.dumps(plain, separators=(",", ":")).encode()
         temporary = self.directory / f".new-{secrets.token_hex(8)}"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -155,4 +151,30 @@ class Ledger:
                 os.close(directory)
 
 
-_FIELDS = frozenset(one.name for one in fields(Record))
+def _parse(path: Path) -> Record:
+    """Read one file. Raises OSError; ValueError with the reason why it is no record of this release."""
+    data = json.loads(path.read_bytes())
+    if not isinstance(data, dict) or data.get("version") != VERSION:
+        raise ValueError("it is not a record of this release")
+    absent = [key for key in _REQUIRED if key not in data]
+    if absent:
+        raise ValueError(f"{absent[0]} is missing")
+    known = {key: data[key] for key in _FIELDS if key in data}
+    wrong = [key for key in known if not isinstance(known[key], _FIELDS[key])]
+    if wrong or not all(isinstance(one, dict) for one in known.get("steps", {}).values()):
+        raise ValueError(f"{(wrong or ['steps'])[0]} is of the wrong type")
+    record = Record(**known)
+    if record.name != path.name:
+        raise ValueError(f"it holds the record {record.name}")
+    return record
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int,), "str": (str,), "float": (int, float), "dict": (dict,), "None": (type(None),),
+}  # fmt: skip
+# "dict[str, Any] | None", the annotation's text, becomes (dict, NoneType)
+_FIELDS: dict[str, tuple[type, ...]] = {
+    one.name: tuple(kind for part in str(one.type).split("|") for kind in _KINDS[part.strip().split("[")[0]])
+    for one in fields(Record)
+}
+_REQUIRED = tuple(one.name for one in fields(Record) if one.default is MISSING and one.default_factory is MISSING)

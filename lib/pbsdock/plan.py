@@ -7,6 +7,7 @@ thousandths of a CPU.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -108,11 +109,14 @@ class Plan:
         return typing.cast(Plan, _build(cls, data))
 
 
+_hints = functools.cache(typing.get_type_hints)
+
+
 def _build(kind: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, Mapping):
             raise ValueError(f"{kind.__name__}: expected a table, got {type(value).__name__}")
-        hints = typing.get_type_hints(kind)
+        hints = _hints(kind)
         unknown = set(value) - set(hints)
         if unknown:
             raise ValueError(f"{kind.__name__}: unknown field {sorted(unknown)[0]!r}")

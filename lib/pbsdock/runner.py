@@ -380,6 +380,8 @@ class Runner:
         elif message.op == "notice":
             say(message.text("sentence"))
         elif message.op == "attached" and fds and self.attach is None and self.ended is None:
+            if sentence := message.text("sentence"):
+                say(sentence)
             poller.register(self._take_attach(fds), select.POLLIN)
         else:
             for fd in fds:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -199,12 +200,13 @@ class OwnEngine:
         self.socket = root / "docker.sock"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         self.root.mkdir(exist_ok=True)
         with open(self.root / "log", "ab") as log:
             self.process = subprocess.Popen(
                 ["unshare", "--net", "dockerd", "--data-root", f"{self.root}/data", "--exec-root", f"{self.root}/exec",
-                 "-p", f"{self.root}/pid", "-H", f"unix://{self.socket}", "--bridge=none", "--iptables=false"],
+                 "-p", f"{self.root}/pid", "-H", f"unix://{self.socket}", "--bridge=none", "--iptables=false",
+                 *options],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         wait_until("the second engine answers", self.answers, 30)
@@ -220,6 +222,11 @@ class OwnEngine:
     def stop(self) -> None:
         assert self.process is not None
         self.process.terminate()
+        self.process.wait(30)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        os.kill(int((self.root / "pid").read_text()), signal.SIGKILL)
         self.process.wait(30)
 
 
@@ -258,6 +265,35 @@ def test_engine_restarted_in_mid_job(own: tuple[Instance, OwnEngine]) -> None:
     assert b"the Docker engine of this node was restarted while the job ran and ended it" in done.stderr
     assert instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\necho again\n").stdout == b"again\n"
     assert not engine.docker("ps", "-aq").stdout
+
+
+@pytest.mark.parametrize(
+    ("seconds", "stdout", "stderr"),
+    [
+        (7, b"ready\nlater\n", rb" for \d+ s; anything the job wrote meanwhile is missing from its output\n"),
+        (1, b"ready\n", rb"; anything the job wrote since \d\d:\d\d:\d\d is missing from its output\n"),
+    ],
+)
+def test_engine_killed_with_live_restore(
+    own: tuple[Instance, OwnEngine], seconds: int, stdout: bytes, stderr: bytes
+) -> None:
+    """A container that outlives the gap ends as if there had been none; of one that does not, the loss is told."""
+    instance, engine = own
+    engine.stop()
+    engine.start("--live-restore")
+    try:
+        trial = _running(instance, f"sleep {seconds}; echo later; exit 7")
+        engine.kill()
+        time.sleep(2.5)
+        engine.start("--live-restore")
+        done = trial.finish(trial.wait())
+    finally:
+        engine.stop()
+        engine.start()
+
+    assert (done.exit_status, done.stdout) == (7, stdout)
+    assert re.fullmatch(rb"pbsdock: the Docker engine of this node was away" + stderr, done.stderr)
+    wait_until("nothing is left", lambda: instance.left() == [], 20)
 
 
 def test_engine_hung(own: tuple[Instance, OwnEngine]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -11,12 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbsdock import event_names
-from pbsdock.event_view import lines, render
 from pbsdock.events import EventStream
 from tests.conftest import ROOT
 
 
-def _stream(path: Path, **options: int) -> EventStream:
+def _stream(path: Path, **options: Any) -> EventStream:
     return EventStream(path, node="n1", clock=lambda: 1_700_000_000.25, **options)
 
 
@@ -85,34 +86,43 @@ def test_full_disk_is_survived_and_told(tmp_path: Path) -> None:
     assert first["count"] >= 2
 
 
-def test_unknown_events_and_fields_are_mistakes(tmp_path: Path) -> None:
-    """Only what is in the register is emitted."""
+def test_short_write_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a disk that fills up took of a line is taken back, so that the next line stands alone."""
     stream = _stream(tmp_path / "e")
+    stream.emit("engine.back")
+    monkeypatch.setattr("pbsdock.events.os.write", lambda fd, data: os.pwrite(fd, data[:10], 1 << 20))
+    stream.emit("engine.back")
+    monkeypatch.undo()
+    stream.emit("engine.back")
+
+    events = [json.loads(line) for line in (tmp_path / "e").read_text().splitlines()]
+    assert [one["event"] for one in events] == ["engine.back", "events.dropped", "engine.back"]
+
+
+def test_line_cut_by_a_crash_is_ended(tmp_path: Path) -> None:
+    """A new agent begins on a line of its own."""
+    (tmp_path / "e").write_text('{"seq": 7}\n{"event": "agent.st')
+    _stream(tmp_path / "e").emit("engine.back")
+
+    *_, half, last = (tmp_path / "e").read_text().splitlines()
+    assert half == '{"event": "agent.st'
+    assert json.loads(last)["seq"] == 8
+
+
+def test_unknown_events_and_fields_are_mistakes(tmp_path: Path) -> None:
+    """Only what is in the register is emitted, in tests; in a job's life a slip is a warning and ends nothing."""
+    stream = _stream(tmp_path / "e", strict=True)
     with pytest.raises(ValueError, match="^event 'no.such' is not in the register$"):
         stream.emit("no.such")
     with pytest.raises(ValueError, match="^event 'engine.back' has no field 'odd'$"):
         stream.emit("engine.back", odd=1)
+
+    _stream(tmp_path / "e").emit("no.such", odd=1)
+    found = json.loads((tmp_path / "e").read_text())
+    assert (found["event"], found["level"], found["odd"]) == ("no.such", "warning", 1)
 
 
 def test_schema_file_and_manual_are_the_register() -> None:
     """What is shipped and documented is what is emitted."""
     assert json.loads((ROOT / "lib/pbsdock/event_schema.json").read_text()) == event_names.schema()
     assert event_names.documented().strip() in (ROOT / "docs/events.md").read_text()
-
-
-def test_rendering_for_people() -> None:
-    """One aligned line; control characters do not reach the terminal."""
-    event = {"ts": "2023-11-14T22:13:20.250000Z", "event": "job.refused", "job": "7.vm\x1b[2J", "user": "alice",
-             "level": "warning", "code": "x"}  # fmt: skip
-
-    assert render(event, colour=False) == (
-        "22:13:20.250 7.vm?[2J             alice      job.refused          code=x"
-    )
-    assert render(event, colour=True).startswith("\033[33m")
-
-
-def test_reading(tmp_path: Path) -> None:
-    """Half a line is no line yet."""
-    (tmp_path / "e").write_text("a\nb\nc")
-
-    assert list(lines(tmp_path / "e", follow=False)) == ["a", "b"]

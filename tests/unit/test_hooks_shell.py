@@ -7,6 +7,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from pbsdock import client, wire
+
 REPOSITORY = Path(__file__).resolve().parents[2]
-HOOKS = ("prologue", "epilogue", "run", "prologue.parallel", "epilogue.parallel", "node-check")
+HOOKS = ("prologue", "epilogue", "run", "prologue.parallel", "epilogue.parallel", "node-check", "ask")
 MOM_ENV = {"PATH": "/bin:/usr/bin", "LANG": "C.UTF-8"}
 PROLOGUE = ("7.vm", "alice", "users", "job", "nodes=1", "batch", "none")
 EPILOGUE = ("7.vm", "alice", "users", "job", "123", "nodes=1", "cput=0", "batch", "none", "0", "/none.SC")
@@ -107,6 +110,7 @@ def site(tmp_path: Path) -> Site:
     marks = {
         "@PYTHON@": f"{tmp_path}/python3", "@LIB@": f"{tmp_path}/lib", "@RUN_DIR@": str(made.run_dir),
         "@STATE_DIR@": f"{tmp_path}/state", "@MOM_PRIV@": str(made.mom_priv), "@PATHS@": f"{tmp_path}/paths.json",
+        "@PREFIX@": str(tmp_path),
     }  # fmt: skip
     for name in HOOKS:
         text = (REPOSITORY / "hooks" / name).read_text()
@@ -496,3 +500,117 @@ def test_a_plain_job_costs_little(site: Site, hook: str) -> None:
     bare, ours = (statistics.median(cost(one) for _ in range(40)) for one in (["/bin/true"], [program, *argv]))
 
     assert ours - bare < 0.010
+
+
+# -- ask --------------------------------------------------------------------------------------------------------
+
+
+class Agent:
+    """Answers one connection with what it is told to; what it was asked is in ``asked``."""
+
+    def __init__(self, site: Site, *answers: bytes) -> None:
+        self.asked: list[wire.Message] = []
+        self._answers = answers
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(site.run_dir / "agent.sock"))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection, connection.makefile("rb") as file:
+            size = wire.length(file.read(wire.HEADER), wire.CLIENT_LIMIT)
+            self.asked.append(wire.decode(file.read(size)))
+            for one in self._answers:
+                connection.sendall(one)
+                time.sleep(0.02)  # so that messages arrive in pieces
+
+    def stop(self) -> None:
+        """Wait for the conversation's end."""
+        self._thread.join(5)
+        self._listener.close()
+
+
+def _pieces(message: wire.Message) -> list[bytes]:
+    data = wire.encode(message)
+    return [data[:3], data[3:9], data[9:]]
+
+
+def test_prologue_asks_without_python(site: Site) -> None:
+    """An agent that answers is asked without Python's interpreter, with mom's arguments and variables as they are."""
+    agent = Agent(site, *_pieces(wire.Message("prepared", state="ready")))
+    script = site.script("#DOCKER busybox\n")
+    argv = ["7.vm", "alice", "users", "a name\nof two lines", "nodes=1", "batch", "", script]
+
+    done = site.call("prologue", argv, {**MOM_ENV, "PBS_NUM_PPN": "4", "TMPDIR": "/tmp/é", "OTHER": "x"})
+    agent.stop()
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert site.asked() is None
+    assert agent.asked[0].op == "prepare"
+    assert agent.asked[0].raw("argv") == [os.fsencode(one) for one in argv]
+    assert sorted(agent.asked[0].raw("env")) == [b"PBS_NUM_PPN=4", "TMPDIR=/tmp/é".encode()]
+
+
+@pytest.mark.parametrize(
+    ("answers", "code", "said"),
+    [
+        ([wire.Message("notice", sentence="waiting"), wire.Message("prepared", state="ready")], 0, "pbsdock: waiting\n"),
+        ([wire.Message("fault", code="x", sentence="the node is sick")], 2, "pbsdock: the node is sick\n"),
+        ([wire.Message("refused", code="x", sentence="no such image")], 0, ""),
+        ([wire.Message("prepared", state="none")], 0, ""),
+    ],
+)
+def test_prologue_understands_the_agent(site: Site, answers: list[wire.Message], code: int, said: str) -> None:
+    """A notice is passed on, a fault queues the job again, a refusal is left for the run hook to tell."""
+    agent = Agent(site, *(piece for one in answers for piece in _pieces(one)))
+
+    done = site.call("prologue", [*PROLOGUE, site.script("#DOCKER busybox\n")])
+    agent.stop()
+
+    assert (done.returncode, done.stderr) == (code, said)
+    assert site.asked() is None
+
+
+@pytest.mark.parametrize("answer", [b"", b"\0\0", b"\0\0\0\x09prep", wire.encode(wire.Message("notice", sentence="x"))])
+def test_agent_that_dies_is_left_to_python(site: Site, answer: bytes) -> None:
+    """Whatever ends the conversation early, the full client asks again and its exit code counts."""
+    site.python(2)
+    agent = Agent(site, answer)
+    script = site.script("#DOCKER busybox\n")
+
+    done = site.call("prologue", [*PROLOGUE, script])
+    agent.stop()
+
+    assert done.returncode == 2
+    assert site.asked() == site.client("prologue", *PROLOGUE, script)
+
+
+def test_epilogue_asks_without_python(site: Site) -> None:
+    """The epilogue's whole argument vector reaches the agent; the answer's kind does not matter to mom."""
+    agent = Agent(site, *_pieces(wire.Message("released", clean=0)))
+    site.mark()
+
+    done = site.call("epilogue", EPILOGUE)
+    agent.stop()
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert site.asked() is None
+    assert agent.asked[0].op == "release"
+    assert agent.asked[0].raw("argv") == [one.encode() for one in EPILOGUE]
+
+
+def test_ask_keeps_perl_from_the_environment(site: Site) -> None:
+    """Nothing of the environment makes Perl load code, and the two clients pass on the same variables."""
+    agent = Agent(site, *_pieces(wire.Message("prepared")))
+    (site.base / "Evil.pm").write_text(f"open F, '>', '{site.base}/owned'; 1;\n")
+
+    done = site.call("prologue", [*PROLOGUE, site.script("#DOCKER busybox\n")],
+                     {**MOM_ENV, "PERL5OPT": f"-I{site.base} -MEvil", "PERL5LIB": str(site.base),
+                      **dict.fromkeys(client._HOOK_ENV, "1")})  # fmt: skip
+    agent.stop()
+
+    assert done.returncode == 0
+    assert not (site.base / "owned").exists()
+    assert sorted(agent.asked[0].raw("env")) == sorted(f"{one}=1".encode() for one in client._HOOK_ENV)

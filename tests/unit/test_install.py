@@ -165,6 +165,8 @@ def test_hooks_are_roots_and_bake_their_interpreter(installed: Scratch) -> None:
     """root:root 0755, no mark left, and the only interpreter named is the instance's own."""
     hooks = [installed.mom_priv / name for name in ("prologue", "epilogue", "prologue.parallel", "epilogue.parallel")]
     hooks += [installed.prefix / "hooks/run", installed.prefix / "hooks/node-check"]
+    ask = (installed.prefix / "hooks/ask").stat()
+    assert (ask.st_uid, ask.st_gid, stat.S_IMODE(ask.st_mode)) == (0, 0, 0o755)
 
     for hook in hooks:
         status = hook.stat()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+import pytest
 
 from pbsdock.ledger import Ledger, Record
 
@@ -67,3 +70,25 @@ def test_newest_incarnation(tmp_path: Path) -> None:
 
     assert ledger.for_job("7.vm") is old
     assert ledger.for_job("other") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"facts": None}, "facts is of the wrong type"),
+        ({"steps": {"cgroup": 1}}, "steps is of the wrong type"),
+        ({"uid": "0"}, "uid is of the wrong type"),
+        ({"version": 99}, "it is not a record of this release"),
+        ({"safe": "9.vm"}, "it holds the record 9.vm.a1.json"),
+    ],
+)
+def test_records_of_the_wrong_shape_are_not_believed(tmp_path: Path, change: dict[str, object], reason: str) -> None:
+    """A record that would fail later, in the middle of a release, is told at once."""
+    ledger = Ledger(tmp_path / "jobs")
+    record = Record.new(job_id="7.vm", safe="7.vm", uid=1, user="a", node="n", boot_id="b", now=1.0, nonce="x")
+    record.incarnation = "a1"
+    ledger.create(record)
+    path = tmp_path / "jobs/7.vm.a1.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+
+    assert Ledger(tmp_path / "jobs").load_all() == ([], [f"7.vm.a1.json: unreadable: {reason}"])

@@ -14,32 +14,31 @@ from pbsdock.ledger import Record
 
 _BY_SIGNAL = (137, 143)
 _LAST_BREATH_S = 0.3
+AWAY = "the Docker engine of this node was away"
 _LOST = 255  # what the engine reports for a container that ended while it was away (observed with live-restore)
 
 
-def finish(node: Node, running: Running) -> None:
-    """Tell the run hook how its container ended and begin to tear it down; idempotent, any thread."""
+def finish(node: Node, running: Running, said: int | None = None) -> None:
+    """Tell the run hook how its container ended and begin to tear it down; idempotent, any thread.
+
+    *said* is the exit code of the engine's own event.
+    """
     record = running.record
     with node.job_lock(f"finish:{record.incarnation}", 60.0):
         if running.ended is not None or record.state == "releasing":
             return
-        try:
-            found = node.engine.inspect(record.container_id or record.container_name)
-        except (HookError, EngineError):
-            return  # the engine is away: the next look finds out
-        if found is not None and found["State"]["Running"]:
+        state = _state(node, running, said)
+        if state is None:
             return
-        state: dict[str, Any] = found["State"] if found is not None else {}
         code = int(state.get("ExitCode", 137))
         if code in _BY_SIGNAL and not state.get("OOMKilled") and not running.engine_was_lost:
             # An engine that shuts down ends its containers first and is gone a moment later.
             time.sleep(_LAST_BREATH_S)
             running.engine_was_lost = not node.engine.probe()
         usage = remember_usage(node, record) if state.get("OOMKilled") else {}
-        sentences = _sentences(record, state, usage, running.engine_was_lost)
-        running.ended = wire.Message("ended", code=code, sentence=[one.encode() for one in sentences])
-        # In memory first: should the agent die before the record is saved, the next one asks the engine again.
-        running.send(running.ended)
+        sentences = _sentences(running, state, usage)
+        # Told first: should the agent die before the record is saved, the next one asks the engine again.
+        running.end(wire.Message("ended", code=code, sentence=[one.encode() for one in sentences]))
         record.state = "ended"
         record.exit = {"code": code, "oom": bool(state.get("OOMKilled")), "sentences": sentences, "at": time.time()}
         node.ledger.save(record)
@@ -55,29 +54,51 @@ def finish(node: Node, running: Running) -> None:
             node.ledger.save(record)
 
 
+def _state(node: Node, running: Running, said: int | None) -> dict[str, Any] | None:
+    """The container's State; {} if somebody removed it, None while it runs or the engine is away.
+
+    After its event the engine holds the container for some milliseconds more to clean it up, and an inspection waits
+    for that. An exit code that leaves no question is therefore taken from the event.
+    """
+    record = running.record
+    if said is not None and said not in (*_BY_SIGNAL, _LOST) and not running.out_of_memory:
+        if remember_usage(node, record).get("limit_hit") is False:
+            return {"ExitCode": said}
+    try:
+        found = node.engine.inspect(record.container_id or record.container_name)
+    except (HookError, EngineError):
+        return None  # the next look finds out
+    if found is None:
+        return {}
+    return None if found["State"]["Running"] else dict(found["State"])
+
+
 def _limit(record: Record) -> int | None:
     limits = (record.plan or {}).get("limits", {})
     value = limits.get("memory_bytes")
     return int(value) if value else None
 
 
-def _sentences(record: Record, state: dict[str, Any], usage: dict[str, Any], engine_was_lost: bool) -> list[str]:
+def _sentences(running: Running, state: dict[str, Any], usage: dict[str, Any]) -> list[str]:
     if not state:
         return ["the container was removed by somebody else while the job ran; exit status 137 is not the job's own"]
     sentences = []
     if state.get("OOMKilled"):
-        sentences.append(_oom_sentence(_limit(record), usage.get("memory_peak_bytes")))
+        sentences.append(_oom_sentence(_limit(running.record), usage.get("memory_peak_bytes")))
     code = int(state.get("ExitCode", 0))
-    if engine_was_lost and code == _LOST:
+    if running.engine_was_lost and code == _LOST:
         sentences.append(
             "the container ended while the Docker engine of this node was away; the job's own exit status is lost,"
             " 255 stands for it"
         )
-    elif engine_was_lost and code in _BY_SIGNAL:
+    elif running.engine_was_lost and code in _BY_SIGNAL:
         sentences.append(
             f"the Docker engine of this node was restarted while the job ran and ended it; exit status {code} is not"
             " the job's own"
         )
+    elif running.stream_lost_at:
+        since = time.strftime("%H:%M:%S", time.localtime(running.stream_lost_at))
+        sentences.append(f"{AWAY}; anything the job wrote since {since} is missing from its output")
     if state.get("Error"):
         sentences.append(f"the engine says: {state['Error']}")
     return sentences

@@ -16,8 +16,8 @@ from pbsdock import wire
 from pbsdock.cgroup.base import JobCgroup
 from pbsdock.cgroup.detect import choose
 from pbsdock.config import Config
-from pbsdock.engine import Engine, boot_id, host_memory
-from pbsdock.errors import NodeFault
+from pbsdock.engine import Engine, EngineError, boot_id, host_memory
+from pbsdock.errors import HookError, NodeFault
 from pbsdock.events import EventStream
 from pbsdock.images import Images, load_auth
 from pbsdock.ledger import Ledger, Record
@@ -35,7 +35,16 @@ class Running:
     connection: socket.socket | None = None
     ended: wire.Message | None = None
     engine_was_lost: bool = False
+    stream_lost_at: float | None = None  # since when nobody reads the container's output; seconds since the epoch
+    out_of_memory: bool = False  # the engine has said so; a process was killed, not necessarily the first one
     lock: threading.Lock = field(default_factory=threading.Lock)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def end(self, message: wire.Message) -> None:
+        """Tell the run hook how it ended, and whoever waits for that here."""
+        self.ended = message
+        self.send(message)
+        self.over.set()
 
     def send(self, message: wire.Message) -> bool:
         """Send to the run hook if it is there; a hook that is gone comes back and asks."""
@@ -119,7 +128,10 @@ class Node:
 
     def host(self) -> HostFacts:
         """What policy needs to know of this execution host."""
-        root = self._info.get("DockerRootDir")
+        try:
+            root = self.engine_info().get("DockerRootDir")
+        except (HookError, EngineError):
+            root = None  # nothing can be prepared then either, and that is told in its place
         closed = (str(self.paths.mom_priv.parent), *((str(root),) if root else ()))
         return HostFacts(
             node=self.name, memory_bytes=host_memory(), cpus=len(os.sched_getaffinity(0)), free_cpus=self._free_cpus(),

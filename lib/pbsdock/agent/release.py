@@ -46,8 +46,7 @@ def _tell_run_hook(node: Node, record: Record, why: str) -> None:
     if running is None or running.ended is not None:
         return
     sentence = f"the container was removed while the job ran ({why}); exit status 137 is not the job's own"
-    running.ended = wire.Message("ended", code=137, sentence=sentence)
-    running.send(running.ended)
+    running.end(wire.Message("ended", code=137, sentence=sentence))
 
 
 def tear_down(node: Node, record: Record) -> list[str]:
@@ -76,10 +75,7 @@ def _kill(node: Node, record: Record) -> None:
 def _remove_container(node: Node, record: Record) -> None:
     deadline = time.monotonic() + _EMPTY_S
     # Asked by name: a crash between the engine's create and our record leaves no id.
-    while True:
-        node.engine.remove(record.container_name)
-        if node.engine.inspect(record.container_name) is None:
-            break
+    while not node.engine.remove(record.container_name):
         if time.monotonic() > deadline:
             raise NodeFault("container-stays", f"container {record.container_name} cannot be removed")
         time.sleep(0.05)

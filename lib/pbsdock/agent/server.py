@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ from collections.abc import Callable
 
 from pbsdock import torque, wire
 from pbsdock.agent import facts, prepare
-from pbsdock.agent.finish import finish
+from pbsdock.agent.finish import AWAY, finish
 from pbsdock.agent.node import Node, Running
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
@@ -28,6 +29,7 @@ from pbsdock.ledger import Ledger, Record
 from pbsdock.paths import Paths
 
 _FIRST_MESSAGE_S = 10.0
+_EVENT_S = 0.3  # how long the engine's own event of an end is waited for
 _SIGNALS = frozenset({
     signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT,
     signal.SIGTSTP, signal.SIGXCPU,
@@ -261,10 +263,10 @@ class Connection:
         elif not message.number("attached") and not task:
             self._reattach(running)
 
-    def _reattach(self, running: Running) -> None:
+    def _reattach(self, running: Running, sentence: str = "") -> None:
         record = running.record
         with self.node.engine.attach(record.container_id or record.container_name) as stream:
-            self._answer(wire.Message("attached"), [stream.fileno()])
+            self._answer(wire.Message("attached", sentence=sentence), [stream.fileno()])
 
     def _mine(self, message: wire.Message) -> Running:
         record = self._own(message)
@@ -300,19 +302,36 @@ class Connection:
     def _eof(self, message: wire.Message) -> None:
         """The streams are over; the job is so too, or the engine dropped the connection."""
         running = self._mine(message)
+        if running.over.wait(_EVENT_S):
+            return
+        if not running.exec_id and (os.path.exists(f"/proc/{running.pid}") or not self.node.engine.probe()):
+            running.stream_lost_at = time.time()
+            threading.Thread(target=self._restore_stream, args=(running,), daemon=True).start()
+            return
         deadline = time.monotonic() + 2.0
-        while running.ended is None and time.monotonic() < deadline:
-            if running.exec_id:
-                finish_task(self.node, running)
-            elif not os.path.exists(f"/proc/{running.pid}"):
+        while time.monotonic() < deadline:
+            (finish_task if running.exec_id else finish)(self.node, running)
+            if running.over.wait(0.05):
+                return
+
+    def _restore_stream(self, running: Running) -> None:
+        """Attach again as soon as the engine answers: with live-restore the container runs on without it."""
+        while not running.over.wait(0.2):
+            if not self.node.engine.probe():
+                continue
+            if not os.path.exists(f"/proc/{running.pid}"):
                 finish(self.node, running)
-            if running.ended is None:
-                time.sleep(0.01)
-        if running.ended is None and not running.exec_id and self.node.engine.probe():
+                continue
+            away = math.ceil(time.time() - (running.stream_lost_at or 0.0))
+            sentence = f"{AWAY} for {away} s; anything the job wrote meanwhile is missing from its output"
             try:
-                self._reattach(running)
+                self._reattach(running, sentence)
+                running.stream_lost_at = None
+                return
             except (EngineError, HookError):
-                finish(self.node, running)
+                continue  # it has ended, or the engine is gone again
+            except OSError:
+                return  # the run hook is gone, or comes back and asks for itself
 
 
 def _argv(message: wire.Message) -> list[str]:

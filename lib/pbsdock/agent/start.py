@@ -178,6 +178,7 @@ def start_task(node: Node, record: Record, request: wire.Message) -> tuple[Runni
 
 def finish_task(node: Node, running: Running) -> bool:
     """Tell the run hook how its task ended; False while it still runs."""
+    sentences: list[str] = []
     try:
         found = node.engine.exec_inspect(running.exec_id)
         if found.get("Running"):
@@ -185,12 +186,16 @@ def finish_task(node: Node, running: Running) -> bool:
         code = int(found.get("ExitCode") or 0)
     except EngineError:
         code = 137  # the engine forgets every exec when it is restarted
+        sentences.append(
+            "the Docker engine of this node was restarted while this task ran; its exit status is lost, 137 stands"
+            " for it"
+        )
     with running.lock:
         if running.ended is not None:
             return True
-        running.ended = wire.Message("ended", code=code)
+        running.ended = wire.Message("ended", code=code, sentence=[one.encode() for one in sentences])
     node.emit("task.ended", running.record, task=running.exec_id[:12], code=code)
-    running.send(running.ended)
+    running.end(running.ended)
     node.running.pop(running.exec_id, None)
     return True
 

@@ -51,9 +51,8 @@ class Watcher:
     def _stream(self) -> None:
         client = self.node.engine.endless()
         try:
-            stream: Any = client.events(
-                decode=False, filters={"type": "container", "label": [self.node.label], "event": ["die", "exec_die"]}
-            )
+            wanted = {"type": "container", "label": [self.node.label], "event": ["die", "exec_die", "oom"]}
+            stream: Any = client.events(decode=False, filters=wanted)
             self.look()  # whatever ended before the stream was open
             buffer = b""
             for chunk in stream:
@@ -77,15 +76,21 @@ class Watcher:
         else:
             key = attributes.get("pbsdock.incarnation", "")
         running = self.node.running.get(key)
-        if running is not None:
-            threading.Thread(target=self._finish, args=(running,), daemon=True).start()
+        if running is None:
+            return
+        if event.get("Action") == "oom":
+            running.out_of_memory = True
+            return
+        code = attributes.get("exitCode", "")
+        said = int(code) if code.isdigit() else None
+        threading.Thread(target=self._finish, args=(running, said), daemon=True).start()
 
-    def _finish(self, running: Running) -> None:
+    def _finish(self, running: Running, said: int | None = None) -> None:
         try:
             if running.exec_id:
                 finish_task(self.node, running)
             else:
-                finish(self.node, running)
+                finish(self.node, running, said)
         except (HookError, EngineError, OSError) as error:
             self.node.emit("agent.error", level="warning", where="finish", reason=str(error)[:300])
 
@@ -112,7 +117,7 @@ class Watcher:
                 if now >= next_probe:
                     next_probe = now + 5.0
                     self.node.recover(self.node.engine.probe)
-                if now >= next_pass or self._came_back():
+                if self._came_back() or now >= next_pass:
                     next_pass = now + self.node.config.reaper.period_s
                     reconcile(self.node)
             except Exception as error:  # the ticking thread must outlive whatever one pass meets

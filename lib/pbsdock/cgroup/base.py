@@ -66,12 +66,16 @@ class JobCgroup(Protocol):
 def read_pids(directory: Path) -> list[int]:
     """The processes of a cgroup directory and all below it."""
     found: list[int] = []
-    for here, _directories, files in os.walk(directory):
-        if "cgroup.procs" in files:
-            try:
-                found += [int(one) for one in (Path(here) / "cgroup.procs").read_text().split()]
-            except OSError:
-                continue  # removed while we looked
+    below = [str(directory)]
+    while below:
+        here = below.pop()
+        try:
+            with open(f"{here}/cgroup.procs", encoding="ascii") as file:
+                found += [int(one) for one in file.read().split()]
+            with os.scandir(here) as entries:
+                below += [one.path for one in entries if one.is_dir(follow_symlinks=False)]
+        except OSError:
+            continue  # removed while we looked
     return [one for one in found if one > 0]  # 0: a process of another pid namespace
 
 

@@ -58,11 +58,10 @@ class V1Cgroup:
 
     def _everywhere(self, name: str) -> list[Path]:
         """The job's directory in every hierarchy: Docker makes it in those without a limit of ours, too."""
-        return [
-            one / self.root / name
-            for one in self.sysfs.iterdir()
-            if one.is_dir() and not one.is_symlink() and (one / self.root / check_name(name)).is_dir()
-        ]
+        check_name(name)
+        with os.scandir(self.sysfs) as entries:
+            places = [f"{one.path}/{self.root}/{name}" for one in entries if one.is_dir(follow_symlinks=False)]
+        return [Path(one) for one in places if os.path.isdir(one)]
 
     def cgroup_parent(self, name: str) -> str:
         """What Docker takes: a path from the hierarchy's root."""

@@ -50,6 +50,14 @@ def kill_session(session: int, number: int) -> int:
     return len(members)
 
 
+def kill_all(*sessions: int) -> None:
+    """SIGKILL until nobody is left: a process can fork while its session is being walked."""
+    for _ in range(100):
+        if not sum(kill_session(one, signal.SIGKILL) for one in sessions):
+            return
+        time.sleep(0.005)
+
+
 class _Child:
     """One child, from fork to the answer that tells its end."""
 
@@ -78,7 +86,7 @@ class _Child:
 
     def abandon(self) -> None:
         """End it, because nobody is left who would: neither processes nor a sign of life stay behind."""
-        kill_session(self.pid, signal.SIGKILL)
+        kill_all(self.pid)
         if self.witness:
             try:
                 os.unlink(self.witness)
@@ -94,7 +102,7 @@ def _say(text: str) -> None:
 
 
 def _arrange(spec: dict[str, Any], high: list[int]) -> None:
-    """Become what *spec* describes: session, descriptors, limits, identity, directory, signals."""
+    """Become what *spec* describes: session, descriptors, limits, identity, directory."""
     os.setsid()
     for target, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
         null = os.open("/dev/null", flags | os.O_CLOEXEC)
@@ -115,13 +123,6 @@ def _arrange(spec: dict[str, Any], high: list[int]) -> None:
     except OSError as error:
         _say(f"PBS: chdir to '{spec['cwd'][:256]}' failed: {error.strerror}\n")
         raise
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        ignored = number == signal.SIGPIPE  # by mom, in whatever it starts (observed)
-        try:
-            signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
-        except (OSError, ValueError):
-            continue  # the C library keeps two for itself
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _child(spec: dict[str, Any], fds: list[int], status: int) -> None:
@@ -187,7 +188,19 @@ def serve(requests: socket.socket) -> None:
             poller.register(child.pidfd, select.POLLIN)
 
 
+def _plain_signals() -> None:
+    """Signals as every child is to have them; set once here, since a child inherits them."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        ignored = number == signal.SIGPIPE  # by mom, in whatever it starts (observed)
+        try:
+            signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
+        except (OSError, ValueError):
+            continue  # the C library keeps two for itself
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 if __name__ == "__main__":
+    _plain_signals()
     main_socket = socket.socket(fileno=int(sys.argv[1]))
     main_socket.set_inheritable(False)
     gc.freeze()  # a child shares the pages until it execs

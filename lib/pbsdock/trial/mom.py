@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pbsdock.trial import environment
 from pbsdock.trial.hooks import NOT_RUN, TIMED_OUT, Hooks, append
-from pbsdock.trial.launcher import kill_session
+from pbsdock.trial.launcher import kill_all, kill_session
 from pbsdock.trial.process import Process, Spec, spawn
 from pbsdock.trial.request import ABORT, REQUEUE, Outcome, Request, mom_config, resolve
 from pbsdock.trial.spool import Spool
@@ -225,14 +225,14 @@ class Trial:
 
     # -- signals ------------------------------------------------------------------------------------------------
 
-    def _signal_all(self, number: int) -> int:
-        leaders = [one for one in (self.leader, *self.tasks) if one is not None]
-        return sum(kill_session(one.pid, number) for one in leaders)
+    def _sessions(self) -> list[int]:
+        return [one.pid for one in (self.leader, *self.tasks) if one is not None]
 
     def signal(self, number: int) -> None:
         """Signal every process of the job's sessions, more than once, as mom's walks do."""
         for _ in range(_DELIVERIES):
-            self._signal_all(number)
+            for session in self._sessions():
+                kill_session(session, number)
 
     def qdel(self) -> None:
         """TERM to the sessions; KILL to the rest as soon as the leader is gone, or after the kill delay."""
@@ -242,11 +242,7 @@ class Trial:
         self._kill_rest()
 
     def _kill_rest(self) -> None:
-        """KILL until nobody is left: a process can fork while the sessions are being walked."""
-        for _ in range(100):
-            if not self._signal_all(signal.SIGKILL):
-                return
-            time.sleep(0.005)
+        kill_all(*self._sessions())
 
     # -- the end ------------------------------------------------------------------------------------------------
 
