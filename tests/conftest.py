@@ -94,6 +94,11 @@ class Instance:
         found = [json.loads(line) for line in self.events_file.read_text().splitlines()]
         return [one for one in found if job is None or one.get("job") == job]
 
+    def trail(self, job: str) -> list[dict[str, Any]]:
+        """All events of a job that is over; the last one may come a moment after the epilogue."""
+        wait_until("the trail ends", lambda: any(one["event"] == "job.finished" for one in self.events(job)))
+        return self.events(job)
+
     def agent_pids(self) -> list[int]:
         """Supervisor and worker."""
         marker = str(self.root / "opt/pbsdock/paths.json").encode()
@@ -114,17 +119,32 @@ class Instance:
 
     def configure(self, text: str) -> None:
         """Replace the configuration; the next hook starts an agent with it."""
+        wait_until("no job is being released", lambda: not self._ended())
         self.config.write_text(text)
         self.kill_agent()
 
+    def _ended(self) -> list[str]:
+        rows = json.loads(self.command("ps", "--json").stdout or "{}").get("jobs", [])
+        return [one["job"] for one in rows if one["state"] in ("ended", "releasing")]
+
     def left(self) -> list[str]:
-        """What of this instance is there, asked of the engine, the kernel and the file system, not of the ledger."""
+        """What of this instance is there, asked of the engine, the kernel and the file system, not of the ledger.
+
+        Asked again for a while: an epilogue of a container that is over does not wait for the engine to tidy up.
+        """
+        deadline = time.monotonic() + 3.0
+        while (found := self.present()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return found
+
+    def present(self) -> list[str]:
+        """The same, asked once."""
         client = docker.from_env()
         try:
             found = [
-                f"container {one.name}"
-                for one in client.containers.list(all=True)
-                if one.labels.get("pbsdock.owner", "").startswith(self.name + "@")
+                f"container {one['Names'][0]}"
+                for one in client.api.containers(all=True)
+                if one["Labels"].get("pbsdock.owner", "").startswith(self.name + "@")
             ]
         finally:
             client.close()

@@ -81,7 +81,7 @@ def test_second_prologue_of_the_same_job(instance: Instance) -> None:
 
     assert done.exit_status == 4
     assert len(first) == len(second)
-    assert [one["why"] for one in instance.events(trial.job_id) if one["event"] == "release.done"] == [
+    assert [one["why"] for one in instance.trail(trial.job_id) if one["event"] == "release.done"] == [
         "older-incarnation", "epilogue",
     ]  # fmt: skip
 

@@ -169,7 +169,7 @@ def test_a_job_pulls(instance: Instance, site: str) -> None:
     """From the directive to the container: the image is fetched in the prologue and its digest is on record."""
     subprocess.run(["docker", "rmi", "-f", f"{site}/team/tool:1"], check=False, capture_output=True)
     done = instance.run(f"#!/bin/sh\n#DOCKER {site}/team/tool:1\necho $FROM_IMAGE\n")
-    events = {one["event"]: one for one in instance.events(done.job_id)}
+    events = {one["event"]: one for one in instance.trail(done.job_id)}
 
     assert done.stdout == b"yes\n"
     assert events["job.finished"]["image_digest"].startswith("sha256:")

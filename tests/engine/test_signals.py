@@ -81,6 +81,6 @@ def test_out_of_memory_is_told(instance: Instance) -> None:
 
     sentence = b"out of memory: a process was killed at the job's limit of 32 MiB; peak use 32 MiB; ask for more with"
     assert sentence in done.stderr
-    events = instance.events(done.job_id)
+    events = instance.trail(done.job_id)
     assert [one["oom"] for one in events if one["event"] == "job.finished"] == [True]
     assert any(one["event"] == "container.oom" and one["limit_bytes"] == 32 << 20 for one in events)

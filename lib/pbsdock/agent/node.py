@@ -139,9 +139,9 @@ class Node:
         )
 
     def _free_cpus(self) -> tuple[int, ...]:
-        """CPUs no other job on this node has for itself."""
+        """CPUs no other job on this node has for itself; one whose container is over has none any more."""
         taken: set[int] = set()
-        for record in self.ledger.load_all()[0]:
+        for record in (one for one in self.ledger.load_all()[0] if one.state != "ended"):
             taken.update(parse_cpus(str(((record.plan or {}).get("limits") or {}).get("cpuset") or "")))
         return tuple(sorted(os.sched_getaffinity(0) - taken))
 
