@@ -186,6 +186,7 @@ def test_task_runs_in_the_container(instance: Instance) -> None:
 
     assert code == 6
     assert said.splitlines()[:2] == [f"yes 2 {USERS[0]}", "sh"]
+    assert next(one["pid"] for one in instance.events(trial.job_id) if one["event"] == "task.started") > 0
 
 
 def test_volume_of_output(instance: Instance) -> None:

@@ -18,6 +18,7 @@ from pbsdock.ledger import Record
 from pbsdock.mounts import Bound
 from pbsdock.plan import Plan
 
+_PID_S = 2.0
 _NO_PROGRAM = re.compile(r'exec: "([^"]+)"|no such file or directory|permission denied|too many levels of symbolic')
 
 
@@ -168,12 +169,23 @@ def start_task(node: Node, record: Record, request: wire.Message) -> tuple[Runni
             if argv[0] == "/bin/sh" and call.argv[0] != "/bin/sh" and _NO_PROGRAM.search(str(error)):
                 continue
             raise NodeFault("engine-error", f"the task could not be started in the container: {error}") from None
-        pid = int(node.engine.exec_inspect(identifier).get("Pid") or 0)
+        pid = _task_pid(node, identifier)
         running = Running(record=record, exec_id=identifier, pid=pid)
         node.running[identifier] = running
         node.emit("task.started", record, task=identifier[:12], pid=pid)
         return running, stream
     raise NodeFault("engine-error", "the task could not be started in the container")
+
+
+def _task_pid(node: Node, identifier: str) -> int:
+    """The first process of an exec; 0 if it is over already. The engine hands over the streams before there is one."""
+    deadline = time.monotonic() + _PID_S
+    while time.monotonic() < deadline:
+        found = node.engine.exec_inspect(identifier)
+        if found.get("Pid") or found.get("ExitCode") is not None:
+            return int(found.get("Pid") or 0)
+        time.sleep(0.005)
+    return 0
 
 
 def finish_task(node: Node, running: Running) -> bool:
