@@ -7,6 +7,7 @@ newer engine make a test fail.
 from __future__ import annotations
 
 import fnmatch
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +56,7 @@ class Call:
     cwd: str
     umask: int
     tty: bool
+    interpreter: str = ""  # what the script's #! line names; "" for none, or a task
     shell_chosen: bool = True  # False: the login shell Torque takes where qsub -S names none
 
 
@@ -98,6 +100,9 @@ def command(call: Call, rlimits: Rlimits, image: str) -> list[str]:
             lines.append(f"ulimit -S{letter} {soft // 1024} 2>/dev/null")
         if hard != -1:
             lines.append(f"ulimit -H{letter} {hard // 1024} 2>/dev/null")
+    if call.interpreter:
+        said = f"pbsdock: image '{image}' has no {call.interpreter}, which the script's first line names"
+        lines.append(f"[ -x {shlex.quote(call.interpreter)} ] || echo {shlex.quote(said)} >&2")
     if "/" in program:
         lines.append(f'[ -x "$0" ] || {_missing_program(image, call)}')
     lines.append('exec "$0" "$@"')

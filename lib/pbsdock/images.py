@@ -246,8 +246,8 @@ def _note(layers: dict[str, tuple[int, int, bool]], line: Mapping[str, Any]) -> 
     layers[identifier] = (done, total, status in ("Pull complete", "Already exists"))
 
 
-def _too_slow(reference: str, how: str) -> NodeFault:
-    return NodeFault("pull-too-slow", f"image {reference!r} could not be pulled {how}")
+def _too_slow(reference: str, how: str) -> Refusal:
+    return Refusal("pull-too-slow", f"image {reference!r} could not be pulled {how}; nothing was started")
 
 
 # What the engine (20.10 to 28) writes into the pull stream, which carries no status code of the registry's answer.
@@ -276,10 +276,12 @@ def classify(reference: str, text: str) -> HookError:
         "image-tag-not-found": f"image {image} has no such tag or digest in its registry; check what follows the name",
         "image-access-denied": f"image {image} cannot be pulled: its registry denies access",
         "image-not-found": f"image {image} does not exist in its registry, or is not public; check the name",
-        "registry-unreachable": f"the registry of image {image} cannot be reached: {short}",
-        "pull-failed": f"image {image} could not be pulled: {short}",
+        "registry-unreachable": f"the registry of image {image} cannot be reached; nothing was started: {short}",
+        "pull-failed": f"image {image} could not be pulled; nothing was started: {short}",
     }
-    kind = NodeFault if code in ("disk-full", "registry-unreachable", "pull-failed") else Refusal
+    # Whoever names a registry could otherwise take node after node out of service with it, and a batch user whose job
+    # goes back to the queue is told nothing. A full disk is the one thing here that the node is to blame for.
+    kind = NodeFault if code == "disk-full" else Refusal
     return kind(code, sentences[code])
 
 

@@ -105,10 +105,10 @@ def test_errors_of_a_real_registry(images_on_engine: Collected, site: str) -> No
 
 
 def test_registry_that_is_down(images_on_engine: Collected) -> None:
-    """Nobody listens: the node's fault, not the user's."""
+    """Nobody listens: told to the user, whose image it is; jobs with other images run on."""
     error = _fails(lambda: images_on_engine.ensure(f"127.0.0.1:{free_port()}/a/b:1"))
 
-    assert (type(error), error.code) == (NodeFault, "registry-unreachable")
+    assert (type(error), error.code) == (Refusal, "registry-unreachable")
 
 
 def test_always_means_always(images_on_engine: Collected, site: str) -> None:
@@ -156,7 +156,7 @@ def test_credentials_file(tmp_path: Path) -> None:
     ("write /var/lib/docker/tmp/x: no space left on device", "disk-full", NodeFault),
     ("no matching manifest for linux/amd64 in the manifest list entries", "image-wrong-architecture", Refusal),
     ("unauthorized: authentication required", "image-access-denied", Refusal),
-    ("something nobody has seen", "pull-failed", NodeFault),
+    ("something nobody has seen", "pull-failed", Refusal),
 ])  # fmt: skip
 def test_words_of_the_engine_fake_errors(text: str, code: str, kind: type[HookError]) -> None:
     """What cannot be provoked here is told by the engine's words."""
@@ -175,18 +175,13 @@ def test_a_job_pulls(instance: Instance, site: str) -> None:
     assert events["job.finished"]["image_digest"].startswith("sha256:")
 
 
-def test_a_registry_down_requeues(instance: Instance) -> None:
-    """The node's fault: requeue and a node check that says why; the node comes back after the pause."""
+def test_a_registry_down_is_the_jobs_end_alone(instance: Instance) -> None:
+    """The job's owner is told, and the node stays in service: any user can name a registry that does not answer."""
     address = f"127.0.0.1:{free_port()}"
-    good = instance.config.read_text()
-    instance.configure("[health]\nhold_s = 1\n")
-    try:
-        done = instance.run(f"#!/bin/sh\n#DOCKER {address}/a/b:1\ntrue\n")
-        assert done.exit_status == -14
-        assert done.node_down is not None
-        assert done.node_down.startswith(f"ERROR pbsdock: the registry of image '{address}/a/b:1' cannot be reached: ")
-        from tests.conftest import wait_until
+    done = instance.run(f"#!/bin/sh\n#DOCKER {address}/a/b:1\ntrue\n")
 
-        wait_until("the node is back", lambda: not (instance.run_dir / "unhealthy").exists(), 20)
-    finally:
-        instance.configure(good)
+    assert (done.exit_status, done.node_down) == (125, None)
+    assert done.stderr.decode().startswith(
+        f"pbsdock: the registry of image '{address}/a/b:1' cannot be reached; nothing was started: "
+    )
+    assert instance.left() == []

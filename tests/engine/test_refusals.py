@@ -117,6 +117,16 @@ def test_image_without_a_shell(instance: Instance) -> None:
     )
 
 
+def test_image_without_the_scripts_interpreter(instance: Instance) -> None:
+    """What the shell calls "not found" is the interpreter, not the script: one sentence says so before it does."""
+    done = instance.run(f"#!/usr/bin/no-such-thing -x\n#DOCKER {IMAGE}\nprint(1)\n")
+
+    assert done.exit_status == 127
+    assert done.stderr.decode().splitlines()[0] == (
+        f"pbsdock: image 'docker.io/{IMAGE}' has no /usr/bin/no-such-thing, which the script's first line names"
+    )
+
+
 def test_image_of_another_architecture(instance: Instance) -> None:
     """An image for another processor is told, not run into 'exec format error'."""
     subprocess.run(["docker", "load"], input=_archive("pbsdock-test/arm:1", "arm64"), check=True, capture_output=True)

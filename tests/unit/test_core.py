@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,16 @@ def test_shell_line_sets_what_the_engine_cannot() -> None:
         ' image \'img\' has no $0; choose a shell it has with qsub -S" >&2; exit 125; }; exec "$0" "$@"',
         "/bin/sh",
     ]  # fmt: skip
+
+
+def test_shell_line_names_a_missing_interpreter() -> None:
+    """The name is quoted, whatever it is made of."""
+    line = container.command(replace(CALL, interpreter="/bin/a;b"), {}, "img")[2]
+
+    assert line.startswith(
+        """umask 0077; [ -x '/bin/a;b' ] || echo 'pbsdock: image '"'"'img'"'"' has no /bin/a;b, which the script'"'"'s first line names'"""
+        ' >&2; [ -x "$0" ] || '
+    )
 
 
 @pytest.mark.parametrize(("path", "prefix", "holds"), [

@@ -30,6 +30,8 @@ from pbsdock.ledger import Record
 from pbsdock.plan import Plan
 from pbsdock.policy import decide, effective
 
+_INTERPRETER = re.compile(rb"#![ \t]*(/[A-Za-z0-9._/+-]+)(?=[ \t\n]|$)")
+
 Notify = Callable[[str], None]
 
 
@@ -226,6 +228,8 @@ def _files(
     if script is not None and job.script_path:
         _write(directory / "script", script, 0o700, plan.uid, plan.gid)
         record.facts["script_names_shell"] = re.search(rb"^#PBS[ \t](?:.*[ \t])?-S", script, re.MULTILINE) is not None
+        if named := _INTERPRETER.match(script):
+            record.facts["interpreter"] = named[1].decode()
         record.facts["script_sha256"] = hashlib.sha256(script).hexdigest()
         made.append((str(directory / "script"), job.script_path))
     return made

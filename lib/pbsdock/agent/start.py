@@ -54,7 +54,10 @@ def start_job(node: Node, record: Record, request: wire.Message, peer_pid: int) 
     began = time.monotonic()
     plan = Plan.from_dict(record.plan or {})
     call, lost = read_call(request)
-    call = replace(call, shell_chosen=facts.shell_chosen(node.paths.mom_jobs, record, call.argv))
+    call = replace(
+        call, shell_chosen=facts.shell_chosen(node.paths.mom_jobs, record, call.argv),
+        interpreter=str(record.facts.get("interpreter", "")),
+    )  # fmt: skip
     if lost:
         node.emit("env.dropped", record, names=",".join(lost)[:500])
     bound = bounds(record)
