@@ -33,8 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         from pbsdock.runner import Runner
 
         # Whatever mom or a parent left ignored (SIGPIPE, observed) must not reach the job's own children.
-        job_id = os.environ.get("PBS_JOBID", "")
-        return Runner(f"{run_dir}/agent.sock", job_id).run(rest, os.environ.get("PBSDOCK", ""))
+        runner = Runner(f"{run_dir}/agent.sock", os.environ.get("PBS_JOBID", ""), options.get("--hook", ""))
+        return runner.run(rest, os.environ.get("PBSDOCK", ""))
     if verb == "prologue":
         return prologue(run_dir, paths, rest)
     if verb == "epilogue":

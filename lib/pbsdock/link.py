@@ -71,7 +71,8 @@ class Link:
             if not data:
                 raise AgentGone("the agent closed the connection")
             self._buffer += data
-        fds, self._fds = self._fds, []
+        count = message.number("fds")
+        fds, self._fds = self._fds[:count], self._fds[count:]
         return message, fds
 
     def _take(self) -> wire.Message | None:

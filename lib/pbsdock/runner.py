@@ -126,16 +126,18 @@ def window() -> tuple[int, int]:
 class Runner:
     """One run hook's conversation with the agent and relay of the job's streams."""
 
-    def __init__(self, socket_path: str, job_id: str) -> None:
+    def __init__(self, socket_path: str, job_id: str, hook: str = "") -> None:
         self.socket_path = socket_path
         self.job_id = job_id
         self.tty = os.isatty(0) and os.isatty(1)
         self.link: Link | None = None
         self.attach: Any = None
         self.task = ""
-        self.adoption: int | None = None  # pid of a pbs_track under way
+        self.adoption: int | None = None  # pid of a pbsdsh or pbs_track under way
         self.adopted = False
-        self.to_adopt = ("", 0)
+        self.to_adopt = ("", 0)  # tool and pid
+        self.placeholder = False  # whether `adoption` is the task that takes up a place
+        self.hook = hook
         self.parent = os.getppid()
         self.fatal = 0
         self.last_signal = 0
@@ -252,19 +254,34 @@ class Runner:
         self.to_adopt = (answer.text("pbs_track"), answer.number("pid"))
 
     def _adopt_now(self) -> None:
+        """Have Torque adopt the container's session, behind a task that takes up the place in mom's task file.
+
+        Mom files an adopted task under its number modulo 900000000, which is the number of the newest task it has
+        started (task_save, adoptSession in its mom_comm.c). That of a job with one task is the job's own shell: a mom
+        that is restarted would no longer know it, and the job would stay in state R for ever (observed).
+        """
         tool, pid = self.to_adopt
-        self.to_adopt = ("", 0)
         if not tool or pid <= 0:
+            self.to_adopt = ("", 0)
             return
+        starter = tool[: tool.rfind("/") + 1] + "pbsdsh"
+        self.placeholder = not (self.task or self.placeholder) and bool(self.hook) and os.access(starter, os.X_OK)
+        if self.placeholder:
+            self._run_tool([starter, "-n", "0", self.hook])
+        else:
+            self.to_adopt = ("", 0)
+            self._run_tool([tool, "-j", self.job_id, "-a", str(pid)])
+
+    def _run_tool(self, argv: list[str]) -> None:
         null = os.open(os.devnull, os.O_RDWR)
         actions = [(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)]
         environment = {key: value for key, value in os.environ.items() if key.startswith("PBS_") or key == "PATH"}
         try:
             self.adoption = os.posix_spawn(
-                tool, [tool, "-j", self.job_id, "-a", str(pid)], environment, file_actions=actions,
-                setsigdef=range(1, 32), setsigmask=(),
+                argv[0], argv, environment, file_actions=actions, setsigdef=range(1, 32), setsigmask=()
             )
         except OSError:
+            self.to_adopt = ("", 0)
             self._tell(wire.Message("adopted", job=self.job_id, task=self.task, status=127))
         finally:
             os.close(null)
@@ -275,6 +292,8 @@ class Runner:
         pid, status = os.waitpid(self.adoption, os.WNOHANG)
         if pid:
             self.adoption = None
+            if self.to_adopt[0]:
+                return  # that was the placeholder: the relay's loop goes on with the adoption
             self.adopted = status == 0
             self._tell(
                 wire.Message("adopted", job=self.job_id, task=self.task, status=os.waitstatus_to_exitcode(status))
@@ -299,7 +318,7 @@ class Runner:
                 return
             if self.attach is not None and self.ended is not None:
                 timeout = 5000
-            if self.to_adopt[0]:
+            if self.to_adopt[0] and self.adoption is None:
                 if time.monotonic() >= adopt_at:
                     self._adopt_now()
                 elif timeout is None:
@@ -417,6 +436,7 @@ class Runner:
         for sentence in self.ended.raw("sentence"):
             say(sentence.decode("utf-8", "replace"))
         if self.adoption is not None:
+            os.kill(self.adoption, _signal.SIGKILL)  # there is nothing to count any more
             os.waitpid(self.adoption, 0)
         code = self.ended.number("code", REFUSED)
         if not self.fatal and self.last_signal and code == 128 + self.last_signal:

@@ -212,3 +212,11 @@ def test_cpuset_when_policy_says_so(instance: Instance) -> None:
 
     assert [one[0] for one in said] == ["1", "1"]
     assert len({one[2] for one in said}) == 2
+
+
+def test_directory_that_is_not_in_the_container(instance: Instance) -> None:
+    """qsub -d with a directory that policy does not mount: one line says where the job starts instead."""
+    done = instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\npwd\n", variables={"PBS_O_INITDIR": "/usr"})
+
+    assert (done.exit_status, done.stdout) == (0, b"/\n")
+    assert done.stderr == b"pbsdock: the job's directory /usr is not in the container; it starts in /\n"

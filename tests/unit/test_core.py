@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from pbsdock import container, mounts, wire
 from pbsdock.agent.reconcile import Verdict, judge
 from pbsdock.errors import Refusal
 from pbsdock.ledger import Record
+from pbsdock.link import Link
 from pbsdock.plan import Mount
 from pbsdock.policy_mounts import below
 from pbsdock.runner import Demux
@@ -176,3 +179,23 @@ def test_verdicts(boot: str, files: set[str], age: float, verdict: Verdict) -> N
     record.facts["ready_at"] = 1000.0
 
     assert judge(record, boot="b", job_files=frozenset(files), now=1000.0 + age, grace_s=120) is verdict
+
+
+def test_descriptors_belong_to_the_message_that_counts_them(tmp_path: Path) -> None:
+    """The kernel delivers two messages in one piece, descriptors and all: they are not the first one's."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen()
+    link = Link(str(tmp_path / "s"), 5.0)
+    peer, _ = listener.accept()
+    read, write = os.pipe()
+    peer.sendall(wire.encode(wire.Message("notice", sentence="x")))
+    socket.send_fds(peer, [wire.encode(wire.Message("started", fds=1))], [write])
+    time.sleep(0.05)
+
+    assert [(message.op, len(fds)) for message, fds in (link.recv(), link.recv())] == [("notice", 0), ("started", 1)]
+    for one in (read, write):
+        os.close(one)
+    peer.close()
+    link.close()
+    listener.close()

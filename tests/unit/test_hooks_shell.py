@@ -98,7 +98,8 @@ class Site:
 
     def client(self, *arguments: str) -> list[str]:
         """The client's full command line for *arguments*."""
-        return ["--paths", f"{self.base}/paths.json", "--run-dir", str(self.run_dir), *arguments]
+        hook = ["--hook", f"{self.base}/hooks/run"] if arguments[0] == "run" else []
+        return ["--paths", f"{self.base}/paths.json", "--run-dir", str(self.run_dir), *hook, *arguments]
 
 
 @pytest.fixture
@@ -305,6 +306,15 @@ def test_a_sisters_hook_opens_its_closed_descriptors(site: Site, hook: str) -> N
 
 def _job_env(**more: str) -> dict[str, str]:
     return {**MOM_ENV, "PBS_JOBID": "7.vm", "PBS_ENVIRONMENT": "PBS_BATCH", "PBS_NODENUM": "0", "HOME": "/", **more}
+
+
+def test_run_of_itself_does_nothing(site: Site) -> None:
+    """The task that only takes up a place in mom's task file."""
+    site.mark()
+    done = site.call("run", [f"{site.base}/hooks/run"], {**MOM_ENV, "PBS_JOBID": "7.vm"})
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert site.asked() is None
 
 
 def test_run_without_a_record_becomes_the_command(site: Site) -> None:

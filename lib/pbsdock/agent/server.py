@@ -88,6 +88,8 @@ class Connection:
         return bytes(parts)
 
     def _answer(self, message: wire.Message, fds: list[int] | None = None) -> None:
+        if fds:
+            message.fields["fds"] = [str(len(fds)).encode()]  # the kernel may deliver them with an earlier message
         socket.send_fds(self.socket, [wire.encode(message)], fds or [])
 
     def _notify(self, sentence: str) -> None:
@@ -216,6 +218,8 @@ class Connection:
                 raise Refusal("job-over", f"job {record.job_id} is over; nothing can be started in it any more")
         if record.facts.get("nodes", 1) > 1 and not running.exec_id:
             self._notify("tasks on the other nodes of this job run there without the container")
+        if lost := record.facts.pop("cwd_lost", None):
+            self._notify(f"the job's directory {lost} is not in the container; it starts in /")
         self.running = running
         with stream:
             running.connection = self.socket

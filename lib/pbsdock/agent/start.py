@@ -63,6 +63,8 @@ def start_job(node: Node, record: Record, request: wire.Message, peer_pid: int) 
     bound = bounds(record)
     if gone := mounts.changed(bound):
         raise Refusal("mount-changed", f"{gone} was exchanged after it had been checked; nothing was started")
+    if container.working_directory(plan, call, bound) == "/" and call.cwd not in ("/", plan.home):
+        record.facts["cwd_lost"] = call.cwd
     rlimits = _rlimits(peer_pid)
     stream, identifier = _launch(node, record, plan, call, bound, rlimits)
     try:
