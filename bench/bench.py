@@ -1,4 +1,4 @@
-"""The costs as ratios to plain docker, measured in one run and interleaved: P1-P4 and P6 of docs/bench.md.
+"""The costs as ratios to plain docker, measured in one run and interleaved: P1 to P6 of docs/bench.md.
 
 One JSON line each on stdout, a table on stderr. Needs root, an engine and the tests' setup.
 """
@@ -25,6 +25,7 @@ from pbsdock.trial import Request, Trial, environment
 ROOT = Path(__file__).resolve().parent.parent
 IMAGE = "pbsdock-bench/busybox:1"
 USER = "pbsdock-bench"
+GRACE_S = 2.0
 REPEATS = int(os.environ.get("PBSDOCK_BENCH_REPEATS", "15"))
 
 
@@ -51,10 +52,14 @@ class Site:
         self.root = root
         self.mom_priv = root / "mom_priv"
         self.mom_priv.mkdir()
+        (root / "etc/pbsdock").mkdir(parents=True)
+        # For P5: no pass but those it asks for.
+        (root / "etc/pbsdock/pbsdock.toml").write_text(f"[reaper]\nperiod_s = 86400\ngrace_s = {GRACE_S}\n")
         subprocess.run(
             [str(ROOT / "install.sh"), "--mom-priv", str(self.mom_priv), "--root", str(root)],
             check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
+        self.instance = (root / "etc/pbsdock/instance").read_text().strip()
         self.same = self._same()
 
     def _same(self) -> list[str]:
@@ -227,6 +232,47 @@ def p4(site: Site) -> None:
     report("P4", mine, other)
 
 
+def p5(site: Site) -> None:
+    """Reaping 200 orphans against ``docker rm -f`` of as many; what an idle pass over them costs, CPU milliseconds."""
+    owner = f"{site.instance}@{os.uname().nodename}"
+
+    def orphans(*labels: str) -> list[str]:
+        given = [word for one in labels for word in ("--label", one)]
+        run = ["run", "-d", "--network", "none", "--log-driver", "none", *given, IMAGE, "sleep", "1000"]
+        with ThreadPoolExecutor(4) as pool:
+            return list(pool.map(lambda _: _docker(*run).strip(), range(200)))
+
+    def reap(*options: str) -> float:
+        began = time.monotonic()
+        said = subprocess.run(
+            [str(site.root / "opt/pbsdock/bin/pbsdock"), "reap", "--json", *options], capture_output=True, check=True
+        ).stdout
+        if not options and json.loads(said)["reaped"] != 200:
+            raise RuntimeError(f"not all were reaped: {said!r}")
+        return time.monotonic() - began
+
+    site.hooks("true")
+    theirs = orphans()
+    began = time.monotonic()
+    _docker("rm", "-f", *theirs)
+    other = time.monotonic() - began
+    orphans(f"pbsdock.owner={owner}", "pbsdock.incarnation=none")
+    worker = max(site.agents())
+    before = _cpu(worker)
+    for _ in range(10):
+        reap("--dry-run")
+    idle = (_cpu(worker) - before) / 10
+    time.sleep(max(0.0, GRACE_S))
+    mine = reap()
+    show("P5", ratio=round(mine / other, 3), ours_ms=round(mine * 1000, 1), docker_ms=round(other * 1000, 1),
+         idle_cpu_ms=round(idle * 1000, 1), orphans=200)  # fmt: skip
+
+
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def p6(site: Site) -> None:
     """1 GiB of stdout to a file against the same through ``docker run``."""
 
@@ -261,7 +307,7 @@ def scratch() -> Iterator[Site]:
 
 def main() -> int:
     """Run all, or those named on the command line."""
-    figures = {"P1": p1, "P2": p2, "P3": p3, "P4": p4, "P6": p6}
+    figures = {"P1": p1, "P2": p2, "P3": p3, "P4": p4, "P5": p5, "P6": p6}
     with scratch() as site:
         for name in sys.argv[1:] or figures:
             figures[name](site)

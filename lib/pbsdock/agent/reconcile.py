@@ -7,8 +7,10 @@ at all while the engine, mom's job directory or the ledger cannot be read.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
@@ -16,8 +18,10 @@ from typing import Any
 from pbsdock.agent.node import Node
 from pbsdock.agent.release import release
 from pbsdock.engine import EngineError
-from pbsdock.errors import HookError
+from pbsdock.errors import HookError, NodeFault
 from pbsdock.ledger import Record
+
+_AT_ONCE = 16
 
 
 class Verdict(Enum):
@@ -97,19 +101,32 @@ def reconcile(node: Node, *, dry_run: bool = False, now: float | None = None, gr
     if dry_run:
         return result
     cap = node.config.reaper.cap
-    for record, finding in dead[:cap]:
-        with node.job_lock(record.job_id, 60.0):
-            if release(node, record, why=finding.why):
-                result.reaped += 1
-                node.emit("orphan.reaped", record, kind=finding.kind, name=finding.name, why=finding.why)
-    for finding in orphans[: max(0, cap - len(dead))]:
-        if _reap(node, finding):
-            result.reaped += 1
-            node.emit("orphan.reaped", kind=finding.kind, name=finding.name, why=finding.why, job=finding.job)
+    orphans = orphans[: max(0, cap - len(dead))]
+    # A container's cgroup and files can only go once it has gone itself.
+    first = [one for one in orphans if one.kind == "container"]
+    then = [one for one in orphans if one.kind != "container"]
+    with ThreadPoolExecutor(_AT_ONCE, "reaper") as pool:
+        result.reaped = sum(pool.map(lambda pair: _release_dead(node, *pair), dead[:cap]))
+        for group in (first, then):
+            result.reaped += sum(pool.map(lambda one: _reap(node, one), group))
     result.left = len(result.findings) - result.reaped
     if result.findings:
         node.emit("reaper.pass", found=len(result.findings), reaped=result.reaped, left=result.left)
     return result
+
+
+def _release_dead(node: Node, record: Record, finding: Finding) -> bool:
+    try:
+        with node.job_lock(record.job_id, 60.0):
+            if all(one is not record for one in node.ledger.load_all()[0]):
+                return False  # its epilogue was faster
+            gone = release(node, record, why=finding.why)
+    except NodeFault as error:
+        node.emit("release.failed", record, level="error", reason=str(error))
+        return False
+    if gone:
+        node.emit("orphan.reaped", record, kind=finding.kind, name=finding.name, why=finding.why)
+    return gone
 
 
 def _dead_records(
@@ -155,8 +172,6 @@ def _names(directory: Any) -> list[str]:
 
 
 def _reap(node: Node, finding: Finding) -> bool:
-    import shutil
-
     # Looked up again at the last moment: between listing and removing a prologue may have made a record.
     records, problems = node.ledger.load_all()
     if problems or any(f"{one.safe}.{one.incarnation}" == finding.name or one.job_id == finding.name
@@ -164,9 +179,9 @@ def _reap(node: Node, finding: Finding) -> bool:
         return False
     try:
         if finding.kind == "container":
-            node.engine.remove(finding.name)
-            return node.engine.inspect(finding.name) is None
-        if finding.kind == "cgroup":
+            if not node.engine.remove(finding.name):
+                return False  # being removed already; the next pass looks again
+        elif finding.kind == "cgroup":
             node.cgroups.remove(finding.name, 5.0)
         elif finding.kind == "files":
             shutil.rmtree(node.paths.work / finding.name)
@@ -175,4 +190,5 @@ def _reap(node: Node, finding: Finding) -> bool:
     except (OSError, HookError, EngineError) as error:
         node.emit("release.failed", level="error", reason=f"{finding.kind} {finding.name}: {error}")
         return False
+    node.emit("orphan.reaped", kind=finding.kind, name=finding.name, why=finding.why, job=finding.job)
     return True
