@@ -1,4 +1,4 @@
-.PHONY: help demo test bench lint
+.PHONY: help demo test attack bench lint
 
 PYTHON := .venv/bin/python
 SHELL_FILES := install.sh $(filter-out hooks/ask,$(wildcard hooks/*)) tests/*.sh demo/*.sh .ci/run examples/*.sh
@@ -6,6 +6,7 @@ SHELL_FILES := install.sh $(filter-out hooks/ask,$(wildcard hooks/*)) tests/*.sh
 help:
 	@echo 'make demo   run a real job through the three hooks and show what happened (root, Debian 12)'
 	@echo 'make test   everything CI runs: linters, types, unit tests, tests on the real engine (root)'
+	@echo 'make attack what a hostile user and a hostile image can do, alone (root); part of make test'
 	@echo 'make bench  the costs as ratios to plain docker (root)'
 	@echo 'make lint   ruff, mypy --strict and shellcheck alone'
 
@@ -14,6 +15,9 @@ demo:
 
 test: setup lint
 	$(PYTHON) -m pytest
+
+attack: setup
+	$(PYTHON) -m pytest tests/attacks
 
 bench: setup
 	@$(PYTHON) bench/bench.py
