@@ -317,7 +317,8 @@ class Runner:
             if self.attach is None and self.ended is not None:
                 return
             if self.attach is not None and self.ended is not None:
-                timeout = 5000
+                # Seen now and then: the engine keeps the stream open. A deleted job has mom's kill delay, 2 s, to end.
+                timeout = 1000 if self.fatal else 5000
             if self.to_adopt[0] and self.adoption is None:
                 if time.monotonic() >= adopt_at:
                     self._adopt_now()

@@ -597,6 +597,17 @@ def test_agent_that_dies_is_left_to_python(site: Site, answer: bytes) -> None:
     assert site.asked() == site.client("prologue", *PROLOGUE, script)
 
 
+@pytest.mark.parametrize("code", [1, 2, 9, 75, 127, 255])
+def test_ask_that_cannot_run_is_left_to_python(site: Site, code: int) -> None:
+    """Only two exit codes of Perl's are an answer: a broken one, or a script that is gone, neither fails nor passes a job."""
+    (site.base / "hooks/ask").write_text(f"exit {code};\n")
+    site.python(2)
+    script = site.script("#DOCKER busybox\n")
+
+    assert site.call("prologue", [*PROLOGUE, script]).returncode == 2
+    assert site.asked() == site.client("prologue", *PROLOGUE, script)
+
+
 def test_epilogue_asks_without_python(site: Site) -> None:
     """The epilogue's whole argument vector reaches the agent; the answer's kind does not matter to mom."""
     agent = Agent(site, *_pieces(wire.Message("released", clean=0)))
