@@ -100,15 +100,14 @@ class Site:
         # Not trial.wait(): mom's look through /proc for what the session left is no cost of ours.
         assert trial.leader is not None
         status = trial.leader.wait()
-        trial.seconds |= {"run": trial.leader.seconds}
+        trial.seconds["run"] = trial.leader.seconds
         trial.seconds.pop("start")
         trial.epilogue(status)
         took = time.monotonic() - began
         if status:
             raise RuntimeError(f"the job ended with {status}: {trial.err_path.read_text()}")
         seconds = dict(trial.seconds)
-        for path in (trial.out_path, trial.err_path, trial.script_path, trial.job_file, trial.nodefile):
-            path.unlink(missing_ok=True)
+        trial.spool.remove()
         return took, seconds
 
     def by_shell(self, trial: Trial) -> None:
@@ -262,7 +261,7 @@ def p5(site: Site) -> None:
     for _ in range(10):
         reap("--dry-run")
     idle = (_cpu(worker) - before) / 10
-    time.sleep(max(0.0, GRACE_S))
+    time.sleep(GRACE_S)
     mine = reap()
     show("P5", ratio=round(mine / other, 3), ours_ms=round(mine * 1000, 1), docker_ms=round(other * 1000, 1),
          idle_cpu_ms=round(idle * 1000, 1), orphans=200)  # fmt: skip

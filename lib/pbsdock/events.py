@@ -97,9 +97,10 @@ class EventStream:
     def _append(self, line: str) -> None:
         self._open()
         data = line.encode() + b"\n"
-        size = os.fstat(self._fd).st_size
-        if os.write(self._fd, data) != len(data):
-            os.ftruncate(self._fd, size)  # half a line would swallow the next one
+        written = os.write(self._fd, data)
+        if written != len(data):
+            # Half a line would swallow the next one.
+            os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
             raise OSError(errno.ENOSPC, "short write")
 
     def _stamp(self, _logger: Any, _name: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -135,8 +135,7 @@ class Runner:
         self.task = ""
         self.adoption: int | None = None  # pid of a pbsdsh or pbs_track under way
         self.adopted = False
-        self.to_adopt = ("", 0)  # tool and pid
-        self.placeholder = False  # whether `adoption` is the task that takes up a place
+        self.to_run: list[list[str]] = []  # what adoption still takes, in order
         self.hook = hook
         self.parent = os.getppid()
         self.fatal = 0
@@ -251,26 +250,19 @@ class Runner:
     # -- Torque's own accounting --------------------------------------------------------------------------------
 
     def _adopt(self, answer: wire.Message) -> None:
-        self.to_adopt = (answer.text("pbs_track"), answer.number("pid"))
-
-    def _adopt_now(self) -> None:
-        """Have Torque adopt the container's session, behind a task that takes up the place in mom's task file.
+        """Note how Torque is to adopt the container's session, behind a task that takes a place in mom's task file.
 
         Mom files an adopted task under its number modulo 900000000, which is the number of the newest task it has
         started (task_save, adoptSession in its mom_comm.c). That of a job with one task is the job's own shell: a mom
         that is restarted would no longer know it, and the job would stay in state R for ever (observed).
         """
-        tool, pid = self.to_adopt
+        tool, pid = answer.text("pbs_track"), answer.number("pid")
         if not tool or pid <= 0:
-            self.to_adopt = ("", 0)
             return
         starter = tool[: tool.rfind("/") + 1] + "pbsdsh"
-        self.placeholder = not (self.task or self.placeholder) and bool(self.hook) and os.access(starter, os.X_OK)
-        if self.placeholder:
-            self._run_tool([starter, "-n", "0", self.hook])
-        else:
-            self.to_adopt = ("", 0)
-            self._run_tool([tool, "-j", self.job_id, "-a", str(pid)])
+        if self.hook and not self.task and os.access(starter, os.X_OK):
+            self.to_run.append([starter, "-n", "0", self.hook])
+        self.to_run.append([tool, "-j", self.job_id, "-a", str(pid)])
 
     def _run_tool(self, argv: list[str]) -> None:
         null = os.open(os.devnull, os.O_RDWR)
@@ -281,7 +273,7 @@ class Runner:
                 argv[0], argv, environment, file_actions=actions, setsigdef=range(1, 32), setsigmask=()
             )
         except OSError:
-            self.to_adopt = ("", 0)
+            self.to_run.clear()
             self._tell(wire.Message("adopted", job=self.job_id, task=self.task, status=127))
         finally:
             os.close(null)
@@ -292,8 +284,8 @@ class Runner:
         pid, status = os.waitpid(self.adoption, os.WNOHANG)
         if pid:
             self.adoption = None
-            if self.to_adopt[0]:
-                return  # that was the placeholder: the relay's loop goes on with the adoption
+            if self.to_run:
+                return  # the relay's loop goes on with the next one
             self.adopted = status == 0
             self._tell(
                 wire.Message("adopted", job=self.job_id, task=self.task, status=os.waitstatus_to_exitcode(status))
@@ -319,9 +311,9 @@ class Runner:
             if self.attach is not None and self.ended is not None:
                 # Seen now and then: the engine keeps the stream open. A deleted job has mom's kill delay, 2 s, to end.
                 timeout = 1000 if self.fatal else 5000
-            if self.to_adopt[0] and self.adoption is None:
+            if self.to_run and self.adoption is None:
                 if time.monotonic() >= adopt_at:
-                    self._adopt_now()
+                    self._run_tool(self.to_run.pop(0))
                 elif timeout is None:
                     timeout = 100
             ready = poller.poll(timeout)
