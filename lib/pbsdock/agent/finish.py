@@ -15,6 +15,7 @@ from pbsdock.ledger import Record
 _BY_SIGNAL = (137, 143)
 _LAST_BREATH_S = 0.3
 AWAY = "the Docker engine of this node was away"
+_STALE_S = 30.0
 _LOST = 255  # what the engine reports for a container that ended while it was away (observed with live-restore)
 
 
@@ -67,10 +68,21 @@ def _state(node: Node, running: Running, said: int | None) -> dict[str, Any] | N
     try:
         found = node.engine.inspect(record.container_id or record.container_name)
     except (HookError, EngineError):
-        return None  # the next look finds out
+        return _given_up(node, running)
     if found is None:
         return {}
-    return None if found["State"]["Running"] else dict(found["State"])
+    return _given_up(node, running) if found["State"]["Running"] else dict(found["State"])
+
+
+def _given_up(node: Node, running: Running) -> dict[str, Any] | None:
+    """None, for the next look to find out, unless the kernel has long had no such process and the engine still errs.
+
+    An engine that was killed and came back may never learn of an end that came meanwhile.
+    """
+    if running.gone_since is None or time.monotonic() - running.gone_since < _STALE_S or not node.engine.probe():
+        return None
+    running.engine_was_lost = True
+    return {"ExitCode": _LOST}
 
 
 def _limit(record: Record) -> int | None:

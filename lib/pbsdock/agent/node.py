@@ -37,6 +37,7 @@ class Running:
     engine_was_lost: bool = False
     stream_lost_at: float | None = None  # since when nobody reads the container's output; seconds since the epoch
     out_of_memory: bool = False  # the engine has said so; a process was killed, not necessarily the first one
+    gone_since: float | None = None  # since when the kernel has no such first process; monotonic seconds
     lock: threading.Lock = field(default_factory=threading.Lock)
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -231,6 +232,15 @@ def parse_cpus(text: str) -> set[int]:
         first, _, last = part.partition("-")
         found.update(range(int(first), int(last or first) + 1))
     return found
+
+
+def alive(pid: int) -> bool:
+    """Whether *pid* is a process that can still run (proc(5), stat field 3): a zombie's end may be nobody's news."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (OSError, IndexError):
+        return False
 
 
 def session(pid: int) -> int:

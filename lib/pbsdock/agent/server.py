@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pbsdock import torque, wire
 from pbsdock.agent import facts, prepare
 from pbsdock.agent.finish import AWAY, finish
-from pbsdock.agent.node import Node, Running
+from pbsdock.agent.node import Node, Running, alive
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
 from pbsdock.agent.start import finish_task, start_job, start_task
@@ -316,7 +316,7 @@ class Connection:
         running = self._mine(message)
         if running.over.wait(_EVENT_S):
             return
-        if not running.exec_id and (os.path.exists(f"/proc/{running.pid}") or not self.node.engine.probe()):
+        if not running.exec_id and (alive(running.pid) or not self.node.engine.probe()):
             running.stream_lost_at = time.time()
             threading.Thread(target=self._restore_stream, args=(running,), daemon=True).start()
             return
@@ -331,7 +331,7 @@ class Connection:
         while not running.over.wait(0.2):
             if not self.node.engine.probe():
                 continue
-            if not os.path.exists(f"/proc/{running.pid}"):
+            if not alive(running.pid):
                 finish(self.node, running)
                 continue
             away = math.ceil(time.time() - (running.stream_lost_at or 0.0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import time
@@ -11,7 +10,7 @@ from dataclasses import replace
 
 from pbsdock import container, mounts, wire
 from pbsdock.agent import facts
-from pbsdock.agent.node import Node, Running, ms_since
+from pbsdock.agent.node import Node, Running, alive, ms_since
 from pbsdock.engine import EngineError, process_groups
 from pbsdock.errors import NodeFault, Refusal
 from pbsdock.ledger import Record
@@ -149,7 +148,7 @@ def _verified(node: Node, record: Record, plan: Plan, identifier: str, bound: Se
             wrong = f"{target} is not what was checked"
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    if wrong and not os.path.exists(f"/proc/{pid}"):
+    if wrong and not alive(pid):
         return 0
     if wrong:
         node.emit("container.mismatch", record, level="error", container=identifier, reason=wrong)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import requests.exceptions
 
 from pbsdock.agent.finish import finish
-from pbsdock.agent.node import Node, Running
+from pbsdock.agent.node import Node, Running, alive
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.start import finish_task
 from pbsdock.engine import EngineError
@@ -99,7 +98,8 @@ class Watcher:
     def look(self) -> None:
         """Check every job whose first process is gone: an event may have been lost with a connection."""
         for running in list(self.node.running.values()):
-            if running.ended is None and not os.path.exists(f"/proc/{running.pid}"):
+            if running.ended is None and not alive(running.pid):
+                running.gone_since = running.gone_since or time.monotonic()
                 self._finish(running)
 
     def _came_back(self) -> bool:
