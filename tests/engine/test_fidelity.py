@@ -6,6 +6,7 @@ import os
 import select
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -122,6 +123,17 @@ def test_fallback_for_login_shell(instance: Instance) -> None:
     assert refused.stderr.decode() == (
         f"pbsdock: image 'docker.io/{IMAGE}' has no /bin/bash; choose a shell it has with qsub -S\n"
     )
+
+
+def test_containers_that_end_at_once(instance: Instance) -> None:
+    """One that is over while it is still being verified is told as what it is, however many there are at a time."""
+    script = f"#!/bin/sh\n#PBS -S /bin/bash\n#DOCKER {IMAGE}\ntrue\n"
+    with ThreadPoolExecutor(6) as pool:
+        outcomes = pool.map(lambda _: instance.run(script, shell="/bin/bash"), range(60))
+
+    assert {(one.exit_status, one.stderr.decode()) for one in outcomes} == {
+        (125, f"pbsdock: image 'docker.io/{IMAGE}' has no /bin/bash; choose a shell it has with qsub -S\n")
+    }
 
 
 def test_interactive_job(instance: Instance) -> None:

@@ -18,6 +18,7 @@ from pbsdock.mounts import Bound
 from pbsdock.plan import Plan
 
 _PID_S = 2.0
+_ENDING_S = 0.3
 _NO_PROGRAM = re.compile(r'exec: "([^"]+)"|no such file or directory|permission denied|too many levels of symbolic')
 
 
@@ -148,8 +149,12 @@ def _verified(node: Node, record: Record, plan: Plan, identifier: str, bound: Se
             wrong = f"{target} is not what was checked"
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    if wrong and not alive(pid):
-        return 0
+    # A process that is ending is in no cgroup any more a moment before it is seen to be over.
+    deadline = time.monotonic() + _ENDING_S
+    while wrong and time.monotonic() < deadline:
+        if not alive(pid):
+            return 0
+        time.sleep(0.005)
     if wrong:
         node.emit("container.mismatch", record, level="error", container=identifier, reason=wrong)
         raise NodeFault("container-mismatch", f"the container was stopped before the job began: {wrong}")
