@@ -29,7 +29,7 @@ lint: .venv/stamp
 
 .PHONY: setup
 setup: .venv/stamp
-	@sh tests/setup.sh
+	@sh tests/setup.sh store
 
 .venv/stamp: setup.cfg pyproject.toml
 	@sh tests/setup.sh

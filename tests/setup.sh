@@ -1,11 +1,15 @@
 #!/bin/sh
 # Install what the demo, the tests and the benchmarks need on a bare Debian 12 and see to it that an engine answers.
+# With "store" also a Ceph RADOS gateway and the clients of object stores that are tried against it.
 set -eu
 export DEBIAN_FRONTEND=noninteractive
 
 need=
-for pair in dockerd:docker.io docker-registry:docker-registry shellcheck:shellcheck busybox:busybox-static \
-  flock:util-linux useradd:passwd; do
+pairs='dockerd:docker.io docker-registry:docker-registry shellcheck:shellcheck busybox:busybox-static
+  flock:util-linux useradd:passwd'
+[ "${1-}" != store ] || pairs="$pairs ceph-mon:ceph-mon ceph-osd:ceph-osd radosgw:radosgw radosgw-admin:ceph-common
+  s3cmd:s3cmd rclone:rclone openssl:openssl"
+for pair in $pairs; do
   PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null 2>&1 || need="$need ${pair##*:}"
 done
 [ -x /usr/bin/python3 ] || need="$need python3"

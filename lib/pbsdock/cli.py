@@ -1,4 +1,4 @@
-"""``pbsdock``: the command for users (check, try), operators (events, ps) and admins (reap, config)."""
+"""``pbsdock``: the command for users (check, try), operators (events, ps) and admins (reap, config, doctor)."""
 
 from __future__ import annotations
 
@@ -55,6 +55,13 @@ def _parser() -> argparse.ArgumentParser:
     reap.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     reap.add_argument("--json", action="store_true", help="one JSON object")
     reap.set_defaults(run=_reap)
+
+    doctor = verbs.add_parser("doctor", help="prove a part of the site by using it")
+    parts = doctor.add_subparsers(required=True, metavar="PART")
+    stores = parts.add_parser("s3", help="mint, read, be denied, revoke, be denied: at each object store")
+    stores.add_argument("stores", nargs="*", metavar="STORE", help="only these; otherwise all")
+    stores.add_argument("--json", action="store_true", help="one JSON list")
+    stores.set_defaults(run=_doctor_s3)
 
     config = verbs.add_parser("config", help="check the site's configuration file and show it")
     config.set_defaults(run=_config)
@@ -148,6 +155,32 @@ def _events(arguments: argparse.Namespace) -> int:
         Path(file) if file else paths.log_dir / "events.jsonl", job=arguments.job, follow=arguments.follow,
         raw=arguments.json, out=sys.stdout,
     )
+
+
+def _doctor_s3(arguments: argparse.Namespace) -> int:
+    import socket
+
+    from pbsdock.config import ConfigError
+    from pbsdock.config import load as load_config
+    from pbsdock.doctor import examine, report
+    from pbsdock.paths import load
+
+    if os.geteuid() != 0:
+        print("pbsdock: only root can read the node's identity; use sudo", file=sys.stderr)
+        return 1
+    paths = load(arguments.paths)
+    try:
+        config = load_config(paths.config)
+    except (ConfigError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    unknown = [one for one in arguments.stores if one not in config.s3]
+    if unknown or not config.s3:
+        known = ", ".join(config.s3) or "none"
+        print(f"pbsdock: there is no store {unknown[0] if unknown else ''!r}; configured are {known}", file=sys.stderr)
+        return 2
+    findings = examine(config, f"{paths.instance}@{socket.gethostname()}", arguments.stores)
+    return report(findings, sys.stdout, as_json=arguments.json)
 
 
 def _config(arguments: argparse.Namespace) -> int:

@@ -20,7 +20,8 @@ from pbsdock.config_trust import check_trusted
 __all__ = [
     "AgentConfig", "Config", "ConfigError", "DevicesConfig", "EngineConfig", "EnvConfig", "EventsConfig",
     "HealthConfig", "ImagesConfig", "InteractiveConfig", "LimitsConfig", "MountsConfig", "NetworkConfig", "Override",
-    "PrologueConfig", "ReaperConfig", "UsersConfig", "check_trusted", "is_root_only", "load", "parse",
+    "PrologueConfig", "ReaperConfig", "StoreConfig", "StoreRules", "UsersConfig", "check_trusted", "is_root_only",
+    "load", "parse",
 ]  # fmt: skip
 
 LEAST_MEMORY = 6 << 20  # the engine refuses less (Docker Engine 20.10, linuxMinMemory)
@@ -187,6 +188,52 @@ class HealthConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoreRules:
+    """What of an object store jobs may ask for."""
+
+    allow: tuple[str, ...] = setting(
+        (), 'What jobs may ask for: "BUCKET[/PREFIX][:ro|rw]" with * and ?, {user} and {group}; without a mode: rw.',
+        check=checks.store_rule,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreConfig(StoreRules):
+    """An object store behind a Ceph RADOS gateway; NAME is what directives call it, and the first is the default."""
+
+    endpoint: str = setting("", "The gateway's address, as nodes and containers reach it.", check=checks.endpoint)
+    region: str = setting("us-east-1", "The region in signatures: the zonegroup's API name.", check=checks.region)
+    path_style: bool = setting(True, "Whether the bucket is in the path; otherwise it is in the host's name.")
+    ca_bundle: str = setting(
+        "", "Certificates (PEM) of the authority that signed the gateway's; empty: the host's own list.",
+        check=checks.path_or_empty,
+    )
+    kind: Literal["role", "key"] = setting(
+        "role", "What a job gets: a session of a role of its own, or a key of a gateway user of its own."
+    )
+    identity: str = setting(
+        "", "Root-only file with the node's own access_key and secret_key.", check=checks.path_or_empty
+    )
+    lifetime_s: float = setting(43200.0, "Longest session, seconds; a longer job's is refreshed.", least=60, most=43200)
+    grace_s: float = setting(600.0, "How long a session outlives the job's walltime, seconds.", least=0, most=43200)
+    skew_s: float = setting(300.0, "How far the gateway's clock may be off, seconds.", least=1, most=900)
+    timeout_s: float = setting(5.0, "Deadline of one question to the gateway, seconds.", least=0.1, most=60)
+    share: bool = setting(
+        True, "Whether what jobs write is opened to the bucket's owner, by a statement in the bucket's policy."
+    )
+    parallel: int = setting(10, "Requests at a time while files are staged.", least=1, most=64)
+    probe: tuple[str, ...] = setting(
+        (), "Two buckets for `pbsdock doctor s3`: it asks for the first and must be denied the second.",
+        check=checks.bucket,
+    )
+
+    @property
+    def identity_path(self) -> Path:
+        """The identity's file."""
+        return Path(self.identity)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Override:
     """Another policy for some jobs; the first that matches wins. An empty list matches everybody."""
 
@@ -199,6 +246,7 @@ class Override:
     env: EnvConfig | None = None
     limits: LimitsConfig | None = None
     devices: DevicesConfig | None = None
+    s3: dict[str, StoreRules] | None = None
 
 
 OVERRIDABLE = ("images", "mounts", "network", "env", "limits", "devices")
@@ -222,6 +270,7 @@ class Config:
     reaper: ReaperConfig = field(default_factory=ReaperConfig)
     events: EventsConfig = field(default_factory=EventsConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
+    s3: dict[str, StoreConfig] = field(default_factory=dict)
     override: tuple[Override, ...] = ()
 
 
@@ -271,13 +320,16 @@ def _overrides(reader: Reader, data: Any, config: Config) -> tuple[Override, ...
         reader.wrong(("override",), "override is a list of tables; write [[override]]")
         return ()
     made = []
-    whole = Override(**{name: getattr(config, name) for name in OVERRIDABLE})
+    rules = {name: StoreRules(allow=one.allow) for name, one in config.s3.items()}
+    whole = Override(**{name: getattr(config, name) for name in OVERRIDABLE}, s3=rules)
     for index, one in enumerate(data):
         if not isinstance(one, dict):
             reader.wrong(("override", index), "override is a list of tables; write [[override]]")
             continue
         override: Override = reader.table(Override, one, ("override", index), whole)
-        left_out: dict[str, Any] = {name: None for name in OVERRIDABLE if name not in one}
+        left_out: dict[str, Any] = {name: None for name in (*OVERRIDABLE, "s3") if name not in one}
+        for name in set(override.s3 or ()) - set(config.s3):
+            reader.wrong(("override", index, "s3", name), f"override.s3.{name}: there is no [s3.{name}]")
         override = replace(override, **left_out)
         _consistent(reader, override, ("override", index))
         made.append(override)
@@ -295,6 +347,15 @@ def _consistent(reader: Reader, config: Config | Override, place: tuple[str | in
         for key in ("default_memory", "max_memory"):
             if 0 < getattr(limits, key) < LEAST_MEMORY:
                 reader.wrong((*place, "limits", key), f"limits.{key} is below 6mb, the least the engine takes")
+    for name, store in config.s3.items() if isinstance(config, Config) else ():
+        if name == "default":
+            said = "s3.default: call it otherwise; default is the profile of a job's first store"
+            reader.wrong((*place, "s3", name), said)
+        for key in ("endpoint", "identity"):
+            if not getattr(store, key):
+                reader.wrong((*place, "s3", name), f"s3.{name}.{key} is missing")
+        if len(store.probe) not in (0, 2):
+            reader.wrong((*place, "s3", name, "probe"), f"s3.{name}.probe names two buckets, or none")
     if isinstance(config, Config) and config.prologue.margin_s >= config.prologue.alarm_s:
         reader.wrong(("prologue", "margin_s"), "prologue.margin_s leaves nothing of prologue.alarm_s")
 

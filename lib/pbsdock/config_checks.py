@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 _NETWORK = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
+BUCKET = r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -65,6 +66,33 @@ def image_pattern(text: str) -> str | None:
 def network(text: str) -> str | None:
     """A network's name; ``container:ID`` is none, it would join the network of someone else's container."""
     return None if _NETWORK.fullmatch(text) else "write host, none, bridge or the name of an engine's network"
+
+
+def endpoint(text: str) -> str | None:
+    """The address of an object store: scheme, host and port, nothing more."""
+    fine = not text or re.fullmatch(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?", text)
+    return None if fine else 'write scheme and host, for example "https://rgw.example.org:8443", without a path'
+
+
+def region(text: str) -> str | None:
+    """A region's name, as it goes into a signature."""
+    return None if re.fullmatch(r"[A-Za-z0-9-]{1,64}", text) else "write letters, digits and -"
+
+
+def bucket(text: str) -> str | None:
+    """A bucket's name."""
+    return None if re.fullmatch(BUCKET, text) else "write the name of a bucket"
+
+
+def store_rule(text: str) -> str | None:
+    """``BUCKET[/PREFIX][:ro|rw]``, with ``*``, ``?``, ``{user}`` and ``{group}``."""
+    name = re.sub(r":(ro|rw)$", "", text)
+    filled = name.replace("{user}", "u").replace("{group}", "g")
+    plain = re.fullmatch(r"[A-Za-z0-9._*?-]+(/[^:{}]*)?", filled)
+    dotted = any(one in ("", ".", "..") for one in filled.rstrip("/").split("/"))
+    if plain and not dotted:
+        return None
+    return 'write "BUCKET", "BUCKET/PREFIX" with :ro or :rw behind it; * and ? match, {user} and {group} are filled in'
 
 
 def variable_pattern(text: str) -> str | None:

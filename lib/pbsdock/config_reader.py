@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from pbsdock.torque import BadValue, parse_size
 MOST_BYTES = 1 << 60  # a page multiple that neither the kernel's counters nor the engine's int64 overflow
 MOST_SECONDS = 366 * 86400
 _SHOWN = 80
+_TABLE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 
 Check = Callable[[str], str | None]  # a text -> what is allowed instead, None if it is fine
 
@@ -73,11 +75,27 @@ class Reader:
         for key, value in data.items():
             if key not in known:
                 self.unknown((*place, key), list(known))
+            elif (named := named_type(hints[key])) is not None:
+                values[key] = self.named(named, value, (*place, key), getattr(base, key) or {})
             elif (inner := table_type(hints[key])) is not None:
                 values[key] = self.table(inner, value, (*place, key), getattr(base, key))
             else:
                 self.read(values, known[key], hints[key], value, (*place, key))
         return dataclasses.replace(base, **values)
+
+    def named(self, kind: type, data: Any, place: Place, base: dict[str, Any]) -> dict[str, Any]:
+        """Build one *kind* for each name, ``[s3.NAME]``, in the order of the file."""
+        if not isinstance(data, dict) or not all(isinstance(one, dict) for one in data.values()):
+            self.wrong(place, f"{dotted(place)} has a table for each name; write [{dotted(place)}.NAME]")
+            return dict(base)
+        made = dict(base)
+        for name, value in data.items():
+            if not _TABLE_NAME.fullmatch(name):
+                said = f"{_shorten(name)} in {dotted(place)} is not a name; use letters, digits, - and _"
+                self.wrong((*place, name), said)
+            else:
+                made[name] = self.table(kind, value, (*place, name), base.get(name))
+        return made
 
     def unknown(self, place: Place, known: list[str]) -> None:
         """Note a key nobody knows, with the nearest that is known."""
@@ -148,6 +166,12 @@ def table_type(hint: Any) -> type | None:
     """The dataclass in a type hint (``X`` or ``X | None``), None if it has none."""
     candidates = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     return next((one for one in candidates if dataclasses.is_dataclass(one) and isinstance(one, type)), None)
+
+
+def named_type(hint: Any) -> type | None:
+    """The dataclass in ``dict[str, X]`` or ``dict[str, X] | None``, None if the hint is another."""
+    candidates = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return next((typing.get_args(one)[1] for one in candidates if typing.get_origin(one) is dict), None)
 
 
 def dotted(place: Place) -> str:

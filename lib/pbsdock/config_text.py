@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pbsdock.config import OVERRIDABLE, Config, Override
-from pbsdock.config_reader import table_type, toml_value
+from pbsdock.config_reader import named_type, table_type, toml_value
 
 _UNITS = (("tb", 40), ("gb", 30), ("mb", 20), ("kb", 10))
 
@@ -42,6 +42,9 @@ def _sections() -> Iterator[tuple[str, type]]:
     hints = typing.get_type_hints(Config)
     for section in dataclasses.fields(Config):
         kind = Override if section.name == "override" else table_type(hints[section.name])
+        if (named := named_type(hints[section.name])) is not None:
+            yield f"{section.name}.NAME", named
+            continue
         assert kind is not None
         yield section.name, kind
 
@@ -60,7 +63,7 @@ def commented() -> str:
         "# `pbsdock config` checks the file; docs/configuration.md explains it. Only root may be able to write it.",
     ]
     for section, title, rows in _by_section():
-        lines += ["", f"# {title}", f"#[[{section}]]" if section == "override" else f"[{section}]"]
+        lines += ["", f"# {title}", _heading(section)]
         for one in rows:
             lines += [f"# {one.doc}", f"#{one.key} = {one.default}"]
     lines += [
@@ -68,6 +71,13 @@ def commented() -> str:
         "#[override.images]", '#allow = ["docker.io/library/*"]',
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _heading(section: str) -> str:
+    """Tables of which there may be none, or several, are commented out themselves."""
+    if section == "override":
+        return f"#[[{section}]]"
+    return f"#[{section}]" if section.endswith(".NAME") else f"[{section}]"
 
 
 def documented() -> str:

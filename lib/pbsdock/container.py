@@ -15,6 +15,7 @@ from typing import Any
 from pbsdock.mounts import Bound
 from pbsdock.plan import Plan
 from pbsdock.policy_mounts import below
+from pbsdock.s3_environment import FOREIGN, variables
 
 # Set below from the plan.
 SET = frozenset({
@@ -73,7 +74,14 @@ def parse_limits(text: str) -> dict[str, tuple[int, int]]:
 def environment(plan: Plan, call: Call) -> list[str]:
     """The job's variables less the denied ones, then the directive's own; the engine adds the image's below them."""
     job = dict(call.environment)
-    chosen = {name: value for name, value in job.items() if not _denied(name, plan.environment_deny)}
+    store = variables(plan)
+    foreign = FOREIGN if store else frozenset()
+    chosen = {
+        name: value
+        for name, value in job.items()
+        if name not in foreign and not _denied(name, plan.environment_deny)
+    }
+    chosen |= store
     for name, own in plan.environment:
         if own is not None:
             chosen[name] = own

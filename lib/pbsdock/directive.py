@@ -102,7 +102,7 @@ def _finish(draft: Draft, first: int, no_image: str) -> Directive:
         read_only="read-only" in draft.single,
         pull=pull if pull in ("never", "missing", "always") else None,  # type: ignore[arg-type]  # narrowed by value
         platform=draft.single.get("platform"), gpus=draft.single.get("gpus"), s3=tuple(draft.s3),
-        stage_in=tuple(draft.stages["stage-in"]), stage_out=tuple(draft.stages["stage-out"]),
+        stage_in=tuple(draft.stage_in), stage_out=tuple(draft.stage_out),
         where=tuple(draft.where),
     )
 
@@ -125,5 +125,5 @@ def expand(directive: Directive, variables: Mapping[str, str]) -> Directive:
         env=tuple((name, fill(value) if value is not None else None) for name, value in directive.env),
         tmpfs=tuple(replace(one, target=fill(one.target)) for one in directive.tmpfs),
         stage_in=tuple((fill(url), fill(path)) for url, path in directive.stage_in),
-        stage_out=tuple((fill(path), fill(url)) for path, url in directive.stage_out),
+        stage_out=tuple((fill(path), fill(url), when) for path, url, when in directive.stage_out),
     )

@@ -25,7 +25,8 @@ class Draft:
     env: dict[str, str | None] = field(default_factory=dict)
     tmpfs: list[TmpfsOption] = field(default_factory=list)
     s3: list[str] = field(default_factory=list)
-    stages: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: {"stage-in": [], "stage-out": []})
+    stage_in: list[tuple[str, str]] = field(default_factory=list)
+    stage_out: list[tuple[str, str, str]] = field(default_factory=list)
     single: dict[str, str] = field(default_factory=dict)
     shm_size: int | None = None
     where: list[tuple[str, int, int]] = field(default_factory=list)

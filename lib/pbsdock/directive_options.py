@@ -11,6 +11,7 @@ from pbsdock.directive_tokens import DASHES, Token, shown, tokenize
 from pbsdock.directive_types import TmpfsOption, Volume
 from pbsdock.image_ref import BadImage, parse_image
 from pbsdock.options import ALIASES, EXPANDING, FLAGS, OPTIONS, REFUSED, REFUSED_FLAGS, VARIABLES
+from pbsdock.s3_names import ON, BadName, parse_access, parse_url
 from pbsdock.torque import BadValue, parse_size
 
 LINE_LIMIT = 4096  # bytes
@@ -18,8 +19,7 @@ VALUE_LIMIT = 1024  # characters
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ABSOLUTE = re.compile(r"/|\$\{?(?:HOME|PBS_O_WORKDIR|TMPDIR)(?![A-Za-z0-9_])\}?")
 _KERNEL_PATHS = ("/proc", "/sys", "/dev")
-_S3 = re.compile(r"(?:[A-Za-z0-9_-]+:)?[A-Za-z0-9][A-Za-z0-9._-]*(?:/[^:]*)?(?::(?:ro|rw))?")
-_S3_URL = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]*(?:/.*)?")
+_STAGES = ("stage-in", "stage-out")
 
 
 def read_line(draft: Draft, line: bytes, number: int, start: int) -> None:
@@ -149,12 +149,12 @@ def _read_value(draft: Draft, token: Token, option: str, argument: Token, tokens
         )  # fmt: skip
     elif not _has_strange_variable(draft, option, argument):
         draft.where.append((option, token.line, token.column))
-        if option in draft.stages:
+        if option in _STAGES:
             _read_stage(draft, token, option, argument, tokens)
         else:
             _READERS[option](draft, token, argument)
         return
-    if option in draft.stages and tokens and not tokens[0].is_option:
+    if option in _STAGES and tokens and not tokens[0].is_option:
         tokens.pop(0)
 
 
@@ -333,10 +333,10 @@ def _read_network(draft: Draft, token: Token, argument: Token) -> None:
 
 
 def _read_s3(draft: Draft, token: Token, argument: Token) -> None:
-    if not _S3.fullmatch(argument.text) or ".." in argument.text.split("/"):
-        draft.wrong(
-            token.line, argument.column, f"--s3 {shown(argument.text)} is not [PROFILE:]BUCKET[/PREFIX][:ro|rw]"
-        )
+    try:
+        parse_access(argument.text)
+    except BadName as error:
+        draft.wrong(token.line, argument.column, f"--s3 {shown(argument.text)} {error}")
         return
     draft.s3.append(argument.text)
 
@@ -356,14 +356,30 @@ def _read_stage(draft: Draft, token: Token, option: str, first: Token, tokens: l
         return
     if second.variables and _has_strange_variable(draft, option, second):
         return
-    if not _S3_URL.fullmatch(url.text) or ".." in url.text.split("/"):
-        draft.wrong(token.line, url.column, f"--{option} {shown(url.text)} is not s3://BUCKET/KEY")
+    try:
+        parse_url(url.text)
+    except BadName as error:
+        draft.wrong(token.line, url.column, f"--{option} {shown(url.text)} {error}")
         return
     problem = _path_problem(path.stored, f"--{option} path")
     if problem:
         draft.wrong(token.line, path.column, problem)
-        return
-    draft.stages[option].append((first.stored, second.stored))
+    elif option == "stage-in":
+        draft.stage_in.append((url.stored, path.stored))
+    elif (when := _read_when(draft, token, tokens)) is not None:
+        draft.stage_out.append((path.stored, url.stored, when))
+
+
+def _read_when(draft: Draft, token: Token, tokens: list[Token]) -> str | None:
+    """The word behind ``--stage-out PATH URL``, if there is one: no image's name has an equals sign."""
+    if not tokens or not tokens[0].text.startswith("on="):
+        return "success"
+    word = tokens.pop(0)
+    when = word.text.removeprefix("on=")
+    if when in ON:
+        return when
+    draft.wrong(token.line, word.column, f"--stage-out {shown(word.text)} is not known; write on=success or on=always")
+    return None
 
 
 def _one_word(option: str) -> Callable[[Draft, Token, Token], None]:

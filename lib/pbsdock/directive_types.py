@@ -55,17 +55,8 @@ class Directive:
     gpus: str | None = None
     s3: tuple[str, ...] = ()
     stage_in: tuple[tuple[str, str], ...] = ()  # (s3://BUCKET/KEY, path)
-    stage_out: tuple[tuple[str, str], ...] = ()  # (path, s3://BUCKET/KEY)
+    stage_out: tuple[tuple[str, str, str], ...] = ()  # (path, s3://BUCKET/KEY, "success" or "always")
     where: tuple[tuple[str, int, int], ...] = ()
-
-    @property
-    def store(self) -> tuple[str, ...]:
-        """Everything that needs an object store, as ``--option value…``."""
-        return (
-            *(f"--s3 {one}" for one in self.s3),
-            *(f"--stage-in {source} {target}" for source, target in self.stage_in),
-            *(f"--stage-out {source} {target}" for source, target in self.stage_out),
-        )
 
     def at(self, option: str) -> str:
         """``script:4:9`` of an option, for a sentence; the image's place if the option was not given."""

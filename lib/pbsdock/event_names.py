@@ -16,6 +16,14 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "container.mismatch": ("A started container was not what was planned and was stopped.", ("container", "reason")),
     "container.oom": ("The kernel killed a process of the job for memory.", ("limit_bytes", "peak_bytes")),
     "container.removed": ("The job's container is gone.", ("container",)),
+    "credentials.minted": (
+        "The job's credentials at a store are made.", ("store", "kind", "handle", "buckets", "expires")
+    ),
+    "credentials.refreshed": (
+        "A session took the place of one that would have ended before the job.",
+        ("store", "kind", "handle", "buckets", "expires"),
+    ),
+    "credentials.revoked": ("The job's credentials at a store are worth nothing any more.", ("store", "handle")),
     "engine.back": ("The Docker engine answers again.", ()),
     "engine.lost": ("The Docker engine does not answer.", ("reason",)),
     "env.dropped": ("Variables that are not UTF-8 cannot be passed on.", ("names",)),
@@ -50,6 +58,11 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "release.begun": ("Teardown begins.", ("why", "state")),
     "release.done": ("Teardown is complete and verified.", ("why",)),
     "release.failed": ("Something could not be torn down; the reaper goes on with it.", ("reason",)),
+    "stage.begun": ("Files are copied before or after the job.", ("direction", "items")),
+    "stage.progress": ("How far it is.", ("direction", "files_done", "files", "bytes_done", "bytes")),
+    "stage.done": ("All files are where they belong.", ("direction", "files", "bytes", "skipped")),
+    "stage.failed": ("Some are not; the job was told.", ("direction", "code", "reason", "kept")),
+    "store.failed": ("An object store did not do as asked.", ("store", "code", "reason")),
     "task.started": ("A TM task runs inside the job's container.", ("task", "pid")),
     "task.ended": ("A TM task is over.", ("task", "code")),
 }

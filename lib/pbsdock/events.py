@@ -22,6 +22,7 @@ import structlog
 
 from pbsdock.config import EventsConfig
 from pbsdock.event_names import EVENTS
+from pbsdock.redact import known
 
 _SECRET = ("secret", "token", "password", "cookie", "authorization")
 _CUT = "…(truncated)"
@@ -114,8 +115,8 @@ class EventStream:
         return entry
 
     def _clean(self, _logger: Any, _name: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        known = (*_ORDER, *EVENTS.get(entry["event"], ("", ()))[1])
-        keys = (*known, *sorted(set(entry) - set(known)))
+        named = (*_ORDER, *EVENTS.get(entry["event"], ("", ()))[1])
+        keys = (*named, *sorted(set(entry) - set(named)))
         return {key: self._value(key, entry[key]) for key in keys if entry.get(key) is not None}
 
     def _value(self, key: str, value: Any) -> Any:
@@ -124,7 +125,7 @@ class EventStream:
         if isinstance(value, bool | int | float):
             return value
         text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-        text = text.encode("utf-8", "replace").decode()
+        text = known.clean(text.encode("utf-8", "replace").decode())
         return text if len(text) <= self.max_field else text[: self.max_field - len(_CUT)] + _CUT
 
     def _to_journal(self, _logger: Any, _name: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

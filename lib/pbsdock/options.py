@@ -17,8 +17,8 @@ OPTIONS = {
     "platform": "--platform OS/ARCHITECTURE",
     "gpus": "--gpus COUNT|all",
     "s3": "--s3 [PROFILE:]BUCKET[/PREFIX][:ro|rw]",
-    "stage-in": "--stage-in s3://BUCKET/KEY PATH",
-    "stage-out": "--stage-out PATH s3://BUCKET/KEY",
+    "stage-in": "--stage-in s3://[PROFILE:]BUCKET/KEY PATH",
+    "stage-out": "--stage-out PATH s3://[PROFILE:]BUCKET/KEY [on=success|always]",
 }
 FLAGS = ("read-only",)
 # options in whose values the variables above expand

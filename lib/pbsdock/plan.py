@@ -52,6 +52,44 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What may be done in a bucket. *keys* are the keys it covers, with ``*`` for anything at all, slashes too."""
+
+    bucket: str
+    keys: tuple[str, ...]
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """An object store the job uses: where it is, what its container may do there, and what its staging may."""
+
+    name: str
+    endpoint: str
+    region: str
+    ca_file: str  # the name of a file with certificates among those the container gets; "" for none
+    container: tuple[Grant, ...]
+    staging: tuple[Grant, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One ``--stage-in`` or ``--stage-out``. *path* is the container's, *key* may be a prefix or have wildcards."""
+
+    store: str
+    bucket: str
+    key: str
+    path: str
+    where: str
+    always: bool = False  # stage-out: also when the job fails
+
+    @property
+    def url(self) -> str:
+        """As the user wrote it, less the profile."""
+        return f"s3://{self.bucket}/{self.key}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What the job's cgroup enforces. None means not limited."""
 
@@ -93,6 +131,9 @@ class Plan:
     oom_score_adj: int
     interactive: bool = False
     walltime_s: int | None = None
+    stores: tuple[Store, ...] = ()
+    stage_in: tuple[Stage, ...] = ()
+    stage_out: tuple[Stage, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types only."""

@@ -17,6 +17,7 @@ from pbsdock.plan import Device, Plan, PullPolicy
 from pbsdock.policy_host import HostFacts, position, some
 from pbsdock.policy_limits import limits_of, tmpfs_of
 from pbsdock.policy_mounts import check_paths, mounts_of, variable_at
+from pbsdock.policy_store import stages_of, stores_of
 from pbsdock.torque import Job
 
 __all__ = ["HostFacts", "decide", "effective"]
@@ -31,7 +32,8 @@ def effective(config: Config, job: Job) -> Config:
             and (not one.queues or job.queue in one.queues)
         ):
             tables = {name: getattr(one, name) for name in OVERRIDABLE if getattr(one, name) is not None}
-            return replace(config, **tables)
+            rules = {name: replace(config.s3[name], allow=found.allow) for name, found in (one.s3 or {}).items()}
+            return replace(config, **tables, s3={**config.s3, **rules})
     return config
 
 
@@ -45,21 +47,24 @@ def decide(job: Job, directive: Directive, config: Config, host: HostFacts) -> P
     _check_user(job, settings)
     _check_image(directive, settings)
     pull = _pull(directive, settings)
-    _check_store(directive)
     network = _network(directive, settings)
     _check_environment(directive, settings)
     directive = _expanded(job, directive)
     check_paths(job, directive)
     limits = limits_of(job, directive, settings.limits, host)
     mounts = mounts_of(job, directive, settings.mounts, host)
+    tmpfs = tmpfs_of(directive, limits, host, mounts)
+    stores = stores_of(job, directive, settings.s3)
+    stage_in, stage_out = stages_of(directive, settings.s3, mounts, tmpfs)
     return Plan(
         job_id=job.id.text, user=job.user, group=job.group, uid=job.uid, gid=job.gid, groups=job.groups,
         home=job.home, queue=job.queue, image=directive.image.canonical, pull=pull, platform=directive.platform,
-        limits=limits, network=network, mounts=mounts, tmpfs=tmpfs_of(directive, limits, host, mounts),
+        limits=limits, network=network, mounts=mounts, tmpfs=tmpfs,
         devices=tuple(Device(path=one) for one in settings.devices.allow), gpus=_gpus(job, directive, settings),
         read_only_root=directive.read_only, environment=directive.env, environment_deny=settings.env.deny,
         workdir=directive.workdir, entrypoint=directive.entrypoint, oom_score_adj=settings.limits.oom_score_adj,
-        interactive=job.interactive, walltime_s=job.resources.walltime,
+        interactive=job.interactive, walltime_s=job.resources.walltime, stores=stores, stage_in=stage_in,
+        stage_out=stage_out,
     )
 
 
@@ -135,15 +140,6 @@ def _pull(directive: Directive, settings: Config) -> PullPolicy:
             f"{directive.at('pull')}: --pull {wanted}: this site runs only images that are on the node already",
         )
     return wanted
-
-
-def _check_store(directive: Directive) -> None:
-    if directive.store:
-        option = directive.store[0].split(" ", 1)[0]
-        raise Refusal(
-            "s3-not-configured",
-            f"{directive.at(option.removeprefix('--'))}: {option}: this site has no object store configured",
-        )
 
 
 # -- network, environment ---------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from pbsdock.torque import Job
 HOST_PATHS = ("/proc", "/sys", "/dev", "/run", "/var/run", "/var/lib/docker", "/boot")
 SYSTEM = (*HOST_PATHS, "/var/spool/torque", "/var/spool/pbs")
 _KERNEL = ("/proc", "/sys", "/dev")
+_NO_PATH = ""
 _OWN = ("/etc/passwd", "/etc/group")  # made for every container, with the job's script
 
 
@@ -47,8 +48,14 @@ def _texts(directive: Directive) -> Iterator[tuple[str, str, str]]:
         yield position(directive, "tmpfs", index), "--tmpfs path", tmpfs.target
     if directive.workdir:
         yield directive.at("workdir"), "--workdir", directive.workdir
+    for index, (url, path) in enumerate(directive.stage_in):
+        yield position(directive, "stage-in", index), "--stage-in path", path
+        yield position(directive, "stage-in", index), _NO_PATH, url
+    for index, (path, url, _) in enumerate(directive.stage_out):
+        yield position(directive, "stage-out", index), "--stage-out path", path
+        yield position(directive, "stage-out", index), _NO_PATH, url
     for index, (_, value) in enumerate(directive.env):
-        yield position(directive, "env", index), "--env", value or ""
+        yield position(directive, "env", index), _NO_PATH, value or ""
 
 
 def check_paths(job: Job, directive: Directive) -> None:
@@ -56,7 +63,7 @@ def check_paths(job: Job, directive: Directive) -> None:
     targets: set[str] = set()
     own = (*_OWN, job.script_path) if job.script_path else _OWN
     for where, what, text in _texts(directive):
-        if what == "--env":
+        if what == _NO_PATH:
             continue
         if not text.startswith("/") or ".." in text.split("/") or not text.isprintable():
             raise Refusal(

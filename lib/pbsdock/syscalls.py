@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,9 @@ _OPENAT2 = 437
 
 RESOLVE_NO_SYMLINKS = 0x04  # linux/openat2.h
 RESOLVE_IN_ROOT = 0x10
+
+MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8  # sys/mount.h
+_MNT_DETACH, _NOFOLLOW = 2, 8
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -34,6 +38,25 @@ def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), path)
     return int(fd)
+
+
+def mount(source: str, target: str, kind: str, flags: int, options: str) -> None:
+    """mount(2). Raises OSError."""
+    arguments = [os.fsencode(one) for one in (source, target, kind, options)]
+    if _libc.mount(arguments[0], arguments[1], arguments[2], ctypes.c_ulong(flags), arguments[3]) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), target)
+
+
+def unmount(target: str) -> None:
+    """umount2(2), detached, so that nobody who still has it open can stop it; nothing if *target* is no mount point.
+
+    Raises OSError.
+    """
+    if _libc.umount2(os.fsencode(target), _MNT_DETACH | _NOFOLLOW) != 0:
+        code = ctypes.get_errno()
+        if code not in (errno.EINVAL, errno.ENOENT):
+            raise OSError(code, os.strerror(code), target)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbsdock import config_text
-from pbsdock.config import Config, ConfigError, Override, check_trusted, load, parse
+from pbsdock.config import Config, ConfigError, Override, StoreConfig, StoreRules, check_trusted, load, parse
 from pbsdock.config_lines import line_of, positions
 from tests.conftest import ROOT
 
@@ -35,10 +35,15 @@ def test_shipped_file_is_the_table_of_settings() -> None:
 def test_shipped_file_parses_to_the_defaults() -> None:
     """As shipped, and with every key uncommented, nothing differs from having no file."""
     text = (ROOT / "etc/pbsdock.toml").read_text()
-    before_overrides = text[: text.index("#[[override]]")]
+    tables, store = text[: text.index("#[[override]]")].split("#[s3.NAME]")
 
     assert parse(text) == Config()
-    assert parse(re.sub(r"^#(?=[a-z_]+ = )", "", before_overrides, flags=re.MULTILINE)) == Config()
+    assert parse(re.sub(r"^#(?=[a-z_0-9]+ = )", "", tables, flags=re.MULTILINE)) == Config()
+    uncommented = re.sub(r"^#(?=[a-z_]+ = )", "", store, flags=re.MULTILINE)
+    needed = {"endpoint": "https://rgw.test", "identity": "/etc/rgw.toml"}
+    for key, value in needed.items():
+        uncommented = uncommented.replace(f'{key} = ""', f'{key} = "{value}"')
+    assert parse(f"[s3.ceph]\n{uncommented}").s3 == {"ceph": StoreConfig(**needed)}
 
 
 def test_example_of_an_override_parses_when_uncommented() -> None:
@@ -60,8 +65,55 @@ def test_every_key_is_in_the_manual() -> None:
 def test_every_default_is_allowed_by_its_own_bounds() -> None:
     """Writing a default out changes nothing: no bound excludes what we ship."""
     for one in config_text.describe():
-        if one.section != "override":
+        if one.section not in ("override", "s3.NAME"):
             assert parse(f"[{one.section}]\n{one.key} = {one.default}\n") == Config(), one
+
+
+# -- object stores ----------------------------------------------------------------------------------------------------
+
+STORE = '[s3.ceph]\nendpoint = "https://rgw.test:8443"\nidentity = "/etc/pbsdock/ceph.toml"\nallow = ["{user}-*", "public:ro"]\n'
+
+
+def test_stores_keep_the_order_of_the_file() -> None:
+    """The first store is the default, so the order counts."""
+    found = parse(STORE + STORE.replace("ceph", "archive")).s3
+
+    assert list(found) == ["ceph", "archive"]
+    assert found["ceph"].allow == ("{user}-*", "public:ro")
+
+
+def test_override_of_a_stores_rules() -> None:
+    """An override replaces what may be asked for, and nothing else of a store."""
+    (override,) = parse(STORE + '[[override]]\ngroups = ["bio"]\n[override.s3.ceph]\nallow = ["bio-*"]\n').override
+    (other,) = parse(STORE + '[[override]]\ngroups = ["bio"]\n').override
+
+    assert override.s3 == {"ceph": StoreRules(allow=("bio-*",))}
+    assert other.s3 is None
+
+
+def test_errors_of_stores() -> None:
+    """What is missing, misspelt or contradictory is told with its line."""
+    text = (
+        '[s3.ceph]\nendpoint = "rgw.test/x"\nallow = ["../b", "{home}", "b:rx"]\nlifetime_s = 30\nprobe = ["one"]\n'
+        '[s3."b d"]\nx = 1\n[[override]]\n[override.s3.cepf]\nallow = []\n[override.s3.ceph]\nendpoint = "x"\n'
+    )
+
+    assert _problems(text) == (
+        "pbsdock.toml:1: s3.ceph.endpoint is missing",
+        "pbsdock.toml:1: s3.ceph.identity is missing",
+        'pbsdock.toml:2: s3.ceph.endpoint = "rgw.test/x" is not allowed; write scheme and host, for example'
+        ' "https://rgw.example.org:8443", without a path',
+        'pbsdock.toml:3: "../b" in s3.ceph.allow is not allowed; write "BUCKET", "BUCKET/PREFIX" with :ro or :rw behind'
+        " it; * and ? match, {user} and {group} are filled in",
+        "pbsdock.toml:4: s3.ceph.lifetime_s = 30 is not allowed; it must be at least 60 and at most 43200",
+        "pbsdock.toml:5: s3.ceph.probe names two buckets, or none",
+        'pbsdock.toml:6: "b d" in s3 is not a name; use letters, digits, - and _',
+        "pbsdock.toml:9: override.s3.cepf: there is no [s3.cepf]",
+        "pbsdock.toml:12: unknown key 'override.s3.ceph.endpoint'; known are allow",
+    )
+    assert _problems("s3 = 3\n") == ("pbsdock.toml:1: s3 has a table for each name; write [s3.NAME]",)
+    for wrong in ("{home}", "b:rx", "b/../c", "/b", "b//c"):
+        assert "allow is not allowed" in _problems(f'{STORE.splitlines()[0]}\nallow = ["{wrong}"]\n')[-1], wrong
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------

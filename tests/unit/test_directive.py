@@ -56,13 +56,18 @@ def test_everything_at_once() -> None:
     )  # fmt: skip
     assert found.s3 == ("lab:in/2024:ro", "out")
     assert found.stage_in == (("s3://in/a", "$TMPDIR/a"),)
-    assert found.stage_out == (("$HOME/b", "s3://out/b/"),)
-    assert found.store == (
-        "--s3 lab:in/2024:ro", "--s3 out", "--stage-in s3://in/a $TMPDIR/a", "--stage-out $HOME/b s3://out/b/",
-    )  # fmt: skip
+    assert found.stage_out == (("$HOME/b", "s3://out/b/", "success"),)
     assert (found.at("shm-size"), found.at("volume"), found.at("none of these")) == (
         "script:6:38", "script:5:9", "script:5:45",
     )  # fmt: skip
+
+
+def test_when_to_stage_out() -> None:
+    """``on=`` belongs to the option before it; an image after it is still the image."""
+    found = parse_options("--stage-out /a s3://b/k on=always --stage-out /c s3://b/ on=success busybox")
+
+    assert found.stage_out == (("/a", "s3://b/k", "always"), ("/c", "s3://b/", "success"))
+    assert found.image_text == "busybox"
 
 
 def test_no_directive() -> None:
@@ -230,8 +235,14 @@ def test_examples(path: Path) -> None:
     ("#DOCKER a --read-only --read-only", "2:23: --read-only is given twice; one value counts"),
     ("#DOCKER a --read-only=yes", "2:11: --read-only takes no value"),
     ("#DOCKER a --s3 ../b", "2:16: --s3 '../b' is not [PROFILE:]BUCKET[/PREFIX][:ro|rw]"),
-    ("#DOCKER a --stage-in s3://b/k", "2:11: --stage-in needs two values: --stage-in s3://BUCKET/KEY PATH"),
-    ("#DOCKER a --stage-in b/k /x", "2:22: --stage-in 'b/k' is not s3://BUCKET/KEY"),
+    ("#DOCKER a --stage-in s3://b/k", "2:11: --stage-in needs two values: --stage-in s3://[PROFILE:]BUCKET/KEY PATH"),
+    ("#DOCKER a --stage-in b/k /x", "2:22: --stage-in 'b/k' is not s3://[PROFILE:]BUCKET/KEY"),
+    ("#DOCKER a --s3 x:y:b", "2:16: --s3 'x:y:b' is not [PROFILE:]BUCKET[/PREFIX][:ro|rw]"),
+    ("#DOCKER a --s3 b/p/../q", "2:16: --s3 'b/p/../q' has an empty, '.' or '..' component; write the key without it"),
+    ("#DOCKER a --s3 b/p*:rw", "2:16: --s3 'b/p*:rw' has one of * ? [ : in its prefix; name what lies before it, a prefix covers all below it"),
+    ("#DOCKER a --s3 'b/${aws:x}'", "2:16: --s3 'b/${aws:x}' has '${' in its key, which a policy would fill in; it cannot be asked for"),
+    ("#DOCKER a --stage-in s3://b/x/../y /x", "2:22: --stage-in 's3://b/x/../y' has an empty, '.' or '..' component; write the key without it"),
+    ("#DOCKER a --stage-out /x s3://b/k on=failure", "2:35: --stage-out 'on=failure' is not known; write on=success or on=always"),
     ("#DOCKER a --stage-out x s3://b/k", "2:23: --stage-out path 'x' is not absolute; begin it with / or $HOME"),
     # options
     ("#DOCKER a --", "2:11: '--' has no meaning here; write options and one image"),

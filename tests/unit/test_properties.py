@@ -149,7 +149,7 @@ OPTION = st.sampled_from([
     "-w /d", "--workdir=$PBS_O_WORKDIR/x", "-w '/a`b'", "-e A=1", "-e B", "--env C='$x \"'", "-e D=a\\\\b", "--env=E=", "-e 1=2",
     "--entrypoint /bin/env", "--entrypoint ''", "--network none", "--shm-size 1g", "--tmpfs /t:size=1m", "--tmpfs /u",
     "--read-only", "--pull always", "--platform linux/arm64/v8", "--gpus all", "--gpus=2", "--s3 b/p:ro", "--s3=x:c",
-    "--stage-in s3://b/k $TMPDIR/k", "--stage-out='/r s' s3://b/$USER/", "# remark", "--rm", "--privileged",
+    "--stage-in s3://b/k $TMPDIR/k", "--stage-out='/r s' s3://b/$USER/", "--stage-out /r s3://x:b on=always", "# remark", "--rm", "--privileged",
 ])  # fmt: skip
 IMAGES = st.sampled_from(["a", "a/b:1", "'reg:5000/x'", "localhost/y@sha256:" + "0f" * 32, "docker.io/z"])
 LIKELY = st.tuples(IMAGES, st.lists(OPTION, max_size=8, unique=True)).map(lambda one: " ".join([one[0], *one[1]]))
@@ -228,9 +228,10 @@ def _written(found: Directive) -> str:
     words += [f"--shm-size={found.shm_size}"] if found.shm_size else []
     words += ["--read-only"] if found.read_only else []
     words += [f"--s3={one}" for one in found.s3]
-    for option, stages in (("stage-in", found.stage_in), ("stage-out", found.stage_out)):
-        for first, second in stages:
-            words += [f"--{option}={_spelled(first)}", _spelled(second)]
+    for url, path in found.stage_in:
+        words += [f"--stage-in={_spelled(url)}", _spelled(path)]
+    for path, url, when in found.stage_out:
+        words += [f"--stage-out={_spelled(path)}", _spelled(url), f"on={when}"]
     return " ".join(words)
 
 

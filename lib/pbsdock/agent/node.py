@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pbsdock import wire
+from pbsdock.agent.stores import Stores
 from pbsdock.cgroup.base import JobCgroup
 from pbsdock.cgroup.detect import choose
 from pbsdock.config import Config
@@ -72,6 +73,7 @@ class Node:
         self.boot = boot_id()
         self.engine = Engine(config.engine.socket, config.engine.timeout_s, on_change=self._engine_changed)
         self.images = Images(self.engine.client, self.engine.inspect_image, self.emit)
+        self.stores = Stores(config, self.owner, self.emit)
         self.running: dict[str, Running] = {}  # incarnation, or exec id for a task
         self._cgroups: JobCgroup | None = None
         self._locks: dict[str, threading.Lock] = {}
@@ -176,6 +178,10 @@ class Node:
     def work_dir(self, record: Record) -> Path:
         """Root-only directory of a job's generated files."""
         return self.paths.work / f"{record.safe}.{record.incarnation}"
+
+    def store_dir(self, record: Record) -> Path:
+        """Where a job's object-store credentials lie: a tmpfs of its own in its work directory."""
+        return self.work_dir(record) / "s3"
 
     def fault(self, error: NodeFault) -> None:
         """Take the node out of service: the node check reports the flag until :meth:`recover` clears it."""

@@ -22,6 +22,7 @@ from pbsdock.agent.node import Node, ms_since
 from pbsdock.agent.release import release
 from pbsdock.config import ImagesConfig
 from pbsdock.container import group, passwd
+from pbsdock.credentials import files
 from pbsdock.directive import SCRIPT_LIMIT, Directive, DirectiveError, parse_options, parse_script
 from pbsdock.engine import EngineError
 from pbsdock.errors import HookError, NodeFault, Refusal
@@ -29,6 +30,7 @@ from pbsdock.images import Image
 from pbsdock.ledger import Record
 from pbsdock.plan import Plan
 from pbsdock.policy import decide, effective
+from pbsdock.s3_environment import DIRECTORY, has_credentials
 
 _INTERPRETER = re.compile(rb"#![ \t]*(/[A-Za-z0-9._/+-]+)(?=[ \t\n]|$)")
 
@@ -145,6 +147,8 @@ def _prepare(
     with node.plan_lock:
         try:
             plan = decide(job, directive, node.config, node.host())
+            if plan.stage_in or plan.stage_out:
+                raise Refusal("staging-not-offered", "--stage-in and --stage-out are not offered yet; use --s3")
         except Refusal as error:
             return _refused(node, job, error)
         record = _new_record(node, job)
@@ -152,7 +156,7 @@ def _prepare(
         record.state = "preparing"
         # One durable write before the first side effect names every handle there will ever be: container name, cgroup
         # and files follow from the record's own name, so a crash later leaves nothing that is not written down.
-        for step in ("image", "files", "cgroup", "container"):
+        for step in ("image", "files", "cgroup", "container", *(("credentials",) if plan.stores else ())):
             record.steps[step] = {"begun": True}
         node.ledger.create(record)
     node.mark(record)
@@ -174,6 +178,8 @@ def _carry_out(
     node: Node, job: torque.Job, record: Record, plan: Plan, script: bytes | None, notify: Notify, began: float
 ) -> None:
     settings = effective(node.config, job)
+    if plan.stores:
+        node.stores.begin(record, plan)
     image = _image(node, settings.images, plan, notify, began)
     record.image_id, record.image_digest = image.id, image.digest
     bound, skipped = mounts.resolve(
@@ -232,6 +238,9 @@ def _files(
             record.facts["interpreter"] = named[1].decode()
         record.facts["script_sha256"] = hashlib.sha256(script).hexdigest()
         made.append((str(directory / "script"), job.script_path))
+    if has_credentials(plan):
+        files.make(node.store_dir(record), plan.uid, plan.gid)
+        made.append((str(node.store_dir(record)), DIRECTORY))
     return made
 
 

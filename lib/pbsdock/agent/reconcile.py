@@ -7,7 +7,6 @@ at all while the engine, mom's job directory or the ledger cannot be read.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from enum import Enum
 from typing import Any
 
 from pbsdock.agent.node import Node
-from pbsdock.agent.release import release
+from pbsdock.agent.release import release, remove_work
 from pbsdock.engine import EngineError
 from pbsdock.errors import HookError, NodeFault
 from pbsdock.ledger import Record
@@ -37,7 +36,7 @@ class Verdict(Enum):
 class Finding:
     """One thing of ours that belongs to no live job."""
 
-    kind: str  # record, container, cgroup, files, marker
+    kind: str  # record, container, cgroup, files, marker, credentials (named STORE:HANDLE)
     name: str
     job: str
     why: str
@@ -87,6 +86,7 @@ def reconcile(node: Node, *, dry_run: bool = False, now: float | None = None, gr
         containers = node.engine.labelled(node.label)
         cgroups = node.cgroups.names()
         files, markers = _names(node.paths.work), _names(node.paths.markers)
+        handles = node.stores.listed()
         # Read last: whatever was listed above had its record written before it was made.
         records, problems = node.ledger.load_all()
         if problems:
@@ -97,6 +97,12 @@ def reconcile(node: Node, *, dry_run: bool = False, now: float | None = None, gr
         return result
     dead = _dead_records(records, node.boot, job_files, moment, grace)
     orphans = _orphans(node, records, containers, (cgroups, files, markers), moment, grace)
+    known = {record.incarnation for record in records}
+    orphans += [
+        Finding(kind="credentials", name=f"{store}:{name}", job="", why="no-record")
+        for store, name, incarnation in handles
+        if incarnation not in known
+    ]
     result.findings = [one for _record, one in dead] + orphans
     if dry_run:
         return result
@@ -171,11 +177,16 @@ def _names(directory: Any) -> list[str]:
         return []
 
 
+def _is_of(record: Record, finding: Finding) -> bool:
+    if finding.kind == "credentials":
+        return record.incarnation in finding.name
+    return finding.name in (f"{record.safe}.{record.incarnation}", record.job_id)
+
+
 def _reap(node: Node, finding: Finding) -> bool:
     # Looked up again at the last moment: between listing and removing a prologue may have made a record.
     records, problems = node.ledger.load_all()
-    if problems or any(f"{one.safe}.{one.incarnation}" == finding.name or one.job_id == finding.name
-                       for one in records):  # fmt: skip
+    if problems or any(_is_of(one, finding) for one in records):
         return False
     try:
         if finding.kind == "container":
@@ -184,7 +195,9 @@ def _reap(node: Node, finding: Finding) -> bool:
         elif finding.kind == "cgroup":
             node.cgroups.remove(finding.name, 5.0)
         elif finding.kind == "files":
-            shutil.rmtree(node.paths.work / finding.name)
+            remove_work(node.paths.work / finding.name)
+        elif finding.kind == "credentials":
+            node.stores.revoke_orphan(*finding.name.split(":", 1))
         else:
             (node.paths.markers / finding.name).unlink(missing_ok=True)
     except (OSError, HookError, EngineError) as error:

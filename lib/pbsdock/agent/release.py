@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pbsdock import wire
@@ -12,6 +13,7 @@ from pbsdock.agent.node import Node, ms_since
 from pbsdock.engine import EngineError
 from pbsdock.errors import HookError, NodeFault
 from pbsdock.ledger import Record
+from pbsdock.syscalls import unmount
 
 _EMPTY_S = 5.0
 
@@ -102,14 +104,26 @@ def remember_usage(node: Node, record: Record) -> dict[str, Any]:
     return dict(record.facts["usage"])
 
 
+def _revoke(node: Node, record: Record) -> None:
+    if "credentials" in record.steps:
+        node.stores.revoke(record)
+        _gone(record, "credentials")
+
+
 def _remove_files(node: Node, record: Record) -> None:
-    directory = node.work_dir(record)
-    if directory.exists():
-        shutil.rmtree(directory)
+    remove_work(node.work_dir(record))
     _gone(record, "files")
+
+
+def remove_work(directory: Path) -> None:
+    """Remove a job's work directory and the tmpfs in it. Raises OSError."""
+    if directory.exists():
+        unmount(str(directory / "s3"))
+        shutil.rmtree(directory)
 
 
 # The processes go first, whatever the engine does; the cgroup itself can only go after the container's own below it.
 _STEPS: tuple[tuple[str, Callable[[Node, Record], None]], ...] = (
-    ("cgroup", _kill), ("container", _remove_container), ("cgroup", _remove_cgroup), ("files", _remove_files),
+    ("cgroup", _kill), ("credentials", _revoke), ("container", _remove_container), ("cgroup", _remove_cgroup),
+    ("files", _remove_files),
 )  # fmt: skip

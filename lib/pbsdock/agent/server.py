@@ -21,12 +21,13 @@ from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
 from pbsdock.agent.start import finish_task, start_job, start_task
 from pbsdock.agent.watch import Watcher
-from pbsdock.config import ConfigError, load
+from pbsdock.config import Config, ConfigError, load
 from pbsdock.engine import EngineError
 from pbsdock.errors import HookError, NodeFault, Refusal
 from pbsdock.events import EventStream
 from pbsdock.ledger import Ledger, Record
 from pbsdock.paths import Paths
+from pbsdock.redact import known
 
 _FIRST_MESSAGE_S = 10.0
 _EVENT_S = 0.3  # how long the engine's own event of an end is waited for
@@ -88,6 +89,9 @@ class Connection:
         return bytes(parts)
 
     def _answer(self, message: wire.Message, fds: list[int] | None = None) -> None:
+        if "sentence" in message.fields:
+            message.fields["sentence"] = [known.clean(one.decode("utf-8", "replace")).encode("utf-8", "replace")
+                                          for one in message.fields["sentence"]]
         if fds:
             message.fields["fds"] = [str(len(fds)).encode()]  # the kernel may deliver them with an earlier message
         socket.send_fds(self.socket, [wire.encode(message)], fds or [])
@@ -130,7 +134,7 @@ class Connection:
         job_id = args.job_id.text if args else torque.parse_job_id(argv[0]).text
         # Where the container is over nothing of the job runs any more: mom need not wait while the engine tidies up.
         mine = self._of(job_id)
-        early = bool(mine) and all(one.state == "ended" for one in mine)
+        early = bool(mine) and all(one.state == "ended" and _is_revoked(one) for one in mine)
         if early:
             self._answer(wire.Message("released", clean=1))
         with self.node.job_lock(job_id, 90.0):
@@ -346,6 +350,11 @@ class Connection:
                 return  # the run hook is gone, or comes back and asks for itself
 
 
+def _is_revoked(record: Record) -> bool:
+    """Whether nothing of the job's works any more at any store."""
+    return bool(record.steps.get("credentials", {"gone": True}).get("gone"))
+
+
 def _argv(message: wire.Message) -> list[str]:
     return [one.decode("utf-8", "surrogateescape") for one in message.raw("argv")]
 
@@ -441,6 +450,7 @@ def serve(paths: Paths) -> int:
     for directory, mode in ((paths.run_dir, 0o755), (paths.markers, 0o711), (paths.work, 0o700)):
         directory.mkdir(mode=mode, parents=True, exist_ok=True)
         directory.chmod(mode)
+    _note_stores(paths, config)
     node.emit("agent.started", pid=os.getpid(), version=_version())
     signal.signal(signal.SIGTERM, lambda *_: _stop(node))
     adopt(node)
@@ -450,6 +460,15 @@ def serve(paths: Paths) -> int:
     threading.Thread(target=lambda: reconcile(node), daemon=True).start()
     door.accept_for_ever(listener)
     return 0
+
+
+def _note_stores(paths: Paths, config: Config) -> None:
+    """Leave word for the node check whether this node has object stores, and so always needs an agent."""
+    file = paths.state_dir / "stores"
+    if config.s3:
+        file.write_text("".join(f"{name}\n" for name in config.s3))
+    else:
+        file.unlink(missing_ok=True)
 
 
 def _stop(node: Node) -> None:

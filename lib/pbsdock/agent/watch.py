@@ -31,6 +31,8 @@ class Watcher:
         """Start both."""
         threading.Thread(target=self._follow, name="events", daemon=True).start()
         threading.Thread(target=self._tick, name="tick", daemon=True).start()
+        if self.node.config.s3:
+            threading.Thread(target=self._refresh, name="refresh", daemon=True).start()
 
     # -- events -------------------------------------------------------------------------------------------------
 
@@ -92,6 +94,20 @@ class Watcher:
                 finish(self.node, running, said)
         except (HookError, EngineError, OSError) as error:
             self.node.emit("agent.error", level="warning", where="finish", reason=str(error)[:300])
+
+    # -- sessions -----------------------------------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        """Replace sessions that would end before their jobs. A thread of its own: a gateway may be slow."""
+        while not self.stop.wait(_LOOK_S):
+            for record in self.node.ledger.load_all()[0]:
+                if record.state != "running":
+                    continue
+                try:
+                    if self.node.stores.refresh(record, self.node.store_dir(record)):
+                        self.node.ledger.save(record)
+                except Exception as error:  # one job's trouble must not end the others' sessions
+                    self.node.emit("agent.error", level="error", where="refresh", reason=repr(error)[:300])
 
     # -- ticks --------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,240 @@
+"""A job's object-store credentials in the agent: minted beside its other preparations, delivered, refreshed, revoked.
+
+The record keeps when sessions end and nothing else; what they are called at the gateway follows from its name. So a
+crash at any moment leaves nothing that release would not find.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pbsdock.config import Config, StoreConfig
+from pbsdock.errors import NodeFault, Refusal
+from pbsdock.ledger import Record
+from pbsdock.plan import Plan, Store
+from pbsdock.redact import known
+
+if TYPE_CHECKING:  # botocore and urllib3 are loaded only where a store is configured
+    from pbsdock.credentials.secret import Minter, Secret
+
+_LEAST_MARGIN_S = 5.0
+_TRY_AGAIN_S = 15.0
+_LIST_USERS_S = 3600.0
+
+Emit = Callable[..., None]
+
+
+class Stores:
+    """All stores of this node."""
+
+    def __init__(self, config: Config, owner: str, emit: Emit) -> None:
+        self.config = config
+        self.owner = owner
+        self.emit = emit
+        self._minters: dict[str, Minter] = {}
+        self._minting: dict[str, Future[list[tuple[Store, Secret]]]] = {}
+        self._next_list: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    # -- minting ------------------------------------------------------------------------------------------------------
+
+    def begin(self, record: Record, plan: Plan) -> None:
+        """Begin to mint what the plan asks for, in a thread of its own."""
+        future: Future[list[tuple[Store, Secret]]] = Future()
+        with self._lock:
+            self._minting[record.incarnation] = future
+        threading.Thread(target=self._mint_into, args=(future, record, plan), name="mint", daemon=True).start()
+
+    def _mint_into(self, future: Future[list[tuple[Store, Secret]]], record: Record, plan: Plan) -> None:
+        try:
+            future.set_result(self._mint(record, plan, fresh=True))
+        except BaseException as error:
+            future.set_exception(error)
+
+    def deliver(self, record: Record, plan: Plan, directory: Path) -> None:
+        """Write the files of what was begun; it is minted now if the agent that began it is gone.
+
+        Raises StoreError, OSError.
+        """
+        with self._lock:
+            future = self._minting.pop(record.incarnation, None)
+        minted = future.result() if future is not None else self._mint(record, plan, fresh=True)
+        self._write(record, plan, minted, directory)
+
+    def _mint(self, record: Record, plan: Plan, *, fresh: bool) -> list[tuple[Store, Secret]]:
+        found = []
+        for asked in plan.stores:
+            began = time.monotonic()
+            minter, name = self._minter(asked.name), self._name(record, asked.name)
+            act = minter.mint if fresh else minter.again
+            try:
+                secret = act(name, record.job_id, asked, self._seconds(plan, asked.name))
+            except Refusal as error:
+                self._failed(record, asked.name, error)
+                raise
+            self.emit(
+                "credentials.minted" if fresh else "credentials.refreshed", record, store=asked.name, handle=name,
+                kind=self.config.s3[asked.name].kind, buckets=_shown(asked),
+                expires=int(secret.expires) if secret and secret.expires else None,
+                ms=round((time.monotonic() - began) * 1000, 1),
+            )
+            if secret is not None:
+                known.add(record.incarnation, secret.access_key, secret.secret_key, secret.token)
+                found.append((asked, secret))
+        return found
+
+    def _write(self, record: Record, plan: Plan, minted: list[tuple[Store, Secret]], directory: Path) -> None:
+        from pbsdock.credentials import files
+
+        if not minted:
+            return
+        delivered = [files.Delivered(one, self._store(one.name).path_style, secret) for one, secret in minted]
+        texts = files.texts(delivered)
+        for one, _ in minted:
+            if one.ca_file:
+                texts[one.ca_file] = Path(self._store(one.name).ca_bundle).read_text(encoding="utf-8")
+        files.deliver(directory, texts, plan.uid, plan.gid)
+        now = time.time()
+        ends = [secret.expires for _, secret in minted if secret.expires is not None]
+        due = min((self._refresh_at(plan, now, end) for end in ends), default=None)
+        record.facts["credentials"] = {"refresh_at": due}
+
+    def _refresh_at(self, plan: Plan, now: float, end: float) -> float:
+        """Well before the end by either clock, and not so early that a gateway is asked all the time."""
+        skew = max(self._store(one.name).skew_s for one in plan.stores)
+        margin = min(skew + 60.0, (end - now) / 2)
+        return end - max(_LEAST_MARGIN_S, margin)
+
+    def _seconds(self, plan: Plan, store: str) -> int:
+        settings = self._store(store)
+        if plan.walltime_s is None:
+            return int(settings.lifetime_s)
+        return int(min(settings.lifetime_s, plan.walltime_s + settings.grace_s))
+
+    # -- refreshing ---------------------------------------------------------------------------------------------------
+
+    def refresh(self, record: Record, directory: Path) -> bool:
+        """Replace the files if it is time; returns whether it was. A failure is told and tried again soon."""
+        due = (record.facts.get("credentials") or {}).get("refresh_at")
+        if due is None or time.time() < due or record.plan is None:
+            return False
+        plan = Plan.from_dict(record.plan)
+        try:
+            self._write(record, plan, self._mint(record, plan, fresh=False), directory)
+        except (Refusal, OSError) as error:
+            record.facts["credentials"] = {"refresh_at": time.time() + _TRY_AGAIN_S}
+            if isinstance(error, OSError):
+                reason = f"the files cannot be written: {error.strerror}"
+                self.emit("store.failed", record, level="error", reason=reason)
+        return True
+
+    # -- staging ------------------------------------------------------------------------------------------------------
+
+    def staging(self, record: Record, plan: Plan) -> dict[str, Secret]:
+        """Keys of the staging worker, by store. Raises StoreError."""
+        with self._lock:
+            future = self._minting.get(record.incarnation)
+        if future is not None:
+            future.result()  # the role must be there first
+        elif not record.facts.get("credentials"):
+            self.begin(record, plan)
+            return self.staging(record, plan)
+        return {
+            asked.name: self._minter(asked.name).staging(
+                self._name(record, asked.name), record.job_id, asked, int(self._store(asked.name).lifetime_s)
+            )
+            for asked in plan.stores
+            if asked.staging
+        }
+
+    # -- revoking -----------------------------------------------------------------------------------------------------
+
+    def revoke(self, record: Record) -> None:
+        """End everything of the record's at every store. Raises NodeFault with what could not be ended."""
+        with self._lock:
+            future = self._minting.pop(record.incarnation, None)
+        if future is not None:
+            future.exception()  # what is still being made would outlive its own removal
+        left = []
+        for store in (one["name"] for one in (record.plan or {}).get("stores", ())):
+            name = self._name(record, store)
+            try:
+                self._minter(store).revoke(name)
+                self.emit("credentials.revoked", record, store=store, handle=name)
+            except Refusal as error:
+                left.append(error.sentence)
+        known.forget(record.incarnation)
+        if left:
+            raise NodeFault("credentials-stay", "; ".join(left))
+
+    def listed(self) -> list[tuple[str, str, str]]:
+        """(store, name, incarnation) of everything the gateways have of this node.
+
+        A gateway that does not answer is passed over, and told: it is asked again with the next pass. One that has to
+        go through all its users for it is asked once an hour.
+        """
+        from pbsdock.credentials.secret import incarnation_of
+
+        found = []
+        for store, settings in self.config.s3.items():
+            if settings.kind == "key" and time.monotonic() < self._next_list.get(store, 0.0):
+                continue
+            try:
+                names = self._minter(store).mine(self.owner)
+            except Refusal as error:
+                self._failed(None, store, error)
+                continue
+            self._next_list[store] = time.monotonic() + _LIST_USERS_S
+            for name in names:
+                incarnation = incarnation_of(name, self.owner, store)
+                if incarnation is not None:
+                    found.append((store, name, incarnation))
+        return found
+
+    def revoke_orphan(self, store: str, name: str) -> None:
+        """End what :meth:`listed` has found. Raises StoreError."""
+        self._minter(store).revoke(name)
+
+    # -- parts --------------------------------------------------------------------------------------------------------
+
+    def _store(self, name: str) -> StoreConfig:
+        found = self.config.s3.get(name)
+        if found is None:
+            raise Refusal("no-such-store", f"object store {name}: it is no longer in the site's configuration")
+        return found
+
+    def _minter(self, store: str) -> Minter:
+        settings = self._store(store)
+        with self._lock:
+            if store not in self._minters:
+                self._minters[store] = self._make(store, settings)
+            return self._minters[store]
+
+    def _name(self, record: Record, store: str) -> str:
+        from pbsdock.credentials.secret import name_of
+
+        return name_of(self.owner, record.incarnation, store)
+
+    def _make(self, name: str, store: StoreConfig) -> Minter:
+        from pbsdock.credentials.make import minter_of
+        from pbsdock.credentials.rgw import Gateway
+
+        def failed(bucket: str, reason: str) -> None:
+            self.emit("store.failed", level="warning", store=name, reason=f"sharing bucket {bucket!r}: {reason}")
+
+        return minter_of(Gateway(name, store), store, self.owner, failed)
+
+    def _failed(self, record: Record | None, store: str, error: Refusal) -> None:
+        reason: Any = getattr(error, "reason", error.sentence)
+        self.emit("store.failed", record, level="error", store=store, code=error.code, reason=reason)
+
+
+def _shown(asked: Store) -> str:
+    """What is asked for, for the stream: names of buckets, never a key."""
+    grants = (*asked.container, *asked.staging)
+    return ",".join(dict.fromkeys(f"{one.bucket}:{'ro' if one.read_only else 'rw'}" for one in grants))

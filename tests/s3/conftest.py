@@ -1,0 +1,57 @@
+"""One real gateway for all tests of object stores, with two users and their buckets."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.rgw import Gateway
+
+
+@dataclass(frozen=True)
+class Store:
+    """The gateway, the clients of its two users, and the node's identities."""
+
+    gateway: Gateway
+    alice: Any
+    bob: Any
+    role_identity: Path
+    key_identity: Path
+
+    def roles(self) -> list[str]:
+        """The names of all roles."""
+        try:
+            return [one["RoleName"] for one in self.gateway.admin("role", "list")]
+        except RuntimeError as error:
+            assert "No such file or directory" in str(error)  # its way to say that there is none
+            return []
+
+    def users(self) -> list[str]:
+        """The names of the users that were made for jobs."""
+        return [one for one in self.gateway.admin("user", "list") if one.startswith("pbsdock-") and "-node-" not in one]
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[Store]:
+    """Users alice and bob own alice-in, alice-out and bob-data."""
+    root = Path(tempfile.mkdtemp(prefix="pbsdock-rgw.", dir="/var/tmp"))
+    gateway = Gateway(root, tls=True).start()
+    try:
+        alice, bob = (gateway.client(*gateway.user(name)) for name in ("alice", "bob"))
+        for client, bucket in ((alice, "alice-in"), (alice, "alice-out"), (bob, "bob-data")):
+            client.create_bucket(Bucket=bucket)
+            for key in ("x/1", "x/2", "y/1"):
+                client.put_object(Bucket=bucket, Key=key, Body=f"{bucket} {key}\n".encode())
+        yield Store(
+            gateway, alice, bob, gateway.identity(root / "role.toml", "pbsdock-node-role", "role"),
+            gateway.identity(root / "key.toml", "pbsdock-node-key", "key"),
+        )
+    finally:
+        gateway.stop()
+        shutil.rmtree(root, ignore_errors=True)
