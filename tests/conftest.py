@@ -17,6 +17,7 @@ from typing import Any
 
 import docker
 import pytest
+from hypothesis import settings
 
 from pbsdock.trial import Outcome, Request, Trial, run_job
 
@@ -27,6 +28,9 @@ IMAGE = f"{_RUN}/busybox:1"
 HOST_IMAGE = f"{_RUN}/host:1"
 NO_SHELL_IMAGE = f"{_RUN}/noshell:1"
 USERS = ("pbsdock-a", "pbsdock-b")
+# A time limit of an example measures the machine's other load, not the code.
+settings.register_profile("pbsdock", deadline=None)
+settings.load_profile("pbsdock")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -20,8 +20,8 @@ from pbsdock.config_trust import check_trusted
 __all__ = [
     "AgentConfig", "Config", "ConfigError", "DevicesConfig", "EngineConfig", "EnvConfig", "EventsConfig",
     "HealthConfig", "ImagesConfig", "InteractiveConfig", "LimitsConfig", "MountsConfig", "NetworkConfig", "Override",
-    "PrologueConfig", "ReaperConfig", "StoreConfig", "StoreRules", "UsersConfig", "check_trusted", "is_root_only",
-    "load", "parse",
+    "PrologueConfig", "ReaperConfig", "StagingConfig", "StoreConfig", "StoreRules", "UsersConfig", "check_trusted",
+    "is_root_only", "load", "parse",
 ]  # fmt: skip
 
 LEAST_MEMORY = 6 << 20  # the engine refuses less (Docker Engine 20.10, linuxMinMemory)
@@ -188,6 +188,15 @@ class HealthConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StagingConfig:
+    """Copying files from and to object stores."""
+
+    patience_s: float = setting(
+        60.0, "Staging is given up when nothing has gone on for so many seconds.", least=1, most=3600
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoreRules:
     """What of an object store jobs may ask for."""
 
@@ -270,6 +279,7 @@ class Config:
     reaper: ReaperConfig = field(default_factory=ReaperConfig)
     events: EventsConfig = field(default_factory=EventsConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
+    staging: StagingConfig = field(default_factory=StagingConfig)
     s3: dict[str, StoreConfig] = field(default_factory=dict)
     override: tuple[Override, ...] = ()
 

@@ -60,7 +60,7 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "release.failed": ("Something could not be torn down; the reaper goes on with it.", ("reason",)),
     "stage.begun": ("Files are copied before or after the job.", ("direction", "items")),
     "stage.progress": ("How far it is.", ("direction", "files_done", "files", "bytes_done", "bytes")),
-    "stage.done": ("All files are where they belong.", ("direction", "files", "bytes", "skipped")),
+    "stage.done": ("All files are where they belong.", ("direction", "files", "bytes", "skipped", "unverified")),
     "stage.failed": ("Some are not; the job was told.", ("direction", "code", "reason", "kept")),
     "store.failed": ("An object store did not do as asked.", ("store", "code", "reason")),
     "task.started": ("A TM task runs inside the job's container.", ("task", "pid")),

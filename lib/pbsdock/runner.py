@@ -25,6 +25,7 @@ _FRAME = 8
 _CHUNK = 1 << 18
 _ADOPT_AFTER_S = 0.5
 _AGENT_PATIENCE_S = 600.0
+_ATTEMPTS = 3
 _FORWARDED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCONT", "SIGTSTP", "SIGXCPU")
 # A bare job's leader dies of these whatever its script does, so the run hook ends by them too (torque-facts: 271).
 _FATAL = frozenset(getattr(_signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"))
@@ -146,6 +147,7 @@ class Runner:
         self.ended: wire.Message | None = None
         self.stdin_open = True
         self.agent_lost: float | None = None
+        self.waiting = False
 
     def run(self, argv: list[str], directive: str) -> int:
         """Run the job's command; returns an exit code or ends the process by a signal."""
@@ -158,9 +160,7 @@ class Runner:
             tasknum=os.environ.get("PBS_TASKNUM", ""), directive=directive.encode("utf-8", "surrogateescape"),
         )
         try:
-            self.link = connect(self.socket_path, wait_s=60.0, timeout_s=900.0)
-            self.link.send(request)
-            answer, fds = self._answer()
+            answer, fds = self._ask_for_start(request)
         except AgentGone:
             say("the pbsdock agent on this node did not answer; the job was not started, please submit it again")
             return REFUSED
@@ -172,6 +172,7 @@ class Runner:
         if answer.op != "started" or not fds:
             say(answer.text("sentence", "the agent gave no answer that can be understood"))
             return REFUSED
+        assert self.link is not None
         self.link.sock.settimeout(60.0)
         self.task = answer.text("task")
         self._take_attach(fds)
@@ -185,13 +186,50 @@ class Runner:
                 self.terminal.restore()
         return self._end()
 
+    def _ask_for_start(self, request: wire.Message) -> tuple[wire.Message, list[int]]:
+        """Ask; an agent that is lost meanwhile is asked again once it is back, and lets nothing run twice."""
+        for attempt in range(_ATTEMPTS):
+            self.link = connect(self.socket_path, wait_s=60.0, timeout_s=900.0)
+            self.waiting = False
+            try:
+                self.link.send(request)
+                return self._answer()
+            except AgentGone:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            request.fields["again"] = [b"1"]
+        raise AssertionError("unreachable")
+
     def _answer(self) -> tuple[wire.Message, list[int]]:
         assert self.link is not None
         while True:
+            if self.waiting and not self.link.pending:
+                self._wait_for_agent()
             message, fds = self.link.recv()
-            if message.op != "notice":
+            if message.op == "waiting":
+                self.waiting = True  # for what may take long; there is no container yet to pass a signal on to
+            elif message.op == "notice":
+                say(message.text("sentence"))
+            else:
                 return message, fds
-            say(message.text("sentence"))
+
+    def _wait_for_agent(self) -> None:
+        """Wait for the agent's next message; a signal that ends a job ends this process, as it would a bare job's."""
+        poller = select.poll()
+        poller.register(self.link.fileno(), select.POLLIN)  # type: ignore[union-attr]  # there is a link here
+        poller.register(self.wake, select.POLLIN)
+        while True:
+            ready = poller.poll()
+            for number in self.signals:
+                if number in _FATAL:
+                    self._uncatch_signals()
+                    os.kill(os.getpid(), number)
+            if any(fd != self.wake for fd, _ in ready):
+                return
+            try:
+                os.read(self.wake, 512)
+            except BlockingIOError:
+                pass
 
     def _take_attach(self, fds: list[int]) -> int:
         for extra in fds[1:]:
@@ -237,7 +275,8 @@ class Runner:
                 if number in _FATAL:
                     self.fatal = number
                 # An adopted session gets the signal from mom itself, unless mom was restarted since and forgot it.
-                if not self.adopted or os.getppid() != self.parent:
+                # Once its streams are over it may be staging out, which mom does not know of.
+                if not self.adopted or self.attach is None or os.getppid() != self.parent:
                     self._tell(wire.Message("signal", job=self.job_id, task=self.task, signal=number))
 
     def _tell(self, message: wire.Message) -> None:

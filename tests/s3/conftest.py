@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import Instance, wait_until
 from tests.support.rgw import Gateway
 
 
@@ -55,3 +56,17 @@ def store() -> Iterator[Store]:
     finally:
         gateway.stop()
         shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def site(instance: Instance, store: Store) -> Iterator[Any]:
+    """The instance, configured for the gateway, and as before afterwards."""
+    from tests.s3.site import Site, config
+
+    good = instance.config.read_text()
+    instance.configure(config(store))
+    found = Site(instance, store)
+    yield found
+    instance.end_all()
+    wait_until("nothing is left", lambda: not found.left(), 20)
+    instance.configure(good)

@@ -9,81 +9,18 @@ import json
 import os
 import re
 import subprocess
-import sysconfig
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.conftest import HOST_IMAGE, USERS, Instance, wait_until
+from tests.conftest import HOST_IMAGE, USERS, wait_until
 from tests.s3.conftest import Store
+from tests.s3.site import AWS, Site, config
 
 pytestmark = pytest.mark.engine
-
-_SITE = sysconfig.get_path("purelib")
-_AWS = str(Path(sysconfig.get_path("scripts")) / "aws")
-_TOOLS = f"-v /usr:/usr:ro -v {_SITE}:/site:ro -e PYTHONPATH=/site -e PATH=/usr/bin:/bin"
-
-
-@dataclass
-class Site:
-    """An installed instance with two stores at one gateway: ceph (roles) and keys (keys)."""
-
-    instance: Instance
-    store: Store
-
-    def script(self, options: str, body: str) -> str:
-        return f"#!/bin/sh\n#DOCKER {HOST_IMAGE} {_TOOLS}\n#DOCKER {options}\n{body}\n"
-
-    def run(self, options: str, body: str, **more: Any) -> Any:
-        return self.instance.run(self.script(options, body), **more)
-
-    def restart_agent(self) -> None:
-        """Kill all its processes; mom's node check starts another."""
-        self.instance.kill_agent()
-        subprocess.run([str(self.instance.root / "opt/pbsdock/hooks/node-check")], check=True, capture_output=True)
-        wait_until("the agent answers", lambda: self.instance.command("ps").returncode == 0)
-
-    def reap(self) -> dict[str, Any]:
-        """One pass of the reaper."""
-        done = self.instance.command("reap", "--json")
-        assert done.stdout, done.stderr
-        found: dict[str, Any] = json.loads(done.stdout)
-        assert not found["blocked"]
-        return found
-
-    def left(self) -> list[str]:
-        """What the gateway still has of any job, and what the node has."""
-        return self.instance.left() + self.store.roles() + self.store.users()
-
-
-def _config(store: Store, extra: str = "", more: str = "") -> str:
-    scripts = Path(_AWS).parent
-    return (
-        f'[mounts]\nallow = ["/usr:ro", "{_SITE}:ro", "{scripts}:ro"]\n'
-        f'[reaper]\ngrace_s = 1\nperiod_s = 3600\n'
-        f'[s3.ceph]\nendpoint = "{store.gateway.endpoint}"\nidentity = "{store.role_identity}"\n'
-        f'allow = ["alice-*", "public:ro", "bob-shared/{{user}}"]\n{extra}'
-        f'[s3.keys]\nendpoint = "{store.gateway.endpoint}"\nidentity = "{store.key_identity}"\nkind = "key"\n'
-        f'allow = ["alice-*"]\n{more}'
-    )
-
-
-@pytest.fixture
-def site(instance: Instance, store: Store) -> Iterator[Site]:
-    """The instance, configured for the gateway, and as before afterwards."""
-    good = instance.config.read_text()
-    instance.configure(_config(store))
-    found = Site(instance, store)
-    yield found
-    instance.end_all()
-    wait_until("nothing is left", lambda: not found.left(), 20)
-    instance.configure(good)
-
 
 def _keys(text: str) -> dict[str, str]:
     return dict(re.findall(r"^(aws_\w+) = (.+)$", text, re.MULTILINE))
@@ -112,9 +49,9 @@ except ClientError as error:
 CLIENTS = {
     "boto3": (f"/usr/bin/python3 -c '{BOTO}'", "alice-in x/1\nAccessDenied\n"),
     "aws": (
-        f"/usr/bin/python3 {_AWS} s3 cp --only-show-errors s3://alice-in/x/1 /tmp/a && cat /tmp/a &&"
-        f" /usr/bin/python3 {_AWS} s3 cp --only-show-errors /tmp/a s3://alice-out/from-aws;"
-        f" /usr/bin/python3 {_AWS} s3 ls s3://bob-data 2>/dev/null || echo denied",
+        f"/usr/bin/python3 {AWS} s3 cp --only-show-errors s3://alice-in/x/1 /tmp/a && cat /tmp/a &&"
+        f" /usr/bin/python3 {AWS} s3 cp --only-show-errors /tmp/a s3://alice-out/from-aws;"
+        f" /usr/bin/python3 {AWS} s3 ls s3://bob-data 2>/dev/null || echo denied",
         "alice-in x/1\ndenied\n",
     ),
     "s3cmd": (
@@ -135,7 +72,7 @@ CLIENTS = {
 def test_clients_without_arguments(site: Site, client: str, store_name: str) -> None:
     """Each client reads, writes and is denied without a single argument about the store."""
     command, expected = CLIENTS[client]
-    options = f"--s3 {store_name}:alice-in:ro --s3 {store_name}:alice-out:rw -v {Path(_AWS).parent}:{Path(_AWS).parent}:ro"
+    options = f"--s3 {store_name}:alice-in:ro --s3 {store_name}:alice-out:rw -v {Path(AWS).parent}:{Path(AWS).parent}:ro"
     done = site.run(options, command.replace("STORE", store_name))
 
     assert (done.stdout.decode(), done.stderr.decode(), done.exit_status) == (expected, "", 0)
@@ -232,7 +169,7 @@ def test_gateway_down(site: Site) -> None:
 def test_session_is_refreshed(site: Site) -> None:
     """A job longer than its session keeps working: sessions of 60 s, the least this gateway was configured to give,
     and a clock tolerance that makes the refresh due after half of it; the first session is over before the job is."""
-    site.instance.configure(_config(site.store, extra="lifetime_s = 60\n"))
+    site.instance.configure(config(site.store, extra="lifetime_s = 60\n"))
     body = (
         "first=$(sha256sum < $AWS_SHARED_CREDENTIALS_FILE); s3cmd -q get s3://alice-in/x/1 /tmp/1 2>/dev/null;"
         " cat $AWS_SHARED_CREDENTIALS_FILE >&2; sleep 70; s3cmd -q get s3://alice-in/x/2 /tmp/2 2>/dev/null;"
@@ -324,8 +261,8 @@ def test_ledger_lost(site: Site) -> None:
 def test_doctor(site: Site) -> None:
     """Proves both kinds, and finds a store out that opens too much or does not answer."""
     gateway = site.store.gateway
-    config = _config(site.store, extra='probe = ["alice-in", "bob-data"]\n', more='probe = ["alice-in", "bob-data"]\n')
-    site.instance.configure(config)
+    text = config(site.store, extra='probe = ["alice-in", "bob-data"]\n', more='probe = ["alice-in", "bob-data"]\n')
+    site.instance.configure(text)
     done = site.instance.command("doctor", "s3", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert [(one["store"], one["step"], one["well"]) for one in json.loads(done.stdout)] == [
@@ -334,11 +271,11 @@ def test_doctor(site: Site) -> None:
         for step in ("mint", "open", "closed", "revoke", "revoked")
     ]
 
-    site.instance.configure(config.replace('["alice-in", "bob-data"]', '["alice-in", "alice-in"]'))
+    site.instance.configure(text.replace('["alice-in", "bob-data"]', '["alice-in", "alice-in"]'))
     wide = site.instance.command("doctor", "s3", "ceph")
     assert wide.returncode == 1
     assert "NOT ceph closed: listing alice-in: HTTP 200\n" in wide.stdout
-    site.instance.configure(config.replace(gateway.endpoint, "http://127.0.0.1:9"))
+    site.instance.configure(text.replace(gateway.endpoint, "http://127.0.0.1:9"))
     down = site.instance.command("doctor", "s3", "keys")
     assert (down.returncode, down.stdout.splitlines()[0]) == (
         1, "NOT keys mint: http://127.0.0.1:9 cannot be reached (create a user)"

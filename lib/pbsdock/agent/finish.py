@@ -6,11 +6,13 @@ import time
 from typing import Any
 
 from pbsdock import wire
+from pbsdock.agent import stage
 from pbsdock.agent.node import Node, Running
 from pbsdock.agent.release import remember_usage, tear_down
 from pbsdock.engine import EngineError
 from pbsdock.errors import HookError
 from pbsdock.ledger import Record
+from pbsdock.sizes import human
 
 _BY_SIGNAL = (137, 143)
 _LAST_BREATH_S = 0.3
@@ -22,11 +24,11 @@ _LOST = 255  # what the engine reports for a container that ended while it was a
 def finish(node: Node, running: Running, said: int | None = None) -> None:
     """Tell the run hook how its container ended and begin to tear it down; idempotent, any thread.
 
-    *said* is the exit code of the engine's own event.
+    Results that the job wants staged out are so first. *said* is the exit code of the engine's own event.
     """
     record = running.record
     with node.job_lock(f"finish:{record.incarnation}", 60.0):
-        if running.ended is not None or record.state == "releasing":
+        if running.ended is not None or record.state in ("releasing", "staging"):
             return
         state = _state(node, running, said)
         if state is None:
@@ -38,16 +40,48 @@ def finish(node: Node, running: Running, said: int | None = None) -> None:
             running.engine_was_lost = not node.engine.probe()
         usage = remember_usage(node, record) if state.get("OOMKilled") else {}
         sentences = _sentences(running, state, usage)
-        # Told first: should the agent die before the record is saved, the next one asks the engine again.
-        running.end(wire.Message("ended", code=code, sentence=[one.encode() for one in sentences]))
-        record.state = "ended"
         record.exit = {"code": code, "oom": bool(state.get("OOMKilled")), "sentences": sentences, "at": time.time()}
+        results = stage.due(record, code)
+        if results:
+            record.state = "staging"
+        else:
+            # Told first: should the agent die before the record is saved, the next one asks the engine again.
+            _tell(running)
+            record.state = "ended"
         node.ledger.save(record)
         if state.get("OOMKilled"):
             node.emit("container.oom", record, level="warning", limit_bytes=_limit(record),
                       peak_bytes=usage.get("memory_peak_bytes"))
         node.emit("job.ended", record, code=code, oom=bool(state.get("OOMKilled")), phase="run")
-    # What is over is removed while mom still closes the job: the epilogue then only has to look.
+    if results:
+        begin_stage_out(node, running)
+    else:
+        _tidy(node, record)
+
+
+def begin_stage_out(node: Node, running: Running) -> None:
+    """Stage the results out; then comes the rest of :func:`finish`."""
+    stage.begin_out(node, running, _conclude, _tidy)
+
+
+def _conclude(node: Node, running: Running) -> None:
+    record = running.record
+    if record.state == "staging":
+        _tell(running)
+        record.state = "ended"
+        node.ledger.save(record)
+
+
+def _tell(running: Running) -> None:
+    end = running.record.exit or {}
+    sentences = [str(one) for one in end.get("sentences", ())]
+    message = wire.Message("ended", code=int(end.get("code", 137)), sentence=[one.encode() for one in sentences])
+    if not running.end(message):
+        running.record.facts["untold"] = sentences
+
+
+def _tidy(node: Node, record: Record) -> None:
+    """Remove what is over while mom still closes the job: the epilogue then only has to look."""
     with node.job_lock(record.job_id, 60.0):
         if record.state == "ended":
             for failure in tear_down(node, record):
@@ -124,13 +158,3 @@ def _oom_sentence(limit: int | None, peak: int | None) -> str:
         f"out of memory: a process was killed at the job's limit of {human(limit)}{used}; ask for more with"
         " qsub -l mem=SIZE"
     )
-
-
-def human(size: int) -> str:
-    """Bytes for a person: "200 MiB"."""
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if value == int(value) else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"

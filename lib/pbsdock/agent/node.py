@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pbsdock import wire
 from pbsdock.agent.stores import Stores
+from pbsdock.agent.workers import Spawner
 from pbsdock.cgroup.base import JobCgroup
 from pbsdock.cgroup.detect import choose
 from pbsdock.config import Config
@@ -24,6 +25,9 @@ from pbsdock.images import Images, load_auth
 from pbsdock.ledger import Ledger, Record
 from pbsdock.paths import Paths
 from pbsdock.policy import HostFacts
+
+if TYPE_CHECKING:
+    from pbsdock.agent.stage import Work
 
 
 @dataclass(slots=True)
@@ -42,11 +46,12 @@ class Running:
     lock: threading.Lock = field(default_factory=threading.Lock)
     over: threading.Event = field(default_factory=threading.Event)
 
-    def end(self, message: wire.Message) -> None:
-        """Tell the run hook how it ended, and whoever waits for that here."""
+    def end(self, message: wire.Message) -> bool:
+        """Tell the run hook how it ended, and whoever waits for that here; returns whether the hook was there."""
         self.ended = message
-        self.send(message)
+        told = self.send(message)
         self.over.set()
+        return told
 
     def send(self, message: wire.Message) -> bool:
         """Send to the run hook if it is there; a hook that is gone comes back and asks."""
@@ -75,6 +80,8 @@ class Node:
         self.images = Images(self.engine.client, self.engine.inspect_image, self.emit)
         self.stores = Stores(config, self.owner, self.emit)
         self.running: dict[str, Running] = {}  # incarnation, or exec id for a task
+        self.spawner = Spawner(paths.lib)
+        self.staging: dict[str, Work] = {}  # by incarnation
         self._cgroups: JobCgroup | None = None
         self._locks: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()

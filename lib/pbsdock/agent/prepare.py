@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pbsdock import mounts, torque
-from pbsdock.agent import facts
+from pbsdock.agent import facts, stage
 from pbsdock.agent.node import Node, ms_since
 from pbsdock.agent.release import release
 from pbsdock.config import ImagesConfig
@@ -126,18 +126,27 @@ def _new_record(node: Node, job: torque.Job) -> Record:
     return record
 
 
-def _refused(node: Node, job: torque.Job, error: Refusal, record: Record | None = None) -> Record:
-    fresh = record is None
-    record = record or _new_record(node, job)
-    record.state = "refused"
-    record.refusal = {"code": error.code, "sentence": error.sentence, "blame": error.blame.value}
-    if fresh:
-        node.ledger.create(record)
-    else:
-        node.ledger.save(record)
+def _refused(node: Node, job: torque.Job, error: Refusal) -> Record:
+    record = _new_record(node, job)
+    _note_refusal(record, error)
+    node.ledger.create(record)
     node.mark(record)
     node.emit("job.refused", record, code=error.code, sentence=error.sentence, phase="prologue")
     return record
+
+
+def refuse(node: Node, record: Record, error: Refusal) -> Record:
+    """Refuse a job that is prepared in part or whole: everything of it is released, the sentence stays."""
+    release(node, record, why="refused", keep=True)
+    _note_refusal(record, error)
+    node.ledger.save(record)
+    node.emit("job.refused", record, code=error.code, sentence=error.sentence, phase="prologue")
+    return record
+
+
+def _note_refusal(record: Record, error: Refusal) -> None:
+    record.state = "refused"
+    record.refusal = {"code": error.code, "sentence": error.sentence, "blame": error.blame.value}
 
 
 def _prepare(
@@ -147,8 +156,6 @@ def _prepare(
     with node.plan_lock:
         try:
             plan = decide(job, directive, node.config, node.host())
-            if plan.stage_in or plan.stage_out:
-                raise Refusal("staging-not-offered", "--stage-in and --stage-out are not offered yet; use --s3")
         except Refusal as error:
             return _refused(node, job, error)
         record = _new_record(node, job)
@@ -156,7 +163,10 @@ def _prepare(
         record.state = "preparing"
         # One durable write before the first side effect names every handle there will ever be: container name, cgroup
         # and files follow from the record's own name, so a crash later leaves nothing that is not written down.
-        for step in ("image", "files", "cgroup", "container", *(("credentials",) if plan.stores else ())):
+        steps = ["image", "files", "cgroup", "container"]
+        steps += ["credentials"] if plan.stores else []
+        steps += ["staging"] if plan.stage_in or plan.stage_out else []
+        for step in steps:
             record.steps[step] = {"begun": True}
         node.ledger.create(record)
     node.mark(record)
@@ -164,8 +174,7 @@ def _prepare(
     try:
         _carry_out(node, job, record, plan, script, notify, began)
     except Refusal as error:
-        release(node, record, why="refused", keep=True)
-        return _refused(node, job, error, record)
+        return refuse(node, record, error)
     except (HookError, EngineError, OSError) as error:
         release(node, record, why="prologue-failed")
         if isinstance(error, NodeFault):
@@ -192,6 +201,8 @@ def _carry_out(
         if mount.origin == "workdir" and script is not None and b"PBS_O_WORKDIR" in script:
             notify(f"the work directory is not in the container: {reason}")
     record.facts["bound"] = [one.to_dict() for one in bound]
+    for one in (*plan.stage_in, *plan.stage_out):
+        stage.item_of(record, plan, one)  # refuses what lies in a mount that was left out
     record.facts["own_files"] = _files(node, job, record, plan, script)
     began_cgroup = time.monotonic()
     node.cgroups.create(record.cgroup, plan.limits)
@@ -200,6 +211,8 @@ def _carry_out(
     record.facts["ready_at"] = time.time()
     node.ledger.save(record)
     node.emit("job.ready", record, phase="prologue", ms=ms_since(began), image_id=image.id)
+    if plan.stage_in:
+        stage.begin_in(node, record, plan)
 
 
 def _image(node: Node, settings: ImagesConfig, plan: Plan, notify: Notify, began: float) -> Image:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pbsdock import wire
+from pbsdock.agent import stage
 from pbsdock.agent.node import Node, ms_since
 from pbsdock.engine import EngineError
 from pbsdock.errors import HookError, NodeFault
@@ -104,6 +105,17 @@ def remember_usage(node: Node, record: Record) -> dict[str, Any]:
     return dict(record.facts["usage"])
 
 
+def _unstage(node: Node, record: Record) -> None:
+    if "staging" in record.steps:
+        try:
+            stage.stop(node, record)
+            stage.undo(node, record)
+        except stage.StageFailed as error:
+            raise NodeFault(error.code, error.sentence) from None
+        _gone(record, "staging")
+        node.staging.pop(record.incarnation, None)
+
+
 def _revoke(node: Node, record: Record) -> None:
     if "credentials" in record.steps:
         node.stores.revoke(record)
@@ -124,6 +136,6 @@ def remove_work(directory: Path) -> None:
 
 # The processes go first, whatever the engine does; the cgroup itself can only go after the container's own below it.
 _STEPS: tuple[tuple[str, Callable[[Node, Record], None]], ...] = (
-    ("cgroup", _kill), ("credentials", _revoke), ("container", _remove_container), ("cgroup", _remove_cgroup),
-    ("files", _remove_files),
+    ("cgroup", _kill), ("staging", _unstage), ("credentials", _revoke), ("container", _remove_container),
+    ("cgroup", _remove_cgroup), ("files", _remove_files),
 )  # fmt: skip

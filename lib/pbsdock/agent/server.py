@@ -14,12 +14,12 @@ from collections import Counter
 from collections.abc import Callable
 
 from pbsdock import torque, wire
-from pbsdock.agent import facts, prepare
-from pbsdock.agent.finish import AWAY, finish
+from pbsdock.agent import facts, prepare, stage
+from pbsdock.agent.finish import AWAY, begin_stage_out, finish
 from pbsdock.agent.node import Node, Running, alive
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
-from pbsdock.agent.start import finish_task, start_job, start_task
+from pbsdock.agent.start import discard_half_started, finish_task, start_job, start_task
 from pbsdock.agent.watch import Watcher
 from pbsdock.config import Config, ConfigError, load
 from pbsdock.engine import EngineError
@@ -35,6 +35,7 @@ _SIGNALS = frozenset({
     signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT,
     signal.SIGTSTP, signal.SIGXCPU,
 })  # fmt: skip
+_FATAL = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
 _ROOT_OPS = frozenset({"prepare", "release", "sweep", "reap", "list"})
 _PBS_TRACK = ("/usr/local/bin/pbs_track", "/usr/bin/pbs_track", "/opt/torque/bin/pbs_track")
 
@@ -132,6 +133,9 @@ class Connection:
         argv = _argv(message)
         args = torque.parse_epilogue_argv(argv) if len(argv) > 1 else None
         job_id = args.job_id.text if args else torque.parse_job_id(argv[0]).text
+        until = time.monotonic() + self.node.config.prologue.alarm_s - self.node.config.prologue.margin_s
+        for one in self._of(job_id):
+            stage.settle(self.node, one, until, lambda running: finish(self.node, running), self._notify)
         # Where the container is over nothing of the job runs any more: mom need not wait while the engine tidies up.
         mine = self._of(job_id)
         early = bool(mine) and all(one.state == "ended" and _is_revoked(one) for one in mine)
@@ -213,7 +217,10 @@ class Connection:
         if record.state == "refused":
             refusal = record.refusal or {}
             raise Refusal(refusal.get("code", "refused"), refusal.get("sentence", "refused"))
+        self._await_stage_in(record)
         with self.node.job_lock(record.job_id, 120.0):
+            if message.number("again"):
+                discard_half_started(self.node, record, message)
             if record.state == "ready":
                 running, stream = start_job(self.node, record, message, self.peer.pid)
             elif record.state == "running":
@@ -233,6 +240,20 @@ class Connection:
             )
         if record.facts.get("tty") and not running.exec_id:
             self._resize(message)
+
+    def _await_stage_in(self, record: Record) -> None:
+        """Wait without the job's lock, which an epilogue may want meanwhile."""
+        if record.state != "ready":
+            return
+        try:
+            said = stage.await_in(self.node, record, lambda: self._answer(wire.Message("waiting")))
+        except Refusal as error:
+            with self.node.job_lock(record.job_id, 120.0):
+                if record.state == "ready":
+                    prepare.refuse(self.node, record, error)
+            raise
+        for sentence in said:
+            self._notify(sentence)
 
     def _on_demand(self, message: wire.Message) -> Record | None:
         directive = message.text("directive")
@@ -296,6 +317,10 @@ class Connection:
         if number not in _SIGNALS:
             raise Refusal("bad-signal", f"signal {number} is not passed on")
         running = self._mine(message)
+        if running.record.state == "staging":
+            if number in _FATAL:
+                stage.interrupt(self.node, running.record, f"the job got {signal.Signals(number).name}")
+            return
         count = self.node.signal(running, number)
         self.node.emit("job.signalled", running.record, signal=signal.Signals(number).name, processes=count)
 
@@ -427,10 +452,12 @@ def adopt(node: Node) -> None:
     for record in records:
         if record.boot_id != node.boot:
             continue
-        if record.state == "running":
+        if record.state in ("running", "staging"):
             running = Running(record=record, pid=int(record.facts.get("pid", 0)))
             node.running[record.incarnation] = running
             adopted += 1
+            if record.state == "staging":
+                begin_stage_out(node, running)
         elif record.state in ("preparing", "releasing"):
             with node.job_lock(record.job_id, 10.0):
                 release(node, record, why="agent-restarted")

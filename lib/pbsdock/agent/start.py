@@ -19,6 +19,7 @@ from pbsdock.plan import Plan
 
 _PID_S = 2.0
 _ENDING_S = 0.3
+_REMOVED_S = 10.0
 _NO_PROGRAM = re.compile(r'exec: "([^"]+)"|no such file or directory|permission denied|too many levels of symbolic')
 
 
@@ -84,6 +85,23 @@ def start_job(node: Node, record: Record, request: wire.Message, peer_pid: int) 
     node.emit("job.started", record, container=identifier, pid=pid, phase="run",
               ms=ms_since(began))
     return running, stream
+
+
+def discard_half_started(node: Node, record: Record, request: wire.Message) -> None:
+    """Make room for a second start, asked for because the agent was lost in the first.
+
+    A shell that takes the script from its standard input has not got it: that stream went with the agent. Any other
+    command may have begun, and must not run twice. Raises Refusal.
+    """
+    if record.state == "ready" and node.engine.inspect(record.container_name) is None:
+        return
+    if record.state != "ready" or len(request.raw("argv")) != 1:
+        raise Refusal("agent-lost", "the pbsdock agent of this node was lost while it started the job; submit it again")
+    deadline = time.monotonic() + _REMOVED_S
+    while not node.engine.remove(record.container_name):
+        if time.monotonic() > deadline:
+            raise NodeFault("container-stays", f"container {record.container_name} cannot be removed")
+        time.sleep(0.05)
 
 
 def _launch(

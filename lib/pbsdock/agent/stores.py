@@ -91,6 +91,7 @@ class Stores:
     def _write(self, record: Record, plan: Plan, minted: list[tuple[Store, Secret]], directory: Path) -> None:
         from pbsdock.credentials import files
 
+        record.facts["credentials"] = {"refresh_at": None}
         if not minted:
             return
         delivered = [files.Delivered(one, self._store(one.name).path_style, secret) for one, secret in minted]
@@ -144,13 +145,14 @@ class Stores:
         elif not record.facts.get("credentials"):
             self.begin(record, plan)
             return self.staging(record, plan)
-        return {
-            asked.name: self._minter(asked.name).staging(
-                self._name(record, asked.name), record.job_id, asked, int(self._store(asked.name).lifetime_s)
-            )
-            for asked in plan.stores
-            if asked.staging
-        }
+        found = {}
+        for asked in plan.stores:
+            if asked.staging:
+                name, seconds = self._name(record, asked.name), int(self._store(asked.name).lifetime_s)
+                secret = self._minter(asked.name).staging(name, record.job_id, asked, seconds)
+                known.add(record.incarnation, secret.access_key, secret.secret_key, secret.token)
+                found[asked.name] = secret
+        return found
 
     # -- revoking -----------------------------------------------------------------------------------------------------
 

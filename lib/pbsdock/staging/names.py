@@ -1,0 +1,88 @@
+"""Which key becomes which file, and the other way round. Pure."""
+
+from __future__ import annotations
+
+import fnmatch
+import os.path
+
+from pbsdock.s3_names import Url
+
+
+class Unfit(ValueError):
+    """A key or path that cannot be copied; ``str()`` says why."""
+
+
+def matches(key: str, pattern: str) -> bool:
+    """Whether a key fits a pattern, component by component: ``*`` and ``?`` do not cross a slash."""
+    have, want = key.split("/"), pattern.split("/")
+    return len(have) == len(want) and all(fnmatch.fnmatchcase(a, b) for a, b in zip(have, want, strict=True))
+
+
+def relative(key: str, url: Url) -> str:
+    """Where below its target an object of a prefix or pattern goes: "" for the mark of the prefix itself.
+
+    Raises Unfit for what is no path: a key may be any text, and one with ``..`` would lead out of the target.
+    """
+    rest = key[len(url.directory) :].removeprefix("/") if url.directory else key
+    parts = rest.removesuffix("/").split("/") if rest else []
+    if any(one in ("", ".", "..") or "\0" in one or len(os.fsencode(one)) > 255 for one in parts):
+        raise Unfit(f"the key {key!r} is no path below {url.directory + '/' if url.directory else 'the bucket'!r}")
+    return rest
+
+
+def file_for(key: str, path: str, *, into_directory: bool) -> str:
+    """The file a single object becomes: PATH itself, or below it where PATH is a directory."""
+    return os.path.join(path, key.rsplit("/", 1)[-1]) if into_directory else path
+
+
+def key_for(name: str, url: Url, *, single: bool) -> str:
+    """The key of a file: the URL's own for a single file, unless that is a prefix; else below it."""
+    if single and url.key and not url.key.endswith("/"):
+        return url.key
+    return f"{url.directory}/{name}" if url.directory else name
+
+
+def fixed_part(pattern: str) -> str:
+    """The directory in front of a path pattern's first wildcard."""
+    head = []
+    for part in pattern.split("/"):
+        if has_wildcard(part):
+            break
+        head.append(part)
+    return "/".join(head) or "/"
+
+
+def has_wildcard(text: str) -> bool:
+    """Whether a path is a pattern."""
+    return any(one in text for one in "*?[")
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
+
+PART = 8 << 20  # bytes; also the largest file that is sent in one request
+_MOST_PARTS = 10_000  # of one upload (Amazon S3, "Multipart upload limits"; Ceph's rgw_multipart_part_upload_limit)
+_COMMON = tuple(size << 20 for size in (8, 16, 5, 15, 10, 32, 64, 100, 128, 256, 512, 1024))
+
+
+def part_size(size: int) -> int:
+    """How large the parts of an upload of *size* bytes are."""
+    least = -(-size // _MOST_PARTS)
+    return max(PART, -(-least >> 20) << 20)
+
+
+def parts_of(etag: str) -> int:
+    """How many parts an object was uploaded in, as its ETag says; 0 for one made in one piece."""
+    tail = etag.strip('"').partition("-")[2]
+    return int(tail) if tail.isascii() and tail.isdigit() else 0
+
+
+def likely_part_sizes(size: int, etag: str) -> tuple[int, ...]:
+    """The part sizes of common clients that fit an object's size and number of parts, the likeliest first.
+
+    Nothing else tells them, and without them an ETag of several parts cannot be compared.
+    """
+    count = parts_of(etag)
+    if count == 0:
+        return ()
+    sizes = dict.fromkeys((part_size(size), *_COMMON))
+    return tuple(one for one in sizes if max(1, -(-size // one)) == count)

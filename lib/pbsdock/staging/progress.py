@@ -1,0 +1,62 @@
+"""How far an order is: counted by any thread, told once a second."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+_PERIOD_S = 1.0
+
+
+class Progress:
+    """Counters of files and bytes."""
+
+    def __init__(self, tell: Callable[[dict[str, Any]], None]) -> None:
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self.files = self.bytes = self.files_done = self.bytes_done = self.skipped = self.unverified = 0
+        self.left_out: list[str] = []
+
+    def start(self) -> None:
+        """Tell from now on."""
+        threading.Thread(target=self._loop, daemon=True).start()
+
+    def stop(self) -> None:
+        """Tell no more."""
+        self._over.set()
+
+    def expect(self, files: int, size: int) -> None:
+        """So much is to be done."""
+        with self._lock:
+            self.files, self.bytes = self.files + files, self.bytes + size
+
+    def add(self, size: int = 0, files: int = 0, unverified: int = 0) -> None:
+        """So much more is done."""
+        with self._lock:
+            self.bytes_done += size
+            self.files_done += files
+            self.unverified += unverified
+
+    def skip(self, size: int) -> None:
+        """A file is there already."""
+        with self._lock:
+            self.skipped += 1
+            self.files_done += 1
+            self.bytes_done += size
+
+    def leave_out(self, sentence: str) -> None:
+        """A file cannot be copied, and the rest can."""
+        with self._lock:
+            self.left_out.append(sentence)
+
+    def seen(self) -> dict[str, int]:
+        """All counters."""
+        with self._lock:
+            names = ("files", "bytes", "files_done", "bytes_done", "skipped", "unverified")
+            return {one: getattr(self, one) for one in names}
+
+    def _loop(self) -> None:
+        while not self._over.wait(_PERIOD_S):
+            self._tell({"progress": self.seen()})
