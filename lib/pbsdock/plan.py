@@ -134,6 +134,7 @@ class Plan:
     stores: tuple[Store, ...] = ()
     stage_in: tuple[Stage, ...] = ()
     stage_out: tuple[Stage, ...] = ()
+    credentials_port: int = 0  # of the endpoint that refreshes, on the loopback address; 0 where there is none
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types only."""

@@ -65,6 +65,8 @@ def decide(job: Job, directive: Directive, config: Config, host: HostFacts) -> P
         workdir=directive.workdir, entrypoint=directive.entrypoint, oom_score_adj=settings.limits.oom_score_adj,
         interactive=job.interactive, walltime_s=job.resources.walltime, stores=stores, stage_in=stage_in,
         stage_out=stage_out,
+        # No other network reaches the host's loopback address.
+        credentials_port=config.agent.credentials_port if network == "host" else 0,
     )
 
 

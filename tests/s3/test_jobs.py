@@ -5,9 +5,11 @@ The containers see this host's /usr, so that its own clients can be tried in the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -112,7 +114,9 @@ def test_environment_has_no_key_and_takes_none(site: Site) -> None:
         variables={"AWS_ACCESS_KEY_ID": "WRONG", "AWS_SECRET_ACCESS_KEY": "wrong", "AWS_PROFILE": "none"},
     )
     assert done.stdout.decode().splitlines() == [
-        "AWS_CONFIG_FILE=/run/pbsdock/s3/config", "AWS_DEFAULT_REGION=us-east-1", "AWS_EC2_METADATA_DISABLED=true",
+        "AWS_CONFIG_FILE=/run/pbsdock/s3/config", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=/run/pbsdock/s3/token",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:1011/", "AWS_DEFAULT_REGION=us-east-1",
+        "AWS_EC2_METADATA_DISABLED=true",
         f"AWS_ENDPOINT_URL_S3={site.store.gateway.endpoint}", "AWS_REGION=us-east-1",
         "AWS_SHARED_CREDENTIALS_FILE=/run/pbsdock/s3/credentials", "RCLONE_CONFIG=/run/pbsdock/s3/rclone.conf",
         "S3CMD_CONFIG=/run/pbsdock/s3/s3cfg",
@@ -281,6 +285,60 @@ def test_doctor(site: Site) -> None:
         1, "NOT keys mint: http://127.0.0.1:9 cannot be reached (create a user)"
     )  # fmt: skip
     assert "there is no store 'cefp'" in site.instance.command("doctor", "s3", "cefp").stderr
+
+
+ENDPOINT = """
+import os, boto3
+os.environ["AWS_SHARED_CREDENTIALS_FILE"] = "/dev/null"
+session = boto3.Session()
+print(session.get_credentials().method)
+print(session.client("s3").get_object(Bucket="alice-in", Key="x/1")["Body"].read().decode().strip())
+"""
+
+
+def _free_low_port() -> int:
+    for port in range(900, 1000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port below 1000")
+
+
+def test_sessions_by_the_endpoint(site: Site) -> None:
+    """A client that leaves the files gets its session from the agent, and refreshes it there; a thief of its token gets
+    nothing, nor does a job without the host's network hear of it."""
+    port = _free_low_port()
+    site.instance.configure(config(site.store, head=f"[agent]\ncredentials_port = {port}\n"))
+    body = f"/usr/bin/python3 -c '{ENDPOINT}'; cat $AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE; echo; echo $HOME; sleep 60"
+    trial = site.instance.begin(site.script("--s3 alice-in", body))
+    wait_until("the script runs", lambda: b"/home" in trial.out_path.read_bytes())
+    method, read, token = trial.out_path.read_text().split("\n")[:3]
+    asked = (
+        "import sys, urllib.request as u\n"
+        "r = u.Request(sys.argv[1], headers={'Authorization': sys.argv[2]})\n"
+        "try: print(sorted(__import__('json').load(u.urlopen(r))))\n"
+        "except u.HTTPError as error: print(error.code)\n"
+    )
+
+    def ask(user: str, path: str = "", given: str = token) -> str:
+        done = subprocess.run(
+            ["/usr/bin/python3", "-c", asked, f"http://127.0.0.1:{port}/{path}", given], user=user, capture_output=True,
+            check=True, text=True,
+        )  # fmt: skip
+        return done.stdout.strip()
+
+    assert (method, read) == ("container-role", "alice-in x/1"), trial.err_path.read_text()
+    assert ask(USERS[0]) == "['AccessKeyId', 'Expiration', 'SecretAccessKey', 'Token']"
+    assert [ask(USERS[1]), ask("root"), ask(USERS[0], given="x" * 64), ask(USERS[0], given=""), ask(USERS[0], "keys")] == [
+        "403", "403", "403", "403", "404",
+    ]  # fmt: skip
+    site.restart_agent()
+    wait_until("the new agent offers it", lambda: ask(USERS[0]).startswith("["))
+    trial.qdel()
+    trial.finish(trial.wait())
+    assert ask(USERS[0]) == "403"
+    other = site.run("--s3 alice-in --network none", "env | grep -c CONTAINER_CREDENTIALS")
+    assert other.stdout == b"0\n"
 
 
 def test_no_key_anywhere(site: Site) -> None:

@@ -35,6 +35,7 @@ PLAN = Plan(
     ),
     stage_in=(Stage(store="ceph", bucket="in", key="a/*.fq", path="/data/in/", where="job.sh:3:9"),),
     stage_out=(Stage(store="ceph", bucket="out", key="x", path="/data/o", where="job.sh:4:9", always=True),),
+    credentials_port=1011,
 )  # fmt: skip
 
 GOLDEN = """{
@@ -76,7 +77,8 @@ GOLDEN = """{
  "stage_in": [{"store": "ceph", "bucket": "in", "key": "a/*.fq", "path": "/data/in/", "where": "job.sh:3:9",
                "always": false}],
  "stage_out": [{"store": "ceph", "bucket": "out", "key": "x", "path": "/data/o", "where": "job.sh:4:9",
-                "always": true}]
+                "always": true}],
+ "credentials_port": 1011
 }"""
 
 
@@ -87,9 +89,9 @@ def test_golden() -> None:
 
 def test_plan_of_an_older_release() -> None:
     """What has been added since has a default, so a record written before is still released."""
-    data = {key: value for key, value in json.loads(GOLDEN).items() if key not in ("stores", "stage_in", "stage_out")}
+    data = {key: value for key, value in json.loads(GOLDEN).items() if key not in ("stores", "stage_in", "stage_out", "credentials_port")}
 
-    assert Plan.from_dict(data) == replace(PLAN, stores=(), stage_in=(), stage_out=())
+    assert Plan.from_dict(data) == replace(PLAN, stores=(), stage_in=(), stage_out=(), credentials_port=0)
 
 
 def test_back_from_json() -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pbsdock import torque, wire
 from pbsdock.agent import facts, prepare, stage
@@ -28,6 +29,9 @@ from pbsdock.events import EventStream
 from pbsdock.ledger import Ledger, Record
 from pbsdock.paths import Paths
 from pbsdock.redact import known
+
+if TYPE_CHECKING:
+    from pbsdock.credentials.secret import Secret
 
 _FIRST_MESSAGE_S = 10.0
 _EVENT_S = 0.3  # how long the engine's own event of an end is waited for
@@ -456,6 +460,7 @@ def adopt(node: Node) -> None:
             running = Running(record=record, pid=int(record.facts.get("pid", 0)))
             node.running[record.incarnation] = running
             adopted += 1
+            node.stores.recall(record, node.store_dir(record))
             if record.state == "staging":
                 begin_stage_out(node, running)
         elif record.state in ("preparing", "releasing"):
@@ -482,11 +487,28 @@ def serve(paths: Paths) -> int:
     signal.signal(signal.SIGTERM, lambda *_: _stop(node))
     adopt(node)
     Watcher(node).start()
+    _offer_sessions(node)
     door = Door(node)
     listener = door.open()
     threading.Thread(target=lambda: reconcile(node), daemon=True).start()
     door.accept_for_ever(listener)
     return 0
+
+
+def _offer_sessions(node: Node) -> None:
+    """Open the endpoint for clients in containers, where there is anything to be had from it."""
+    if not node.config.s3 or not node.config.agent.credentials_port:
+        return
+    from pbsdock.agent.endpoint import Endpoint
+
+    def answer(incarnation: str, store: str) -> Secret | None:
+        found = [one for one in node.ledger.load_all()[0] if one.incarnation == incarnation and one.state == "running"]
+        return node.stores.session(found[0], store) if found else None
+
+    try:
+        Endpoint(node.config.agent.credentials_port, node.stores.sessions, answer).start()
+    except OSError as error:
+        node.emit("agent.error", level="warning", where="credentials-port", reason=str(error))
 
 
 def _note_stores(paths: Paths, config: Config) -> None:

@@ -10,14 +10,17 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pbsdock.agent.sessions import Sessions
 from pbsdock.config import Config, StoreConfig
 from pbsdock.errors import NodeFault, Refusal
 from pbsdock.ledger import Record
 from pbsdock.plan import Plan, Store
 from pbsdock.redact import known
+from pbsdock.s3_environment import TOKEN
 
 if TYPE_CHECKING:  # botocore and urllib3 are loaded only where a store is configured
     from pbsdock.credentials.secret import Minter, Secret
@@ -36,6 +39,7 @@ class Stores:
         self.config = config
         self.owner = owner
         self.emit = emit
+        self.sessions = Sessions()
         self._minters: dict[str, Minter] = {}
         self._minting: dict[str, Future[list[tuple[Store, Secret]]]] = {}
         self._next_list: dict[str, float] = {}
@@ -99,7 +103,10 @@ class Stores:
         for one, _ in minted:
             if one.ca_file:
                 texts[one.ca_file] = Path(self._store(one.name).ca_bundle).read_text(encoding="utf-8")
+        if plan.credentials_port:
+            texts[TOKEN] = self.sessions.token_for(record.incarnation, plan.uid, directory)
         files.deliver(directory, texts, plan.uid, plan.gid)
+        self.sessions.keep(record.incarnation, {one.name: secret for one, secret in minted})
         now = time.time()
         ends = [secret.expires for _, secret in minted if secret.expires is not None]
         due = min((self._refresh_at(plan, now, end) for end in ends), default=None)
@@ -133,6 +140,29 @@ class Stores:
                 reason = f"the files cannot be written: {error.strerror}"
                 self.emit("store.failed", record, level="error", reason=reason)
         return True
+
+    def recall(self, record: Record, directory: Path) -> None:
+        """After a restart: what the container's token stands for; its sessions are minted anew when asked for."""
+        plan = Plan.from_dict(record.plan or {})
+        if plan.credentials_port and (directory / TOKEN).exists():
+            self.sessions.token_for(record.incarnation, plan.uid, directory)
+
+    def session(self, record: Record, store: str) -> Secret | None:
+        """A session of the container's that lasts for a while; None if it has nothing at *store* ("": its first).
+
+        Raises StoreError.
+        """
+        plan = Plan.from_dict(record.plan or {})
+        asked = next((one for one in plan.stores if one.container and store in ("", one.name)), None)
+        if asked is None:
+            return None
+        secret = self.sessions.kept(record.incarnation, asked.name)
+        now = time.time()
+        if secret is None or (secret.expires is not None and now >= self._refresh_at(plan, now, secret.expires)):
+            only = replace(plan, stores=(asked,))
+            secret = self._mint(record, only, fresh=False)[0][1]
+            self.sessions.keep(record.incarnation, {asked.name: secret})
+        return secret
 
     # -- staging ------------------------------------------------------------------------------------------------------
 
@@ -171,6 +201,7 @@ class Stores:
             except Refusal as error:
                 left.append(error.sentence)
         known.forget(record.incarnation)
+        self.sessions.forget(record.incarnation)
         if left:
             raise NodeFault("credentials-stay", "; ".join(left))
 

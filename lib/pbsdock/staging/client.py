@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import botocore.loaders
 import botocore.session
 from botocore.config import Config
 from botocore.credentials import CredentialProvider, CredentialResolver, Credentials, RefreshableCredentials
@@ -13,6 +14,8 @@ from botocore.credentials import CredentialProvider, CredentialResolver, Credent
 from pbsdock.staging.order import Access
 from pbsdock.staging.trouble import StageError
 
+# Keeps what it has read: a worker finds the models that the process it is forked from has read.
+_LOADER = botocore.loaders.create_loader()
 Ask = Callable[[str], dict[str, Any]]
 
 
@@ -54,6 +57,7 @@ def client_of(store: str, access: Access, ask: Ask) -> Any:
                 "store-certificate", f"the certificates in {access.ca_bundle} cannot be read by users: {error.strerror}"
             ) from None
     session = botocore.session.Session()
+    session.register_component("data_loader", _LOADER)
     session.register_component("credential_provider", CredentialResolver([_FromAgent(store, access, ask)]))
     return session.create_client(
         "s3", region_name=access.region, endpoint_url=access.endpoint, verify=access.ca_bundle or True,
