@@ -1,4 +1,4 @@
-"""The costs as ratios to plain docker, measured in one run and interleaved: P1 to P6 of docs/bench.md.
+"""The costs as ratios to plain docker, measured in one run and interleaved: P1 to P6 and S1 to S3 of docs/bench.md.
 
 One JSON line each on stdout, a table on stderr. Needs root, an engine and the tests' setup.
 """
@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import stores
 from docker_flags import flags
 
 from pbsdock.trial import Request, Trial, environment
@@ -307,9 +308,14 @@ def scratch() -> Iterator[Site]:
 def main() -> int:
     """Run all, or those named on the command line."""
     figures = {"P1": p1, "P2": p2, "P3": p3, "P4": p4, "P5": p5, "P6": p6}
+    wanted = sys.argv[1:] or [*figures, *stores.FIGURES]
     with scratch() as site:
-        for name in sys.argv[1:] or figures:
+        for name in (one for one in wanted if one in figures):
             figures[name](site)
+        if of_stores := [one for one in wanted if one in stores.FIGURES]:
+            with stores.store(site, USER) as found:
+                for name in of_stores:
+                    stores.FIGURES[name](found, show)
     return 0
 
 

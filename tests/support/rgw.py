@@ -143,6 +143,8 @@ class Gateway:
             f"mon data = {self.root}/mon", f"osd data = {self.root}/osd", "osd objectstore = memstore",
             f"memstore device bytes = {self.memory_gib << 30}", f"rgw frontends = beast endpoint=127.0.0.1:{self.port}{tls}",
             "rgw s3 auth use sts = true", f"rgw sts key = {secrets.token_hex(8)}", "rgw sts min session duration = 60",
+            # What is overwritten or deleted gives its memory back at once, not in two hours.
+            "rgw gc obj min wait = 1", "rgw gc processor period = 2", "rgw gc processor max time = 2",
         ]  # fmt: skip
         (self.root / "ceph.conf").write_text("\n".join(lines) + "\n")
 
