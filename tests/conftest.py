@@ -20,6 +20,7 @@ import pytest
 
 from pbsdock.trial import Outcome, Request, Trial, run_job
 
+pytest_plugins = ["tests.support.threats"]
 ROOT = Path(__file__).resolve().parent.parent
 # Of this run alone: another run on the same engine must not lose its images when this one tidies up.
 _RUN = f"pbsdock-test-{os.getpid()}"
@@ -98,6 +99,15 @@ class Instance:
         """All events of a job that is over; the last one may come a moment after the epilogue."""
         wait_until("the trail ends", lambda: any(one["event"] == "job.finished" for one in self.events(job)))
         return self.events(job)
+
+    def inspect(self, job: str) -> dict[str, Any]:
+        """What the engine says of a job's container."""
+        client = docker.from_env()
+        try:
+            (found,) = client.api.containers(all=True, filters={"label": [f"pbsdock.job={job}"]})
+            return dict(client.api.inspect_container(found["Id"]))
+        finally:
+            client.close()
 
     def agent_pids(self) -> list[int]:
         """Supervisor and worker."""

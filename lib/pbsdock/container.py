@@ -138,7 +138,8 @@ def working_directory(plan: Plan, call: Call, bound: Sequence[Bound]) -> str:
     """The directive's, else the run hook's own if the container has it, else the root."""
     if plan.workdir:
         return plan.workdir
-    return call.cwd if any(below(call.cwd, one.target) for one in bound) else "/"
+    plain = call.cwd.startswith("/") and ".." not in call.cwd.split("/")
+    return call.cwd if plain and any(below(call.cwd, one.target) for one in bound) else "/"
 
 
 def config(

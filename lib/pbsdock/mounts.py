@@ -123,6 +123,25 @@ def _is_still(one: Bound, directory: int, path: str, resolve: int) -> bool:
     return (facts.st_dev, facts.st_ino) == (one.device, one.inode)
 
 
+def missing(paths: Iterable[str], bound: Sequence[Bound], user: User) -> tuple[str, Bound] | None:
+    """Return the first of *paths* in the container that a mount of the host's lacks, and that mount.
+
+    The engine makes what is missing, as root and on the host: so it must be there before, in the user's own eyes.
+    """
+    for path in paths:
+        inside = [one for one in bound if path != one.target and below(path, one.target)]
+        if not inside:
+            continue  # the image's, or made in the container's own layer
+        nearest = max(inside, key=lambda one: len(one.target))
+        rest = os.path.relpath(path, nearest.target)
+        try:
+            with syscalls.filesystem_user(user.uid, user.gid, user.groups):
+                _stat(_CWD, os.path.join(nearest.source, rest), syscalls.RESOLVE_NO_SYMLINKS)
+        except OSError:
+            return path, nearest
+    return None
+
+
 def changed(bound: Iterable[Bound]) -> str | None:
     """Return the first source that is no longer what was resolved, looked at without following links."""
     for one in bound:

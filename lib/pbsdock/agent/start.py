@@ -61,10 +61,11 @@ def start_job(node: Node, record: Record, request: wire.Message, peer_pid: int) 
     if lost:
         node.emit("env.dropped", record, names=",".join(lost)[:500])
     bound = bounds(record)
+    asked, call = call.cwd, _standing(call, plan, bound)
     if gone := mounts.changed(bound):
         raise Refusal("mount-changed", f"{gone} was exchanged after it had been checked; nothing was started")
-    if container.working_directory(plan, call, bound) == "/" and call.cwd not in ("/", plan.home):
-        record.facts["cwd_lost"] = call.cwd
+    if container.working_directory(plan, call, bound) == "/" and asked not in ("/", plan.home):
+        record.facts["cwd_lost"] = asked
     rlimits = _rlimits(peer_pid)
     stream, identifier = _launch(node, record, plan, call, bound, rlimits)
     try:
@@ -84,6 +85,12 @@ def start_job(node: Node, record: Record, request: wire.Message, peer_pid: int) 
     node.emit("job.started", record, container=identifier, pid=pid, phase="run",
               ms=ms_since(began))
     return running, stream
+
+
+def _standing(call: container.Call, plan: Plan, bound: Sequence[Bound]) -> container.Call:
+    """The call with a directory the engine need not make: it would, as root, in what is mounted of the host."""
+    user = mounts.User(uid=plan.uid, gid=plan.gid, groups=plan.groups)
+    return call if plan.workdir or not mounts.missing([call.cwd], bound, user) else replace(call, cwd="/")
 
 
 def _launch(
@@ -181,6 +188,7 @@ def start_task(node: Node, record: Record, request: wire.Message) -> tuple[Runni
     """Run a TM task inside the job's container; returns it running and its streams."""
     plan = Plan.from_dict(record.plan or {})
     call, _lost = read_call(request)
+    call = _standing(call, plan, bounds(record))
     rlimits: container.Rlimits = {}
     for argv in (container.command(call, rlimits, plan.image), list(call.argv)):
         identifier = node.engine.exec_create(
