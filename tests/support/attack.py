@@ -12,6 +12,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import docker
 
 from tests.conftest import IMAGE, USERS, Instance
 
@@ -69,7 +72,7 @@ class Entry:
 
 
 @contextmanager
-def image(name: str, entries: Iterable[Entry], changes: Iterable[str] = ()) -> Iterator[str]:
+def image(name: str, entries: Iterable[Entry], changes: Iterable[str] = (), **committed: Any) -> Iterator[str]:
     """A local image of busybox and *entries*; *changes* are Dockerfile lines. Yields what a directive calls it."""
     whole = f"{_NAMES}/{name}:1"
     busybox = Path("/bin/busybox").resolve()
@@ -93,6 +96,12 @@ def image(name: str, entries: Iterable[Entry], changes: Iterable[str] = ()) -> I
             archive.addfile(member, io.BytesIO(one.data))
     flags = [word for one in changes for word in ("-c", one)]
     subprocess.run(["docker", "import", *flags, "-", whole], input=buffer.getvalue(), capture_output=True, check=True)
+    if committed:  # what no import can be told: arguments of docker.APIClient.create_container
+        client = docker.from_env().api
+        made = client.create_container(whole, "x", **committed)["Id"]
+        client.commit(made, *whole.split(":"))
+        client.remove_container(made, v=True)
+        client.close()
     try:
         yield whole
     finally:

@@ -6,6 +6,7 @@ this node and has no script (``qsub -I -v PBSDOCK='IMAGE options'``).
 
 from __future__ import annotations
 
+import errno
 import grp
 import hashlib
 import os
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pbsdock import mounts, torque
+from pbsdock import mounts, pins, torque
 from pbsdock.agent import facts
 from pbsdock.agent.node import Node, ms_since
 from pbsdock.agent.release import release
@@ -202,8 +203,19 @@ def _carry_out(
             "no-such-directory",
             f"{path} does not exist in {inside.source}, which is {inside.target} in the container; make it first",
         )
-    record.facts["bound"] = [one.to_dict() for one in bound]
     record.facts["own_files"] = _files(node, job, record, plan, script)
+    of_root = {one.target for one in plan.mounts if one.origin == "nodefile"}
+    try:
+        bound = pins.make(
+            [(one, None if one.target in of_root else user) for one in bound], node.paths.pins / node.work_dir(record).name
+        )
+    except OSError as error:
+        if error.errno not in (errno.ESTALE, errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EACCES):
+            raise
+        raise Refusal(
+            "mount-changed", f"{error.filename} was exchanged after it had been checked; nothing was started"
+        ) from None
+    record.facts["bound"] = [one.to_dict() for one in bound]
     began_cgroup = time.monotonic()
     node.cgroups.create(record.cgroup, plan.limits)
     node.emit("cgroup.created", record, cgroup=record.cgroup, ms=ms_since(began_cgroup))

@@ -139,7 +139,14 @@ class Connection:
             self.node.emit("job.fault", level="error", code=error.code, sentence=error.sentence,
                            job=argv[0] if argv else "")
             raise
-        self._answer(wire.Message("prepared", state=record.state if record else "none"))
+        try:
+            self._answer(wire.Message("prepared", state=record.state if record else "none"))
+        except OSError:
+            # Mom has killed the prologue meanwhile, and its epilogue may be over: nobody else would release this.
+            if record is not None:
+                with self.node.job_lock(record.job_id, 90.0):
+                    release(self.node, record, why="prologue-gone")
+            raise
 
     def _release(self, message: wire.Message) -> None:
         argv = _argv(message)
@@ -470,7 +477,7 @@ def serve(paths: Paths) -> int:
     events = EventStream.from_config(config.events, paths.log_dir, socket.gethostname())
     ledger = Ledger(paths.state_dir / "jobs")
     node = Node(paths, config, events, ledger)
-    for directory, mode in ((paths.run_dir, 0o755), (paths.markers, 0o711), (paths.work, 0o700)):
+    for directory, mode in ((paths.run_dir, 0o755), (paths.markers, 0o711), (paths.work, 0o700), (paths.pins, 0o700)):
         directory.mkdir(mode=mode, parents=True, exist_ok=True)
         directory.chmod(mode)
     _note_stores(paths, config)
