@@ -80,13 +80,14 @@ def test_mounts_do_not_travel(instance: Instance, scratch: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "none", str(home / "before")], check=True)
     try:
         trial = instance.begin(
-            f"#!/bin/sh\n#DOCKER {IMAGE}\ngrep -c ' shared:' /proc/self/mountinfo; grep -c ' master:' /proc/self/mountinfo\necho ready\n"
+            f"#!/bin/sh\n#DOCKER {IMAGE}\ngrep -c ' shared:' /proc/self/mountinfo; grep /home/ /proc/self/mountinfo | grep -c ' master:'\necho ready\n"
             "while [ ! -e go ]; do sleep 0.1; done; grep -c after /proc/self/mountinfo\nmount -t tmpfs none /tmp 2>/dev/null && echo mounted\n"
         )
         wait_until("the script runs", lambda: b"ready" in trial.out_path.read_bytes())
         subprocess.run(["mount", "-t", "tmpfs", "none", str(home / "after")], check=True)
         (home / "go").touch()
         done = trial.finish(trial.wait())
+        assert instance.left() == []
         mounted = Path("/proc/self/mountinfo").read_text()
     finally:
         for name in ("before", "after"):
