@@ -6,7 +6,7 @@ SHELL_FILES := install.sh $(filter-out hooks/ask,$(wildcard hooks/*)) tests/*.sh
 help:
 	@echo 'make demo   run a real job through the three hooks and show what happened (root, Debian 12)'
 	@echo 'make test   everything CI runs: linters, types, unit tests, tests on the real engine (root)'
-	@echo 'make attack what a hostile user and a hostile image can do, alone (root); part of make test'
+	@echo 'make attack the attacks of docs/security.md with a table of its rows (root); part of make test; LONG=1: longer races'
 	@echo 'make bench  the costs as ratios to plain docker (root)'
 	@echo 'make lint   ruff, mypy --strict and shellcheck alone'
 
@@ -14,10 +14,10 @@ demo:
 	@bash demo/demo.sh
 
 test: setup lint
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --threats
 
 attack: setup
-	$(PYTHON) -m pytest tests/attacks
+	PBSDOCK_ATTACK_LONG=$(LONG) $(PYTHON) -m pytest -m threat --threats -o timeout=$(if $(LONG),900,180)
 
 bench: setup
 	@$(PYTHON) bench/bench.py

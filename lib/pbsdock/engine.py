@@ -123,6 +123,10 @@ class Engine:
         with self._guard("info") as client:
             return dict(client.info())
 
+    def version(self) -> dict[str, Any]:
+        """``GET /version``: the engine's and its components'."""
+        return dict(self._ask("version", "GET", "/version"))
+
     def create(self, config: Mapping[str, Any], name: str) -> str:
         """Create a container from a whole config; returns its id."""
         return str(self._ask("create", "POST", f"/containers/create?name={quote(name)}", config)["Id"])

@@ -178,19 +178,15 @@ def test_replayed_starts_of_one_job(instance: Instance) -> None:
     trial.spool.record(os.getpid())
     assert works(instance)  # the agent is there before they all ask
     said = as_user(instance, f"""
-        import threading
+        links = [Link(sys.argv[1], 60.0) for _ in range(12)]
+        time.sleep(0.2)  # each has its thread in the agent now
+        for one in links:
+            one.send(wire.Message("start", job=sys.argv[2], argv=[b"/bin/sleep", b"60"], directive=b"{IMAGE}", cwd=b"/"))
         answers = []
-        def start():
-            link = Link(sys.argv[1], 60.0)
-            link.send(wire.Message("start", job=sys.argv[2], argv=[b"/bin/sleep", b"60"], directive=b"{IMAGE}", cwd=b"/"))
-            while True:
-                answer, fds = link.recv()
-                if answer.op != "notice":
-                    break
+        for one in links:
+            while (answer := one.recv()[0]).op == "notice":
+                pass
             answers.append(answer.op + " " + str(bool(answer.text("task"))))
-        threads = [threading.Thread(target=start) for _ in range(12)]
-        [one.start() for one in threads]
-        [one.join() for one in threads]
         print(*sorted(answers), sep="\\n")
     """, trial.job_id, user=USERS[0])  # fmt: skip
     containers = [one for one in instance.present() if one.startswith("container ")]

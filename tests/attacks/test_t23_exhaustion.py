@@ -40,7 +40,7 @@ def test_fork_bomb(instance: Instance, neighbour: Trial) -> None:
     )
 
     assert b"all" not in done.stdout
-    assert [one["pids_peak"] for one in instance.trail(done.job_id) if one["event"] == "job.finished"][0] <= 64
+    assert next(one["pids_peak"] for one in instance.trail(done.job_id) if one["event"] == "job.finished") <= 64
 
 
 def test_memory(instance: Instance, neighbour: Trial) -> None:
@@ -50,7 +50,7 @@ def test_memory(instance: Instance, neighbour: Trial) -> None:
             f"#!/bin/sh\n#DOCKER --shm-size 64m {IMAGE}\n{body} 2>/dev/null && echo all\n", resources="nodes=1:ppn=1,mem=64mb"
         )
         assert b"all" not in done.stdout, body
-        peak = [one["memory_peak_bytes"] for one in instance.trail(done.job_id) if one["event"] == "job.finished"][0]
+        peak = next(one["memory_peak_bytes"] for one in instance.trail(done.job_id) if one["event"] == "job.finished")
         assert peak <= 64 << 20
 
 

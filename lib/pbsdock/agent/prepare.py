@@ -206,9 +206,8 @@ def _carry_out(
     record.facts["own_files"] = _files(node, job, record, plan, script)
     of_root = {one.target for one in plan.mounts if one.origin == "nodefile"}
     try:
-        bound = pins.make(
-            [(one, None if one.target in of_root else user) for one in bound], node.paths.pins / node.work_dir(record).name
-        )
+        looked = [(one, None if one.target in of_root else user) for one in bound]
+        bound = pins.make(looked, node.paths.pins / node.work_dir(record).name)
     except OSError as error:
         if error.errno not in (errno.ESTALE, errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EACCES):
             raise

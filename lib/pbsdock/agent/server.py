@@ -23,6 +23,7 @@ from pbsdock.agent.release import release
 from pbsdock.agent.start import finish_task, start_job, start_task
 from pbsdock.agent.watch import Watcher
 from pbsdock.config import Config, ConfigError, load
+from pbsdock.doctor_engine import untrusted
 from pbsdock.engine import EngineError
 from pbsdock.errors import HookError, NodeFault, Refusal
 from pbsdock.events import EventStream
@@ -470,10 +471,12 @@ def adopt(node: Node) -> None:
 
 def serve(paths: Paths) -> int:
     """Run the agent until it is told to stop; returns its exit code."""
+    for problem in untrusted(paths):
+        return _unusable(paths, "untrusted-files", f"pbsdock does not run from files others can change: {problem}")
     try:
         config = load(paths.config)
     except (ConfigError, OSError) as error:
-        return _misconfigured(paths, str(error))
+        return _unusable(paths, "bad-configuration", f"the configuration is not usable: {error}")
     events = EventStream.from_config(config.events, paths.log_dir, socket.gethostname())
     ledger = Ledger(paths.state_dir / "jobs")
     node = Node(paths, config, events, ledger)
@@ -506,10 +509,10 @@ def _stop(node: Node) -> None:
     os._exit(0)
 
 
-def _misconfigured(paths: Paths, text: str) -> int:
-    sentence = " ".join(f"the configuration is not usable: {text}".split())
+def _unusable(paths: Paths, code: str, text: str) -> int:
+    sentence = " ".join(text.split())
     try:
-        paths.unhealthy.write_text(f"{sentence}\nbad-configuration\n")
+        paths.unhealthy.write_text(f"{sentence}\n{code}\n")
         paths.unhealthy.chmod(0o644)
     except OSError:
         pass
