@@ -56,10 +56,10 @@ def _of_another(path: Path, secret: Path) -> None:
 @pytest.mark.parametrize("swap", [_link, _hard_link, _pipe, _socket, _device, _directory, _of_another])
 def test_a_script_that_is_something_else(instance: Instance, swap: Callable[[Path, Path], None]) -> None:
     """Refused within moments, and nothing of what it leads to is read into record, event or output."""
-    secret = instance.mom_priv / "jobs/secret"
-    secret.write_text(f"#!/bin/sh\n#DOCKER {IMAGE} TOPSECRET\n")
     trial = Trial(instance.request(f"#!/bin/sh\n#DOCKER {IMAGE}\ntrue\n"))
     trial.prepare_files()
+    secret = instance.mom_priv / "jobs/secret"
+    secret.write_text(f"#!/bin/sh\n#DOCKER {IMAGE} TOPSECRET\n")
     trial.script_path.unlink()
     swap(trial.script_path, secret)
     began = time.monotonic()

@@ -40,6 +40,7 @@ def test_at_the_socket(instance: Instance, job: str) -> None:
 def test_at_the_hooks(instance: Instance, hook: str, job: str) -> None:
     """Mom would never pass one; if it did, no marker, no record, nothing outside of our directories, and no loop."""
     script = instance.mom_priv / "jobs/strange.SC"
+    script.parent.mkdir(exist_ok=True)
     script.write_text(f"#!/bin/sh\n#DOCKER {IMAGE}\ntrue\n")
     ends = ["1", "nodes=1", "", "batch", "", "0"] if hook == "epilogue" else ["nodes=1", "batch", ""]
     done = subprocess.run(
