@@ -78,6 +78,9 @@ def test_mounts_do_not_travel(instance: Instance, scratch: Path) -> None:
     for name in ("before", "after"):
         (home / name).mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "none", str(home / "before")], check=True)
+    subprocess.run(["mount", "--make-shared", str(home / "before")], check=True)  # as systemd has every mount
+    (home / "before/deep").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(home / "before/deep")], check=True)
     try:
         trial = instance.begin(
             f"#!/bin/sh\n#DOCKER {IMAGE}\ngrep -c ' shared:' /proc/self/mountinfo; grep /home/ /proc/self/mountinfo | grep -c ' master:'\necho ready\n"
@@ -91,11 +94,12 @@ def test_mounts_do_not_travel(instance: Instance, scratch: Path) -> None:
         mounted = Path("/proc/self/mountinfo").read_text()
     finally:
         for name in ("before", "after"):
-            subprocess.run(["umount", str(home / name)], check=False)
+            subprocess.run(["umount", "-R", str(home / name)], check=False)
             (home / name).rmdir()
         (home / "go").unlink(missing_ok=True)
 
     assert done.stdout == b"0\n0\nready\n0\n"
     assert f" {home}/before " in mounted
+    assert f" {home}/before/deep " in mounted
     assert f" {home}/after " in mounted
     assert str(instance.run_dir) not in mounted
