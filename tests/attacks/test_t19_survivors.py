@@ -82,6 +82,7 @@ def test_a_start_after_the_end(instance: Instance) -> None:
 def test_a_prologue_that_is_killed(instance: Instance, after_s: float) -> None:
     """mom's alarm kills it with the agent in mid-work: the epilogue, or the next prologue, finds all of it."""
     assert works(instance)
+    assert instance.left() == []  # an epilogue of a job that is over is answered before the agent has tidied up
     trial = Trial(instance.request(f"#!/bin/sh\n#DOCKER {IMAGE}\ntrue\n"))
     trial.prepare_files()
     arguments = [trial.job_id, trial.entry.pw_name, trial.job.group, "x", "nodes=1", "batch", "", str(trial.script_path)]
