@@ -10,7 +10,7 @@ import pytest
 
 from pbsdock.trial import Trial
 from tests.conftest import IMAGE, USERS, Instance, wait_until
-from tests.support.attack import ATTACKER, as_user, works
+from tests.support.attack import ATTACKER, as_user, begin_as, works
 
 pytestmark = pytest.mark.engine
 _FORGED = {
@@ -171,24 +171,31 @@ def test_operations_of_root(instance: Instance) -> None:
 
 
 def test_replayed_starts_of_one_job(instance: Instance) -> None:
-    """A start that is sent many times at once makes one container: each would have the job's whole memory and CPUs."""
+    """A start that is sent many times makes one container: each would have the job's whole memory and CPUs.
+
+    They are sent before mom's .JB is there, so that all of them wait for it and go on at the same moment.
+    """
     trial = Trial(instance.request(None, window=(24, 80)))
     trial.prepare_files()
     assert trial.prologue() == 0
-    trial.spool.record(os.getpid())
     assert works(instance)  # the agent is there before they all ask
-    said = as_user(instance, f"""
+    with begin_as(instance, f"""
         links = [Link(sys.argv[1], 60.0) for _ in range(12)]
-        time.sleep(0.2)  # each has its thread in the agent now
         for one in links:
             one.send(wire.Message("start", job=sys.argv[2], argv=[b"/bin/sleep", b"60"], directive=b"{IMAGE}", cwd=b"/"))
+        time.sleep(1)  # each waits in a thread of the agent's now
+        print("sent", flush=True)
         answers = []
         for one in links:
             while (answer := one.recv()[0]).op == "notice":
                 pass
             answers.append(answer.op + " " + str(bool(answer.text("task"))))
-        print(*sorted(answers), sep="\\n")
-    """, trial.job_id, user=USERS[0])  # fmt: skip
+        print(*sorted(answers), sep="\n")
+    """, trial.job_id, user=USERS[0]) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "sent\n"
+        trial.spool.record(os.getpid())
+        said = process.communicate(timeout=100)[0].splitlines()
     containers = [one for one in instance.present() if one.startswith("container ")]
     records = list((instance.state_dir / "jobs").glob("*.json"))
     trial.finish(0)
