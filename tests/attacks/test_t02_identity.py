@@ -190,7 +190,7 @@ def test_replayed_starts_of_one_job(instance: Instance) -> None:
             while (answer := one.recv()[0]).op == "notice":
                 pass
             answers.append(answer.op + " " + str(bool(answer.text("task"))))
-        print(*sorted(answers), sep="\n")
+        print(*sorted(answers), sep="\\n")
     """, trial.job_id, user=USERS[0]) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stdout.readline() == "sent\n"
