@@ -7,7 +7,7 @@ help:
 	@echo 'make demo   run a real job through the three hooks and show what happened (root, Debian 12)'
 	@echo 'make demo-s3  the same with an object store of its own: input from a bucket, result back into one'
 	@echo 'make test   everything CI runs: linters, types, unit tests, tests on the real engine (root)'
-	@echo 'make attack what a hostile user and a hostile image can do, alone (root); part of make test'
+	@echo 'make attack the attacks of docs/security.md with a table of its rows (root); part of make test; LONG=1: longer races'
 	@echo 'make bench  the costs as ratios to plain docker (root)'
 	@echo 'make lint   ruff, mypy --strict and shellcheck alone'
 
@@ -18,10 +18,10 @@ demo-s3: setup
 	@bash demo/demo-s3.sh
 
 test: setup lint
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --threats
 
 attack: setup
-	$(PYTHON) -m pytest tests/attacks
+	PBSDOCK_ATTACK_LONG=$(LONG) $(PYTHON) -m pytest -m threat --threats -o timeout=$(if $(LONG),900,180)
 
 bench: setup
 	@$(PYTHON) bench/bench.py

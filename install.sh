@@ -389,6 +389,9 @@ do_uninstall() {
   name=$(cat "$etc/instance" 2>/dev/null || true)
   # The instance's own cgroups, once they are empty.
   [ -z "$name" ] || rmdir "/sys/fs/cgroup/$name" /sys/fs/cgroup/*/"$name" 2>/dev/null || true
+  # Pins of jobs that lose their container: whoever removes the directory later must not go through them.
+  local pin
+  for pin in "$run_dir"/pins/*/*; do [ ! -e "$pin" ] || umount -l "$pin" 2>/dev/null || true; done
   # Only what is ours by name: the prefix may be shared, /usr/local for example.
   rm -rf "${prefix:?}/venv"
   for hook in $helpers; do rm -f "$prefix/hooks/$hook"; done

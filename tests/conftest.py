@@ -21,6 +21,7 @@ from hypothesis import settings
 
 from pbsdock.trial import Outcome, Request, Trial, run_job
 
+pytest_plugins = ["tests.support.threats"]
 ROOT = Path(__file__).resolve().parent.parent
 # Of this run alone: another run on the same engine must not lose its images when this one tidies up.
 _RUN = f"pbsdock-test-{os.getpid()}"
@@ -103,6 +104,15 @@ class Instance:
         wait_until("the trail ends", lambda: any(one["event"] == "job.finished" for one in self.events(job)))
         return self.events(job)
 
+    def inspect(self, job: str) -> dict[str, Any]:
+        """What the engine says of a job's container."""
+        client = docker.from_env()
+        try:
+            (found,) = client.api.containers(all=True, filters={"label": [f"pbsdock.job={job}"]})
+            return dict(client.api.inspect_container(found["Id"]))
+        finally:
+            client.close()
+
     def agent_pids(self) -> list[int]:
         """Supervisor and worker."""
         marker = str(self.root / "opt/pbsdock/paths.json").encode()
@@ -156,7 +166,7 @@ class Instance:
             base = hierarchy / self.name
             if base.is_dir() and not hierarchy.is_symlink():
                 found += [f"cgroup {one}" for one in base.iterdir() if one.is_dir()]
-        for directory in (self.state_dir / "jobs", self.run_dir / "work", self.run_dir / "jobs"):
+        for directory in (self.state_dir / "jobs", self.run_dir / "work", self.run_dir / "pins", self.run_dir / "jobs"):
             if directory.exists():
                 found += [f"file {one}" for one in directory.iterdir()]
         return found
@@ -208,6 +218,10 @@ def scratch() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="pbsdock-test.", dir="/var/tmp"))
     path.chmod(0o755)
     yield path
+    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+        # What a failed test left: removing it recursively would go through a pin into a user's home.
+        if (where := line.split()[4]).startswith(f"{path}/"):
+            subprocess.run(["umount", "-l", where], check=True)
     shutil.rmtree(path, ignore_errors=True)
 
 

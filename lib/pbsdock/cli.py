@@ -63,6 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     stores.add_argument("--json", action="store_true", help="one JSON list")
     stores.set_defaults(run=_doctor_s3)
 
+    engine = parts.add_parser("engine", help="known escapes of its version, who can reach it or change our files")
+    engine.add_argument("--json", action="store_true", help="one JSON list")
+    engine.set_defaults(run=_doctor_engine)
+
     config = verbs.add_parser("config", help="check the site's configuration file and show it")
     config.set_defaults(run=_config)
     return parser
@@ -181,6 +185,31 @@ def _doctor_s3(arguments: argparse.Namespace) -> int:
         return 2
     findings = examine(config, f"{paths.instance}@{socket.gethostname()}", arguments.stores)
     return report(findings, sys.stdout, as_json=arguments.json)
+
+
+def _doctor_engine(arguments: argparse.Namespace) -> int:
+    from itertools import chain
+
+    from pbsdock.config import ConfigError
+    from pbsdock.config import load as load_config
+    from pbsdock.doctor import report
+    from pbsdock.doctor_engine import components, judge_paths, judge_socket, judge_versions
+    from pbsdock.engine import Engine, EngineError
+    from pbsdock.errors import HookError
+    from pbsdock.paths import load
+
+    if os.geteuid() != 0:
+        print("pbsdock: only root may ask the engine; use sudo", file=sys.stderr)
+        return 1
+    paths = load(arguments.paths)
+    try:
+        settings = load_config(paths.config).engine
+        versions = components(Engine(settings.socket, settings.timeout_s).version())
+    except (ConfigError, HookError, EngineError, OSError) as error:
+        print(f"pbsdock: {error}", file=sys.stderr)
+        return 2
+    findings = chain(judge_versions(versions), judge_socket(settings.socket), judge_paths(paths))
+    return report(iter(findings), sys.stdout, as_json=arguments.json)
 
 
 def _config(arguments: argparse.Namespace) -> int:

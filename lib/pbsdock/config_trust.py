@@ -13,7 +13,16 @@ _MOST_LINKS = 40  # as the kernel's own limit, path_resolution(7)
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
-def check_trusted(path: Path) -> None:
+def untrusted_part(path: Path) -> str | None:
+    """What of the way to *path*, of any kind, others than root can change; None if nothing. Raises OSError."""
+    try:
+        check_trusted(path, any_kind=True)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def check_trusted(path: Path, *, any_kind: bool = False) -> None:
     """Walk to *path* as the kernel would and refuse at the first component others than root can change.
 
     Links are followed by hand, because whoever can exchange a link, or the directory it lies in, chooses the file. A
@@ -31,7 +40,7 @@ def check_trusted(path: Path) -> None:
             continue
         here /= part
         try:
-            is_link = _check(path, here, is_last=not pending)
+            is_link = _check(path, here, is_last=not pending and not any_kind)
         except FileNotFoundError:
             if link is None:
                 raise

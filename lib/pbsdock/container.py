@@ -22,7 +22,7 @@ SET = frozenset({
     "Mounts", "NetworkMode", "RestartPolicy", "AutoRemove", "LogConfig", "CapDrop", "CapAdd", "SecurityOpt",
     "GroupAdd", "CgroupParent", "ShmSize", "Tmpfs", "ReadonlyRootfs", "Init", "OomScoreAdj", "Ulimits", "PidsLimit",
     "Memory", "MemorySwap", "CpuPeriod", "CpuQuota", "CpusetCpus", "Privileged", "PidMode", "IpcMode", "UTSMode",
-    "UsernsMode", "Devices", "DeviceRequests", "OomKillDisable", "CgroupnsMode",
+    "UsernsMode", "Devices", "DeviceRequests", "OomKillDisable", "CgroupnsMode", "Sysctls",
 })  # fmt: skip
 # Left to the engine on purpose: each default was looked at and gives the user nothing.
 DEFAULTED = frozenset({
@@ -31,7 +31,7 @@ DEFAULTED = frozenset({
     "BlkioWeight", "BlkioWeightDevice", "BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps",
     "BlkioDeviceWriteIOps", "CpuRealtimePeriod", "CpuRealtimeRuntime", "CpusetMems", "DeviceCgroupRules",
     "KernelMemory", "KernelMemoryTCP", "MemoryReservation", "MemorySwappiness", "CpuCount", "CpuPercent",
-    "IOMaximumIOps", "IOMaximumBandwidth", "MaskedPaths", "ReadonlyPaths", "Sysctls", "StorageOpt", "Annotations",
+    "IOMaximumIOps", "IOMaximumBandwidth", "MaskedPaths", "ReadonlyPaths", "StorageOpt", "Annotations",
     "Capabilities",
 })  # fmt: skip
 
@@ -138,7 +138,8 @@ def working_directory(plan: Plan, call: Call, bound: Sequence[Bound]) -> str:
     """The directive's, else the run hook's own if the container has it, else the root."""
     if plan.workdir:
         return plan.workdir
-    return call.cwd if any(below(call.cwd, one.target) for one in bound) else "/"
+    plain = call.cwd.startswith("/") and ".." not in call.cwd.split("/")
+    return call.cwd if plain and any(below(call.cwd, one.target) for one in bound) else "/"
 
 
 def config(
@@ -171,7 +172,7 @@ def host_config(
     plan: Plan, bound: Sequence[Bound], own_files: Sequence[tuple[str, str]], cgroup_parent: str, rlimits: Rlimits
 ) -> dict[str, Any]:
     """Docker's HostConfig, from the plan alone."""
-    mounts = [_bind(one.source, one.target, read_only=one.read_only) for one in bound]
+    mounts = [_bind(one.pin or one.source, one.target, read_only=one.read_only) for one in bound]
     mounts += [_bind(source, target, read_only=True) for source, target in own_files]
     limits = plan.limits
     return {
@@ -211,6 +212,9 @@ def host_config(
             for one in plan.devices
         ],
         "DeviceRequests": _gpus(plan.gpus),
+        # Else the engine opens them all in a namespace of the container's own, and masquerading keeps them low on the
+        # way out: pbs_mom takes whoever speaks from a port below 1024 for root.
+        "Sysctls": {} if plan.network == "host" else {"net.ipv4.ip_unprivileged_port_start": "1024"},
     }
 
 

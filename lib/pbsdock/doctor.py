@@ -15,6 +15,7 @@ from pbsdock.credentials.errors import StoreError
 from pbsdock.credentials.make import minter_of
 from pbsdock.credentials.rgw import Gateway
 from pbsdock.credentials.secret import Secret, name_of
+from pbsdock.doctor_engine import Judged
 from pbsdock.plan import Grant, Store
 
 
@@ -26,6 +27,9 @@ class Finding:
     step: str
     well: bool
     seen: str
+
+    def __str__(self) -> str:
+        return f"{self.store} {self.step}: {self.seen}"
 
 
 def examine(config: Config, owner: str, names: Sequence[str]) -> Iterator[Finding]:
@@ -76,13 +80,13 @@ def _probe(
     return Finding(store, step, expected(status), f"listing {bucket}: HTTP {status}")
 
 
-def report(findings: Iterator[Finding], out: TextIO, *, as_json: bool) -> int:
+def report(findings: Iterator[Finding] | Iterator[Judged], out: TextIO, *, as_json: bool) -> int:
     """Print what was found; 0 if all is well, 1 if not."""
-    seen = []
+    seen: list[Finding | Judged] = []
     for one in findings:
         seen.append(one)
         if not as_json:
-            print(f"{'ok ' if one.well else 'NOT'} {one.store} {one.step}: {one.seen}", file=out)
+            print(f"{'ok ' if one.well else 'NOT'} {one}", file=out)
     if as_json:
         print(json.dumps([asdict(one) for one in seen], indent=1), file=out)
     return 0 if all(one.well for one in seen) else 1

@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
@@ -22,6 +23,9 @@ import requests.exceptions
 
 from pbsdock.engine_http import Pool, take_over
 from pbsdock.errors import NodeFault
+
+_SILENT = "no answer within the deadline"
+_HUNG_S = 2.0  # after a deadline, how long calls are refused without another probe
 
 
 class EngineError(Exception):
@@ -44,6 +48,7 @@ class Engine:
         self.probe_timeout_s = probe_timeout_s
         self.on_change = on_change
         self.down_because: str | None = None
+        self._hung_until = 0.0
         self._lock = threading.Lock()
         self._client: Any = None
         self._pool = Pool(socket_path, timeout_s)
@@ -71,7 +76,8 @@ class Engine:
 
     @contextmanager
     def _guard(self, doing: str) -> Iterator[Any]:
-        if self.down_because is not None and not self.probe():
+        # A hung engine costs a probe's whole deadline each time: the many calls of one hook share one.
+        if self.down_because is not None and (time.monotonic() < self._hung_until or not self.probe()):
             raise NodeFault("engine-unreachable", f"the Docker engine does not answer: {self.down_because}")
         try:
             yield self._pooled()
@@ -85,6 +91,8 @@ class Engine:
             raise NodeFault("engine-unreachable", f"the Docker engine does not answer: {self.down_because}") from None
 
     def _lost(self, why: str) -> None:
+        if why.endswith(_SILENT):
+            self._hung_until = time.monotonic() + _HUNG_S
         if self.down_because is None:
             self.down_because = why
             self.on_change(False, why)
@@ -114,6 +122,10 @@ class Engine:
         """``GET /info``."""
         with self._guard("info") as client:
             return dict(client.info())
+
+    def version(self) -> dict[str, Any]:
+        """``GET /version``: the engine's and its components'."""
+        return dict(self._ask("version", "GET", "/version"))
 
     def create(self, config: Mapping[str, Any], name: str) -> str:
         """Create a container from a whole config; returns its id."""
@@ -210,7 +222,7 @@ def _absent(*statuses: int) -> Iterator[None]:
 def _short(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if "timed out" in text.lower():
-        return "no answer within the deadline"
+        return _SILENT
     if "No such file" in text or "FileNotFound" in text:
         return "its socket does not exist"
     if "refused" in text.lower():

@@ -7,6 +7,7 @@ record before the job's script is fed to its shell.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Sequence
@@ -23,13 +24,17 @@ _CWD = -100  # AT_FDCWD, openat(2); every path here is absolute
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """A mount whose source was resolved: ``source`` holds no symbolic link, ``device`` and ``inode`` identify it."""
+    """A mount whose source was resolved: ``source`` holds no symbolic link, ``device`` and ``inode`` identify it.
+
+    ``pin`` is where root holds it for the engine (see :mod:`pbsdock.pins`).
+    """
 
     source: str
     target: str
     read_only: bool
     device: int
     inode: int
+    pin: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the record."""
@@ -115,6 +120,20 @@ def _stat(directory: int, path: str, resolve: int) -> os.stat_result:
         os.close(fd)
 
 
+def open_unchanged(one: Bound, user: User | None) -> int:
+    """Open what was resolved, as *user* (None: as root); returns a descriptor. Raises OSError, also if it changed."""
+    if user is None:
+        fd = syscalls.openat2(_CWD, one.source, os.O_PATH, syscalls.RESOLVE_NO_SYMLINKS)
+    else:
+        with syscalls.filesystem_user(user.uid, user.gid, user.groups):
+            fd = syscalls.openat2(_CWD, one.source, os.O_PATH, syscalls.RESOLVE_NO_SYMLINKS)
+    facts = os.fstat(fd)
+    if (facts.st_dev, facts.st_ino) != (one.device, one.inode):
+        os.close(fd)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), one.source)
+    return fd
+
+
 def _is_still(one: Bound, directory: int, path: str, resolve: int) -> bool:
     try:
         facts = _stat(directory, path, resolve)
@@ -123,11 +142,22 @@ def _is_still(one: Bound, directory: int, path: str, resolve: int) -> bool:
     return (facts.st_dev, facts.st_ino) == (one.device, one.inode)
 
 
-def changed(bound: Iterable[Bound]) -> str | None:
-    """Return the first source that is no longer what was resolved, looked at without following links."""
-    for one in bound:
-        if not _is_still(one, _CWD, one.source, syscalls.RESOLVE_NO_SYMLINKS):
-            return one.source
+def missing(paths: Iterable[str], bound: Sequence[Bound], user: User) -> tuple[str, Bound] | None:
+    """Return the first of *paths* in the container that a mount of the host's lacks, and that mount.
+
+    The engine makes what is missing, as root and on the host: so it must be there before, in the user's own eyes.
+    """
+    for path in paths:
+        inside = [one for one in bound if path != one.target and below(path, one.target)]
+        if not inside:
+            continue  # the image's, or made in the container's own layer
+        nearest = max(inside, key=lambda one: len(one.target))
+        rest = os.path.relpath(path, nearest.target)
+        try:
+            with syscalls.filesystem_user(user.uid, user.gid, user.groups):
+                _stat(_CWD, os.path.join(nearest.source, rest), syscalls.RESOLVE_NO_SYMLINKS)
+        except OSError:
+            return path, nearest
     return None
 
 

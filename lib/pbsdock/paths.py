@@ -37,6 +37,11 @@ class Paths:
         return self.run_dir / "work"
 
     @property
+    def pins(self) -> Path:
+        """Root-only directory of what users' paths were when they were looked at, held for the engine."""
+        return self.run_dir / "pins"
+
+    @property
     def unhealthy(self) -> Path:
         """The health flag: one sentence; its presence takes the node out of service."""
         return self.run_dir / "unhealthy"

@@ -17,6 +17,7 @@ RESOLVE_NO_SYMLINKS = 0x04  # linux/openat2.h
 RESOLVE_IN_ROOT = 0x10
 
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8  # sys/mount.h
+_MS_BIND, _MS_REC, _MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18
 _MNT_DETACH, _NOFOLLOW = 2, 8
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -46,6 +47,25 @@ def mount(source: str, target: str, kind: str, flags: int, options: str) -> None
     if _libc.mount(arguments[0], arguments[1], arguments[2], ctypes.c_ulong(flags), arguments[3]) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), target)
+
+
+def bind(source: str, target: str) -> None:
+    """Mount *source* with all below it at *target*, private: unmounting it then leaves the original's alone.
+
+    Raises OSError.
+    """
+    mount(source, target, "", _MS_BIND | _MS_REC, "")
+    mount("", target, "", _MS_REC | _MS_PRIVATE, "")
+
+
+def unbind(target: str) -> None:
+    """Undo :func:`bind`, also one that was cut short before it was private. Raises OSError."""
+    try:
+        mount("", target, "", _MS_REC | _MS_PRIVATE, "")
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):
+            raise
+    unmount(target)
 
 
 def unmount(target: str) -> None:

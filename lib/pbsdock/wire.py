@@ -8,6 +8,7 @@ from __future__ import annotations
 
 HEADER = 4
 CLIENT_LIMIT = 4 * 1024 * 1024
+_MOST_PARTS = 1 << 19  # millions of empty fields would cost sixteen times their bytes
 
 
 class WireError(Exception):
@@ -74,6 +75,8 @@ def length(header: bytes, limit: int) -> int:
 
 def decode(payload: bytes) -> Message:
     """Parse one payload. Raises WireError if it is not of the format."""
+    if payload.count(b"\0") > _MOST_PARTS:
+        raise WireError("malformed message")
     op, *rest = payload.split(b"\0")
     if len(rest) % 2 or not op.isascii() or len(op) > 32:
         raise WireError("malformed message")

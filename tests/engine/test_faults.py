@@ -86,6 +86,7 @@ def test_second_prologue_of_the_same_job(instance: Instance) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.threat(20)
 def test_prologue_without_epilogue_is_reaped(instance: Instance) -> None:
     """A job whose .JB is gone and whose grace is over is reaped; a stranger's container and a live job are not."""
     client = docker.from_env()
@@ -306,6 +307,7 @@ def test_engine_killed_with_live_restore(
     wait_until("nothing is left", lambda: instance.left() == [], 20)
 
 
+@pytest.mark.threat(33)
 def test_engine_hung(own: tuple[Instance, OwnEngine]) -> None:
     """A hung engine costs a prologue one deadline, then the node is out of service; it comes back by itself."""
     instance, engine = own

@@ -141,6 +141,7 @@ def test_access_denied(images_on_engine: Collected) -> None:
     assert (type(error), error.code) == (Refusal, "image-access-denied")
 
 
+@pytest.mark.threat(29)
 def test_credentials_file(tmp_path: Path) -> None:
     """Only a root-only docker config.json is taken; a password never shows in an error."""
     path = tmp_path / "config.json"

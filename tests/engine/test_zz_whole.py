@@ -14,6 +14,7 @@ from tests.conftest import IMAGE, ROOT, Instance, wait_until
 pytestmark = pytest.mark.engine
 
 
+@pytest.mark.threat(5)
 def test_every_host_config_field_is_decided(images: None) -> None:
     """A field this engine knows and we have not looked at fails here."""
     name = "pbsdock-test-hostconfig"

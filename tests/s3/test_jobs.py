@@ -81,6 +81,7 @@ def test_clients_without_arguments(site: Site, client: str, store_name: str) -> 
     assert site.store.alice.get_object(Bucket="alice-out", Key=f"from-{client}")["Body"].read()
 
 
+@pytest.mark.threat(15)
 def test_credentials_die_with_the_job(site: Site) -> None:
     """They work for the job, and not one second after its epilogue; nobody but its user could read them."""
     trial = site.instance.begin(
@@ -107,6 +108,7 @@ def test_credentials_die_with_the_job(site: Site) -> None:
     assert site.left() == []
 
 
+@pytest.mark.threat(12)
 def test_environment_has_no_key_and_takes_none(site: Site) -> None:
     """Paths and addresses only; what the job's own environment has of another store does not get in the way."""
     done = site.run(
@@ -136,6 +138,7 @@ def test_two_stores_are_two_profiles(site: Site) -> None:
     assert done.stdout.decode() == "alice-in x/1\n" * 3, done.stderr
 
 
+@pytest.mark.threat(15)
 @pytest.mark.parametrize(("options", "says"), [
     ("--s3 bob-data", "bucket 'bob-data' of store ceph is not open to pbsdock-a; allowed are alice-*:rw, public:ro,"
      " bob-shared/pbsdock-a:rw"),
@@ -227,6 +230,7 @@ def test_agent_killed_and_the_job_gone(site: Site) -> None:
     live.finish(live.wait())
 
 
+@pytest.mark.threat(15, 20)
 def test_ledger_lost(site: Site) -> None:
     """Roles and users of ours that no record knows are found at the gateway; another node's are not touched."""
     from pbsdock.config import StoreConfig
@@ -341,6 +345,7 @@ def test_sessions_by_the_endpoint(site: Site) -> None:
     assert other.stdout == b"0\n"
 
 
+@pytest.mark.threat(12, 14)
 def test_no_key_anywhere(site: Site) -> None:
     """Nothing of the credentials, nor of the node's identities, is in any place that outlives or shows a job."""
     trial = site.instance.begin(
@@ -377,6 +382,7 @@ def test_no_key_anywhere(site: Site) -> None:
     assert found == []
 
 
+@pytest.mark.threat(14)
 def test_unforeseen_error_is_redacted(store: Store, tmp_path: Path) -> None:
     """An exception that quotes the signed request reaches neither the stream nor the user with a key in it."""
     from pbsdock.credentials import identity

@@ -66,6 +66,7 @@ def _status(act: Callable[[], Any]) -> int:
         return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
 
 
+@pytest.mark.threat(15)
 def test_what_is_open_and_what_is_closed(store: Store, minted: tuple[Minter, str, Any, str]) -> None:
     """The prefix for reading, the bucket for everything a job does in it, and nothing else at all."""
     _, _, client, kind = minted
@@ -113,6 +114,7 @@ def test_owner_of_the_bucket_reads_what_a_job_wrote(store: Store, minted: tuple[
     assert store.alice.get_object(Bucket="alice-out", Key="result")["Body"].read() == b"42"
 
 
+@pytest.mark.threat(15)
 def test_revoked_at_once_and_again(store: Store, minted: tuple[Minter, str, Any, str]) -> None:
     """The very next request is denied, nothing is left at the gateway, and revoking twice is no error."""
     minter, name, client, _kind = minted
@@ -151,6 +153,7 @@ def test_staging_has_its_own(store: Store, minted: tuple[Minter, str, Any, str])
     assert _status(lambda: client.get_object(Bucket="alice-in", Key="x/1")) == (403 if kind == "role" else 200)
 
 
+@pytest.mark.threat(16)
 def test_nodes_do_not_see_each_other(store: Store, minted: tuple[Minter, str, Any, str]) -> None:
     """What another node has made is not listed, and a name of another store is not taken for ours."""
     minter, name, _, kind = minted
@@ -233,6 +236,7 @@ def test_clock_that_is_off(store: Store, monkeypatch: pytest.MonkeyPatch) -> Non
     assert sentence.endswith("300 s are allowed (s3.ceph.skew_s)")
 
 
+@pytest.mark.threat(16)
 @pytest.mark.parametrize(("mode", "text", "code", "says"), [
     (0o640, None, "identity-unsafe", "can be read by others than root; use chmod 600"),
     (0o600, "access_key = 3", "identity-unreadable", "has to hold exactly the texts user, access_key, secret_key"),

@@ -350,6 +350,7 @@ def test_a_damaged_installation_is_repaired(installed: Scratch) -> None:
 # -- refusals: nothing is changed ---------------------------------------------------------------------------------
 
 
+@pytest.mark.threat(1)
 @pytest.mark.parametrize(
     ("line", "says"),
     [

@@ -69,6 +69,9 @@ def on_demand(node: Node, job: torque.Job, text: str, notify: Notify) -> Record:
     """Prepare a live job without a script from a directive's text; *job* comes from mom's own .JB."""
     began = time.monotonic()
     with node.job_lock(job.id.text, 60.0):
+        # Whoever asked first: each record is granted the job's whole memory and CPUs.
+        if (made := node.ledger.for_job(job.id.text)) is not None:
+            return made
         if not node.config.interactive.allow:
             return _refused(node, job, Refusal("on-demand-off", "this site does not start containers on demand"))
         try:
@@ -191,8 +194,9 @@ def _carry_out(
         node.stores.begin(record, plan)
     image = _image(node, settings.images, plan, notify, began)
     record.image_id, record.image_digest = image.id, image.digest
+    user = mounts.User(uid=plan.uid, gid=plan.gid, groups=plan.groups)
     bound, skipped = mounts.resolve(
-        plan.mounts, mounts.User(uid=plan.uid, gid=plan.gid, groups=plan.groups),
+        plan.mounts, user,
         allowed=[*(one.removesuffix(":ro") for one in settings.mounts.allow), plan.home],
         denied=[str(node.paths.mom_priv.parent), *settings.mounts.deny],
     )
@@ -200,10 +204,19 @@ def _carry_out(
         node.emit("mount.skipped", record, target=mount.target, origin=mount.origin, reason=reason)
         if mount.origin == "workdir" and script is not None and b"PBS_O_WORKDIR" in script:
             notify(f"the work directory is not in the container: {reason}")
+    wanted = [one.target for one in plan.mounts if one.origin == "volume"] + [one.target for one in plan.tmpfs]
+    # What is staged in may yet make the directory to work in: then it is looked for before the start.
+    wanted += [plan.workdir] if plan.workdir and not plan.stage_in else []
+    if lost := mounts.missing(wanted, bound, user):
+        path, inside = lost
+        raise Refusal(
+            "no-such-directory",
+            f"{path} does not exist in {inside.source}, which is {inside.target} in the container, or is a link; make it first",
+        )
+    record.facts["own_files"] = _files(node, job, record, plan, script)
     record.facts["bound"] = [one.to_dict() for one in bound]
     for one in (*plan.stage_in, *plan.stage_out):
         stage.item_of(record, plan, one)  # refuses what lies in a mount that was left out
-    record.facts["own_files"] = _files(node, job, record, plan, script)
     began_cgroup = time.monotonic()
     node.cgroups.create(record.cgroup, plan.limits)
     node.emit("cgroup.created", record, cgroup=record.cgroup, ms=ms_since(began_cgroup))

@@ -195,7 +195,7 @@ def _reap(node: Node, finding: Finding) -> bool:
         elif finding.kind == "cgroup":
             node.cgroups.remove(finding.name, 5.0)
         elif finding.kind == "files":
-            remove_work(node.paths.work / finding.name)
+            remove_work(node, finding.name)
         elif finding.kind == "credentials":
             node.stores.revoke_orphan(*finding.name.split(":", 1))
         else:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from pbsdock import wire
+from pbsdock import pins, wire
 from pbsdock.agent import stage
 from pbsdock.agent.node import Node, ms_since
 from pbsdock.engine import EngineError
@@ -123,12 +122,14 @@ def _revoke(node: Node, record: Record) -> None:
 
 
 def _remove_files(node: Node, record: Record) -> None:
-    remove_work(node.work_dir(record))
+    remove_work(node, node.work_dir(record).name)
     _gone(record, "files")
 
 
-def remove_work(directory: Path) -> None:
-    """Remove a job's work directory and the tmpfs in it. Raises OSError."""
+def remove_work(node: Node, name: str) -> None:
+    """Remove a job's work directory, the tmpfs in it, and before them its pins. Raises OSError."""
+    pins.remove(node.paths.pins / name)
+    directory = node.paths.work / name
     if directory.exists():
         unmount(str(directory / "s3"))
         shutil.rmtree(directory)

@@ -5,24 +5,26 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import socket
 import struct
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pbsdock import torque, wire
 from pbsdock.agent import facts, prepare, stage
 from pbsdock.agent.finish import AWAY, begin_stage_out, finish
+from pbsdock.agent.manners import Manners
 from pbsdock.agent.node import Node, Running, alive
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
 from pbsdock.agent.start import discard_half_started, finish_task, start_job, start_task
 from pbsdock.agent.watch import Watcher
 from pbsdock.config import Config, ConfigError, load
+from pbsdock.doctor_engine import untrusted
 from pbsdock.engine import EngineError
 from pbsdock.errors import HookError, NodeFault, Refusal
 from pbsdock.events import EventStream
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from pbsdock.credentials.secret import Secret
 
 _FIRST_MESSAGE_S = 10.0
+_TASK = re.compile(r"[0-9a-f]{64}")  # the engine's name of an exec
 _EVENT_S = 0.3  # how long the engine's own event of an end is waited for
 _SIGNALS = frozenset({
     signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT,
@@ -55,17 +58,18 @@ class Peer:
 class Connection:
     """One client, one thread."""
 
-    def __init__(self, node: Node, connection: socket.socket, peer: Peer) -> None:
+    def __init__(self, node: Node, connection: socket.socket, peer: Peer, manners: Manners) -> None:
         self.node = node
         self.socket = connection
         self.peer = peer
+        self.manners = manners
         self.running: Running | None = None
 
     def serve(self) -> None:
         """Answer messages until the client goes."""
-        self.socket.settimeout(_FIRST_MESSAGE_S)
         while (message := self._recv()) is not None:
             self.socket.settimeout(None)
+            self.manners.wait(self.peer.uid)
             try:
                 self._handle(message)
             except Refusal as error:
@@ -76,17 +80,27 @@ class Connection:
                 self._answer(wire.Message("fault", code="engine-error", sentence=str(error)))
 
     def _recv(self) -> wire.Message | None:
-        header = self._exactly(wire.HEADER)
+        # Only a run hook whose job runs has a reason to be silent for long.
+        waits = self.running is not None and not self.running.over.is_set()
+        header = self._exactly(wire.HEADER, None if waits else _FIRST_MESSAGE_S)
         if header is None:
             return None
-        limit = self.node.config.agent.message_bytes
-        self.socket.settimeout(self.node.config.agent.request_timeout_s)
-        payload = self._exactly(wire.length(header, limit))
-        return None if payload is None else wire.decode(payload)
+        size = wire.length(header, self.node.config.agent.message_bytes)
+        if not self.manners.take(self.peer.uid, size):
+            self.node.emit("client.refused", level="warning", uid=self.peer.uid, reason="too many bytes under way")
+            return None
+        try:
+            payload = self._exactly(size, self.node.config.agent.request_timeout_s)
+            return None if payload is None else wire.decode(payload)
+        finally:
+            self.manners.give(self.peer.uid, size)
 
-    def _exactly(self, size: int) -> bytes | None:
+    def _exactly(self, size: int, seconds: float | None) -> bytes | None:
+        """So many bytes, all of them within *seconds*: a byte now and then does not keep a connection."""
+        deadline = None if seconds is None else time.monotonic() + seconds
         parts = bytearray()
         while len(parts) < size:
+            self.socket.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
             data = self.socket.recv(min(size - len(parts), 1 << 20))
             if not data:
                 return None
@@ -131,7 +145,14 @@ class Connection:
             self.node.emit("job.fault", level="error", code=error.code, sentence=error.sentence,
                            job=argv[0] if argv else "")
             raise
-        self._answer(wire.Message("prepared", state=record.state if record else "none"))
+        try:
+            self._answer(wire.Message("prepared", state=record.state if record else "none"))
+        except OSError:
+            # Mom has killed the prologue meanwhile, and its epilogue may be over: nobody else would release this.
+            if record is not None:
+                with self.node.job_lock(record.job_id, 90.0):
+                    release(self.node, record, why="prologue-gone")
+            raise
 
     def _release(self, message: wire.Message) -> None:
         argv = _argv(message)
@@ -269,7 +290,7 @@ class Connection:
             if time.monotonic() > deadline:
                 raise Refusal("no-such-job", f"job {job_id.text} is not alive on {self.node.name}")
             time.sleep(0.02)
-        if file.uid is not None and file.uid != self.peer.uid:
+        if file.uid != self.peer.uid:
             raise Refusal("not-your-job", f"job {job_id.text} belongs to another user")
         job = facts.from_job_file(file, self.node.name, _env(message), self.node.paths.mom_priv)
         return prepare.on_demand(self.node, job, directive, self._notify)
@@ -286,10 +307,7 @@ class Connection:
         if record is None:
             raise Refusal("no-such-job", f"job {message.text('job')} has no container here")
         task = message.text("task")
-        running = self.node.running.get(task or record.incarnation)
-        if running is None and task:
-            running = Running(record=record, exec_id=task)
-            self.node.running[task] = running
+        running = self._task(record, task) if task else self.node.running.get(record.incarnation)
         if running is None:
             end = record.exit or {"code": 137, "sentences": []}
             sentences = [str(one).encode() for one in end.get("sentences", [])]
@@ -304,6 +322,26 @@ class Connection:
         elif not message.number("attached") and not task:
             self._reattach(running)
 
+    def _task(self, record: Record, task: str) -> Running:
+        """A task of this very job: what others' are called is no secret, since /proc and the cgroup tree show it.
+
+        One that no agent remembers is looked up in the engine, which alone knows whose container it is in.
+        """
+        running = self.node.running.get(task)
+        if running is None and _TASK.fullmatch(task):
+            running = Running(record=record, exec_id=task)
+            try:
+                is_ours = self.node.engine.exec_inspect(task).get("ContainerID") == record.container_id
+            except EngineError:
+                finish_task(self.node, running)  # forgotten: its end is told, and not kept
+                return running
+            if is_ours:
+                return self.node.running.setdefault(task, running)
+            running = None
+        if running is None or not running.exec_id or running.record.incarnation != record.incarnation:
+            raise Refusal("no-such-task", f"job {record.job_id} has no such task here")
+        return running
+
     def _reattach(self, running: Running, sentence: str = "") -> None:
         record = running.record
         with self.node.engine.attach(record.container_id or record.container_name) as stream:
@@ -312,7 +350,7 @@ class Connection:
     def _mine(self, message: wire.Message) -> Running:
         record = self._own(message)
         running = self.node.running.get(message.text("task") or record.incarnation) if record else None
-        if running is None or record is None or running.record.job_id != record.job_id:
+        if running is None or record is None or running.record.incarnation != record.incarnation:
             raise Refusal("not-running", f"job {message.text('job')} has nothing running here")
         return running
 
@@ -398,8 +436,7 @@ class Door:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self.count: Counter[int] = Counter()
-        self.lock = threading.Lock()
+        self.manners = Manners(node.config.agent.max_connections, node.config.agent.message_bytes)
 
     def open(self) -> socket.socket:
         """Bind the socket, replacing the file a dead agent left (the lock says it is dead)."""
@@ -421,18 +458,13 @@ class Door:
                 time.sleep(0.05)  # out of descriptors: clients wait in the backlog meanwhile
                 continue
             peer = Peer(connection)
-            limit = self.node.config.agent.max_connections
-            with self.lock:
-                full = self.count.total() >= limit or (peer.uid and self.count[peer.uid] >= max(8, limit // 4))
-                if not full:
-                    self.count[peer.uid] += 1
-            if full:
+            if not self.manners.enter(peer.uid):
                 connection.close()
                 continue
             threading.Thread(target=self._serve, args=(connection, peer), daemon=True).start()
 
     def _serve(self, connection: socket.socket, peer: Peer) -> None:
-        served = Connection(self.node, connection, peer)
+        served = Connection(self.node, connection, peer, self.manners)
         try:
             with connection:
                 served.serve()
@@ -445,8 +477,7 @@ class Door:
         finally:
             if served.running is not None and served.running.connection is connection:
                 served.running.connection = None
-            with self.lock:
-                self.count[peer.uid] -= 1
+            self.manners.leave(peer.uid)
 
 
 def adopt(node: Node) -> None:
@@ -472,14 +503,16 @@ def adopt(node: Node) -> None:
 
 def serve(paths: Paths) -> int:
     """Run the agent until it is told to stop; returns its exit code."""
+    for problem in untrusted(paths):
+        return _unusable(paths, "untrusted-files", f"pbsdock does not run from files others can change: {problem}")
     try:
         config = load(paths.config)
     except (ConfigError, OSError) as error:
-        return _misconfigured(paths, str(error))
+        return _unusable(paths, "bad-configuration", f"the configuration is not usable: {error}")
     events = EventStream.from_config(config.events, paths.log_dir, socket.gethostname())
     ledger = Ledger(paths.state_dir / "jobs")
     node = Node(paths, config, events, ledger)
-    for directory, mode in ((paths.run_dir, 0o755), (paths.markers, 0o711), (paths.work, 0o700)):
+    for directory, mode in ((paths.run_dir, 0o755), (paths.markers, 0o711), (paths.work, 0o700), (paths.pins, 0o700)):
         directory.mkdir(mode=mode, parents=True, exist_ok=True)
         directory.chmod(mode)
     _note_stores(paths, config)
@@ -525,10 +558,10 @@ def _stop(node: Node) -> None:
     os._exit(0)
 
 
-def _misconfigured(paths: Paths, text: str) -> int:
-    sentence = " ".join(f"the configuration is not usable: {text}".split())
+def _unusable(paths: Paths, code: str, text: str) -> int:
+    sentence = " ".join(text.split())
     try:
-        paths.unhealthy.write_text(f"{sentence}\nbad-configuration\n")
+        paths.unhealthy.write_text(f"{sentence}\n{code}\n")
         paths.unhealthy.chmod(0o644)
     except OSError:
         pass

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from pbsdock import container, mounts, wire
+from pbsdock import container, mounts, pins, wire
 from pbsdock.agent import facts
 from pbsdock.agent.node import Node, Running, alive, ms_since
 from pbsdock.engine import EngineError, process_groups
@@ -19,6 +21,7 @@ from pbsdock.plan import Plan
 
 _PID_S = 2.0
 _ENDING_S = 0.3
+_CHANGED = (errno.ESTALE, errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EACCES)
 _REMOVED_S = 10.0
 _NO_PROGRAM = re.compile(r'exec: "([^"]+)"|no such file or directory|permission denied|too many levels of symbolic')
 
@@ -62,18 +65,20 @@ def start_job(node: Node, record: Record, request: wire.Message, peer_pid: int) 
     if lost:
         node.emit("env.dropped", record, names=",".join(lost)[:500])
     bound = bounds(record)
-    if gone := mounts.changed(bound):
-        raise Refusal("mount-changed", f"{gone} was exchanged after it had been checked; nothing was started")
-    if container.working_directory(plan, call, bound) == "/" and call.cwd not in ("/", plan.home):
-        record.facts["cwd_lost"] = call.cwd
+    if plan.stage_in and plan.workdir:
+        _check_workdir(plan, bound)
+    asked, call = call.cwd, _standing(call, plan, bound)
+    if container.working_directory(plan, call, bound) == "/" and asked not in ("/", plan.home):
+        record.facts["cwd_lost"] = asked
     rlimits = _rlimits(peer_pid)
-    stream, identifier = _launch(node, record, plan, call, bound, rlimits)
-    try:
-        pid = _verified(node, record, plan, identifier, bound)
-    except BaseException:
-        stream.close()
-        node.engine.remove(identifier)
-        raise
+    with _pinned(node, record, plan, bound) as pinned:
+        stream, identifier = _launch(node, record, plan, call, pinned, rlimits)
+        try:
+            pid = _verified(node, record, plan, identifier, bound)
+        except BaseException:
+            stream.close()
+            node.engine.remove(identifier)
+            raise
     record.container_id = identifier
     record.state = "running"
     record.facts["pid"] = pid
@@ -102,6 +107,45 @@ def discard_half_started(node: Node, record: Record, request: wire.Message) -> N
         if time.monotonic() > deadline:
             raise NodeFault("container-stays", f"container {record.container_name} cannot be removed")
         time.sleep(0.05)
+
+
+def _check_workdir(plan: Plan, bound: Sequence[Bound]) -> None:
+    """The directory to work in, which what was staged in may have made. Raises Refusal."""
+    user = mounts.User(uid=plan.uid, gid=plan.gid, groups=plan.groups)
+    if lost := mounts.missing([plan.workdir or "/"], bound, user):
+        path, inside = lost
+        raise Refusal("no-such-directory", f"{path} does not exist in {inside.source} after files were staged in")
+
+
+def _standing(call: container.Call, plan: Plan, bound: Sequence[Bound]) -> container.Call:
+    """The call with a directory the engine need not make: it would, as root, in what is mounted of the host."""
+    user = mounts.User(uid=plan.uid, gid=plan.gid, groups=plan.groups)
+    return call if plan.workdir or not mounts.missing([call.cwd], bound, user) else replace(call, cwd="/")
+
+
+@contextmanager
+def _pinned(node: Node, record: Record, plan: Plan, bound: Sequence[Bound]) -> Iterator[list[Bound]]:
+    """The mounts with pins, which are there for no longer than the engine needs them.
+
+    Raises Refusal for one that is not what was checked any more.
+    """
+    directory = node.paths.pins / node.work_dir(record).name
+    pins.remove(directory)  # of an agent that was lost while it started the job
+    user = mounts.User(uid=plan.uid, gid=plan.gid, groups=plan.groups)
+    of_root = {one.target for one in plan.mounts if one.origin == "nodefile"}
+    try:
+        try:
+            pinned = pins.make([(one, None if one.target in of_root else user) for one in bound], directory)
+        except OSError as error:
+            if error.errno not in _CHANGED:
+                raise NodeFault("pin-failed", f"{error.filename} cannot be mounted: {error.strerror}") from None
+            raise Refusal(
+                "mount-changed", f"{error.filename} was exchanged after it had been checked; nothing was started"
+            ) from None
+        yield pinned
+    finally:
+        with suppress(OSError):  # a release tries again, and says so
+            pins.remove(directory)
 
 
 def _launch(
@@ -199,6 +243,7 @@ def start_task(node: Node, record: Record, request: wire.Message) -> tuple[Runni
     """Run a TM task inside the job's container; returns it running and its streams."""
     plan = Plan.from_dict(record.plan or {})
     call, _lost = read_call(request)
+    call = _standing(call, plan, bounds(record))
     rlimits: container.Rlimits = {}
     for argv in (container.command(call, rlimits, plan.image), list(call.argv)):
         identifier = node.engine.exec_create(

@@ -1,0 +1,109 @@
+"""T25, T26: which image runs is the site's to say, by name and by content, and it is the one that was checked."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from pbsdock.trial import Trial
+from tests.conftest import HOST_IMAGE, IMAGE, Instance
+from tests.support.attack import Entry, image, is_healthy
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture
+def strict(instance: Instance) -> Iterator[Instance]:
+    """A site that allows two namespaces, forbids one image of them, and never pulls."""
+    good = instance.config.read_text()
+    own = IMAGE.split("/")[0]
+    instance.configure(
+        f'[images]\nallow = ["docker.io/{own}/*", "registry.example.org/team/*"]\ndeny = ["docker.io/{own}/host*"]\npull = "never"\n'
+    )
+    yield instance
+    instance.configure(good)
+
+
+@pytest.mark.parametrize("name", [
+    "OWNx/busybox:1", "xOWN/busybox:1", "evil.test/OWN/busybox:1", "docker.io.evil.test/OWN/busybox:1", "OWN/sub/../../x",
+    "registry.example.org.evil.test/team/x", "registry.example.org:5000/team/x", "registry.example.org/teams/x",
+    "evil.test/registry.example.org/team/x", "OWN/host:1", "OWN/host", "docker.io/OWN/hostile", "library/OWN", "OWN",
+    "localhost/OWN/busybox:1",
+])  # fmt: skip
+def test_names_that_look_allowed(strict: Instance, name: str) -> None:
+    """Typosquats, other registries and denied names are refused although some are on the node already."""
+    done = strict.run(f"#!/bin/sh\n#DOCKER {name.replace('OWN', IMAGE.split('/')[0])}\necho started\n")
+
+    assert (done.exit_status, done.stdout) == (125, b"")
+    assert done.stderr.startswith(b"pbsdock: STDIN:2:9: ")
+
+
+def test_the_allowed_one_runs(strict: Instance) -> None:
+    """And no directive can have it pulled."""
+    assert strict.run(f"#!/bin/sh\n#DOCKER {IMAGE}\necho ran\n").stdout == b"ran\n"
+    assert b"this site runs only images" in strict.run(f"#!/bin/sh\n#DOCKER --pull always {IMAGE}\n").stderr
+
+
+def test_a_site_that_wants_digests(instance: Instance) -> None:
+    """A tag is a word that moves: where the site wants a digest, nothing else will do."""
+    good = instance.config.read_text()
+    instance.configure("[images]\nrequire_digest = true\n")
+    try:
+        done = instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\necho started\n")
+    finally:
+        instance.configure(good)
+    assert (done.exit_status, done.stdout) == (125, b"")
+    assert b"names no digest" in done.stderr
+
+
+def _prepared(instance: Instance, options: str) -> Trial:
+    trial = Trial(instance.request(f"#!/bin/sh\n#DOCKER {options}\ncat /which\n"))
+    trial.prepare_files()
+    assert trial.prologue() == 0
+    return trial
+
+
+@pytest.mark.threat(26)
+def test_a_tag_that_moves_between_check_and_start(instance: Instance) -> None:
+    """The container is made of the image that was checked, by its id."""
+    with image("moves", [Entry("which", b"the checked one\n")]) as name, image("evil", [Entry("which", b"another\n")]) as evil:
+        trial = _prepared(instance, name)
+        subprocess.run(["docker", "tag", evil, name], check=True)
+        trial.start()
+        done = trial.finish(trial.wait())
+
+    assert done.stdout == b"the checked one\n", done.stderr
+
+
+@pytest.mark.threat(26)
+def test_an_image_that_is_gone_at_the_start(instance: Instance) -> None:
+    """Told, and nothing of the same name taken in its place."""
+    with image("goes", [Entry("which", b"the checked one\n")]) as name:
+        trial = _prepared(instance, name)
+        subprocess.run(["docker", "rmi", "-f", name], check=True, capture_output=True)
+        subprocess.run(["docker", "tag", HOST_IMAGE, name], check=True)
+        trial.start()
+        done = trial.finish(trial.wait())
+
+    assert (done.exit_status, done.stdout) == (125, b"")
+    assert b"was removed from" in done.stderr
+    assert is_healthy(instance)
+
+
+@pytest.mark.threat(26)
+def test_a_mount_that_is_exchanged_between_check_and_start(instance: Instance) -> None:
+    """Another directory of the same name is not what was looked at."""
+    home = "/home/pbsdock-a"
+    subprocess.run(["mkdir", "-p", f"{home}/swap"], user="pbsdock-a", check=True)
+    try:
+        trial = _prepared(instance, f"-v $HOME/swap:/x {IMAGE}")
+        subprocess.run(["sh", "-c", f"mv {home}/swap {home}/gone; ln -s /etc {home}/swap"], user="pbsdock-a", check=True)
+        trial.start()
+        done = trial.finish(trial.wait())
+    finally:
+        subprocess.run(["rm", "-rf", f"{home}/swap", f"{home}/gone"], check=True)
+
+    assert (done.exit_status, done.stdout) == (125, b"")
+    assert done.stderr == f"pbsdock: {home}/swap was exchanged after it had been checked; nothing was started\n".encode()

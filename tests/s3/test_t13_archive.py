@@ -1,0 +1,86 @@
+"""T13: secrets never pass the engine's archive calls: of everything the agent asks of it, each call is one we know.
+
+``docker cp`` and its API resolve paths inside a container as root (CVE-2018-15664 and its successors).
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import wait_until
+from tests.s3.test_jobs import Site, _config, site  # noqa: F401 - the fixture
+
+pytestmark = pytest.mark.engine
+_KNOWN = re.compile(
+    r"GET (/v[\d.]+)?/(_ping|version|info|events\?.*|containers/json\?.*|containers/[^/]+/json|images/.+/json|exec/\w+/json)"
+    r"|HEAD /_ping"
+    r"|POST (/v[\d.]+)?/(containers/create\?.*|containers/[^/]+/(start|attach\?.*|resize\?.*)|exec/\w+/(start|resize\?.*)"
+    r"|containers/[^/]+/exec)"
+    r"|DELETE (/v[\d.]+)?/containers/[^/]+\?v=1&force=1"
+)  # fmt: skip
+
+
+@contextmanager
+def _listening(path: Path, heard: list[bytes]) -> Iterator[None]:
+    """A socket before the engine's that passes everything on and keeps what the agent says."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen(64)
+
+    def pump(source: socket.socket, target: socket.socket, keep: bool) -> None:
+        try:
+            while data := source.recv(65536):
+                if keep:
+                    heard.append(data)
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def accept() -> None:
+        while True:
+            try:
+                near = listener.accept()[0]
+            except OSError:
+                return
+            far = socket.socket(socket.AF_UNIX)
+            far.connect("/var/run/docker.sock")
+            threading.Thread(target=pump, args=(near, far, True), daemon=True).start()
+            threading.Thread(target=pump, args=(far, near, False), daemon=True).start()
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(5)
+        path.unlink()
+
+
+@pytest.mark.threat(12)
+def test_every_call_is_known(site: Site) -> None:  # noqa: F811
+    """From the prologue to the epilogue of a job with credentials; none of which is in any request."""
+    heard: list[bytes] = []
+    path = site.instance.root / "ear.sock"
+    with _listening(path, heard):
+        site.instance.configure(f'[engine]\nsocket = "{path}"\n' + _config(site.store))
+        done = site.run("--s3 ceph:alice-in --s3 keys:alice-out:rw", "cat $AWS_SHARED_CREDENTIALS_FILE")
+        wait_until("all is gone", lambda: site.instance.left() == [])
+        site.instance.configure(_config(site.store))
+    said = b"".join(heard)
+    lines = [one.decode() for one in re.findall(rb"^((?:GET|HEAD|PUT|POST|DELETE|PATCH) \S+) HTTP/1\.1\r$", said, re.MULTILINE)]
+    secrets = re.findall(rb"= (\S{12,})$", done.stdout, re.MULTILINE)
+
+    assert [one for one in lines if "/create?" in one]
+    assert [one for one in lines if not _KNOWN.fullmatch(one)] == []
+    assert len(secrets) >= 4
+    assert [one for one in secrets if one in said] == []
