@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import wait_until
-from tests.s3.test_jobs import Site, _config, site  # noqa: F401 - the fixture
+from tests.s3.site import Site, config
 
 pytestmark = pytest.mark.engine
 _KNOWN = re.compile(
@@ -67,15 +67,15 @@ def _listening(path: Path, heard: list[bytes]) -> Iterator[None]:
 
 
 @pytest.mark.threat(12)
-def test_every_call_is_known(site: Site) -> None:  # noqa: F811
+def test_every_call_is_known(site: Site) -> None:
     """From the prologue to the epilogue of a job with credentials; none of which is in any request."""
     heard: list[bytes] = []
     path = site.instance.root / "ear.sock"
     with _listening(path, heard):
-        site.instance.configure(f'[engine]\nsocket = "{path}"\n' + _config(site.store))
+        site.instance.configure(f'[engine]\nsocket = "{path}"\n' + config(site.store))
         done = site.run("--s3 ceph:alice-in --s3 keys:alice-out:rw", "cat $AWS_SHARED_CREDENTIALS_FILE")
         wait_until("all is gone", lambda: site.instance.left() == [])
-        site.instance.configure(_config(site.store))
+        site.instance.configure(config(site.store))
     said = b"".join(heard)
     lines = [one.decode() for one in re.findall(rb"^((?:GET|HEAD|PUT|POST|DELETE|PATCH) \S+) HTTP/1\.1\r$", said, re.MULTILINE)]
     secrets = re.findall(rb"= (\S{12,})$", done.stdout, re.MULTILINE)

@@ -12,7 +12,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from tests.conftest import USERS, wait_until
-from tests.s3.test_jobs import Site, _keys, site  # noqa: F401 - the fixture
+from tests.s3.site import Site
+from tests.s3.test_jobs import _keys
 
 pytestmark = pytest.mark.engine
 _ADMIN = ("/admin/user?uid=alice", "/admin/user?list", "/admin/metadata/user", "/admin/bucket?uid=alice", "/admin/usage", "/admin/info")
@@ -34,7 +35,7 @@ def _status(endpoint: str, path: str, keys: dict[str, str], body: str = "") -> i
 
 @pytest.mark.threat(15)
 @pytest.mark.parametrize("kind", ["ceph", "keys"])
-def test_a_jobs_key_administers_nothing(site: Site, kind: str) -> None:  # noqa: F811
+def test_a_jobs_key_administers_nothing(site: Site, kind: str) -> None:
     """Neither the admin API nor roles, whichever kind of credential it is."""
     trial = site.instance.begin(site.script(f"--s3 {kind}:alice-in", "cat $AWS_SHARED_CREDENTIALS_FILE; echo ready; sleep 60"))
     wait_until("the script runs", lambda: b"ready" in trial.out_path.read_bytes())
@@ -50,7 +51,7 @@ def test_a_jobs_key_administers_nothing(site: Site, kind: str) -> None:  # noqa:
     assert {one for one in roles.values() if one < 400} == set(), roles
 
 
-def test_the_nodes_identity_cannot_be_read(site: Site) -> None:  # noqa: F811
+def test_the_nodes_identity_cannot_be_read(site: Site) -> None:
     """Not by a user on the node, not by a mount, not from a container."""
     for file in (site.store.role_identity, site.store.key_identity):
         assert file.stat().st_mode & 0o077 == 0
