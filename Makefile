@@ -1,4 +1,4 @@
-.PHONY: help demo test attack bench lint
+.PHONY: help demo test attack faults load bench lint
 
 PYTHON := .venv/bin/python
 SHELL_FILES := install.sh $(filter-out hooks/ask,$(wildcard hooks/*)) tests/*.sh demo/*.sh .ci/run examples/*.sh
@@ -7,6 +7,8 @@ help:
 	@echo 'make demo   run a real job through the three hooks and show what happened (root, Debian 12)'
 	@echo 'make test   everything CI runs: linters, types, unit tests, tests on the real engine (root)'
 	@echo 'make attack what a hostile user and a hostile image can do, alone (root); part of make test'
+	@echo 'make faults every fault at every step, the engine hung for five minutes (root, about half an hour)'
+	@echo 'make load   2,000 jobs in a row, 64 at once, 10,000 dead records, 500 foreign containers (root)'
 	@echo 'make bench  the costs as ratios to plain docker (root)'
 	@echo 'make lint   ruff, mypy --strict and shellcheck alone'
 
@@ -18,6 +20,12 @@ test: setup lint
 
 attack: setup
 	$(PYTHON) -m pytest tests/attacks
+
+faults: setup
+	PBSDOCK_FAULTS=full $(PYTHON) -m pytest -s tests/faults
+
+load: setup
+	@$(PYTHON) bench/load.py full
 
 bench: setup
 	@$(PYTHON) bench/bench.py
