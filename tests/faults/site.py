@@ -110,7 +110,9 @@ class Site:
             subprocess.run(["pkill", "-KILL", "-u", user], check=False)
         self.engine.stop()
         self.gateway.stop()
-        subprocess.run(["umount", "-R", "-l", str(self.engine.root)], capture_output=True, check=False)
+        below = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for place in (one for one in reversed(below) if one.startswith(f"{self.engine.root}/")):
+            subprocess.run(["umount", "-l", place], capture_output=True, check=False)
         for instance in (self.instance, self.other):
             for directory in (instance.state_dir, instance.run_dir):
                 subprocess.run(["umount", "-R", "-l", str(directory)], capture_output=True, check=False)
