@@ -1,4 +1,4 @@
-.PHONY: help demo demo-s3 test attack bench lint
+.PHONY: help demo demo-s3 test attack faults load bench lint
 
 PYTHON := .venv/bin/python
 SHELL_FILES := install.sh $(filter-out hooks/ask,$(wildcard hooks/*)) tests/*.sh demo/*.sh .ci/run examples/*.sh
@@ -8,6 +8,8 @@ help:
 	@echo 'make demo-s3  the same with an object store of its own: input from a bucket, result back into one'
 	@echo 'make test   everything CI runs: linters, types, unit tests, tests on the real engine (root)'
 	@echo 'make attack the attacks of docs/security.md with a table of its rows (root); part of make test; LONG=1: longer races'
+	@echo 'make faults every fault at every step, the engine hung for five minutes (root, about half an hour)'
+	@echo 'make load   2,000 jobs in a row, 64 at once, 10,000 dead records, 500 foreign containers (root)'
 	@echo 'make bench  the costs as ratios to plain docker (root)'
 	@echo 'make lint   ruff, mypy --strict and shellcheck alone'
 
@@ -22,6 +24,12 @@ test: setup lint
 
 attack: setup
 	PBSDOCK_ATTACK_LONG=$(LONG) $(PYTHON) -m pytest -m threat --threats -o timeout=$(if $(LONG),900,180)
+
+faults: setup
+	PBSDOCK_FAULTS=full $(PYTHON) -m pytest -s tests/faults
+
+load: setup
+	@$(PYTHON) bench/load.py full
 
 bench: setup
 	@$(PYTHON) bench/bench.py

@@ -126,7 +126,10 @@ def _flag(run_dir: str, sentence: str) -> None:
     temporary = f"{run_dir}/unhealthy.{os.getpid()}"
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        os.write(fd, sentence.encode("utf-8", "replace") + b"\n")
+        try:
+            os.write(fd, sentence.encode("utf-8", "replace") + b"\n")
+        except OSError:
+            pass  # on a full disk without its sentence: what counts is that the flag is there
         os.close(fd)
         os.rename(temporary, f"{run_dir}/unhealthy")
     except OSError:

@@ -18,6 +18,7 @@ from typing import Any
 import docker
 import docker.errors
 import requests.exceptions
+from urllib3.exceptions import ReadTimeoutError
 
 from pbsdock.config import is_root_only
 from pbsdock.errors import HookError, NodeFault, Refusal
@@ -83,7 +84,7 @@ class Images:
                     "image-not-present",
                     f"image {reference!r} is not on this node and --pull never forbids to fetch it",
                 )
-            self._wait_for_pull(reference, platform, inactivity_s, total_s, auth or {}, progress)
+            self._wait_for_pull(reference, platform, (inactivity_s, total_s, max_bytes), auth or {}, progress)
             image = self._inspect(reference)
             if image is None:
                 raise NodeFault("pull-failed", f"image {reference!r} was pulled but is not there")
@@ -100,9 +101,7 @@ class Images:
                 f"image {reference!r} is built for {image.architecture}; this node runs {wanted}",
             )
         if max_bytes and image.size > max_bytes:
-            raise Refusal(
-                "image-too-large", f"image {reference!r} has {image.size} bytes; this site allows {max_bytes}"
-            )
+            raise _too_large(reference, f"has {image.size} bytes", max_bytes)
 
     def _architecture(self) -> str:
         if self._host is None:
@@ -129,15 +128,16 @@ class Images:
     # -- pulling ------------------------------------------------------------------------------------------------
 
     def _wait_for_pull(
-        self, reference: str, platform: str | None, inactivity_s: float, total_s: float,
+        self, reference: str, platform: str | None, bounds: tuple[float, float, int],
         auth: Mapping[str, Mapping[str, str]], progress: Callable[[str], None],
     ) -> None:
+        total_s = bounds[1]
         key = (reference, platform)
         with self._lock:
             pull = self._pulls.get(key)
             if pull is None:
                 pull = self._pulls[key] = Future()
-                arguments = (key, pull, inactivity_s, total_s, auth.get(parse_image(reference).registry))
+                arguments = (key, pull, bounds, auth.get(parse_image(reference).registry))
                 threading.Thread(target=self._pull, args=arguments, name="pull", daemon=True).start()
         began = self.clock()
         while True:
@@ -154,14 +154,14 @@ class Images:
                     raise _too_slow(reference, f"in {total_s:.0f} s") from None
 
     def _pull(
-        self, key: tuple[str, str | None], done: Future[None], inactivity_s: float, total_s: float,
+        self, key: tuple[str, str | None], done: Future[None], bounds: tuple[float, float, int],
         auth: Mapping[str, str] | None,
     ) -> None:
         reference, platform = key
         began = self.clock()
         self.emit("image.pulling", image=reference)
         try:
-            self._stream(reference, platform, inactivity_s, total_s, auth)
+            self._stream(reference, platform, bounds, auth)
             image = self._inspect(reference)
             self.emit(
                 "image.pulled", image=reference, ms=round((self.clock() - began) * 1000, 1),
@@ -183,8 +183,9 @@ class Images:
             done.set_exception(result)
 
     def _stream(
-        self, reference: str, platform: str | None, inactivity_s: float, total_s: float, auth: Mapping[str, str] | None
+        self, reference: str, platform: str | None, bounds: tuple[float, float, int], auth: Mapping[str, str] | None
     ) -> None:
+        inactivity_s, total_s, max_bytes = bounds
         began = self.clock()
         layers: dict[str, tuple[int, int, bool]] = {}
         told = began
@@ -192,6 +193,13 @@ class Images:
         # The engine repeats "Retrying" or nothing at all: only changed content counts as progress, and the read
         # deadline of the connection bounds silence.
         client = self.client(inactivity_s)
+        answers: list[Any] = []
+
+        def bound(answer: Any, *_: object, **__: object) -> None:
+            answer.raw.connection.sock.settimeout(inactivity_s)  # the SDK pulls without a deadline, whatever it is told
+            answers.append(answer)
+
+        client.hooks["response"].append(bound)
         try:
             for line in self._lines(client, reference, platform, auth):
                 now = self.clock()
@@ -205,17 +213,25 @@ class Images:
                 if now - began > total_s:
                     raise _too_slow(reference, f"in {total_s:.0f} s")
                 _note(layers, line)
+                if max_bytes and (done := sum(one[0] for one in layers.values())) > max_bytes:
+                    # What a registry says of a layer's size binds nobody: one without an end would fill the disk.
+                    raise _too_large(reference, f"has {done} bytes and more to come", max_bytes)
                 if now - told >= _PROGRESS_S:
                     told = now
                     self._progress(reference, layers)
-        except (requests.exceptions.Timeout, requests.exceptions.ConnectionError) as error:
+        except (
+            requests.exceptions.Timeout, requests.exceptions.ConnectionError, ReadTimeoutError, TimeoutError
+        ) as error:  # fmt: skip
             if "timed out" in str(error).lower():
                 raise _too_slow(reference, f"without any progress for {inactivity_s:.0f} s") from None
             raise NodeFault("engine-unreachable", f"the Docker engine does not answer: {_short(error)}") from None
         except docker.errors.APIError as error:
             raise classify(reference, str(error.explanation or error)) from None
         finally:
-            client.close()  # the engine cancels a pull whose client is gone
+            # The engine cancels a pull whose client is gone; closing a client leaves the stream under way open.
+            for one in answers:
+                one.close()
+            client.close()
 
     def _lines(
         self, client: Any, reference: str, platform: str | None, auth: Mapping[str, str] | None
@@ -244,6 +260,10 @@ def _note(layers: dict[str, tuple[int, int, bool]], line: Mapping[str, Any]) -> 
     if status == "Downloading":
         done, total = int(detail.get("current", done)), int(detail.get("total", total))
     layers[identifier] = (done, total, status in ("Pull complete", "Already exists"))
+
+
+def _too_large(reference: str, how: str, max_bytes: int) -> Refusal:
+    return Refusal("image-too-large", f"image {reference!r} {how}; this site allows {max_bytes}")
 
 
 def _too_slow(reference: str, how: str) -> Refusal:

@@ -16,6 +16,7 @@ import pytest
 
 from pbsdock.trial import Trial
 from tests.conftest import IMAGE, Instance, install, wait_until
+from tests.support.engine import OwnEngine
 
 pytestmark = pytest.mark.engine
 
@@ -191,54 +192,6 @@ def test_users_are_kept_apart(instance: Instance) -> None:
 
 
 # -- an engine of our own, to be stopped, hung and restarted ----------------------------------------------------------
-
-
-class OwnEngine:
-    """A second dockerd in a network namespace of its own (else it would take the first one's bridge away)."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.socket = root / "docker.sock"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self, *options: str) -> None:
-        self._launch(options)
-        wait_until("the second engine answers", lambda: self._up(options), 60)
-
-    def _up(self, options: tuple[str, ...]) -> bool:
-        """After a kill a new dockerd may give up waiting for its containerd: then once more, as an init system does."""
-        assert self.process is not None
-        if self.process.poll() is not None:
-            self._launch(options)
-        return self.answers()
-
-    def _launch(self, options: tuple[str, ...]) -> None:
-        self.root.mkdir(exist_ok=True)
-        with open(self.root / "log", "ab") as log:
-            self.process = subprocess.Popen(
-                ["unshare", "--net", "dockerd", "--data-root", f"{self.root}/data", "--exec-root", f"{self.root}/exec",
-                 "-p", f"{self.root}/pid", "-H", f"unix://{self.socket}", "--bridge=none", "--iptables=false",
-                 *options],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-
-    def answers(self) -> bool:
-        return self.docker("version").returncode == 0
-
-    def docker(self, *arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            ["docker", "-H", f"unix://{self.socket}", *arguments], capture_output=True, check=False, **options
-        )
-
-    def stop(self) -> None:
-        assert self.process is not None
-        self.process.terminate()
-        self.process.wait(30)
-
-    def kill(self) -> None:
-        assert self.process is not None
-        os.kill(int((self.root / "pid").read_text()), signal.SIGKILL)
-        self.process.wait(30)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -195,12 +195,11 @@ class Node:
         temporary = self.paths.unhealthy.with_suffix(".new")
         fresh = not self.paths.unhealthy.exists()
         sentence = " ".join(error.sentence.split())
-        try:
+        with suppress(OSError):  # on a full disk without its sentence: what counts is that the flag is there
             temporary.write_text(f"{sentence}\n{error.code}\n{time.time():.0f}\n")
+        with suppress(OSError):
             temporary.chmod(0o644)
             temporary.rename(self.paths.unhealthy)
-        except OSError:
-            pass
         if fresh:
             self.emit("node.unhealthy", level="error", code=error.code, sentence=sentence)
 

@@ -21,6 +21,7 @@ from pbsdock.errors import HookError, NodeFault
 from pbsdock.ledger import Record
 
 _AT_ONCE = 16
+_BUSY_S = 2.0
 
 
 class Verdict(Enum):
@@ -80,7 +81,7 @@ def reconcile(node: Node, *, dry_run: bool = False, now: float | None = None, gr
     grace = node.config.reaper.grace_s if grace_s is None else grace_s
     result = Pass(findings=[])
     try:
-        job_files = frozenset(one for one in os.listdir(node.paths.mom_jobs) if one.endswith(".JB"))
+        job_files = _job_files(node)
         if not node.engine.probe():
             raise OSError(f"engine: {node.engine.down_because}")
         containers = node.engine.labelled(node.label)
@@ -112,7 +113,7 @@ def reconcile(node: Node, *, dry_run: bool = False, now: float | None = None, gr
     first = [one for one in orphans if one.kind == "container"]
     then = [one for one in orphans if one.kind != "container"]
     with ThreadPoolExecutor(_AT_ONCE, "reaper") as pool:
-        result.reaped = sum(pool.map(lambda pair: _release_dead(node, *pair), dead[:cap]))
+        result.reaped = sum(pool.map(lambda pair: _release_dead(node, pair[0], pair[1], grace), dead[:cap]))
         for group in (first, then):
             result.reaped += sum(pool.map(lambda one: _reap(node, one), group))
     result.left = len(result.findings) - result.reaped
@@ -121,13 +122,23 @@ def reconcile(node: Node, *, dry_run: bool = False, now: float | None = None, gr
     return result
 
 
-def _release_dead(node: Node, record: Record, finding: Finding) -> bool:
+def _job_files(node: Node) -> frozenset[str]:
+    """The live jobs. Raises OSError."""
+    return frozenset(one for one in os.listdir(node.paths.mom_jobs) if one.endswith(".JB"))
+
+
+def _release_dead(node: Node, record: Record, finding: Finding, grace_s: float) -> bool:
     try:
-        with node.job_lock(record.job_id, 60.0):
+        with node.job_lock(record.job_id, _BUSY_S):
             if all(one is not record for one in node.ledger.load_all()[0]):
                 return False  # its epilogue was faster
+            # Judged again: a prologue that took longer than the grace may just have ended, and its job be alive.
+            if not _dead_records([record], node.boot, _job_files(node), time.time(), grace_s):
+                return False
             gone = release(node, record, why=finding.why)
-    except NodeFault as error:
+    except NodeFault:
+        return False  # a hook is at work on it; the next pass looks again
+    except OSError as error:
         node.emit("release.failed", record, level="error", reason=str(error))
         return False
     if gone:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from pbsdock import pins, wire
@@ -28,7 +29,9 @@ def release(node: Node, record: Record, *, why: str, keep: bool = False) -> bool
     before = record.state
     if not keep:
         record.state = "releasing"
-        node.ledger.save(record)
+        # Room is what this makes: a full disk must not stop it. The next agent would find the record as it was before.
+        with suppress(OSError):
+            node.ledger.save(record)
     node.emit("release.begun", record, why=why, state=before, phase="release")
     failures = tear_down(node, record)
     if failures:

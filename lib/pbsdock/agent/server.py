@@ -138,7 +138,7 @@ class Connection:
 
     def _prepare(self, message: wire.Message) -> None:
         try:
-            record = prepare.from_prologue(self.node, _argv(message), _env(message), self._notify)
+            record = self._prepared(message)
         except NodeFault as error:
             self.node.fault(error)
             argv = _argv(message)
@@ -153,6 +153,12 @@ class Connection:
                 with self.node.job_lock(record.job_id, 90.0):
                     release(self.node, record, why="prologue-gone")
             raise
+
+    def _prepared(self, message: wire.Message) -> Record | None:
+        try:
+            return prepare.from_prologue(self.node, _argv(message), _env(message), self._notify)
+        except OSError as error:  # the ledger's disk is full, or there are no descriptors left: not the client's doing
+            raise NodeFault("prepare-failed", f"the agent of {self.node.name} cannot prepare jobs: {error}") from None
 
     def _release(self, message: wire.Message) -> None:
         argv = _argv(message)
@@ -441,6 +447,8 @@ class Door:
     def open(self) -> socket.socket:
         """Bind the socket, replacing the file a dead agent left (the lock says it is dead)."""
         path = str(self.node.paths.socket)
+        for stale in self.node.paths.run_dir.glob("agent.sock.*"):
+            stale.unlink(missing_ok=True)  # of an agent that was killed just here
         temporary = f"{path}.{os.getpid()}"
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(temporary)

@@ -84,9 +84,13 @@ def start_job(node: Node, record: Record, request: wire.Message, peer_pid: int) 
     record.facts["pid"] = pid
     record.facts["tty"] = call.tty
     record.facts["started_at"] = time.time()
+    try:
+        node.ledger.save(record)
+    except OSError as error:
+        stream.close()
+        raise NodeFault("record-not-written", f"the job was stopped before it began: its record: {error}") from None
     running = Running(record=record, pid=pid)
     node.running[record.incarnation] = running
-    node.ledger.save(record)
     node.emit("job.started", record, container=identifier, pid=pid, phase="run",
               ms=ms_since(began))
     return running, stream

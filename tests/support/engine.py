@@ -1,0 +1,82 @@
+"""A Docker engine of one's own, to be stopped, hung, killed and restarted while everybody else's runs on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+from tests.conftest import wait_until
+
+
+class OwnEngine:
+    """A second dockerd in a network namespace of its own (else it would take the first one's bridge away)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.socket = root / "docker.sock"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *options: str) -> None:
+        self._launch(options)
+        wait_until("the second engine answers", lambda: self._up(options), 60)
+
+    def _up(self, options: tuple[str, ...]) -> bool:
+        """After a kill a new dockerd may give up waiting for its containerd: then once more, as an init system does."""
+        assert self.process is not None
+        if self.process.poll() is not None:
+            self._launch(options)
+        return self.answers()
+
+    def _launch(self, options: tuple[str, ...]) -> None:
+        self.root.mkdir(exist_ok=True)
+        with open(self.root / "log", "ab") as log:
+            self.process = subprocess.Popen(
+                ["unshare", "--net", "dockerd", "--data-root", f"{self.root}/data", "--exec-root", f"{self.root}/exec",
+                 "-p", f"{self.root}/pid", "-H", f"unix://{self.socket}", "--bridge=none", "--iptables=false",
+                 *options],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    def answers(self) -> bool:
+        return self.docker("version").returncode == 0
+
+    def docker(self, *arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            ["docker", "-H", f"unix://{self.socket}", *arguments], capture_output=True, check=False, **options
+        )
+
+    def stop(self) -> None:
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait(30)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        os.kill(int((self.root / "pid").read_text()), signal.SIGKILL)
+        self.process.wait(30)
+
+    def ask(self, path: str) -> object:
+        """What a GET of the Engine API answers, without anybody's client in between."""
+        with socket.socket(socket.AF_UNIX) as door:
+            door.settimeout(30)
+            door.connect(str(self.socket))
+            door.sendall(f"GET {path} HTTP/1.0\r\nHost: docker\r\n\r\n".encode())
+            parts = list(iter(lambda: door.recv(65536), b""))
+        return json.loads(b"".join(parts).partition(b"\r\n\r\n")[2])
+
+    @property
+    def pid(self) -> int:
+        """dockerd's own."""
+        return int((self.root / "pid").read_text())
+
+    def freeze(self) -> None:
+        """Let it hang."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
