@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +35,7 @@ class World:
     def look(self) -> frozenset[str]:
         """Everything, one word each."""
         found: set[str] = set()
-        for kind in (self._engine, self._cgroups, self._processes, self._mounts, self._files, self._gateway):
+        for kind in (self._engine, self._cgroups, self._processes, self._mounts, self._files, self._unfinished, self._gateway):
             found.update(kind())
         return frozenset(found)
 
@@ -74,6 +75,8 @@ class World:
             ours = next((str(one) for one in (*self.trees, self.engine.root / "exec") if str(one) in line), "")
             if "containerd-shim" not in line and ours == str(self.engine.root / "exec"):
                 continue  # the engine itself
+            if "pbsdock.staging.spawner" in line and owner == 0:
+                continue  # comes and goes with its agent; what it forks is the user's
             if state == "Z" or (owner not in self.users and not ours):
                 continue
             if "pbsdock.agent.daemon" in line:
@@ -98,6 +101,15 @@ class World:
                 for name in (*directories, *files):
                     if not _STANDING.match(path := f"{here}/{name}"):
                         yield f"file {path}"
+
+    def _unfinished(self) -> Iterator[str]:
+        """What is on its way into a user's directory."""
+        for user in self.users:
+            try:
+                home = Path(pwd.getpwuid(user).pw_dir)
+            except KeyError:
+                continue
+            yield from (f"unfinished {one}" for one in home.rglob(".pbsdock-*"))
 
     def _gateway(self) -> Iterator[str]:
         yield from (f"credential {one}" for one in self.gateway())

@@ -28,8 +28,8 @@ from typing import Any
 LIBRARY, CONTROL = sys.argv[1], Path(sys.argv[2])
 sys.path.insert(0, LIBRARY)
 
-from pbsdock import engine, engine_http  # noqa: E402 - found only through the line above
-from pbsdock.agent import daemon, finish, node, prepare, release, server, watch  # noqa: E402
+from pbsdock import engine, engine_http, pins  # noqa: E402 - found only through the line above
+from pbsdock.agent import daemon, finish, node, prepare, release, server, stage, watch  # noqa: E402
 from pbsdock.config import Config  # noqa: E402
 from pbsdock.events import EventStream  # noqa: E402
 from pbsdock.paths import Paths  # noqa: E402
@@ -170,6 +170,10 @@ def _wrap_node() -> None:
 
     node.choose = choose
     prepare._files = _step("prepare", prepare._files)
+    # The modules' functions that change something of their own; what their threads do has phases of its own.
+    for module, names in ((pins, ("make", "remove")), (stage, ("begin_in", "await_in", "begin_out"))):
+        for name in names:
+            setattr(module, name, _step(module.__name__.rpartition(".")[2], getattr(module, name)))
     release._STEPS = tuple((name, _step(f"release.{name}", act)) for name, act in release._STEPS)
 
 
@@ -208,6 +212,8 @@ def _wrap_phases() -> None:
     door._prepare = _phase("prologue", door._prepare)  # type: ignore[method-assign]
     door._start = _phase("run", door._start)  # type: ignore[method-assign]
     door._release = _phase("epilogue", door._release)  # type: ignore[method-assign]
+    stage._stage_in = _phase("stage-in", stage._stage_in)
+    stage._stage_out = _phase("stage-out", stage._stage_out)
     server.finish = watch.finish = _phase("end", finish.finish)  # type: ignore[attr-defined]
 
 

@@ -16,6 +16,7 @@ from tests.faults.faults import Fault
 from tests.faults.site import IMAGE, Site
 
 _OVER_S = 60.0
+_CHECK_S = 2.0  # mom's own interval is 45 s; nothing depends on how long it is
 _CLEAN_S = 20.0
 _TIDY_S = 5.0
 _LASTS_S = 4.0  # a fault that lasts as long as its job ends at last by itself: the job may be waiting for just that
@@ -51,6 +52,12 @@ class Shape:
 SHAPES = (
     Shape(name="ends", phases=("prologue", "run", "end", "release", "epilogue")),
     Shape(name="killed", body="echo out; sleep 1000", killed=True, phases=("release", "epilogue"), status=256 + 9),
+    Shape(
+        name="stages", phases=("stage-in", "stage-out"),
+        body="cat $HOME/staged/in; cp $HOME/staged/in $HOME/staged/out; rm $HOME/staged/in; exit 7",
+        directive=f"--stage-in s3://alice-in/in $HOME/staged/in --stage-out $HOME/staged/out s3://alice-in/out on=always"
+        f" {IMAGE}",
+    ),
     Shape(name="refused", directive="--s3 alice-in --pull never no/such:image", phases=("prologue", "release"), status=125),
 )
 
@@ -82,10 +89,12 @@ def discover(site: Site, shape: Shape) -> tuple[list[Point], list[str]]:
             strays.append(" ".join(rest))
             continue
         name, asked, changed = rest[0], int(rest[1]), int(rest[2])
-        # Looking is no step. The teardown's table and the stores always count: whom they ask, others may answer for.
-        acts = asked or changed or name.startswith("release:") or ":stores." in name
-        if acts and name.split(":")[0] in shape.phases:
-            points.append(Point(shape.name, name, bool(asked)))
+        # Looking is no step. The teardown's table, the stores and the spawner always count: whom they ask, others may
+        # answer for.
+        acts = asked or changed or name.startswith("release:") or ":stores." in name or ":spawner." in name
+        point = Point(shape.name, name, bool(asked))
+        if acts and point.phase in shape.phases and point not in points:
+            points.append(point)
     return points, strays
 
 
@@ -119,7 +128,11 @@ def run_cell(site: Site, bystanders: Bystanders | None, shape: Shape, point: Poi
     mom = threading.Thread(target=lambda: outcomes.append(shape.carry_out(trial)), daemon=True)
     mom.start()
     reached = _strike(site, trial, fault, mom)
-    mom.join(_OVER_S)
+    deadline = time.monotonic() + _OVER_S
+    while mom.is_alive() and time.monotonic() < deadline:
+        mom.join(_CHECK_S)
+        if mom.is_alive() and not site.instance.agent_pids():
+            site.node_check()
     if outcomes:
         cell.outcome, wrong = judge(outcomes[0], shape, fault)
         cell.said = outcomes[0].stderr.decode(errors="replace")
@@ -170,6 +183,8 @@ def judge(done: Outcome, shape: Shape, fault: Fault) -> tuple[str, str]:
     """How the job came out of it, and a sentence if it was not told what it had to be told."""
     whole = (b"out\n", b"err\n") if shape.name == "ends" else (done.stdout, done.stderr)
     told = b"pbsdock: " in done.stderr
+    if shape.name == "stages" and done.stdout != b"out\n":
+        whole = (b"out\n", b"")
     if (done.exit_status, done.stdout, done.stderr) == (shape.status, *whole):
         return "whole", "" if shape.name != "refused" or told else "a refusal without a sentence"
     if done.exit_status == -14:

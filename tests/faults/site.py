@@ -57,10 +57,11 @@ class Site:
         subprocess.run(["sh", str(ROOT / "tests/image.sh"), IMAGE], check=True, env=environment)
         client = self.gateway.client(*self.gateway.user("alice"))
         client.create_bucket(Bucket="alice-in")
+        client.put_object(Bucket="alice-in", Key="in", Body=b"out\n")
         identity = self.gateway.identity(self.root / "role.toml", "pbsdock-node-role", "role")
         store = (
             f'[s3.ceph]\nendpoint = "{self.gateway.endpoint}"\nidentity = "{identity}"\nallow = ["alice-*"]\n'
-            "timeout_s = 2\n"
+            "timeout_s = 2\n[staging]\npatience_s = 3\n"
         )
         self.instance.config.write_text(self.instance.config.read_text() + store)
         uids = [pwd.getpwnam(name).pw_uid for name in (VICTIM, BYSTANDER)]

@@ -34,6 +34,7 @@ _SLOW = ("engine-hung", "engine-killed", "engine-restarted", "gateway-hung", "ga
 _STEPS = {
     "image": "prologue:images.ensure#1", "files": "prologue:prepare.files#1", "cgroup": "prologue:cgroups.create#1",
     "credentials": "prologue:stores.begin#1", "container": "run:engine.create#1",
+    "staging": "stage-in:spawner.worker#1",
 }  # fmt: skip
 
 Plan = tuple[Shape, Point, str, Fault]
@@ -96,13 +97,13 @@ def _some(points: dict[str, list[Point]]) -> list[Plan]:
 
 def test_every_step_is_known(site: Site, points: dict[str, list[Point]]) -> None:
     """The record's own list of steps, the teardown's table, and the steps that were found are the same."""
-    trial = site.victim("sleep 1000", f"--s3 alice-in {IMAGE}")
+    trial = site.victim("sleep 1000", f"--s3 alice-in --stage-in s3://alice-in/in $HOME/staged/in {IMAGE}")
     assert trial.begin() is None
     files = list((site.instance.state_dir / "jobs").glob(f"{trial.job_id}.*"))
     steps = set(json.loads(files[0].read_text())["steps"])
     trial.qdel()
     trial.finish(trial.wait())
-    found = {one.name for one in points["ends"]}
+    found = {one.name for shape in ("ends", "stages") for one in points[shape]}
 
     assert steps == set(_STEPS)
     assert set(_STEPS.values()) <= found

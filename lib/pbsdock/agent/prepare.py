@@ -211,8 +211,8 @@ def _carry_out(
         path, inside = lost
         raise Refusal(
             "no-such-directory",
-            f"{path} does not exist in {inside.source}, which is {inside.target} in the container, or is a link; make it"
-            " first",
+            f"{path} does not exist in {inside.source}, which is {inside.target} in the container, or is a"
+            " link; make it first",
         )
     record.facts["own_files"] = _files(node, job, record, plan, script)
     record.facts["bound"] = [one.to_dict() for one in bound]
