@@ -187,7 +187,10 @@ class Site:
             found = json.loads(said) if said.startswith("{") else {"blocked": "no answer"}
             return not found["blocked"]
 
-        wait_until("the reaper can make a pass", made, seconds)
+        try:
+            wait_until("the reaper can make a pass", made, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {found['blocked']}; agents {self.instance.agent_pids()}") from None
         return found
 
     # -- stopping it where told ---------------------------------------------------------------------------------------
