@@ -1,12 +1,13 @@
 #!/bin/sh
 # Install what the demo, the tests and the benchmarks need on a bare Debian 12 and see to it that an engine answers.
-# With "store" also a Ceph RADOS gateway and the clients of object stores that are tried against it.
+# With "vm" also what the virtual machine is built and run with, with "store" also a Ceph RADOS gateway and the clients of object stores that are tried against it.
 set -eu
 export DEBIAN_FRONTEND=noninteractive
 
 need=
 pairs='dockerd:docker.io docker-registry:docker-registry shellcheck:shellcheck busybox:busybox-static
   flock:util-linux useradd:passwd'
+[ "${1-}" != vm ] || pairs="$pairs qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap cpio:cpio lz4:lz4 mke2fs:e2fsprogs"
 [ "${1-}" != store ] || pairs="$pairs ceph-mon:ceph-mon ceph-osd:ceph-osd radosgw:radosgw radosgw-admin:ceph-common
   s3cmd:s3cmd rclone:rclone openssl:openssl"
 for pair in $pairs; do

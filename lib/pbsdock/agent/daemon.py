@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from pbsdock.agent.service import Service
 from pbsdock.paths import Paths, load
 
 _RESTART_PAUSE_S = 0.2
@@ -102,6 +103,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     if not foreground and os.fork():
         return 0
+    service = Service.take(os.environ, os.getpid()) if foreground else Service()
     if not foreground:
         os.setsid()
     shed(paths, foreground=foreground)
@@ -110,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if not foreground else 3
     (paths.run_dir / "agent.pid").write_text(f"{os.getpid()}\n")
     if foreground:
-        return _serve(paths)
+        return _serve(paths, service)
     close_descriptors(lock)
     return _supervise(paths, lock)
 
@@ -146,14 +148,14 @@ def _supervise(paths: Paths, lock: int) -> int:
         time.sleep(_RESTART_PAUSE_S * (deaths + 1))
 
 
-def _serve(paths: Paths) -> int:
+def _serve(paths: Paths, service: Service | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     library = str(paths.lib)
     if library not in sys.path:
         sys.path.insert(0, library)
     from pbsdock.agent.server import serve
 
-    return serve(paths)
+    return serve(paths, service or Service())
 
 
 if __name__ == "__main__":

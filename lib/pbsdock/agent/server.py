@@ -19,6 +19,7 @@ from pbsdock.agent.finish import AWAY, finish
 from pbsdock.agent.node import Node, Running, alive
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
+from pbsdock.agent.service import Service
 from pbsdock.agent.start import finish_task, start_job, start_task
 from pbsdock.agent.watch import Watcher
 from pbsdock.config import Config, ConfigError, load
@@ -372,8 +373,10 @@ class Door:
         self.count: Counter[int] = Counter()
         self.lock = threading.Lock()
 
-    def open(self) -> socket.socket:
-        """Bind the socket, replacing the file a dead agent left (the lock says it is dead)."""
+    def open(self, service: Service) -> socket.socket:
+        """Take the service manager's socket, or bind one in place of the file a dead agent left (the lock says so)."""
+        if (given := service.socket()) is not None:
+            return given
         path = str(self.node.paths.socket)
         temporary = f"{path}.{os.getpid()}"
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -438,11 +441,12 @@ def adopt(node: Node) -> None:
         node.emit("agent.adopted", records=len(records), running=adopted)
 
 
-def serve(paths: Paths) -> int:
+def serve(paths: Paths, service: Service) -> int:
     """Run the agent until it is told to stop; returns its exit code."""
     try:
         config = load(paths.config)
     except (ConfigError, OSError) as error:
+        service.turn_away()
         return _misconfigured(paths, str(error))
     events = EventStream.from_config(config.events, paths.log_dir, socket.gethostname())
     ledger = Ledger(paths.state_dir / "jobs")
@@ -452,12 +456,13 @@ def serve(paths: Paths) -> int:
         directory.chmod(mode)
     _note_stores(paths, config)
     node.emit("agent.started", pid=os.getpid(), version=_version())
-    signal.signal(signal.SIGTERM, lambda *_: _stop(node))
+    signal.signal(signal.SIGTERM, lambda *_: _stop(node, service))
     adopt(node)
     Watcher(node).start()
     door = Door(node)
-    listener = door.open()
+    listener = door.open(service)
     threading.Thread(target=lambda: reconcile(node), daemon=True).start()
+    service.ready(str(paths.socket))
     door.accept_for_ever(listener)
     return 0
 
@@ -471,7 +476,8 @@ def _note_stores(paths: Paths, config: Config) -> None:
         file.unlink(missing_ok=True)
 
 
-def _stop(node: Node) -> None:
+def _stop(node: Node, service: Service) -> None:
+    service.stopping()
     node.emit("agent.stopped", pid=os.getpid())
     os._exit(0)
 

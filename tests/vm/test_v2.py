@@ -1,0 +1,64 @@
+"""On a real systemd, cgroup v2 and Docker, in a virtual machine: what cannot be had on a development machine.
+
+The tests share one machine and run in this order; each leaves it empty.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tests.vm.conftest import Lab
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+
+
+def events(lab: Lab, job: str = "") -> list[dict[str, object]]:
+    found = [json.loads(line) for line in lab.check("cat /var/log/pbsdock/events.jsonl").splitlines()]
+    return [one for one in found if not job or one.get("job") == job]
+
+
+def test_the_installer_says_what_it_chose(lab: Lab) -> None:
+    """Version, driver and init as found, the agent as a service behind its socket, events in the journal too."""
+    said = lab.check("cat /root/install.log")
+
+    assert "this host: cgroup v2, systemd, engine driver systemd: each job gets a slice below pbsdock.slice" in said
+    assert "the agent is a systemd service: pbsdock-agent.service behind pbsdock-agent.socket" in said
+    assert "events go to /var/log/pbsdock/events.jsonl and to the journal: journalctl -t pbsdock JOB=ID" in said
+    assert lab.check("systemctl is-active pbsdock-agent.service pbsdock-agent.socket").split() == ["active", "active"]
+
+
+def test_the_life_of_a_job_with_the_systemd_driver(lab: Lab) -> None:
+    """The file that runs on version 1 outside."""
+    assert "4 passed" in lab.inside("tests/engine/test_lifecycle.py")
+    assert lab.left() == ""
+
+
+def test_a_hard_reset_in_mid_job(lab: Lab) -> None:
+    """The plug is pulled while a job runs: after the boot nothing of the old one is left, and a new job runs."""
+    lab.job("before", "sleep 600")
+    running = [one for one in events(lab) if one["event"] == "job.started"][-1]["job"]
+    lab.check("sync")  # what is proved is the reconciling of a boot; records that never reached the disk need none
+
+    lab.machine.reset()
+
+    lab.until("the old boot's job is released", f"grep -q '\"release.done\".*\"{running}\"' /var/log/pbsdock/events.jsonl")
+    why = [one["why"] for one in events(lab, str(running)) if one["event"] == "release.done"]
+    assert why == ["other-boot"]
+    assert lab.left() == ""
+    lab.job("after", "exit 3")
+    lab.until("the new job is over", "! systemctl is-active -q after")
+    finished = [one for one in events(lab) if one["event"] == "job.finished"][-1]
+    assert (finished["code"], finished["outcome"]) == (3, "ran")
+    assert lab.left() == ""
+
+
+@pytest.mark.full
+def test_systemd_does_as_it_likes_in_mid_job(lab: Lab) -> None:
+    """Inside the machine: slices, limits and the traps of systemd, one by one."""
+    summary = lab.inside("tests/vm/inside")
+
+    assert re.search(r"[1-9]\d* passed", summary)
+    assert lab.left() == ""
