@@ -190,6 +190,17 @@ def test_a_slice_that_stays_is_a_fault_fake_tree(tmp_path: Path) -> None:
     assert str(caught.value) == "slice pbsdock-1.vm.slice was stopped but is still there"
 
 
+def test_no_limit_needs_no_file_fake_tree(tmp_path: Path) -> None:
+    """systemd hands the cpu controller down only where a quota is wanted: a site with `cpu = "none"` has none."""
+    cgroups = SystemdCgroup(tmp_path, "pbsdock", FakeBus(tmp_path))
+    cgroups.create("1.vm", LIMITS)
+    (cgroups.directory("1.vm") / "cpu.max").unlink()
+
+    cgroups.verify("1.vm", replace(LIMITS, cpu_millis=None))
+    with pytest.raises(NodeFault):
+        cgroups.verify("1.vm", LIMITS)
+
+
 def test_limits_that_were_let_go_are_seen_fake_tree(tmp_path: Path) -> None:
     """A container that starts into a slice stopped meanwhile gets a new one without limits (observed)."""
     cgroups = SystemdCgroup(tmp_path, "pbsdock", FakeBus(tmp_path))

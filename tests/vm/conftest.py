@@ -148,6 +148,7 @@ def lab() -> Iterator[Lab]:
             machine.fetch("var/log/pbsdock root/install.log", RESULTS)
             (RESULTS / "journal").write_text(lab.check("journalctl --no-pager -q", 120.0))
         finally:
+            (RESULTS / "commands").write_text("\n".join(machine.commands) + "\n")
             (RESULTS / "console").write_text(machine.console())
             with (RESULTS / "steps").open("a") as file:
                 file.write(f"{time.monotonic() - began:.0f} s in all\n")

@@ -46,6 +46,7 @@ class Machine:
         self.outbox.touch()
         os.truncate(self.outbox, 64 << 20)
         self._buffer = b""
+        self.commands: list[str] = []  # what was run and how long it took
         self._number = 0
         self.boot_id = ""
         self._line = self._listen("line")
@@ -68,11 +69,13 @@ class Machine:
     def run(self, command: str, timeout_s: float = 120.0) -> Result:
         """Run a line of bash in the machine."""
         self._number += 1
+        began = time.monotonic()
         asked = {"id": self._number, "command": command, "timeout": timeout_s}
         self.line.sendall(json.dumps(asked).encode() + b"\n")
         deadline = time.monotonic() + timeout_s + 30.0
         while (answer := self._answer(deadline, f"an answer to: {command}")).get("id") != self._number:
             pass
+        self.commands.append(f"{time.monotonic() - began:6.1f} s  {command[:150]!r} -> {answer['status']}")
         return Result(int(answer["status"]), str(answer["out"]))
 
     def check(self, command: str, timeout_s: float = 120.0) -> str:
@@ -86,7 +89,9 @@ class Machine:
         """Pull the plug and put it in again: nothing in the machine is told, nothing that is not on disk survives."""
         before = self.boot_id
         self._qmp("system_reset")
+        began = time.monotonic()
         self.boot_id = self._ready()
+        self.commands.append(f"{time.monotonic() - began:6.1f} s  reset")
         if self.boot_id == before:
             raise MachineError("the machine is in the same boot as before it was reset")
 

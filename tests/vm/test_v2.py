@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from tests.vm.conftest import Lab
+from tests.vm.conftest import MOM_PRIV, Lab
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -18,6 +18,17 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 def events(lab: Lab, job: str = "") -> list[dict[str, object]]:
     found = [json.loads(line) for line in lab.check("cat /var/log/pbsdock/events.jsonl").splitlines()]
     return [one for one in found if not job or one.get("job") == job]
+
+
+def finished(lab: Lab, unit: str) -> dict[str, object]:
+    """Wait until the job of a unit is over; returns its last event."""
+    lab.until(f"the job of {unit} is over", f"! systemctl is-active -q {unit}")
+    return [one for one in events(lab) if one["event"] == "job.finished"][-1]
+
+
+def daemon(lab: Lab, settings: str) -> None:
+    """Restart the engine with other settings and wait until the agent has noticed."""
+    lab.check(f"echo '{settings}' >/etc/docker/daemon.json && systemctl restart docker && docker info >/dev/null")
 
 
 def test_the_installer_says_what_it_chose(lab: Lab) -> None:
@@ -36,6 +47,15 @@ def test_the_life_of_a_job_with_the_systemd_driver(lab: Lab) -> None:
     assert lab.left() == ""
 
 
+@pytest.mark.full
+def test_systemd_does_as_it_likes_in_mid_job(lab: Lab) -> None:
+    """Inside the machine: slices, limits and the traps of systemd, one by one."""
+    summary = lab.inside("tests/vm/inside")
+
+    assert re.search(r"[1-9]\d* passed", summary)
+    assert lab.left() == ""
+
+
 def test_a_hard_reset_in_mid_job(lab: Lab) -> None:
     """The plug is pulled while a job runs: after the boot nothing of the old one is left, and a new job runs."""
     lab.job("before", "sleep 600")
@@ -49,16 +69,47 @@ def test_a_hard_reset_in_mid_job(lab: Lab) -> None:
     assert why == ["other-boot"]
     assert lab.left() == ""
     lab.job("after", "exit 3")
-    lab.until("the new job is over", "! systemctl is-active -q after")
-    finished = [one for one in events(lab) if one["event"] == "job.finished"][-1]
-    assert (finished["code"], finished["outcome"]) == (3, "ran")
+    end = finished(lab, "after")
+    assert (end["code"], end["outcome"]) == (3, "ran")
     assert lab.left() == ""
 
 
 @pytest.mark.full
-def test_systemd_does_as_it_likes_in_mid_job(lab: Lab) -> None:
-    """Inside the machine: slices, limits and the traps of systemd, one by one."""
-    summary = lab.inside("tests/vm/inside")
+def test_moms_unit_takes_neither_agent_nor_job_along(lab: Lab) -> None:
+    """It is stopped with all that is in it: the container runs on, the agent is the same, and the reaper finds both."""
+    lab.job("mom", "sleep 600")
+    agent = lab.check("systemctl show -P MainPID pbsdock-agent")
+    lab.check("systemctl kill -s KILL mom; systemctl stop mom")
 
-    assert re.search(r"[1-9]\d* passed", summary)
+    assert len(lab.check("docker ps -q").split()) == 1
+    assert lab.check("systemctl show -P MainPID pbsdock-agent") == agent
+    lab.check(f"rm -f {MOM_PRIV}/jobs/*")
+    lab.check("sed -i 's/^.*grace_s = 120.0/grace_s = 0/' /etc/pbsdock/pbsdock.toml && systemctl restart pbsdock-agent")
+    lab.check("/opt/pbsdock/bin/pbsdock reap")
+    assert lab.left() == ""
+
+
+@pytest.mark.full
+def test_the_engine_is_restarted_in_mid_job(lab: Lab) -> None:
+    """It takes the job along, which is told as what it is; with live-restore the job notices nothing."""
+    lab.job("plain", "sleep 600")
+    lab.check("systemctl restart docker")
+    end = finished(lab, "plain")
+    assert end["code"] in (137, 143)
+    assert "the Docker engine of this node was restarted while the job ran" in lab.check("journalctl -q -u plain -o cat")
+    assert lab.left() == ""
+
+    daemon(lab, '{"live-restore": true}')
+    lab.job("kept", "until [ -e go ]; do sleep 1; done; rm go; exit 4")
+    lab.check("systemctl restart docker && su pbsdock-a -c 'touch $HOME/go'")
+    assert finished(lab, "kept")["code"] == 4
+    assert lab.left() == ""
+
+
+@pytest.mark.full
+def test_the_life_of_a_job_with_the_cgroupfs_driver(lab: Lab) -> None:
+    """The same file again; the agent has noticed the engine's other driver by itself."""
+    daemon(lab, '{"exec-opts": ["native.cgroupdriver=cgroupfs"]}')
+
+    assert "4 passed" in lab.inside("tests/engine/test_lifecycle.py")
     assert lab.left() == ""

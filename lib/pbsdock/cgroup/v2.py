@@ -90,6 +90,10 @@ class V2Tree:
         for file, value in wanted_files(directory, limits).items():
             try:
                 held = (directory / file).read_text().strip()
+            except FileNotFoundError as error:
+                if value.split()[0] == "max" and directory.is_dir():
+                    continue  # systemd hands down no controller without need (observed with cpu): no file, no limit
+                raise NodeFault("cgroup-limit", f"{file} of cgroup {directory} cannot be read: {error}") from error
             except OSError as error:
                 raise NodeFault("cgroup-limit", f"{file} of cgroup {directory} cannot be read: {error}") from error
             if file == "cpuset.cpus":
