@@ -22,6 +22,10 @@ if [ -n "$need" ]; then
   apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=300 $need >&2
 fi
 
+if [ "${1-}" = vm ] && ! apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1; then
+  apt-get update -qq >&2 # package lists were cleaned away
+fi
+
 answers() { PATH=/usr/bin:/usr/local/bin:$PATH docker version >/dev/null 2>&1; }
 if ! answers; then
   echo "starting dockerd" >&2

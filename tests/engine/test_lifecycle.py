@@ -87,7 +87,7 @@ def test_a_job_has_what_it_was_granted_and_leaves_nothing(node: Instance, instan
     assert node.left() == []
     finished = events(node, trial.job_id, "job.finished")[0]
     assert finished["pids_peak"] in (64, None)  # None: a kernel before 6.1
-    assert float(str(finished["cpu_seconds"])) > 1
+    assert float(str(finished["cpu_seconds"])) > 0.1  # at least the period of 100 ms that was used up
 
 
 def test_out_of_memory_is_told_with_limit_and_peak(node: Instance, instance: Instance) -> None:

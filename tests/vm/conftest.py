@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -98,7 +99,14 @@ class Lab:
         return summary
 
     def left(self) -> str:
-        """What of pbsdock's is there, asked of the engine, the kernel and systemd; the agent's own unit is not listed."""
+        """What of pbsdock's is there; asked again for a while, since an epilogue does not wait for the engine."""
+        deadline = time.monotonic() + 40.0
+        while (found := self._present()) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return found
+
+    def _present(self) -> str:
+        """Asked of the engine, the kernel, systemd and the file system; the agent's own units are not listed."""
         return self.check(
             "docker ps -aq; find /sys/fs/cgroup -name '*pbsdock*' ! -path '*pbsdock-agent.*';"
             " systemctl list-units --all --plain --no-legend 'pbsdock*' | grep -v '^pbsdock-agent[.]' ;"
@@ -126,7 +134,9 @@ def lab() -> Iterator[Lab]:
 
     def build() -> None:
         nonlocal base
-        base = _base()
+        with (CACHE / "lock").open("w") as lock:  # one builder at a time
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            base = _base()
 
     timed("base", build)
     machine = None

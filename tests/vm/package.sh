@@ -22,7 +22,7 @@ cp -r "$opt/src/lib" "$opt/src/setup.cfg" "$opt/src/pyproject.toml" "$opt/src/RE
 if [ ! -d "$needs" ]; then
   pip wheel --use-pep517 "$work/build" pytest pytest-timeout jsonschema setuptools wheel -w "$needs.new"
   rm -f "$needs.new"/pbsdock-*.whl
-  rm -rf "$needs"
+  rm -rf "$cache"/wheels-????????????????
   mv "$needs.new" "$needs"
 fi
 cp "$needs"/*.whl "$opt/wheels/"
