@@ -85,7 +85,7 @@ def test_a_job_has_what_it_was_granted_and_leaves_nothing(node: Instance, instan
     assert any(place.name in inside for place in places)
     assert held == ["64"]
     assert node.left() == []
-    finished = events(node, trial.job_id, "job.finished")[0]
+    finished = next(one for one in node.trail(trial.job_id) if one["event"] == "job.finished")
     assert finished["pids_peak"] in (64, None)  # None: a kernel before 6.1
     assert float(str(finished["cpu_seconds"])) > 0.1  # at least the period of 100 ms that was used up
 

@@ -151,6 +151,7 @@ def test_a_job_outlives_the_agent_and_systemd_reloading(instance: Instance) -> N
     assert limits == [str(64 * MIB)]
     assert (done.exit_status, done.stdout, done.stderr) == (9, b"ready\nafter\n", b"")
     assert instance.left() == []
+    instance.trail(trial.job_id)
     fields = [json.loads(line) for line in run("journalctl", "-t", "pbsdock", f"JOB={trial.job_id}", "-o", "json").splitlines()]
     assert {"job.started", "job.finished"} <= {one["EVENT"] for one in fields}
     assert {one["USER"] for one in fields if "USER" in one} == {trial.entry.pw_name}
