@@ -120,6 +120,7 @@ def test_the_life_of_a_job_with_the_cgroupfs_driver(lab: Lab) -> None:
 @pytest.mark.full
 def test_logs_rotate_and_the_installer_takes_everything_back(lab: Lab) -> None:
     """No event is lost by logrotate, the installer's own check is content, and after --uninstall no unit is left."""
+    lab.check("systemctl start pbsdock-agent")  # returns when the one that is being restarted is ready
     before = int(str(events(lab)[-1]["seq"]))
     lab.check("logrotate -f /etc/logrotate.d/pbsdock && systemctl restart pbsdock-agent")
     assert [one["seq"] for one in events(lab)][:2] == [before + 1, before + 2]
