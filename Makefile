@@ -1,7 +1,7 @@
-.PHONY: help demo demo-s3 test attack faults load bench lint
+.PHONY: help demo demo-s3 test test-v2 attack faults load bench lint
 
 PYTHON := .venv/bin/python
-SHELL_FILES := install.sh $(filter-out hooks/ask,$(wildcard hooks/*)) tests/*.sh demo/*.sh .ci/run examples/*.sh
+SHELL_FILES := install.sh $(filter-out hooks/ask,$(wildcard hooks/*)) tests/*.sh tests/vm/*.sh demo/*.sh .ci/run examples/*.sh
 
 help:
 	@echo 'make demo   run a real job through the three hooks and show what happened (root, Debian 12)'
@@ -10,6 +10,7 @@ help:
 	@echo 'make attack the attacks of docs/security.md with a table of its rows (root); part of make test; LONG=1: longer races'
 	@echo 'make faults every fault at every step, the engine hung for five minutes (root, about half an hour)'
 	@echo 'make load   2,000 jobs in a row, 64 at once, 10,000 dead records, 500 foreign containers (root)'
+	@echo 'make test-v2 all of it that needs cgroup v2 and systemd, in a virtual machine (root)'
 	@echo 'make bench  the costs as ratios to plain docker (root)'
 	@echo 'make lint   ruff, mypy --strict and shellcheck alone'
 
@@ -30,6 +31,9 @@ faults: setup
 
 load: setup
 	@$(PYTHON) bench/load.py full
+
+test-v2: setup
+	PBSDOCK_VM=full $(PYTHON) -m pytest tests/vm -o timeout=1800
 
 bench: setup
 	@$(PYTHON) bench/bench.py

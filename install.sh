@@ -64,7 +64,7 @@ state_dir=$root/var/lib/pbsdock
 log_dir=$root/var/log/pbsdock
 paths=$prefix/paths.json
 config=$mom_priv/config
-unit=/etc/systemd/system/pbsdock-agent.service
+units=/etc/systemd/system
 hooks='prologue epilogue prologue.parallel epilogue.parallel'
 helpers='run node-check ask'
 ours='# pbsdock hook:'
@@ -269,8 +269,24 @@ configure_mom() {
   say "restart pbs_mom, or send it SIGHUP, to let these lines count"
 }
 
+# What this host runs jobs on: found out, as the agent does it itself, and told.
+describe_host() {
+  local version=1 driver init='no systemd' name
+  name=$(cat "$etc/instance" 2>/dev/null || echo INSTANCE)
+  [ ! -e /sys/fs/cgroup/cgroup.controllers ] || version=2
+  [ ! -d /run/systemd/system ] || init=systemd
+  driver=$(timeout 60 docker info --format '{{.CgroupDriver}}' 2>/dev/null) || driver=''
+  case $version:$driver in
+    *:) say "this host: cgroup v$version, $init; the engine does not answer: its cgroup driver is found out when it does" ;;
+    1:cgroupfs | 2:cgroupfs) say "this host: cgroup v$version, $init, engine driver cgroupfs: jobs go below /$name in the cgroup tree" ;;
+    2:systemd) say "this host: cgroup v2, $init, engine driver systemd: each job gets a slice below $name.slice" ;;
+    *) say "warning: this host: cgroup v$version with engine driver $driver is not supported; set native.cgroupdriver=cgroupfs" ;;
+  esac
+}
+
 # What the host's own services need; an instance below --root has none of it.
 install_services() {
+  local one
   [ -z "$root" ] || { say "an instance below $root: the first hook that needs the agent starts it"; return 0; }
   [ ! -d /etc/logrotate.d ] || install -m 0644 "$here/etc/logrotate.d/pbsdock" /etc/logrotate.d/pbsdock
   if [ ! -d /run/systemd/system ]; then
@@ -278,18 +294,20 @@ install_services() {
     return 0
   fi
   install -m 0644 "$here/etc/tmpfiles.d/pbsdock.conf" /etc/tmpfiles.d/pbsdock.conf
-  sed "s|@PREFIX@|$prefix|g" "$here/etc/systemd/pbsdock-agent.service" >"$unit"
+  for one in socket service; do sed "s|@PREFIX@|$prefix|g" "$here/etc/systemd/pbsdock-agent.$one" >"$units/pbsdock-agent.$one"; done
   systemctl daemon-reload
-  systemctl enable pbsdock-agent.service
-  systemctl restart pbsdock-agent.service
-  say "the agent is a systemd service: pbsdock-agent.service"
+  systemctl --quiet enable pbsdock-agent.socket pbsdock-agent.service
+  # The socket first: an agent that a hook has started may have put its own in that place.
+  systemctl stop pbsdock-agent.service pbsdock-agent.socket
+  systemctl start pbsdock-agent.socket pbsdock-agent.service
+  say "the agent is a systemd service: pbsdock-agent.service behind pbsdock-agent.socket"
 }
 
 remove_services() {
   [ -z "$root" ] || return 0
-  if [ -e "$unit" ]; then
-    systemctl disable --now pbsdock-agent.service 2>/dev/null || true
-    rm -f "$unit"
+  if [ -e "$units/pbsdock-agent.service" ]; then
+    systemctl --quiet disable --now pbsdock-agent.socket pbsdock-agent.service 2>/dev/null || true
+    rm -f "$units/pbsdock-agent.service" "$units/pbsdock-agent.socket"
     systemctl daemon-reload 2>/dev/null || true
   fi
   rm -f /etc/logrotate.d/pbsdock /etc/tmpfiles.d/pbsdock.conf
@@ -334,15 +352,29 @@ check_lines() {
   done < <(mom_lines)
 }
 
+program_works() {
+  "$prefix/venv/bin/python3" -I -c 'import cgroupspy, docker, jeepney, psutil, structlog, pbsdock.agent.server' 2>/dev/null
+}
+
 check_program() {
   local problem
   problem=$(find "$prefix/venv" "$prefix/bin/pbsdock" "$prefix/bin/pbsdock-agent" ! -type l \( ! -uid 0 -o -perm /022 \) -print -quit 2>/dev/null)
   [ -z "$problem" ] || complain "$problem can be changed by others than root; run install.sh again"
-  if ! "$prefix/venv/bin/python3" -I -c 'import cgroupspy, docker, psutil, structlog, pbsdock.agent.server' 2>/dev/null; then
+  if ! program_works; then
     complain "the virtual environment in $prefix/venv does not work; run install.sh again"
   elif ! problem=$("$prefix/bin/pbsdock" config 2>&1 >/dev/null); then
     complain "$problem"
   fi
+}
+
+check_services() {
+  local one
+  [ -z "$root" ] && [ -d /run/systemd/system ] || return 0
+  for one in pbsdock-agent.socket pbsdock-agent.service; do
+    check_file "$units/$one" 644
+    systemctl --quiet is-enabled "$one" 2>/dev/null || complain "$one is not enabled; run: systemctl enable --now $one"
+    systemctl --quiet is-active "$one" 2>/dev/null || complain "$one is not running; run: systemctl start $one"
+  done
 }
 
 do_check() {
@@ -354,8 +386,9 @@ do_check() {
   check_file "$state_dir" 700
   check_file "$log_dir"
   [ ! -e "$run_dir" ] || check_file "$run_dir"
+  check_services
   check_lines
-  check_program
+  [ "$wrong$mode" = 1install ] || check_program # costs a second, and something is to be done already
   [ "$wrong" = 0 ] && say "pbsdock is installed correctly in $mom_priv"
   return "$wrong"
 }
@@ -388,6 +421,7 @@ do_uninstall() {
   local name hook
   name=$(cat "$etc/instance" 2>/dev/null || true)
   # The instance's own cgroups, once they are empty.
+  [ -z "$name" ] || [ ! -d "/sys/fs/cgroup/$name.slice" ] || systemctl --quiet stop "$name.slice" 2>/dev/null || true
   [ -z "$name" ] || rmdir "/sys/fs/cgroup/$name" /sys/fs/cgroup/*/"$name" 2>/dev/null || true
   # Pins of jobs that lose their container: whoever removes the directory later must not go through them.
   local pin
@@ -423,6 +457,7 @@ if [ "$mode" = dry-run ]; then
   for hook in $hooks; do
     if [ -e "$mom_priv/$hook" ] && ! is_ours "$mom_priv/$hook"; then say "would keep the site's own $hook as $mom_priv/site-$hook.d/50-site"; fi
   done
+  describe_host
   say "would make sure that $config has:"
   mom_lines | sed 's/^/    /'
   warn_strays
@@ -438,13 +473,21 @@ for path in "$prefix" "$etc" "$run_dir" "$state_dir" "$log_dir"; do
   [ -z "$problem" ] || die "$problem"
 done
 [ -s "$etc/instance" ] || { name=$(instance_name) && echo "$name" >"$etc/instance"; }
-rm -f "$prefix/stamp"
-write_program
+describe_host
+# With the program itself in place, only what is around it is mended.
+if [ "$(cat "$prefix/stamp" 2>/dev/null || true)" != "$wanted" ] || ! program_works; then
+  rm -f "$prefix/stamp"
+  write_program
+fi
 write_paths
 write_commands
 if [ ! -e "$etc/pbsdock.toml" ]; then
   install -m 0644 "$here/etc/pbsdock.toml" "$etc/pbsdock.toml"
   say "wrote the commented configuration $etc/pbsdock.toml"
+  if [ -z "$root" ] && [ -d /run/systemd/system ]; then
+    sed -i 's/^#journald = false$/journald = true/' "$etc/pbsdock.toml"
+    say "events go to $log_dir/events.jsonl and to the journal: journalctl -t pbsdock JOB=ID"
+  fi
 fi
 stop_agent
 install_hooks

@@ -19,13 +19,17 @@ import docker
 import pytest
 from hypothesis import settings
 
+from pbsdock.cgroup.systemd import escape
 from pbsdock.trial import Outcome, Request, Trial, run_job
 
 pytest_plugins = ["tests.support.threats"]
 ROOT = Path(__file__).resolve().parent.parent
 # Of this run alone: another run on the same engine must not lose its images when this one tidies up.
 _RUN = f"pbsdock-test-{os.getpid()}"
-IMAGE = f"{_RUN}/busybox:1"
+# In the virtual machine (tests/vm) the package is installed as on any host, and the image is there already.
+INSTALLED = os.environ.get("PBSDOCK_TEST_INSTALLED")
+SLOWER = float(os.environ.get("PBSDOCK_TEST_SLOWER", "1"))  # emulated, everything takes its time
+IMAGE = os.environ.get("PBSDOCK_TEST_IMAGE") or f"{_RUN}/busybox:1"
 HOST_IMAGE = f"{_RUN}/host:1"
 NO_SHELL_IMAGE = f"{_RUN}/noshell:1"
 USERS = ("pbsdock-a", "pbsdock-b")
@@ -67,7 +71,7 @@ class Instance:
     def command(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run the installed ``pbsdock``."""
         return subprocess.run(
-            [str(self.root / "opt/pbsdock/bin/pbsdock"), *arguments], capture_output=True, text=True, timeout=120,
+            [str(self.root / "opt/pbsdock/bin/pbsdock"), *arguments], capture_output=True, text=True, timeout=120 * SLOWER,
             check=False, **options,
         )
 
@@ -127,9 +131,11 @@ class Instance:
         return sorted(found)
 
     def kill_agent(self) -> None:
-        for pid in self.agent_pids():
+        killed = set(self.agent_pids())
+        for pid in killed:
             os.kill(pid, 9)
-        wait_until("the agent is dead", lambda: not self.agent_pids())
+        # systemd starts another one at once.
+        wait_until("the agent is dead", lambda: not killed & set(self.agent_pids()))
 
     def configure(self, text: str) -> None:
         """Replace the configuration; the next hook starts an agent with it."""
@@ -146,10 +152,17 @@ class Instance:
 
         Asked again for a while: an epilogue of a container that is over does not wait for the engine to tidy up.
         """
-        deadline = time.monotonic() + 3.0
+        deadline = time.monotonic() + 3.0 * SLOWER
         while (found := self.present()) and time.monotonic() < deadline:
             time.sleep(0.02)
         return found
+
+    def _cgroups(self) -> list[Path]:
+        top = Path("/sys/fs/cgroup")
+        if (top / "cgroup.controllers").exists():  # version 2: also what is above the jobs goes with the last one
+            return [one for one in top.rglob(f"{escape(self.name)}*") if one.is_dir() and "pbsdock-agent." not in one.name]
+        bases = [one / self.name for one in top.iterdir() if not one.is_symlink()]
+        return [one for base in bases if base.is_dir() for one in base.iterdir() if one.is_dir()]
 
     def present(self) -> list[str]:
         """The same, asked once."""
@@ -162,10 +175,7 @@ class Instance:
             ]
         finally:
             client.close()
-        for hierarchy in Path("/sys/fs/cgroup").iterdir():
-            base = hierarchy / self.name
-            if base.is_dir() and not hierarchy.is_symlink():
-                found += [f"cgroup {one}" for one in base.iterdir() if one.is_dir()]
+        found += [f"cgroup {one}" for one in self._cgroups()]
         for directory in (self.state_dir / "jobs", self.run_dir / "work", self.run_dir / "pins", self.run_dir / "jobs"):
             if directory.exists():
                 found += [f"file {one}" for one in directory.iterdir()]
@@ -174,7 +184,7 @@ class Instance:
 
 def wait_until(what: str, holds: Callable[[], bool], seconds: float = 15.0) -> None:
     """Poll with a deadline, and say what was awaited."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * SLOWER
     while not holds():
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds:g} s: {what}")
@@ -197,6 +207,9 @@ def users() -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def images() -> Iterator[None]:
     """The local images."""
+    if "PBSDOCK_TEST_IMAGE" in os.environ:
+        yield
+        return
     subprocess.run(["sh", str(ROOT / "tests/image.sh"), IMAGE], check=True)
     subprocess.run(["sh", str(ROOT / "tests/image.sh"), NO_SHELL_IMAGE, "without-shell"], check=True)
     subprocess.run(["bash", str(ROOT / "tests/host_image.sh"), HOST_IMAGE], check=True)
@@ -228,6 +241,9 @@ def scratch() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def installed(scratch: Path, users: tuple[str, ...], images: None) -> Iterator[Instance]:
     """One installation for the whole run."""
+    if INSTALLED:
+        yield Instance(Path("/"), Path(INSTALLED), Path("/etc/pbsdock/instance").read_text().strip())
+        return
     root = scratch / "main"
     (root / "mom_priv").mkdir(parents=True)
     done = install(root)

@@ -1,12 +1,13 @@
 #!/bin/sh
 # Install what the demo, the tests and the benchmarks need on a bare Debian 12 and see to it that an engine answers.
-# With "store" also a Ceph RADOS gateway and the clients of object stores that are tried against it.
+# With "vm" also what the virtual machine is built and run with, with "store" also a Ceph RADOS gateway and the clients of object stores that are tried against it.
 set -eu
 export DEBIAN_FRONTEND=noninteractive
 
 need=
 pairs='dockerd:docker.io docker-registry:docker-registry shellcheck:shellcheck busybox:busybox-static
   flock:util-linux useradd:passwd'
+[ "${1-}" != vm ] || pairs="$pairs qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap cpio:cpio lz4:lz4 mke2fs:e2fsprogs"
 [ "${1-}" != store ] || pairs="$pairs ceph-mon:ceph-mon ceph-osd:ceph-osd radosgw:radosgw radosgw-admin:ceph-common
   s3cmd:s3cmd rclone:rclone openssl:openssl"
 for pair in $pairs; do
@@ -19,6 +20,10 @@ if [ -n "$need" ]; then
   apt-get update -qq >&2
   # shellcheck disable=SC2086 # a list of names
   apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=300 $need >&2
+fi
+
+if [ "${1-}" = vm ] && ! apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1; then
+  apt-get update -qq >&2 # package lists were cleaned away
 fi
 
 answers() { PATH=/usr/bin:/usr/local/bin:$PATH docker version >/dev/null 2>&1; }

@@ -27,6 +27,7 @@ from pbsdock.redact import known
 _SECRET = ("secret", "token", "password", "cookie", "authorization")
 _CUT = "…(truncated)"
 _JOURNAL = "/run/systemd/journal/socket"
+_JOURNAL_FIELDS = ("event", "job", "incarnation", "user", "phase", "code", "container", "cgroup")
 _PRIORITY = {"info": "6", "warning": "4", "error": "3"}
 _ORDER = ("ts", "seq", "event", "level", "node", "job", "incarnation", "user", "phase", "ms")
 
@@ -202,7 +203,7 @@ def _send(channel: socket.socket, entry: MutableMapping[str, Any]) -> None:
     """One datagram of the journal's native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL)."""
     fields = {"MESSAGE": json.dumps(dict(entry)), "SYSLOG_IDENTIFIER": "pbsdock"}
     fields["PRIORITY"] = _PRIORITY[str(entry["level"])]
-    fields |= {key.upper(): str(entry[key]) for key in ("event", "job", "user", "phase") if key in entry}
+    fields |= {key.upper(): str(entry[key]) for key in _JOURNAL_FIELDS if key in entry}
     data = b""
     for key, value in fields.items():
         raw = value.encode()

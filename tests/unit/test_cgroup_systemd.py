@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Sequence
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pbsdock.cgroup import bus
@@ -22,8 +24,8 @@ LIMITS = Limits(memory_bytes=1 << 20, memory_swap_bytes=3 << 20, cpu_millis=1500
 class FakeBus:
     """Makes the directory systemd would make, or fails as told; remembers the calls."""
 
-    def __init__(self, top: Path, fails: str = "") -> None:
-        self.top, self.fails = top, fails
+    def __init__(self, top: Path, fails: str = "", removes: bool = False) -> None:
+        self.top, self.fails, self.removes = top, fails, removes
         self.calls: list[tuple[str, str]] = []
 
     def start_slice(self, unit: str, properties: Sequence[Property], deadline_s: float) -> None:
@@ -41,6 +43,8 @@ class FakeBus:
     def stop(self, unit: str, deadline_s: float) -> None:
         """See Bus."""
         self.calls.append(("stop", unit))
+        if self.removes:
+            shutil.rmtree(next(self.top.rglob(unit)))
 
 
 @pytest.mark.parametrize(
@@ -90,13 +94,6 @@ def test_no_limit_is_infinity() -> None:
     assert "AllowedCPUs" not in free
 
 
-def test_busctl_arguments() -> None:
-    """An a(sv) as busctl(1) reads it: count, then name, signature, value; an array begins with its length."""
-    assert bus.written([("A", ("b", True)), ("B", ("t", 7)), ("C", ("ay", b"\x03\x01"))]) == [
-        "3", "A", "b", "true", "B", "t", "7", "C", "ay", "2", "3", "1",
-    ]  # fmt: skip
-
-
 def test_create_and_names_fake_tree(tmp_path: Path) -> None:
     """What the bus made is read back, and found again by the job's name."""
     cgroups = SystemdCgroup(tmp_path, "pbsdock", FakeBus(tmp_path))
@@ -126,16 +123,91 @@ def test_a_limit_systemd_did_not_set_is_a_fault_fake_tree(tmp_path: Path) -> Non
     assert str(caught.value) == "the kernel holds cpuset.cpus = [0, 1, 8] where [0] was written"
 
 
-def test_a_silent_systemd_is_a_fault_of_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    """busctl that does not return is an error like any other, not a crash of the agent's thread."""
+@pytest.fixture
+def silent_bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A socket in place of the system bus's on which nobody answers."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "bus"))
+        listener.listen()
+        monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={tmp_path}/bus")
+        yield
 
-    def never(*arguments: object, **options: object) -> None:
-        raise subprocess.TimeoutExpired("busctl", 3)
 
-    monkeypatch.setattr(subprocess, "run", never)
-    cgroups = SystemdCgroup(Path("/nowhere"), "pbsdock", bus.Busctl())
+def test_a_bus_that_is_not_there_is_a_fault_of_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No crash of the agent's thread: an error like any other."""
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={tmp_path}/bus")
+    cgroups = SystemdCgroup(Path("/nowhere"), "pbsdock", bus.SystemBus())
 
     with pytest.raises(NodeFault) as caught:
         cgroups.create("1.vm", LIMITS)
 
-    assert str(caught.value) == "slice pbsdock-1.vm.slice cannot be started: systemd did not answer within 10 s"
+    assert caught.value.code == "cgroup-failed"
+    assert "No such file or directory" in str(caught.value)
+
+
+def test_a_silent_bus_is_given_up(silent_bus: None) -> None:
+    """systemd that does not answer holds up a prologue for its deadline, not for ever."""
+    with pytest.raises(OSError, match=r"^systemd did not answer within 1 s$"):
+        bus.SystemBus().stop("x.slice", 1.0)
+
+
+@given(st.from_regex(r"[0-9]{1,18}(\[[0-9]{0,9}\])?(\.[A-Za-z0-9-]{1,255})?", fullmatch=True))
+@example("1." + "-" * 96)
+def test_every_job_id_has_a_unit_name_that_fits_and_leads_back(text: str) -> None:
+    """255 bytes is the longest name of a unit and of a directory, and the reaper reads the job's name from it."""
+    name = f"{text.replace('[', '-').replace(']', '')[:100]}.{'f' * 16}"
+    with tempfile.TemporaryDirectory() as top:
+        cgroups = SystemdCgroup(Path(top), "pbsdock-5f3a91c2", FakeBus(Path("/nowhere")))
+        cgroups.directory(name).mkdir(parents=True)
+
+        assert len(cgroups.unit(name).encode()) <= 255
+        assert cgroups.names() == [name]
+
+
+def test_the_last_job_takes_the_slice_above_along(tmp_path: Path) -> None:
+    """systemd removes neither: the slice of all jobs goes when no other job is in it, and not before."""
+    fake = FakeBus(tmp_path, removes=True)
+    cgroups = SystemdCgroup(tmp_path, "pbsdock", fake)
+    cgroups.create("1.vm", LIMITS)
+    cgroups.create("2.vm", LIMITS)
+
+    cgroups.remove("1.vm", 1.0)
+    cgroups.remove("2.vm", 1.0)
+
+    assert [unit for kind, unit in fake.calls if kind == "stop"] == [
+        "pbsdock-1.vm.slice", "pbsdock-2.vm.slice", "pbsdock.slice",
+    ]  # fmt: skip
+
+
+def test_a_slice_that_stays_is_a_fault_fake_tree(tmp_path: Path) -> None:
+    """Gone is what is not there any more, not what systemd said it has stopped."""
+    cgroups = SystemdCgroup(tmp_path, "pbsdock", FakeBus(tmp_path))
+    cgroups.create("1.vm", LIMITS)
+
+    with pytest.raises(NodeFault) as caught:
+        cgroups.remove("1.vm", 0.1)
+
+    assert str(caught.value) == "slice pbsdock-1.vm.slice was stopped but is still there"
+
+
+def test_no_limit_needs_no_file_fake_tree(tmp_path: Path) -> None:
+    """systemd hands the cpu controller down only where a quota is wanted: a site with `cpu = "none"` has none."""
+    cgroups = SystemdCgroup(tmp_path, "pbsdock", FakeBus(tmp_path))
+    cgroups.create("1.vm", LIMITS)
+    (cgroups.directory("1.vm") / "cpu.max").unlink()
+
+    cgroups.verify("1.vm", replace(LIMITS, cpu_millis=None))
+    with pytest.raises(NodeFault):
+        cgroups.verify("1.vm", LIMITS)
+
+
+def test_limits_that_were_let_go_are_seen_fake_tree(tmp_path: Path) -> None:
+    """A container that starts into a slice stopped meanwhile gets a new one without limits (observed)."""
+    cgroups = SystemdCgroup(tmp_path, "pbsdock", FakeBus(tmp_path))
+    cgroups.create("1.vm", LIMITS)
+    (cgroups.directory("1.vm") / "memory.max").write_text("max\n")
+
+    with pytest.raises(NodeFault) as caught:
+        cgroups.verify("1.vm", LIMITS)
+
+    assert str(caught.value) == "the kernel holds memory.max = max where 1048576 was written"

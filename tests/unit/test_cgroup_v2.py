@@ -90,19 +90,25 @@ def test_parent_has_a_leading_slash() -> None:
 
 
 @pytest.mark.parametrize(
-    ("events", "kills", "hit"),
+    ("events", "local", "limit", "kills", "hit", "at"),
     [
-        ("low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\n", 0, False),
-        ("low 0\nhigh 0\nmax 12\noom 0\noom_kill 0\n", 0, True),
-        ("low 0\nhigh 0\nmax 9\noom 1\noom_kill 1\noom_group_kill 0\n", 1, True),
-        pytest.param("low 0\nhigh 0\nmax 0\noom 0\noom_kill 1\n", 1, False, id="the whole host was out of memory"),
+        ("max 0\noom 0\noom_kill 0\n", 0, 1048576, 0, False, None),
+        ("max 12\noom 0\noom_kill 0\n", 0, 1048576, 0, True, None),
+        ("max 9\noom 1\noom_kill 1\noom_group_kill 0\n", 1, 1048576, 1, True, "job"),
+        pytest.param("max 9\noom 1\noom_kill 1\n", 0, 1048576, 1, True, "job", id="the container's own equal limit"),
+        pytest.param("max 9\noom 1\noom_kill 1\n", 0, 8 << 20, 1, True, "container", id="a lower one of its own"),
+        pytest.param("max 9\noom 1\noom_kill 1\n", 0, "max", 1, True, "container", id="the job has no limit"),
+        pytest.param("max 0\noom 0\noom_kill 1\n", 0, 1048576, 1, False, "node", id="the whole host was out of memory"),
     ],
 )
-def test_usage_fake_tree(tree: Path, events: str, kills: int, hit: bool) -> None:
+def test_usage_fake_tree(
+    tree: Path, events: str, local: int, limit: int | str, kills: int, hit: bool, at: str | None
+) -> None:
     """Everything is read from the job's own directory, which counts all below and outlives the container."""
     job = tree / "pbsdock" / "1.vm"
     files = {
-        "memory.events": events, "memory.peak": "1048576\n", "pids.peak": "7\n",
+        "memory.events": f"low 0\nhigh 0\n{events}", "memory.events.local": f"low 0\noom {local}\noom_kill 0\n",
+        "memory.max": f"{limit}\n", "memory.peak": "1048576\n", "pids.peak": "7\n",
         "cpu.stat": "usage_usec 1500000\nuser_usec 1\nsystem_usec 2\n",
         "io.stat": "8:0 rbytes=10 wbytes=20 rios=1 wios=1 dbytes=0 dios=0\n259:0 rbytes=1 wbytes=2 rios=0 wios=0\n",
     }  # fmt: skip
@@ -111,7 +117,7 @@ def test_usage_fake_tree(tree: Path, events: str, kills: int, hit: bool) -> None
 
     assert V2Cgroup(tree, "pbsdock").usage("1.vm") == Usage(
         memory_peak_bytes=1048576, cpu_seconds=1.5, io_read_bytes=11, io_write_bytes=22, pids_peak=7,
-        oom_kills=kills, limit_hit=hit,
+        oom_kills=kills, limit_hit=hit, oom_at=at,
     )  # fmt: skip
 
 
@@ -126,3 +132,14 @@ def test_usage_of_nothing_is_a_fault_fake_tree(tree: Path) -> None:
         V2Cgroup(tree, "pbsdock").usage("2.vm")
 
     assert str(caught.value) == f"cgroup {tree}/pbsdock/2.vm does not exist"
+
+
+def test_a_process_in_an_inner_node_is_told_fake_tree(tree: Path) -> None:
+    """With one above the jobs the kernel gives them no memory limit: the job is not started, and it is said why."""
+    (tree / "pbsdock" / "cgroup.procs").write_text("42\n")
+
+    with pytest.raises(NodeFault) as caught:
+        V2Cgroup(tree, "pbsdock").create("1.vm", LIMITS)
+
+    assert caught.value.code == "cgroup-inner-process"
+    assert str(caught.value) == f"process 42 is in {tree}/pbsdock, which only holds the cgroups of jobs"

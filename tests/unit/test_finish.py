@@ -13,6 +13,7 @@ import pytest
 
 from pbsdock.agent.finish import finish
 from pbsdock.agent.node import Running, alive
+from pbsdock.cgroup.base import Usage
 from pbsdock.errors import NodeFault
 from pbsdock.ledger import Record
 
@@ -29,6 +30,7 @@ def _node(inspect: Any, *, answers: bool = True) -> Any:
     return SimpleNamespace(
         engine=SimpleNamespace(inspect=inspect, probe=lambda: answers),
         job_lock=lambda name, wait: nullcontext(),
+        cgroups=SimpleNamespace(usage=lambda name: Usage()),
         ledger=SimpleNamespace(save=lambda record: None),
         emit=lambda *args, **fields: None,
     )

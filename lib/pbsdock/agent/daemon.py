@@ -15,10 +15,12 @@ import sys
 import time
 from pathlib import Path
 
+from pbsdock.agent.service import Service
 from pbsdock.paths import Paths, load
 
 _RESTART_PAUSE_S = 0.2
 _FAST_DEATHS = 20
+_TAKE_OVER_S = 15.0
 
 
 def shed(paths: Paths, *, foreground: bool = False) -> None:
@@ -92,6 +94,21 @@ def take_lock(paths: Paths) -> int | None:
     return fd
 
 
+def _take_over(paths: Paths) -> int | None:
+    """End the agent a hook has started while the service was down: systemd's socket is the door now, and who knocks
+    there would wait for ever. Its jobs run on. None if it does not go."""
+    try:
+        pid = int((paths.run_dir / "agent.pid").read_text())
+        if b"pbsdock.agent.daemon" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGTERM)
+    except (OSError, ValueError):
+        pass  # it has ended this moment
+    deadline = time.monotonic() + _TAKE_OVER_S
+    while (lock := take_lock(paths)) is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return lock
+
+
 def main(argv: list[str] | None = None) -> int:
     """``--paths FILE [--foreground]``: start the agent; returns at once when it went to the background."""
     arguments = sys.argv[1:] if argv is None else argv
@@ -102,15 +119,16 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     if not foreground and os.fork():
         return 0
+    service = Service.take(os.environ, os.getpid()) if foreground else Service()
     if not foreground:
         os.setsid()
     shed(paths, foreground=foreground)
-    lock = take_lock(paths)
+    lock = take_lock(paths) or (_take_over(paths) if foreground else None)
     if lock is None:
         return 0 if not foreground else 3
     (paths.run_dir / "agent.pid").write_text(f"{os.getpid()}\n")
     if foreground:
-        return _serve(paths)
+        return _serve(paths, service)
     close_descriptors(lock)
     return _supervise(paths, lock)
 
@@ -146,14 +164,14 @@ def _supervise(paths: Paths, lock: int) -> int:
         time.sleep(_RESTART_PAUSE_S * (deaths + 1))
 
 
-def _serve(paths: Paths) -> int:
+def _serve(paths: Paths, service: Service | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     library = str(paths.lib)
     if library not in sys.path:
         sys.path.insert(0, library)
     from pbsdock.agent.server import serve
 
-    return serve(paths)
+    return serve(paths, service or Service())
 
 
 if __name__ == "__main__":

@@ -38,9 +38,11 @@ def finish(node: Node, running: Running, said: int | None = None) -> None:
             # An engine that shuts down ends its containers first and is gone a moment later.
             time.sleep(_LAST_BREATH_S)
             running.engine_was_lost = not node.engine.probe()
-        usage = remember_usage(node, record) if state.get("OOMKilled") else {}
-        sentences = _sentences(running, state, usage)
-        record.exit = {"code": code, "oom": bool(state.get("OOMKilled")), "sentences": sentences, "at": time.time()}
+        usage = remember_usage(node, record) if state else {}
+        # The kernel's own count, where it outlives the container, also knows what the engine was away for.
+        killed = bool(state.get("OOMKilled") or usage.get("oom_at"))
+        sentences = _sentences(running, state, usage, killed)
+        record.exit = {"code": code, "oom": killed, "sentences": sentences, "at": time.time()}
         results = stage.due(record, code)
         if results:
             record.state = "staging"
@@ -49,10 +51,10 @@ def finish(node: Node, running: Running, said: int | None = None) -> None:
             _tell(running)
             record.state = "ended"
         node.ledger.save(record)
-        if state.get("OOMKilled"):
+        if killed:
             node.emit("container.oom", record, level="warning", limit_bytes=_limit(record),
                       peak_bytes=usage.get("memory_peak_bytes"))
-        node.emit("job.ended", record, code=code, oom=bool(state.get("OOMKilled")), phase="run")
+        node.emit("job.ended", record, code=code, oom=killed, phase="run")
     if results:
         begin_stage_out(node, running)
     else:
@@ -97,7 +99,8 @@ def _state(node: Node, running: Running, said: int | None) -> dict[str, Any] | N
     """
     record = running.record
     if said is not None and said not in (*_BY_SIGNAL, _LOST) and not running.out_of_memory:
-        if remember_usage(node, record).get("limit_hit") is False:
+        usage = remember_usage(node, record)
+        if usage.get("limit_hit") is False and not usage.get("oom_at"):
             return {"ExitCode": said}
     try:
         found = node.engine.inspect(record.container_id or record.container_name)
@@ -125,12 +128,13 @@ def _limit(record: Record) -> int | None:
     return int(value) if value else None
 
 
-def _sentences(running: Running, state: dict[str, Any], usage: dict[str, Any]) -> list[str]:
+def _sentences(running: Running, state: dict[str, Any], usage: dict[str, Any], killed: bool) -> list[str]:
     if not state:
         return ["the container was removed by somebody else while the job ran; exit status 137 is not the job's own"]
     sentences = []
-    if state.get("OOMKilled"):
-        sentences.append(_oom_sentence(_limit(running.record), usage.get("memory_peak_bytes")))
+    if killed:
+        limit, peak = _limit(running.record), usage.get("memory_peak_bytes")
+        sentences.append(oom_sentence(limit, peak, usage.get("oom_at")))
     code = int(state.get("ExitCode", 0))
     if running.engine_was_lost and code == _LOST:
         sentences.append(
@@ -150,9 +154,13 @@ def _sentences(running: Running, state: dict[str, Any], usage: dict[str, Any]) -
     return sentences
 
 
-def _oom_sentence(limit: int | None, peak: int | None) -> str:
+def oom_sentence(limit: int | None, peak: int | None, at: str | None) -> str:
+    """Whose limit it was; *at* is None where the kernel does not tell, and then a limit the job has was it."""
     used = f"; peak use {human(peak)}" if peak else ""
-    if limit is None:
+    if at == "container":
+        own = "" if limit is None else f", below the job's {human(limit)}"
+        return f"out of memory: a process was killed at a limit of the container's own{own}{used}"
+    if limit is None or at == "node":
         return f"a process was killed because the node's memory was exhausted{used}"
     return (
         f"out of memory: a process was killed at the job's limit of {human(limit)}{used}; ask for more with"

@@ -136,6 +136,17 @@ class Node:
             self._cgroups = choose(self.engine_info(), root=self.paths.instance)
         return self._cgroups
 
+    def look_again(self) -> None:
+        """The engine may have been restarted with another cgroup driver; while it is away the old answer serves."""
+        try:
+            info = self.engine.info()
+            fresh = choose(info, root=self.paths.instance)
+        except (HookError, EngineError):
+            return
+        self._info = info
+        if type(fresh) is not type(self._cgroups):
+            self._cgroups = fresh
+
     def host(self) -> HostFacts:
         """What policy needs to know of this execution host."""
         try:

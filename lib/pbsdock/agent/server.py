@@ -21,6 +21,7 @@ from pbsdock.agent.manners import Manners
 from pbsdock.agent.node import Node, Running, alive
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
+from pbsdock.agent.service import Service
 from pbsdock.agent.start import discard_half_started, finish_task, start_job, start_task
 from pbsdock.agent.watch import Watcher
 from pbsdock.config import Config, ConfigError, load
@@ -444,8 +445,10 @@ class Door:
         self.node = node
         self.manners = Manners(node.config.agent.max_connections, node.config.agent.message_bytes)
 
-    def open(self) -> socket.socket:
-        """Bind the socket, replacing the file a dead agent left (the lock says it is dead)."""
+    def open(self, service: Service) -> socket.socket:
+        """Take the service manager's socket, or bind one in place of the file a dead agent left (the lock says so)."""
+        if (given := service.socket()) is not None:
+            return given
         path = str(self.node.paths.socket)
         for stale in self.node.paths.run_dir.glob("agent.sock.*"):
             stale.unlink(missing_ok=True)  # of an agent that was killed just here
@@ -509,13 +512,14 @@ def adopt(node: Node) -> None:
         node.emit("agent.adopted", records=len(records), running=adopted)
 
 
-def serve(paths: Paths) -> int:
+def serve(paths: Paths, service: Service) -> int:
     """Run the agent until it is told to stop; returns its exit code."""
     for problem in untrusted(paths):
         return _unusable(paths, "untrusted-files", f"pbsdock does not run from files others can change: {problem}")
     try:
         config = load(paths.config)
     except (ConfigError, OSError) as error:
+        service.turn_away()
         return _unusable(paths, "bad-configuration", f"the configuration is not usable: {error}")
     events = EventStream.from_config(config.events, paths.log_dir, socket.gethostname())
     ledger = Ledger(paths.state_dir / "jobs")
@@ -525,13 +529,14 @@ def serve(paths: Paths) -> int:
         directory.chmod(mode)
     _note_stores(paths, config)
     node.emit("agent.started", pid=os.getpid(), version=_version())
-    signal.signal(signal.SIGTERM, lambda *_: _stop(node))
+    signal.signal(signal.SIGTERM, lambda *_: _stop(node, service))
     adopt(node)
     Watcher(node).start()
     _offer_sessions(node)
     door = Door(node)
-    listener = door.open()
+    listener = door.open(service)
     threading.Thread(target=lambda: reconcile(node), daemon=True).start()
+    service.ready(str(paths.socket))
     door.accept_for_ever(listener)
     return 0
 
@@ -561,7 +566,8 @@ def _note_stores(paths: Paths, config: Config) -> None:
         file.unlink(missing_ok=True)
 
 
-def _stop(node: Node) -> None:
+def _stop(node: Node, service: Service) -> None:
+    service.stopping()
     node.emit("agent.stopped", pid=os.getpid())
     os._exit(0)
 

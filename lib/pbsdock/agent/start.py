@@ -225,6 +225,8 @@ def _verified(node: Node, record: Record, plan: Plan, identifier: str, bound: Se
         wrong = None
         if not node.cgroups.contains(record.cgroup, pid):
             wrong = "it is outside of the job's cgroup"
+        elif lifted := _lifted(node, record, plan):
+            wrong = lifted
         elif process_groups(pid) - {plan.gid} != frozenset(plan.groups) - {plan.gid}:
             wrong = "its supplementary groups are not the job owner's"
         elif target := mounts.mismatch(pid, bound):
@@ -241,6 +243,16 @@ def _verified(node: Node, record: Record, plan: Plan, identifier: str, bound: Se
         node.emit("container.mismatch", record, level="error", container=identifier, reason=wrong)
         raise NodeFault("container-mismatch", f"the container was stopped before the job began: {wrong}")
     return pid
+
+
+def _lifted(node: Node, record: Record, plan: Plan) -> str | None:
+    """Whether the limits were let go since they were set: into a slice that was stopped meanwhile the engine starts a
+    container all the same, and makes the slice anew without any (observed)."""
+    try:
+        node.cgroups.verify(record.cgroup, plan.limits)
+    except NodeFault as error:
+        return str(error)
+    return None
 
 
 def start_task(node: Node, record: Record, request: wire.Message) -> tuple[Running, socket.socket]:

@@ -54,6 +54,7 @@ class Watcher:
         try:
             wanted = {"type": "container", "label": [self.node.label], "event": ["die", "exec_die", "oom"]}
             stream: Any = client.events(decode=False, filters=wanted)
+            self.node.look_again()
             self.look()  # whatever ended before the stream was open
             buffer = b""
             for chunk in stream:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pbsdock.errors import NodeFault
 from pbsdock.plan import Limits
@@ -20,7 +20,8 @@ from pbsdock.plan import Limits
 class Usage:
     """What a job used. None where the kernel does not tell. Sizes in bytes.
 
-    ``limit_hit``: whether the job's own memory limit was reached; ``oom_kills`` counts killed processes.
+    ``limit_hit``: whether the job's own memory limit was reached; ``oom_kills`` counts killed processes; ``oom_at``
+    says whose limit they were killed at (None: nobody was killed, or the kernel does not tell).
     """
 
     memory_peak_bytes: int | None = None
@@ -30,6 +31,7 @@ class Usage:
     pids_peak: int | None = None
     oom_kills: int | None = None
     limit_hit: bool | None = None
+    oom_at: Literal["job", "container", "node"] | None = None
 
 
 class JobCgroup(Protocol):
@@ -40,6 +42,9 @@ class JobCgroup(Protocol):
 
     def cgroup_parent(self, name: str) -> str:
         """What Docker takes as CgroupParent."""
+
+    def verify(self, name: str, limits: Limits) -> None:
+        """Look again whether the limits are in force. Raises NodeFault if they are not (any more)."""
 
     def usage(self, name: str) -> Usage:
         """What the job used so far."""

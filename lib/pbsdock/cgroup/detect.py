@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pbsdock.cgroup.base import JobCgroup
-from pbsdock.cgroup.bus import Busctl
 from pbsdock.cgroup.systemd import SystemdCgroup
 from pbsdock.cgroup.v1 import V1Cgroup
 from pbsdock.cgroup.v2 import V2Cgroup
@@ -27,7 +26,9 @@ def choose(engine_info: Mapping[str, Any], *, root: str, sysfs: Path = Path("/sy
     if driver == "cgroupfs":
         return V2Cgroup(sysfs, root) if unified else V1Cgroup(sysfs, root)
     if driver == "systemd" and unified:
-        return SystemdCgroup(sysfs, root, Busctl())
+        from pbsdock.cgroup.bus import SystemBus  # a D-Bus library is loaded where there is a bus to speak to
+
+        return SystemdCgroup(sysfs, root, SystemBus())
     raise NodeFault(
         "cgroup-unknown",
         f"the engine's cgroup driver {driver!r} on cgroup version {version} is not supported; use cgroupfs, or systemd"

@@ -7,17 +7,22 @@ unit names follow systemd.unit(5), "String Escaping for Inclusion in Unit Names"
 from __future__ import annotations
 
 import string
+import threading
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from pbsdock.cgroup.base import check_name, cpu_list, memory_pair, names_in
+from pbsdock.cgroup.base import check_name, cpu_list, memory_pair, names_in, remove_tree
 from pbsdock.cgroup.v2 import V2Tree
 from pbsdock.errors import NodeFault
 from pbsdock.plan import Limits
 
 _PLAIN = frozenset(string.ascii_letters + string.digits + "_.:")
 
+_CALL_S = 10.0
+_LONGEST = 255 - len(".slice")  # UNIT_NAME_MAX less the NUL (systemd's unit-name.h), and a directory's name
 _INFINITY = 0xFFFF_FFFF_FFFF_FFFF  # no limit, in a property of type t
 
 Property = tuple[str, tuple[str, Any]]  # name, (D-Bus signature, value)
@@ -45,10 +50,15 @@ class SystemdCgroup(V2Tree):
         super().__init__(sysfs)
         self.prefix = escape(root)
         self.bus = bus
+        self._root = threading.Lock()  # no job may be started while the slice above all jobs is stopped
 
     def unit(self, name: str) -> str:
-        """The job's slice."""
-        return f"{self.prefix}-{escape(check_name(name))}.slice"
+        """The job's slice.
+
+        A name with so many dashes that its escapes do not fit has colons in their place: no job's name has any.
+        """
+        head, escaped = f"{self.prefix}-", escape(check_name(name))
+        return f"{head}{escaped if len(head + escaped) <= _LONGEST else name.replace('-', ':')}.slice"
 
     def directory(self, name: str) -> Path:
         """Where systemd puts it."""
@@ -61,30 +71,55 @@ class SystemdCgroup(V2Tree):
     def create(self, name: str, limits: Limits) -> None:
         """Start the slice with its limits and read back what the kernel holds."""
         try:
-            self.bus.start_slice(self.unit(name), properties(limits), 10.0)
+            with self._root:
+                self.bus.start_slice(self.unit(name), properties(limits), _CALL_S)
         except OSError as error:
             raise NodeFault("cgroup-failed", f"slice {self.unit(name)} cannot be started: {error}") from error
-        self.read_back(name, limits)
+        self.verify(name, limits)
 
     def remove(self, name: str, deadline_s: float) -> None:
-        """Kill first: StopUnit would wait 90 s for a container that ignores TERM (observed)."""
+        """Kill first: StopUnit would wait 90 s for a container that ignores TERM (observed).
+
+        Nobody but us removes a slice, also not the one above all jobs, so the last job takes that along.
+        """
         if not self.kill(name, deadline_s):
             raise NodeFault("cgroup-busy", f"processes in {self.unit(name)} survive being killed")
         try:
             self.bus.stop(self.unit(name), deadline_s)
         except OSError as error:
             raise NodeFault("cgroup-busy", f"slice {self.unit(name)} cannot be stopped: {error}") from error
-        if self.directory(name).exists():
-            raise NodeFault("cgroup-busy", f"slice {self.unit(name)} was stopped but is still there")
+        _await_gone(self.directory(name), self.unit(name), deadline_s)
+        self._remove_root(deadline_s)
+
+    def _remove_root(self, deadline_s: float) -> None:
+        top = self.sysfs / f"{self.prefix}.slice"
+        with self._root:
+            if names_in(top) or not top.exists():
+                return
+            try:
+                self.bus.stop(top.name, deadline_s)
+            except OSError:
+                return  # the next job uses it, and the last one after that tries again
 
     def names(self) -> list[str]:
         """The jobs' slices, unescaped."""
         head, tail = f"{self.prefix}-", ".slice"
         return [
-            unescape(one[len(head) : -len(tail)])
+            unescape(one[len(head) : -len(tail)]).replace(":", "-")
             for one in names_in(self.sysfs / f"{self.prefix}.slice")
             if one.startswith(head) and one.endswith(tail)
         ]
+
+
+def _await_gone(directory: Path, unit: str, deadline_s: float) -> None:
+    """systemd's answer comes before the kernel has let the last process go; a sub-cgroup made by hand would stay."""
+    deadline = time.monotonic() + deadline_s
+    while directory.exists():
+        if time.monotonic() > deadline:
+            raise NodeFault("cgroup-busy", f"slice {unit} was stopped but is still there")
+        with suppress(NodeFault):
+            remove_tree(directory, 0.0)
+        time.sleep(0.005)
 
 
 def unescape(text: str) -> str:

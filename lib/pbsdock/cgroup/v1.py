@@ -137,6 +137,9 @@ class V1Cgroup:
         path.write_text(str(limits.pids))
         check("pids.max", str(limits.pids), path.read_text().strip())
 
+    def verify(self, name: str, limits: Limits) -> None:
+        """Nothing: on version 1 nobody but us writes there, and what was read back at the creation stands."""
+
     # -- processes ----------------------------------------------------------------------------------------------
 
     def pids(self, name: str) -> list[int]:

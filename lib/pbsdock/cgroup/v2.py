@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from pbsdock.cgroup.base import (
     Usage,
@@ -24,6 +27,7 @@ from pbsdock.plan import Limits
 
 PERIOD_US = 100_000
 _WANTED = ("cpu", "memory", "pids", "cpuset", "io")
+_NEAR = 1 << 20  # the kernel charges in batches of pages per CPU
 _NEEDED = frozenset({"cpu", "memory", "pids"})
 
 
@@ -66,16 +70,18 @@ class V2Tree:
             raise NodeFault("cgroup-gone", f"cgroup {directory} does not exist")
         # All of the subtree: a container's own equal limit is hit before the job's, and only these counts outlive it.
         events = _table(directory / "memory.events")
+        peak = _number(directory / "memory.peak")
         cpu = _table(directory / "cpu.stat").get("usage_usec")
         read, written = _io(directory / "io.stat")
         return Usage(
-            memory_peak_bytes=_number(directory / "memory.peak"), cpu_seconds=None if cpu is None else cpu / 1e6,
+            memory_peak_bytes=peak, cpu_seconds=None if cpu is None else cpu / 1e6,
             io_read_bytes=read, io_write_bytes=written, pids_peak=_number(directory / "pids.peak"),
             oom_kills=events.get("oom_kill"),
             limit_hit=events.get("oom", 0) + events.get("max", 0) > 0 if events else None,
+            oom_at=_oom_at(directory, events, peak),
         )
 
-    def read_back(self, name: str, limits: Limits) -> None:
+    def verify(self, name: str, limits: Limits) -> None:
         """Compare what the kernel holds with the limits. Raises NodeFault."""
         directory = self.directory(name)
         # With a process in it when its first container came, it would have no memory control left (observed).
@@ -84,6 +90,10 @@ class V2Tree:
         for file, value in wanted_files(directory, limits).items():
             try:
                 held = (directory / file).read_text().strip()
+            except FileNotFoundError as error:
+                if value.split()[0] == "max" and directory.is_dir():
+                    continue  # systemd hands down no controller without need (observed with cpu): no file, no limit
+                raise NodeFault("cgroup-limit", f"{file} of cgroup {directory} cannot be read: {error}") from error
             except OSError as error:
                 raise NodeFault("cgroup-limit", f"{file} of cgroup {directory} cannot be read: {error}") from error
             if file == "cpuset.cpus":
@@ -100,6 +110,7 @@ class V2Cgroup(V2Tree):
     def __init__(self, sysfs: Path, root: str) -> None:
         super().__init__(sysfs)
         self.root = root
+        self._root = threading.Lock()  # between making what is above a job and making the job's own
 
     def directory(self, name: str) -> Path:
         """The job's directory."""
@@ -113,30 +124,39 @@ class V2Cgroup(V2Tree):
         """Enable the controllers down the path, make the directory, set the limits, read them back."""
         directory = self.directory(name)
         try:
-            self._enable(self.sysfs)
-            directory.parent.mkdir(exist_ok=True)
-            self._enable(directory.parent)
-            directory.mkdir(exist_ok=True)
+            with self._root:
+                self._enable(self.sysfs)
+                directory.parent.mkdir(exist_ok=True)
+                self._enable(directory.parent)
+                directory.mkdir(exist_ok=True)
             for file, value in wanted_files(directory, limits).items():
                 (directory / file).write_text(value)
         except OSError as error:
             raise NodeFault("cgroup-failed", f"cgroup {self.cgroup_parent(name)} cannot be set up: {error}") from error
-        self.read_back(name, limits)
+        self.verify(name, limits)
 
     def _enable(self, directory: Path) -> None:
         available = set((directory / "cgroup.controllers").read_text().split())
         if missing := _NEEDED - available:
             raise NodeFault("cgroup-missing", f"cgroup controller {sorted(missing)[0]} is not available in {directory}")
+        if directory != self.sysfs and (inside := _processes(directory)):
+            # The kernel would answer "Device or resource busy", or, with controllers on already, make the cgroup a
+            # threaded one without a memory limit once the container starts (observed; cgroups(7), inner processes).
+            raise NodeFault(
+                "cgroup-inner-process", f"process {inside[0]} is in {directory}, which only holds the cgroups of jobs"
+            )
         enabled = set((directory / "cgroup.subtree_control").read_text().split())
         wanted = [f"+{one}" for one in _WANTED if one in available - enabled]
         if wanted:
             (directory / "cgroup.subtree_control").write_text(" ".join(wanted))
 
     def remove(self, name: str, deadline_s: float) -> None:
-        """Kill and remove."""
+        """Kill and remove, with the last job also what is above all of them."""
         if not self.kill(name, deadline_s):
             raise NodeFault("cgroup-busy", f"processes in {self.cgroup_parent(name)} survive being killed")
         remove_tree(self.directory(name), deadline_s)
+        with self._root, suppress(OSError):  # another job is in it
+            self.directory(name).parent.rmdir()
 
     def names(self) -> list[str]:
         """The jobs' cgroups."""
@@ -154,6 +174,31 @@ def wanted_files(directory: Path, limits: Limits) -> dict[str, str]:
     if limits.cpuset:
         files["cpuset.cpus"] = limits.cpuset
     return files
+
+
+def _oom_at(directory: Path, events: dict[str, int], peak: int | None) -> Literal["job", "container", "node"] | None:
+    """Whose limit a process was killed at (observed on 6.1, and in its Documentation/admin-guide/cgroup-v2.rst).
+
+    memory.events counts the subtree, memory.events.local the directory itself: ``oom`` rises where the limit is,
+    ``oom_kill`` where the process was. A container whose own limit equals the job's is stopped by its own, a page
+    before the job's; the peak then tells that the job's was reached as well.
+    """
+    if not events.get("oom_kill"):
+        return None
+    limit = _number(directory / "memory.max")
+    if _table(directory / "memory.events.local").get("oom"):
+        return "job"
+    if not events.get("oom"):
+        return "node"
+    return "job" if limit is not None and peak is not None and peak > limit - _NEAR else "container"
+
+
+def _processes(directory: Path) -> list[str]:
+    """The processes in a cgroup itself, not those below it."""
+    try:
+        return (directory / "cgroup.procs").read_text().split()
+    except FileNotFoundError:
+        return []
 
 
 def _number(path: Path) -> int | None:

@@ -1,0 +1,80 @@
+#!/bin/bash
+# Build the kernel, initramfs and root of a Debian 12 machine with systemd, cgroup v2 and Docker: build.sh DIRECTORY
+# Everything comes from Debian's packages, through the sources and apt settings of this host. DIRECTORY then holds vmlinux,
+# initrd.gz, root.ext4 (the disk) and root (its tree, in which the package is installed at full speed, see package.sh).
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+target=$1
+work=$target.new
+rm -rf "$work"
+mkdir -p "$work"
+cd "$work"
+
+packages=systemd,systemd-sysv,dbus,docker.io,iptables,python3,python3-venv,busybox-static,kmod,iproute2,procps,logrotate
+apt-config dump Acquire >apt.conf # proxies and the like; mmdebstrap asks apt for nothing of the host's otherwise
+sources=()
+for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list; do
+  [ ! -s "$file" ] || sources+=("$file")
+done
+
+kernel() {
+  local name setup offset length
+  name=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: *\(linux-image-[0-9].*\)/\1/p' | head -n 1)
+  mkdir kernel
+  # shellcheck disable=SC2035 # one file, of our own directory
+  (cd kernel && apt-get download -qq -o APT::Sandbox::User=root "$name" && dpkg-deb -x *.deb .)
+  # The payload of a bzImage (Documentation/arch/x86/boot.rst): an ELF file that needs no decompression in the guest.
+  number() { od -An -v -j "$2" -N "$3" -t "u$3" "$1" | tr -d ' '; }
+  image=$(echo kernel/boot/vmlinuz-*)
+  setup=$(number "$image" $((0x1f1)) 1)
+  offset=$(((setup + 1) * 512 + $(number "$image" $((0x248)) 4)))
+  length=$(($(number "$image" $((0x24c)) 4) - 4)) # less the size that follows it
+  dd if="$image" iflag=skip_bytes,count_bytes skip="$offset" count="$length" bs=1M status=none | lz4 -dc 2>/dev/null >vmlinux || true
+  [ "$(head -c 4 vmlinux)" = $'\x7fELF' ] || cp "$image" vmlinux # compressed otherwise: the image itself boots, a second later
+}
+
+initramfs() {
+  local module modules
+  modules=$(echo kernel/lib/modules/*)
+  mkdir -p initrd/{bin,dev,proc,newroot,modules}
+  cp "$(command -v busybox)" initrd/bin/busybox
+  cp "$here/guest/init" initrd/init
+  chmod 755 initrd/init
+  for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk; do
+    find "$modules" -name "$module.ko" -exec cp {} initrd/modules/ \;
+  done
+  (cd initrd && find . | cpio -o -H newc --quiet | gzip -1) >initrd.gz
+}
+
+bootstrap() {
+  mmdebstrap --quiet --variant=apt --mode=root --include="$packages" --aptopt=apt.conf \
+    --aptopt='APT::Install-Recommends "false"' --dpkgopt='path-exclude=/usr/share/man/*' \
+    --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+    bookworm root "${sources[@]}" 2>debootstrap.log || { cat debootstrap.log >&2; return 1; }
+}
+
+bootstrap &
+building=$!
+kernel
+initramfs
+wait "$building"
+cp -r kernel/lib/modules root/lib/
+chroot root depmod "$(basename root/lib/modules/*)"
+cp -r "$here/guest/root/." root/
+chmod 755 root/usr/local/sbin/*
+# Without a real machine id systemd-firstboot waits for a key, for ever (observed).
+echo 0123456789abcdef0123456789abcdef >root/etc/machine-id
+echo node >root/etc/hostname
+printf '127.0.0.1 localhost node\n' >root/etc/hosts
+for unit in getty.target getty@.service serial-getty@.service systemd-firstboot.service systemd-networkd.service apt-daily.timer \
+  apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer logrotate.timer \
+  systemd-timesyncd.service systemd-update-utmp.service systemd-update-utmp-runlevel.service; do
+  ln -sf /dev/null "root/etc/systemd/system/$unit"
+done
+chroot root systemctl --quiet enable lab.service
+# With a journal: the machine is reset in the middle of work.
+mke2fs -q -F -t ext4 -d root root.ext4 1800M
+rm -rf kernel initrd apt.conf
+rm -rf "$target"
+cd /
+mv "$work" "$target"

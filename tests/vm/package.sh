@@ -1,0 +1,55 @@
+#!/bin/bash
+# Make the disk with what is tested: package.sh BASE DISK CACHE (BASE: what build.sh made)
+# The package is built from the checkout as a wheel, and install.sh puts it into a throw-away copy of the machine's root,
+# at this host's speed; in the machine install.sh then finds its program in place and does the rest. Beside it lie the tests
+# and an interpreter environment for them that has the installed package, not the checkout, and the images as archives.
+set -euo pipefail
+checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+base=$1 disk=$2 cache=$3
+work=$(mktemp -d /var/tmp/pbsdock-vm.XXXXXX)
+trap 'rm -rf "$work"' EXIT
+chmod 755 "$work"
+opt=$work/opt
+mkdir -p "$opt/src" "$opt/wheels" "$opt/images"
+
+(cd "$checkout" && git ls-files -co --exclude-standard -z | tar -c --null --ignore-failed-read -T - 2>/dev/null) | tar -x -C "$opt/src"
+
+# What the package needs changes seldom, the package always.
+needs=$cache/wheels-$(sha256sum "$checkout/setup.cfg" "${BASH_SOURCE[0]}" | sha256sum | cut -c1-16)
+pip() { "$checkout/.venv/bin/python" -m pip "$@" --quiet --disable-pip-version-check; }
+mkdir "$work/build"
+cp -r "$opt/src/lib" "$opt/src/setup.cfg" "$opt/src/pyproject.toml" "$opt/src/README.md" "$opt/src/LICENSE" "$work/build/"
+if [ ! -d "$needs" ]; then
+  pip wheel --use-pep517 "$work/build" pytest pytest-timeout jsonschema setuptools wheel -w "$needs.new"
+  rm -f "$needs.new"/pbsdock-*.whl
+  rm -rf "$cache"/wheels-????????????????
+  mv "$needs.new" "$needs"
+fi
+cp "$needs"/*.whl "$opt/wheels/"
+pip wheel --no-deps "$work/build" -w "$opt/wheels"
+
+sh "$checkout/tests/image.sh" pbsdock-vm/busybox:1
+docker save -o "$opt/images/busybox.tar" pbsdock-vm/busybox:1
+docker rmi pbsdock-vm/busybox:1 >/dev/null
+
+# shellcheck disable=SC2016 # expanded by the inner shell
+unshare -m bash -euc '
+  base=$1 work=$2
+  mkdir "$work/changes" "$work/root"
+  mount -t tmpfs none "$work/changes"
+  mkdir "$work/changes/upper" "$work/changes/work"
+  mount -t overlay none -o "lowerdir=$base/root,upperdir=$work/changes/upper,workdir=$work/changes/work" "$work/root"
+  mount --bind "$work/opt" "$work/root/opt"
+  mount -t proc none "$work/root/proc"
+  mount --bind /dev "$work/root/dev"
+  mkdir -p "$work/root/var/spool/torque/mom_priv/jobs"
+  chroot "$work/root" sh -euc "
+    /opt/src/install.sh --mom-priv /var/spool/torque/mom_priv --wheels /opt/wheels >/opt/install.log 2>&1 || { cat /opt/install.log >&2; exit 1; }
+    /usr/bin/python3 -m venv /opt/lab
+    /opt/lab/bin/python -m pip install --quiet --disable-pip-version-check --no-index --find-links /opt/wheels pytest pytest-timeout jsonschema
+    echo /opt/pbsdock/venv/lib/python3.11/site-packages >/opt/lab/lib/python3.11/site-packages/installed.pth
+    /opt/lab/bin/python -m compileall -q /opt/lab /opt/src/tests || true
+  "
+' - "$base" "$work"
+mke2fs -q -F -t ext4 -d "$opt" "$disk.new" 400M
+mv "$disk.new" "$disk"

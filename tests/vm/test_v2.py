@@ -1,0 +1,136 @@
+"""On a real systemd, cgroup v2 and Docker, in a virtual machine: what cannot be had on a development machine.
+
+The tests share one machine and run in this order; each leaves it empty.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tests.vm.conftest import MOM_PRIV, Lab
+
+# Three starts within a minute are its unit's limit, which is not what is tried here.
+RESTART = "systemctl reset-failed docker.service docker.socket; systemctl restart docker"
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+
+
+def events(lab: Lab, job: str = "") -> list[dict[str, object]]:
+    found = [json.loads(line) for line in lab.check("cat /var/log/pbsdock/events.jsonl").splitlines()]
+    return [one for one in found if not job or one.get("job") == job]
+
+
+def finished(lab: Lab, unit: str) -> dict[str, object]:
+    """Wait until the job of a unit is over; returns its last event, which may come a moment after the epilogue."""
+    job = [one for one in events(lab) if one["event"] == "job.started"][-1]["job"]
+    lab.until(f"the job of {unit} is over", f"! systemctl is-active -q {unit}")
+    lab.until("its trail ends", f"grep -q '\"job.finished\".*\"job\":\"{job}\"' /var/log/pbsdock/events.jsonl")
+    return next(one for one in events(lab, str(job)) if one["event"] == "job.finished")
+
+
+def daemon(lab: Lab, settings: str) -> None:
+    """Restart the engine with other settings and wait until the agent has noticed."""
+    lab.check(f"echo '{settings}' >/etc/docker/daemon.json")
+    lab.check(f"{RESTART} && docker info >/dev/null")
+
+
+def test_the_installer_says_what_it_chose(lab: Lab) -> None:
+    """Version, driver and init as found, the agent as a service behind its socket, events in the journal too."""
+    said = lab.check("cat /root/install.log")
+
+    assert "this host: cgroup v2, systemd, engine driver systemd: each job gets a slice below pbsdock.slice" in said
+    assert "the agent is a systemd service: pbsdock-agent.service behind pbsdock-agent.socket" in said
+    assert "events go to /var/log/pbsdock/events.jsonl and to the journal: journalctl -t pbsdock JOB=ID" in said
+    assert lab.check("systemctl is-active pbsdock-agent.service pbsdock-agent.socket").split() == ["active", "active"]
+
+
+def test_the_life_of_a_job_with_the_systemd_driver(lab: Lab) -> None:
+    """The file that runs on version 1 outside."""
+    assert "4 passed" in lab.inside("tests/engine/test_lifecycle.py")
+    assert lab.left() == ""
+
+
+@pytest.mark.full
+def test_systemd_does_as_it_likes_in_mid_job(lab: Lab) -> None:
+    """Inside the machine: slices, limits and the traps of systemd, one by one."""
+    summary = lab.inside("tests/vm/inside")
+
+    assert re.search(r"[1-9]\d* passed", summary)
+    assert lab.left() == ""
+
+
+def test_a_hard_reset_in_mid_job(lab: Lab) -> None:
+    """The plug is pulled while a job runs: after the boot nothing of the old one is left, and a new job runs."""
+    lab.job("before", "sleep 600")
+    running = [one for one in events(lab) if one["event"] == "job.started"][-1]["job"]
+    lab.check("sync")  # what is proved is the reconciling of a boot; records that never reached the disk need none
+
+    lab.machine.reset()
+
+    lab.until("the old boot's job is released", f"grep -q '\"release.done\".*\"{running}\"' /var/log/pbsdock/events.jsonl")
+    why = [one["why"] for one in events(lab, str(running)) if one["event"] == "release.done"]
+    assert why == ["other-boot"]
+    assert lab.left() == ""
+    lab.job("after", "exit 3")
+    end = finished(lab, "after")
+    assert (end["code"], end["outcome"]) == (3, "ran")
+    assert lab.left() == ""
+
+
+@pytest.mark.full
+def test_moms_unit_takes_neither_agent_nor_job_along(lab: Lab) -> None:
+    """It is stopped with all that is in it: the container runs on, the agent is the same, and the reaper finds both."""
+    lab.job("mom", "sleep 600")
+    agent = lab.check("systemctl show -P MainPID pbsdock-agent")
+    lab.check("systemctl kill -s KILL mom")
+    lab.until("all of it is gone", "! systemctl is-active -q mom")
+
+    assert len(lab.check("docker ps -q").split()) == 1
+    assert lab.check("systemctl show -P MainPID pbsdock-agent") == agent
+    lab.check(f"rm -f {MOM_PRIV}/jobs/*")
+    lab.check("sed -i 's/^.*grace_s = 120.0/grace_s = 0/' /etc/pbsdock/pbsdock.toml && systemctl restart pbsdock-agent")
+    assert lab.left() == ""  # an agent begins with a pass of the reaper
+
+
+@pytest.mark.full
+def test_the_engine_is_restarted_in_mid_job(lab: Lab) -> None:
+    """It takes the job along, which is told as what it is; with live-restore the job notices nothing."""
+    lab.job("plain", "sleep 600")
+    lab.check(RESTART)
+    end = finished(lab, "plain")
+    assert end["code"] in (137, 143)
+    assert "the Docker engine of this node was restarted while the job ran" in lab.check("journalctl -q -u plain -o cat")
+    assert lab.left() == ""
+
+    daemon(lab, '{"live-restore": true}')
+    lab.job("kept", "until [ -e go ]; do sleep 1; done; rm go; exit 4")
+    lab.check(f"{RESTART} && su pbsdock-a -c 'touch $HOME/go'")
+    assert finished(lab, "kept")["code"] == 4
+    assert lab.left() == ""
+
+
+@pytest.mark.full
+def test_the_life_of_a_job_with_the_cgroupfs_driver(lab: Lab) -> None:
+    """The same file again; the agent has noticed the engine's other driver by itself."""
+    daemon(lab, '{"exec-opts": ["native.cgroupdriver=cgroupfs"]}')
+
+    assert "4 passed" in lab.inside("tests/engine/test_lifecycle.py")
+    assert lab.left() == ""
+
+
+@pytest.mark.full
+def test_logs_rotate_and_the_installer_takes_everything_back(lab: Lab) -> None:
+    """No event is lost by logrotate, the installer's own check is content, and after --uninstall no unit is left."""
+    lab.check("systemctl start pbsdock-agent")  # returns when the one that is being restarted is ready
+    before = int(str(events(lab)[-1]["seq"]))
+    lab.check("logrotate -f /etc/logrotate.d/pbsdock && systemctl restart pbsdock-agent")
+    assert [one["seq"] for one in events(lab)][:2] == [before + 1, before + 2]
+
+    said = lab.check(f"/opt/src/install.sh --mom-priv {MOM_PRIV} --check")
+    assert said == f"pbsdock is installed correctly in {MOM_PRIV}\n"
+    lab.check(f"/opt/src/install.sh --mom-priv {MOM_PRIV} --uninstall")
+    assert lab.check("systemctl list-unit-files --no-legend 'pbsdock*'; ls /etc/tmpfiles.d /etc/logrotate.d | grep pbsdock; true") == ""
+    assert lab.check("systemctl list-units --all --plain --no-legend 'pbsdock*'; find /sys/fs/cgroup -name '*pbsdock*'") == ""
