@@ -165,6 +165,34 @@ def test_gateway_away(frozen: Site, desk: Path) -> None:
     assert frozen.run("--read-only", "echo on").stdout == b"on\n"
 
 
+def test_tmpdir_is_kept_while_the_gateway_is_away(frozen: Site, desk: Path) -> None:
+    """An upload in parts that can neither be finished nor ended now: its file is saved all the same."""
+    base = Path("/var/tmp/pbsdock-stage")
+    shutil.rmtree(base, ignore_errors=True)
+    base.mkdir(mode=0o755)
+    trial = Trial(frozen.instance.request(
+        frozen.script("--stage-out $TMPDIR/out s3://alice-out/away", "head -c 300000000 /dev/zero >$TMPDIR/out"),
+        tmpdir=str(base),
+    ))  # fmt: skip
+    frozen.instance.trials.append(trial)
+    assert trial.begin() is None
+    wait_until("an upload is under way", lambda: bool(
+        frozen.store.alice.list_multipart_uploads(Bucket="alice-out").get("Uploads", [])), 60)
+    frozen.store.gateway.stop_radosgw()
+    done = trial.finish(trial.wait())
+    kept = Path(f"~{USERS[0]}").expanduser() / f"pbsdock-kept.{done.job_id}"
+    try:
+        assert done.exit_status == 74
+        assert done.stderr.decode().endswith(f"what was not uploaded is kept on {os.uname().nodename} in {kept}\n")
+        assert (kept / "out").stat().st_size == 300000000
+    finally:
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.rmtree(base)
+    frozen.store.gateway.start_radosgw()
+    wait_until("the upload is ended", lambda: not (frozen.reap() and frozen.left()), 30)
+    assert frozen.store.alice.list_multipart_uploads(Bucket="alice-out").get("Uploads", []) == []
+
+
 def test_what_would_go_with_tmpdir_is_kept(frozen: Site, desk: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """mom removes TMPDIR: what could not be uploaded from there is moved to where its owner finds it."""
     base = Path("/var/tmp/pbsdock-stage")

@@ -319,6 +319,7 @@ class Connection:
             end = record.exit or {"code": 137, "sentences": []}
             sentences = [str(one).encode() for one in end.get("sentences", [])]
             self._answer(wire.Message("ended", code=end["code"], sentence=sentences))
+            record.facts.pop("untold", None)
             return
         self.running = running
         with running.lock:
@@ -326,6 +327,7 @@ class Connection:
             over = running.ended
         if over is not None:
             self._answer(over)
+            record.facts.pop("untold", None)  # now it is; the epilogue need not
         elif not message.number("attached") and not task:
             self._reattach(running)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pbsdock.agent.node import Node, Running, ms_since
 from pbsdock.agent.workers import Worker
-from pbsdock.errors import NodeFault, Refusal
+from pbsdock.errors import Refusal
 from pbsdock.ledger import Record
 from pbsdock.mounts import Bound
 from pbsdock.plan import Plan, Stage
@@ -152,12 +152,11 @@ def _stage_out(node: Node, record: Record, work: Work) -> None:
 def _kept(node: Node, record: Record, plan: Plan, items: Sequence[Stage]) -> str:
     """See to it that what was not uploaded outlives the job; returns where it is, for the sentence."""
     try:
-        kept = undo(node, record)
-    except (Refusal, StageFailed, NodeFault, OSError) as error:
+        undo(node, record)
+    except (Refusal, StageFailed, OSError) as error:  # the release tries again
         node.emit("agent.error", record, level="warning", where="stage-out", reason=str(error)[:300])
-        kept = []
     places = [place for one in items if (place := _place(record, plan, one)) and not _is_doomed(plan, one)]
-    places = list(dict.fromkeys((*places, *kept)))
+    places = list(dict.fromkeys((*places, *record.facts.get("kept", ()))))
     if not places:
         return "nothing was there to be kept"
     return f"what was not uploaded is kept on {node.name} in {', '.join(places[:5])}"
@@ -186,9 +185,7 @@ def settle(
             end(running)
             time.sleep(0.05)
     work = node.staging.get(record.incarnation)
-    if record.state != "staging" or work is None:
-        return
-    if not work.over.wait(max(0.0, until - time.monotonic())):
+    if work is not None and record.state == "staging" and not work.over.wait(max(0.0, until - time.monotonic())):
         work.interrupt("the time mom grants the epilogue is over")
         work.over.wait(60.0)
     for sentence in record.facts.get("untold", ()):
@@ -213,26 +210,27 @@ def stop(node: Node, record: Record) -> None:
         work.over.wait(60.0)
 
 
-def undo(node: Node, record: Record) -> list[str]:
-    """Remove what is unfinished; returns where to what would be lost was moved.
+def undo(node: Node, record: Record) -> None:
+    """Remove what is unfinished; where to what would be lost was moved is then in the record's facts as ``kept``.
 
-    Raises Refusal, StageFailed, OSError when something is left.
+    First what needs no store, which may be away. Raises Refusal, StageFailed when something is left.
     """
-    halves = {one for one in ("staged_in", "staged_out") if record.facts.get(one) == "begun"}
-    if not halves:
-        return []
     plan = Plan.from_dict(record.plan or {})
+    halves = [one for one in ("staged_in", "staged_out") if record.facts.get(one) == "begun"]
     items: list[Stage] = []
     if "staged_in" in halves:
         items += plan.stage_in
     if "staged_out" in halves:
         items += due(record, int((record.exit or {}).get("code", 1)))
-    done, _ = _run(node, record, plan, "undo", items, Work())
-    for one in halves:
-        record.facts[one] = "undone"
-    record.facts.pop("uploads", None)
-    node.ledger.save(record)
-    return [str(one) for one in done["kept"]]
+    if items:
+        done, _ = _run(node, record, plan, "undo", items, Work())
+        record.facts["kept"] = [*record.facts.get("kept", ()), *done["kept"]]
+        record.facts |= dict.fromkeys(halves, "undone")
+        node.ledger.save(record)
+    if record.facts.get("uploads"):
+        _run(node, record, plan, "undo", (), Work())
+        record.facts.pop("uploads")
+        node.ledger.save(record)
 
 
 # -- a worker's order -------------------------------------------------------------------------------------------------
@@ -269,7 +267,9 @@ def _run(
 ) -> tuple[dict[str, Any], float]:
     """Have an order carried out; returns the worker's counters and seconds. Raises StageFailed, Refusal."""
     began = time.monotonic()
-    uploads = tuple(Upload(**one) for one in record.facts.get("uploads", {}).values())
+    # To be gone on with, or to be ended: that is an order of its own, which needs the store.
+    begun = record.facts.get("uploads", {}).values() if direction == "out" or not stages else ()
+    uploads = tuple(Upload(**one) for one in begun)
     items = tuple(item_of(record, plan, one) for one in stages)
     if direction != "undo":
         node.emit("stage.begun", record, direction=direction, items=len(items))
@@ -277,7 +277,7 @@ def _run(
         wanted = {one.store for one in (uploads if direction == "undo" else items)}
         order = Order(
             direction=direction, uid=plan.uid, gid=plan.gid, groups=plan.groups, mark=record.incarnation, items=items,
-            stores=_accesses(node, record, plan, wanted), uploads=uploads if direction != "in" else (),
+            stores=_accesses(node, record, plan, wanted), uploads=uploads,
             keep=_keep_in(plan, record),
             patience_s=_UNDO_PATIENCE_S if direction == "undo" else node.config.staging.patience_s,
         )  # fmt: skip

@@ -162,8 +162,6 @@ class Worker:
 
     def _undo(self) -> list[str]:
         """Remove what is unfinished here and there, and move what would go with the job to where it stays."""
-        for one in self.order.uploads:
-            abort(self.client(one.store), one.bucket, one.key, one.id, self.patience)
         kept = []
         for item in self.order.items:
             unfinished = self._unfinished(item)
@@ -171,6 +169,8 @@ class Worker:
                 shutil.rmtree(unfinished)
             if item.doomed and self.order.keep and (moved := _rescue(item, self.order.keep)):
                 kept.append(moved)
+        for one in self.order.uploads:
+            abort(self.client(one.store), one.bucket, one.key, one.id, self.patience)
         return kept
 
     # -- parts --------------------------------------------------------------------------------------------------------
