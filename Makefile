@@ -21,7 +21,7 @@ demo-s3: setup
 	@bash demo/demo-s3.sh
 
 test: setup lint
-	$(PYTHON) -m pytest --threats
+	@tests/run.sh
 
 attack: setup
 	PBSDOCK_ATTACK_LONG=$(LONG) $(PYTHON) -m pytest -m threat --threats -o timeout=$(if $(LONG),900,180)

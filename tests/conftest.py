@@ -17,8 +17,8 @@ from typing import Any
 
 import docker
 import pytest
-from hypothesis import settings
 
+from pbsdock.agent.node import alive
 from pbsdock.cgroup.systemd import escape
 from pbsdock.trial import Outcome, Request, Trial, run_job
 
@@ -33,9 +33,6 @@ IMAGE = os.environ.get("PBSDOCK_TEST_IMAGE") or f"{_RUN}/busybox:1"
 HOST_IMAGE = f"{_RUN}/host:1"
 NO_SHELL_IMAGE = f"{_RUN}/noshell:1"
 USERS = ("pbsdock-a", "pbsdock-b")
-# A time limit of an example measures the machine's other load, not the code.
-settings.register_profile("pbsdock", deadline=None)
-settings.load_profile("pbsdock")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -134,8 +131,8 @@ class Instance:
         killed = set(self.agent_pids())
         for pid in killed:
             os.kill(pid, 9)
-        # systemd starts another one at once.
-        wait_until("the agent is dead", lambda: not killed & set(self.agent_pids()))
+        # systemd starts another one at once. What is ending has no command line any more, and for a moment still its lock.
+        wait_until("the agent is dead", lambda: not killed & set(self.agent_pids()) and not any(map(alive, killed)))
 
     def configure(self, text: str) -> None:
         """Replace the configuration; the next hook starts an agent with it."""

@@ -164,11 +164,6 @@ class Runner:
         except AgentGone:
             say("the pbsdock agent on this node did not answer; the job was not started, please submit it again")
             return REFUSED
-        if answer.op == "bare":
-            if notice := answer.text("notice"):
-                say(notice)
-            self._uncatch_signals()
-            os.execvpe(argv[0], argv, os.environ)
         if answer.op != "started" or not fds:
             say(answer.text("sentence", "the agent gave no answer that can be understood"))
             return REFUSED
@@ -430,6 +425,8 @@ class Runner:
             self.ended = message
         elif message.op == "notice":
             say(message.text("sentence"))
+        elif message.op == "refused" and message.text("code") == "no-such-job":
+            self.ended = wire.Message("ended", code=REFUSED, sentence=message.text("sentence"))
         elif message.op == "attached" and fds and self.attach is None and self.ended is None:
             if sentence := message.text("sentence"):
                 say(sentence)

@@ -1,4 +1,4 @@
-"""Unit tests run beside the engine's and a virtual machine's: how long an example took says nothing about the code."""
+"""Examples of properties have no time limit: it would measure the machine's other load, not the code."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from pbsdock.paths import Paths, load
 _RESTART_PAUSE_S = 0.2
 _FAST_DEATHS = 20
 _TAKE_OVER_S = 15.0
+_ENDING_S = 1.0
 
 
 def shed(paths: Paths, *, foreground: bool = False) -> None:
@@ -103,7 +104,12 @@ def _take_over(paths: Paths) -> int | None:
             os.kill(pid, signal.SIGTERM)
     except (OSError, ValueError):
         pass  # it has ended this moment
-    deadline = time.monotonic() + _TAKE_OVER_S
+    return _lock_within(paths, _TAKE_OVER_S)
+
+
+def _lock_within(paths: Paths, seconds: float) -> int | None:
+    """The lock, waited for: an agent that was killed a moment ago may still be ending."""
+    deadline = time.monotonic() + seconds
     while (lock := take_lock(paths)) is None and time.monotonic() < deadline:
         time.sleep(0.05)
     return lock
@@ -123,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     if not foreground:
         os.setsid()
     shed(paths, foreground=foreground)
-    lock = take_lock(paths) or (_take_over(paths) if foreground else None)
+    lock = take_lock(paths) or (_take_over(paths) if foreground else _lock_within(paths, _ENDING_S))
     if lock is None:
         return 0 if not foreground else 3
     (paths.run_dir / "agent.pid").write_text(f"{os.getpid()}\n")

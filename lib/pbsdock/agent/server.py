@@ -244,8 +244,11 @@ class Connection:
             raise Refusal("root-start", "a job is never started as root; install the run hook as $job_starter only")
         record = self._own(message) or self._on_demand(message)
         if record is None:
-            self._answer(wire.Message("bare"))
-            return
+            # The hook saw the marker: a container was prepared, and released since. Never run on the host in its place.
+            raise Refusal(
+                "no-such-job", f"what was prepared for job {message.text('job')} is gone; nothing was started, please"
+                " submit it again",
+            )  # fmt: skip
         if record.state == "refused":
             refusal = record.refusal or {}
             raise Refusal(refusal.get("code", "refused"), refusal.get("sentence", "refused"))
