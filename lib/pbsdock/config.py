@@ -149,8 +149,8 @@ class AgentConfig:
     max_connections: int = setting(1024, "Connections at a time; a user gets a quarter of them.", least=32, most=65536)
     request_timeout_s: float = setting(30.0, "A request must have arrived whole after so many seconds.", least=1)
     credentials_port: int = setting(
-        1011, "Loopback port where jobs on the host's network get sessions anew; below 1024, so no user can take it;"
-        " 0: none.", least=0, most=1023,
+        97, "Loopback port where jobs on the host's network get sessions anew; no user can take it, nor Torque below"
+        " 144; 0: none.", least=0, most=143,
     )
     message_bytes: int = setting(4 << 20, "Largest request.", least=65536, most=64 << 20, size=True)
 

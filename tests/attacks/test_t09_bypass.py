@@ -38,7 +38,7 @@ def test_no_prologue_no_start(instance: Instance, script: str) -> None:
 
 
 def test_a_start_without_a_prologue(instance: Instance) -> None:
-    """A client of the user's own gets no container for a batch job that has none; without a directive the job is bare."""
+    """A client of the user's own gets no container for a batch job that has none, with or without a directive."""
     instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\n")
     said = as_user(instance, """
         link = Link(sys.argv[1], 20.0)
@@ -48,7 +48,7 @@ def test_a_start_without_a_prologue(instance: Instance) -> None:
             print(answer.op, answer.text("code"), len(fds))
     """)  # fmt: skip
 
-    assert said == ["bare  0", "refused no-such-job 0"]
+    assert said == ["refused no-such-job 0", "refused no-such-job 0"]
 
 
 def test_policy_holds_on_demand(instance: Instance) -> None:

@@ -35,7 +35,7 @@ PLAN = Plan(
     ),
     stage_in=(Stage(store="ceph", bucket="in", key="a/*.fq", path="/data/in/", where="job.sh:3:9"),),
     stage_out=(Stage(store="ceph", bucket="out", key="x", path="/data/o", where="job.sh:4:9", always=True),),
-    credentials_port=1011,
+    credentials_port=97,
 )  # fmt: skip
 
 GOLDEN = """{
@@ -78,7 +78,7 @@ GOLDEN = """{
                "always": false}],
  "stage_out": [{"store": "ceph", "bucket": "out", "key": "x", "path": "/data/o", "where": "job.sh:4:9",
                 "always": true}],
- "credentials_port": 1011
+ "credentials_port": 97
 }"""
 
 

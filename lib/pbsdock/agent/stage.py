@@ -154,7 +154,7 @@ def _kept(node: Node, record: Record, plan: Plan, items: Sequence[Stage]) -> str
     try:
         undo(node, record)
     except (Refusal, StageFailed, OSError) as error:  # the release tries again
-        node.emit("agent.error", record, level="warning", where="stage-out", reason=str(error)[:300])
+        node.emit("release.failed", record, level="warning", reason=f"staging: {error}", phase="run")
     places = [place for one in items if (place := _place(record, plan, one)) and not _is_doomed(plan, one)]
     places = list(dict.fromkeys((*places, *record.facts.get("kept", ()))))
     if not places:
