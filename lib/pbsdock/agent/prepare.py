@@ -190,8 +190,6 @@ def _carry_out(
     node: Node, job: torque.Job, record: Record, plan: Plan, script: bytes | None, notify: Notify, began: float
 ) -> None:
     settings = effective(node.config, job)
-    if plan.stores:
-        node.stores.begin(record, plan)
     image = _image(node, settings.images, plan, notify, began)
     record.image_id, record.image_digest = image.id, image.digest
     user = mounts.User(uid=plan.uid, gid=plan.gid, groups=plan.groups)
@@ -225,6 +223,9 @@ def _carry_out(
     record.facts["ready_at"] = time.time()
     node.ledger.save(record)
     node.emit("job.ready", record, phase="prologue", ms=ms_since(began), image_id=image.id)
+    # Needed by the run hook at the earliest: from here on the gateway's time passes beside mom's own.
+    if plan.stores:
+        node.stores.begin(record, plan)
     if plan.stage_in:
         stage.begin_in(node, record, plan)
 

@@ -62,7 +62,9 @@ def client_of(store: str, access: Access, ask: Ask) -> Any:
     return session.create_client(
         "s3", region_name=access.region, endpoint_url=access.endpoint, verify=access.ca_bundle or True,
         config=Config(
-            s3={"addressing_style": "path" if access.path_style else "virtual"}, signature_version="s3v4",
+            # What is signed of a body is its Content-MD5, which the gateway verifies; it need not be hashed twice.
+            s3={"addressing_style": "path" if access.path_style else "virtual", "payload_signing_enabled": False},
+            signature_version="s3v4",
             max_pool_connections=access.parallel, connect_timeout=5, read_timeout=20, proxies={},
             retries={"mode": "standard", "total_max_attempts": 1},  # trouble.Patience repeats
             # What newer SDKs add by themselves, older gateways refuse; each part carries its Content-MD5 instead.
