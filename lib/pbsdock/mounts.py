@@ -16,7 +16,7 @@ from typing import Any
 
 from pbsdock import syscalls
 from pbsdock.errors import Refusal
-from pbsdock.plan import Mount
+from pbsdock.plan import Mount, Plan
 from pbsdock.policy_mounts import HOST_PATHS, below
 
 _CWD = -100  # AT_FDCWD, openat(2); every path here is absolute
@@ -48,6 +48,11 @@ class User:
     uid: int
     gid: int
     groups: tuple[int, ...]
+
+    @classmethod
+    def of(cls, plan: Plan) -> User:
+        """The owner of the job."""
+        return cls(uid=plan.uid, gid=plan.gid, groups=plan.groups)
 
 
 def resolve(

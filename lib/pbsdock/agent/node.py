@@ -166,6 +166,17 @@ class Node:
             taken.update(parse_cpus(str(((record.plan or {}).get("limits") or {}).get("cpuset") or "")))
         return tuple(sorted(os.sched_getaffinity(0) - taken))
 
+    # -- the container ------------------------------------------------------------------------------------------
+
+    def remove_container(self, record: Record, within_s: float) -> None:
+        """Remove a job's container and wait until it is gone, if it is there. Raises NodeFault, EngineError."""
+        deadline = time.monotonic() + within_s
+        # Asked by name: a crash between the engine's create and our record leaves no id.
+        while not self.engine.remove(record.container_name):
+            if time.monotonic() > deadline:
+                raise NodeFault("container-stays", f"container {record.container_name} cannot be removed")
+            time.sleep(0.05)
+
     # -- one job at a time --------------------------------------------------------------------------------------
 
     @contextmanager

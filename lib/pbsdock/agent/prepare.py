@@ -192,7 +192,7 @@ def _carry_out(
     settings = effective(node.config, job)
     image = _image(node, settings.images, plan, notify, began)
     record.image_id, record.image_digest = image.id, image.digest
-    user = mounts.User(uid=plan.uid, gid=plan.gid, groups=plan.groups)
+    user = mounts.User.of(plan)
     bound, skipped = mounts.resolve(
         plan.mounts, user,
         allowed=[*(one.removesuffix(":ro") for one in settings.mounts.allow), plan.home],

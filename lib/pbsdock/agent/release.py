@@ -78,12 +78,7 @@ def _kill(node: Node, record: Record) -> None:
 
 
 def _remove_container(node: Node, record: Record) -> None:
-    deadline = time.monotonic() + _EMPTY_S
-    # Asked by name: a crash between the engine's create and our record leaves no id.
-    while not node.engine.remove(record.container_name):
-        if time.monotonic() > deadline:
-            raise NodeFault("container-stays", f"container {record.container_name} cannot be removed")
-        time.sleep(0.05)
+    node.remove_container(record, _EMPTY_S)
     _gone(record, "container")
     if record.container_id:
         node.emit("container.removed", record, container=record.container_id)

@@ -106,16 +106,12 @@ def discard_half_started(node: Node, record: Record, request: wire.Message) -> N
         return
     if record.state != "ready" or len(request.raw("argv")) != 1:
         raise Refusal("agent-lost", "the pbsdock agent of this node was lost while it started the job; submit it again")
-    deadline = time.monotonic() + _REMOVED_S
-    while not node.engine.remove(record.container_name):
-        if time.monotonic() > deadline:
-            raise NodeFault("container-stays", f"container {record.container_name} cannot be removed")
-        time.sleep(0.05)
+    node.remove_container(record, _REMOVED_S)
 
 
 def _check_workdir(plan: Plan, bound: Sequence[Bound]) -> None:
     """The directory to work in, which what was staged in may have made. Raises Refusal."""
-    user = mounts.User(uid=plan.uid, gid=plan.gid, groups=plan.groups)
+    user = mounts.User.of(plan)
     if lost := mounts.missing([plan.workdir or "/"], bound, user):
         path, inside = lost
         raise Refusal("no-such-directory", f"{path} does not exist in {inside.source} after files were staged in")
@@ -123,7 +119,7 @@ def _check_workdir(plan: Plan, bound: Sequence[Bound]) -> None:
 
 def _standing(call: container.Call, plan: Plan, bound: Sequence[Bound]) -> container.Call:
     """The call with a directory the engine need not make: it would, as root, in what is mounted of the host."""
-    user = mounts.User(uid=plan.uid, gid=plan.gid, groups=plan.groups)
+    user = mounts.User.of(plan)
     return call if plan.workdir or not mounts.missing([call.cwd], bound, user) else replace(call, cwd="/")
 
 
@@ -135,7 +131,7 @@ def _pinned(node: Node, record: Record, plan: Plan, bound: Sequence[Bound]) -> I
     """
     directory = node.paths.pins / node.work_dir(record).name
     pins.remove(directory)  # of an agent that was lost while it started the job
-    user = mounts.User(uid=plan.uid, gid=plan.gid, groups=plan.groups)
+    user = mounts.User.of(plan)
     of_root = {one.target for one in plan.mounts if one.origin == "nodefile"}
     try:
         try:
