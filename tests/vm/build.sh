@@ -64,6 +64,8 @@ cp -r "$here/guest/root/." root/
 chmod 755 root/usr/local/sbin/*
 # Without a real machine id systemd-firstboot waits for a key, for ever (observed).
 echo 0123456789abcdef0123456789abcdef >root/etc/machine-id
+mkdir -p root/etc/selinux
+echo SELINUX=disabled >root/etc/selinux/config # else systemd complains at every boot of a policy that is not there
 echo node >root/etc/hostname
 printf '127.0.0.1 localhost node\n' >root/etc/hosts
 for unit in getty.target getty@.service serial-getty@.service systemd-firstboot.service systemd-networkd.service apt-daily.timer \

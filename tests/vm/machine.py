@@ -33,7 +33,6 @@ _ACCELERATOR = "tcg,thread=single,tb-size=512"
 _COMMAND_LINE = (
     "console=ttyS0 quiet root=/dev/vda reboot=t systemd.unified_cgroup_hierarchy=1 mitigations=off"
     " apparmor=0"  # else every container fails: the kernel has AppArmor, the root no apparmor_parser (observed)
-    " selinux=0"  # else it complains of a policy that is not there
     " unknown_nmi_panic"  # so that a machine that stands still can be asked where
 )
 
