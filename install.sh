@@ -269,16 +269,19 @@ configure_mom() {
   say "restart pbs_mom, or send it SIGHUP, to let these lines count"
 }
 
+cgroup_parent() { sed -n 's|^parent = "\(/[^"]*\)".*|\1|p' "$etc/pbsdock.toml" 2>/dev/null | head -n 1 || true; }
+
 # What this host runs jobs on: found out, as the agent does it itself, and told.
 describe_host() {
-  local version=1 driver init='no systemd' name
+  local version=1 driver init='no systemd' name parent
   name=$(cat "$etc/instance" 2>/dev/null || echo INSTANCE)
+  parent=$(cgroup_parent)
   [ ! -e /sys/fs/cgroup/cgroup.controllers ] || version=2
   [ ! -d /run/systemd/system ] || init=systemd
   driver=$(timeout 60 docker info --format '{{.CgroupDriver}}' 2>/dev/null) || driver=''
   case $version:$driver in
     *:) say "this host: cgroup v$version, $init; the engine does not answer: its cgroup driver is found out when it does" ;;
-    1:cgroupfs | 2:cgroupfs) say "this host: cgroup v$version, $init, engine driver cgroupfs: jobs go below /$name in the cgroup tree" ;;
+    1:cgroupfs | 2:cgroupfs) say "this host: cgroup v$version, $init, engine driver cgroupfs: jobs go below $parent/$name in the cgroup tree" ;;
     2:systemd) say "this host: cgroup v2, $init, engine driver systemd: each job gets a slice below $name.slice" ;;
     *) say "warning: this host: cgroup v$version with engine driver $driver is not supported; set native.cgroupdriver=cgroupfs" ;;
   esac
@@ -422,7 +425,7 @@ do_uninstall() {
   name=$(cat "$etc/instance" 2>/dev/null || true)
   # The instance's own cgroups, once they are empty.
   [ -z "$name" ] || [ ! -d "/sys/fs/cgroup/$name.slice" ] || systemctl --quiet stop "$name.slice" 2>/dev/null || true
-  [ -z "$name" ] || rmdir "/sys/fs/cgroup/$name" /sys/fs/cgroup/*/"$name" 2>/dev/null || true
+  [ -z "$name" ] || rmdir "/sys/fs/cgroup$(cgroup_parent)/$name" /sys/fs/cgroup/*/"$name" 2>/dev/null || true
   # Pins of jobs that lose their container: whoever removes the directory later must not go through them.
   local pin
   for pin in "$run_dir"/pins/*/*; do [ ! -e "$pin" ] || umount -l "$pin" 2>/dev/null || true; done

@@ -18,10 +18,10 @@ from pbsdock.config_reader import ConfigError, Reader, setting
 from pbsdock.config_trust import check_trusted
 
 __all__ = [
-    "AgentConfig", "Config", "ConfigError", "DevicesConfig", "EngineConfig", "EnvConfig", "EventsConfig",
-    "HealthConfig", "ImagesConfig", "InteractiveConfig", "LimitsConfig", "MountsConfig", "NetworkConfig", "Override",
-    "PrologueConfig", "ReaperConfig", "StagingConfig", "StoreConfig", "StoreRules", "UsersConfig", "check_trusted",
-    "is_root_only", "load", "parse",
+    "AgentConfig", "CgroupConfig", "Config", "ConfigError", "DevicesConfig", "EngineConfig", "EnvConfig",
+    "EventsConfig", "HealthConfig", "ImagesConfig", "InteractiveConfig", "LimitsConfig", "MountsConfig",
+    "NetworkConfig", "Override", "PrologueConfig", "ReaperConfig", "StagingConfig", "StoreConfig", "StoreRules",
+    "UsersConfig", "check_trusted", "is_root_only", "load", "parse",
 ]  # fmt: skip
 
 LEAST_MEMORY = 6 << 20  # the engine refuses less (Docker Engine 20.10, linuxMinMemory)
@@ -112,6 +112,16 @@ class LimitsConfig:
     shm: int = setting(64 << 20, "Size of /dev/shm without --shm-size.", least=1, size=True)
     max_shm: int = setting(0, "Largest --shm-size; 0: the job's memory.", least=0, size=True)
     oom_score_adj: int = setting(500, "How readily the kernel kills a job's processes.", least=0, most=1000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CgroupConfig:
+    """Where the jobs' cgroups are."""
+
+    parent: str = setting(
+        "", "A delegated cgroup below which jobs go, such as /system.slice/pbs_mom.service; empty: the root. Needs"
+        " version 2 and the driver cgroupfs.", check=checks.cgroup_or_empty,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +285,7 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    cgroup: CgroupConfig = field(default_factory=CgroupConfig)
     devices: DevicesConfig = field(default_factory=DevicesConfig)
     users: UsersConfig = field(default_factory=UsersConfig)
     interactive: InteractiveConfig = field(default_factory=InteractiveConfig)

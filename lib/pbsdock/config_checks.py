@@ -26,6 +26,14 @@ def path(text: str) -> str | None:
     return None if _is_plain(text) else "write an absolute path without '..'"
 
 
+def cgroup_or_empty(text: str) -> str | None:
+    """A cgroup as ``/proc/PID/cgroup`` shows it, not the root, or nothing."""
+    plain = _is_plain(text) and text.strip("/") and not text.endswith("/") and "//" not in text
+    if text.startswith("/sys/fs/cgroup/"):
+        return "write the cgroup without /sys/fs/cgroup"
+    return None if not text or plain else "write a cgroup such as /system.slice/pbs_mom.service, or nothing"
+
+
 def prefix(text: str) -> str | None:
     """``PATH`` or ``PATH:ro``."""
     plain = text.removesuffix(":ro")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,24 @@ def test_a_host_without_a_controller_is_refused_fake_tree(tmp_path: Path) -> Non
         choose({"CgroupDriver": "cgroupfs"}, root="pbsdock", sysfs=fake_v1(tmp_path, "cpu", "pids", "freezer"))
 
     assert str(caught.value) == f"cgroup controller memory is not mounted below {tmp_path}"
+
+
+def test_a_delegated_parent_is_taken_with_cgroupfs_on_version_2_fake_tree(tmp_path: Path) -> None:
+    """The one case in which a directory of ours can be below a unit's cgroup."""
+    info = {"CgroupDriver": "cgroupfs", "CgroupVersion": "2"}
+    found = choose(info, root="pbsdock", parent="/system.slice/mom.service", sysfs=fake_v2(tmp_path))
+    assert found.cgroup_parent("1.vm") == "/system.slice/mom.service/pbsdock/1.vm"
+
+
+@pytest.mark.parametrize(("driver", "version", "fake"), [("systemd", "2", fake_v2), ("cgroupfs", "1", fake_v1)])
+def test_a_delegated_parent_elsewhere_is_refused_fake_tree(
+    tmp_path: Path, driver: str, version: str, fake: Callable[[Path], Path]
+) -> None:
+    """The site's wish is not quietly passed over: jobs would be where nobody looks for them."""
+    with pytest.raises(NodeFault) as caught:
+        choose({"CgroupDriver": driver, "CgroupVersion": version}, root="pbsdock", parent="/a", sysfs=fake(tmp_path))
+
+    assert str(caught.value) == (
+        "[cgroup] parent = '/a' needs cgroup version 2 and the engine's driver cgroupfs; here it is version"
+        f" {version} with {driver}"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,3 +144,73 @@ def test_a_process_in_an_inner_node_is_told_fake_tree(tree: Path) -> None:
 
     assert caught.value.code == "cgroup-inner-process"
     assert str(caught.value) == f"process 42 is in {tree}/pbsdock, which only holds the cgroups of jobs"
+
+
+@pytest.fixture
+def delegated(tree: Path) -> Path:
+    """The same below a unit's cgroup that was handed to us, in a tree whose root is systemd's."""
+    unit = tree / "system.slice" / "mom.service"
+    for place in (unit, unit / "pbsdock", unit / "pbsdock" / "1.vm"):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+        (place / "cgroup.subtree_control").write_text("")
+    return unit
+
+
+def test_below_a_delegated_cgroup_nothing_above_it_is_touched_fake_tree(tree: Path, delegated: Path) -> None:
+    """What is above belongs to systemd; the engine is given the whole path."""
+    cgroups = V2Cgroup(tree, "pbsdock", "/system.slice/mom.service")
+
+    cgroups.create("1.vm", LIMITS)
+
+    assert cgroups.cgroup_parent("1.vm") == "/system.slice/mom.service/pbsdock/1.vm"
+    assert cgroups.names() == ["1.vm"]
+    assert (tree / "cgroup.subtree_control").read_text() == ""
+    assert (delegated / "cgroup.subtree_control").read_text() == "+cpu +memory +pids +cpuset +io"
+    assert (delegated / "pbsdock" / "cgroup.subtree_control").read_text() == "+cpu +memory +pids +cpuset +io"
+    assert (delegated / "pbsdock" / "1.vm" / "memory.max").read_text() == "1048576"
+
+
+def test_mom_itself_in_the_units_cgroup_is_told_fake_tree(tree: Path, delegated: Path) -> None:
+    """Controllers cannot be handed down from where a process is."""
+    (delegated / "cgroup.procs").write_text("42\n")
+
+    with pytest.raises(NodeFault) as caught:
+        V2Cgroup(tree, "pbsdock", "/system.slice/mom.service").create("1.vm", LIMITS)
+
+    assert caught.value.code == "cgroup-inner-process"
+    assert str(caught.value) == (
+        f"process 42 is in {delegated}, above the cgroups of jobs; let its unit run in a cgroup below that"
+        " (docs/cgroups.md)"
+    )
+
+
+@pytest.mark.parametrize("marked", ["", "system.slice/mom.service", "system.slice"])
+def test_where_the_tree_is_systemds_it_must_have_delegated_fake_tree(tree: Path, delegated: Path, marked: str) -> None:
+    """The unit's cgroup or one above it; else the limits would last until the next reload of systemd."""
+    (tree / "init.scope").mkdir()
+    cgroups = V2Cgroup(tree, "pbsdock", "/system.slice/mom.service")
+    if marked:
+        os.setxattr(tree / marked, "trusted.delegate", b"1")
+        cgroups.create("1.vm", LIMITS)
+        return
+
+    with pytest.raises(NodeFault) as caught:
+        cgroups.create("1.vm", LIMITS)
+
+    assert caught.value.code == "cgroup-not-delegated"
+    assert str(caught.value) == (
+        "cgroup /system.slice/mom.service is not delegated by systemd; give its unit Delegate=yes"
+    )
+    assert (delegated / "cgroup.subtree_control").read_text() == ""
+
+
+def test_a_delegated_cgroup_that_is_not_there_is_told_fake_tree(tree: Path) -> None:
+    """Its unit is not running: nothing is made in systemd's part of the tree in its place."""
+    with pytest.raises(NodeFault) as caught:
+        V2Cgroup(tree, "pbsdock", "/system.slice/mom.service").create("1.vm", LIMITS)
+
+    assert str(caught.value) == (
+        "cgroup /system.slice/mom.service of [cgroup] parent does not exist; start the unit whose it is"
+    )
+    assert not (tree / "system.slice").exists()

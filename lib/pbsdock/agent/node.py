@@ -133,14 +133,17 @@ class Node:
     def cgroups(self) -> JobCgroup:
         """The cgroup backend, found out from the engine and the host. Raises NodeFault."""
         if self._cgroups is None:
-            self._cgroups = choose(self.engine_info(), root=self.paths.instance)
+            self._cgroups = self._choose(self.engine_info())
         return self._cgroups
+
+    def _choose(self, info: dict[str, Any]) -> JobCgroup:
+        return choose(info, root=self.paths.instance, parent=self.config.cgroup.parent)
 
     def look_again(self) -> None:
         """The engine may have been restarted with another cgroup driver; while it is away the old answer serves."""
         try:
             info = self.engine.info()
-            fresh = choose(info, root=self.paths.instance)
+            fresh = self._choose(info)
         except (HookError, EngineError):
             return
         self._info = info

@@ -13,8 +13,13 @@ from pbsdock.cgroup.v2 import V2Cgroup
 from pbsdock.errors import NodeFault
 
 
-def choose(engine_info: Mapping[str, Any], *, root: str, sysfs: Path = Path("/sys/fs/cgroup")) -> JobCgroup:
-    """Return the backend for what ``docker info`` says and the host has. Raises NodeFault if they disagree."""
+def choose(
+    engine_info: Mapping[str, Any], *, root: str, parent: str = "", sysfs: Path = Path("/sys/fs/cgroup")
+) -> JobCgroup:
+    """Return the backend for what ``docker info`` says and the host has. Raises NodeFault if they disagree.
+
+    *parent* is the site's wish where jobs go; a host that cannot follow it starts none.
+    """
     driver = str(engine_info.get("CgroupDriver", ""))
     version = str(engine_info.get("CgroupVersion", "1"))
     unified = (sysfs / "cgroup.controllers").exists()
@@ -23,8 +28,14 @@ def choose(engine_info: Mapping[str, Any], *, root: str, sysfs: Path = Path("/sy
             "cgroup-unknown",
             f"the engine says cgroup version {version}, but {sysfs} is version {'2' if unified else '1'}",
         )
+    if parent and not (unified and driver == "cgroupfs"):
+        raise NodeFault(
+            "cgroup-unknown",
+            f"[cgroup] parent = {parent!r} needs cgroup version 2 and the engine's driver cgroupfs; here it is version"
+            f" {version} with {driver}",
+        )
     if driver == "cgroupfs":
-        return V2Cgroup(sysfs, root) if unified else V1Cgroup(sysfs, root)
+        return V2Cgroup(sysfs, root, parent) if unified else V1Cgroup(sysfs, root)
     if driver == "systemd" and unified:
         from pbsdock.cgroup.bus import SystemBus  # a D-Bus library is loaded where there is a bus to speak to
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -107,9 +108,11 @@ class V2Tree:
 class V2Cgroup(V2Tree):
     """The backend for the cgroupfs driver."""
 
-    def __init__(self, sysfs: Path, root: str) -> None:
+    def __init__(self, sysfs: Path, root: str, parent: str = "") -> None:
+        """*parent*: a cgroup that was delegated to us, such as that of mom's unit; empty: the tree's own root."""
         super().__init__(sysfs)
-        self.root = root
+        self.parent = parent.strip("/")
+        self.root = f"{self.parent}/{root}".lstrip("/")
         self._root = threading.Lock()  # between making what is above a job and making the job's own
 
     def directory(self, name: str) -> Path:
@@ -121,11 +124,16 @@ class V2Cgroup(V2Tree):
         return f"/{self.root}/{name}"
 
     def create(self, name: str, limits: Limits) -> None:
-        """Enable the controllers down the path, make the directory, set the limits, read them back."""
+        """Enable the controllers down the path, make the directory, set the limits, read them back.
+
+        Above a parent nothing is touched: that is systemd's, and its ``Delegate=`` hands the controllers down.
+        """
         directory = self.directory(name)
+        if self.parent:
+            self._check_parent()
         try:
             with self._root:
-                self._enable(self.sysfs)
+                self._enable(self.sysfs / self.parent)
                 directory.parent.mkdir(exist_ok=True)
                 self._enable(directory.parent)
                 directory.mkdir(exist_ok=True)
@@ -135,6 +143,20 @@ class V2Cgroup(V2Tree):
             raise NodeFault("cgroup-failed", f"cgroup {self.cgroup_parent(name)} cannot be set up: {error}") from error
         self.verify(name, limits)
 
+    def _check_parent(self) -> None:
+        """Whether it is there and ours: without Delegate= systemd takes their limits away at a reload (observed)."""
+        parent = self.sysfs / self.parent
+        if not parent.is_dir():
+            raise NodeFault(
+                "cgroup-missing", f"cgroup /{self.parent} of [cgroup] parent does not exist; start the unit whose it is"
+            )
+        managed = (self.sysfs / "init.scope").is_dir()  # systemd's own, where the tree is systemd's
+        above = [one for one in (parent, *parent.parents) if one.is_relative_to(self.sysfs)]
+        if managed and not any(_is_delegated(one) for one in above):
+            raise NodeFault(
+                "cgroup-not-delegated", f"cgroup /{self.parent} is not delegated by systemd; give its unit Delegate=yes"
+            )
+
     def _enable(self, directory: Path) -> None:
         available = set((directory / "cgroup.controllers").read_text().split())
         if missing := _NEEDED - available:
@@ -142,9 +164,10 @@ class V2Cgroup(V2Tree):
         if directory != self.sysfs and (inside := _processes(directory)):
             # The kernel would answer "Device or resource busy", or, with controllers on already, make the cgroup a
             # threaded one without a memory limit once the container starts (observed; cgroups(7), inner processes).
-            raise NodeFault(
-                "cgroup-inner-process", f"process {inside[0]} is in {directory}, which only holds the cgroups of jobs"
-            )
+            rule = "which only holds the cgroups of jobs"
+            if directory == self.sysfs / self.parent:
+                rule = "above the cgroups of jobs; let its unit run in a cgroup below that (docs/cgroups.md)"
+            raise NodeFault("cgroup-inner-process", f"process {inside[0]} is in {directory}, {rule}")
         enabled = set((directory / "cgroup.subtree_control").read_text().split())
         wanted = [f"+{one}" for one in _WANTED if one in available - enabled]
         if wanted:
@@ -191,6 +214,14 @@ def _oom_at(directory: Path, events: dict[str, int], peak: int | None) -> Litera
     if not events.get("oom"):
         return "node"
     return "job" if limit is not None and peak is not None and peak > limit - _NEAR else "container"
+
+
+def _is_delegated(directory: Path) -> bool:
+    """systemd marks what it has handed over (its CGROUP_DELEGATION.md)."""
+    try:
+        return os.getxattr(directory, "trusted.delegate") == b"1"
+    except OSError:
+        return False
 
 
 def _processes(directory: Path) -> list[str]:
