@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -127,19 +128,20 @@ class Lab:
             time.sleep(0.5)
         return result.out
 
-    def job(self, unit: str, body: str, resources: str = "nodes=1:ppn=1,mem=64mb") -> None:
+    def job(self, unit: str, body: str, resources: str = "nodes=1:ppn=1,mem=64mb", directive: str = "") -> None:
         """Start a job from a unit of its own, as mom's unit would, and wait until its script runs."""
-        script = f"#!/bin/sh\n#DOCKER {IMAGE}\necho ready >$HOME/{unit}\n{body}\n"
+        script = f"#!/bin/sh\n#DOCKER {directive} {IMAGE}\necho ready >$HOME/{unit}\n{body}\n"
         self.check(f"cat >/home/pbsdock-a/{unit}.sh <<'END'\n{script}END\nrm -f /home/pbsdock-a/{unit}")
         self.check(
             f"systemd-run --quiet --collect --unit={unit} /opt/pbsdock/bin/pbsdock try --user pbsdock-a -l {resources} /home/pbsdock-a/{unit}.sh"
         )
         self.until(f"the job of {unit} runs", f"test -s /home/pbsdock-a/{unit}")
 
-    def inside(self, *files: str, seconds: float = 600.0) -> str:
+    def inside(self, *files: str, seconds: float = 600.0, config: str = "") -> str:
         """Run tests in the machine; returns pytest's summary. Fails unless all of them ran and passed."""
         result = self.run(
             f"cd /opt/src && PBSDOCK_TEST_INSTALLED={MOM_PRIV} PBSDOCK_TEST_SLOWER={_SLOWER * self.scale:.0f} PBSDOCK_TEST_IMAGE={IMAGE}"
+            f" PBSDOCK_TEST_CONFIG={shlex.quote(config)}"
             f" /opt/lab/bin/python -m pytest -p no:cacheprovider -q --tb=short --durations=0 -o timeout={300 * self.scale:.0f}"
             f" {' '.join(files)}",
             seconds,

@@ -19,7 +19,7 @@ class Monitor:
         self._lines = connection.makefile("rb")
         self.ask("qmp_capabilities")
 
-    def ask(self, command: str, **arguments: str) -> Any:
+    def ask(self, command: str, **arguments: Any) -> Any:
         """One command; returns its answer and passes over what QEMU tells of itself. Raises OSError or ValueError."""
         asked: dict[str, Any] = {"execute": command}
         if arguments:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
+from tests.support.moms_unit import drop_in as moms_drop_in
 from tests.vm.lab import MOM_PRIV, Lab
 
 # Three starts within a minute are its unit's limit, which is not what is tried here.
@@ -37,6 +39,12 @@ def daemon(lab: Lab, settings: str) -> None:
     lab.check(f"{RESTART} && docker info >/dev/null")
 
 
+def with_cgroupfs(lab: Lab) -> None:
+    """Give the engine its other driver, if it has not got it; the agent notices by itself."""
+    if "cgroupfs" not in lab.check("docker info --format '{{.CgroupDriver}}'"):
+        daemon(lab, '{"exec-opts": ["native.cgroupdriver=cgroupfs"]}')
+
+
 def test_the_installer_says_what_it_chose(lab: Lab) -> None:
     """Version, driver and init as found, the agent as a service behind its socket, events in the journal too."""
     said = lab.check("cat /root/install.log")
@@ -56,14 +64,14 @@ def test_the_life_of_a_job_with_the_systemd_driver(lab: Lab) -> None:
 @pytest.mark.full
 def test_systemd_does_as_it_likes_in_mid_job(lab: Lab) -> None:
     """Inside the machine: slices, limits and the traps of systemd, one by one."""
-    summary = lab.inside("tests/vm/inside")
+    summary = lab.inside("tests/vm/inside/test_systemd.py")
 
     assert re.search(r"[1-9]\d* passed", summary)
     assert lab.left() == ""
 
 
-def test_a_hard_reset_in_mid_job(lab: Lab) -> None:
-    """The plug is pulled while a job runs: after the boot nothing of the old one is left, and a new job runs."""
+def reset_in_mid_job(lab: Lab) -> None:
+    """Pull the plug while a job runs: after the boot nothing of the old one is left, and a new job runs."""
     lab.job("before", "sleep 600")
     running = [one for one in events(lab) if one["event"] == "job.started"][-1]["job"]
     lab.check("sync")  # what is proved is the reconciling of a boot; records that never reached the disk need none
@@ -78,6 +86,31 @@ def test_a_hard_reset_in_mid_job(lab: Lab) -> None:
     end = finished(lab, "after")
     assert (end["code"], end["outcome"]) == (3, "ran")
     assert lab.left() == ""
+
+
+def test_a_hard_reset_in_mid_job(lab: Lab) -> None:
+    """With slices, which a boot finds no trace of."""
+    reset_in_mid_job(lab)
+
+
+@pytest.mark.full
+def test_a_hung_agent_is_replaced_in_mid_job(lab: Lab) -> None:
+    """Stopped, it answers nobody: the watchdog ends it, the next one goes on with the job, whose output and code are whole."""
+    shorter = "/run/systemd/system/pbsdock-agent.service.d/watchdog.conf"
+    lab.check(f"mkdir -p {Path(shorter).parent} && printf '[Service]\\nWatchdogSec=30\\n' >{shorter}")
+    lab.check("systemctl daemon-reload && systemctl restart pbsdock-agent")
+    lab.job("hung", "until [ -e go ]; do sleep 1; done; rm go; echo whole; exit 6")
+    before = lab.check("systemctl show -P MainPID pbsdock-agent").strip()
+
+    lab.check("systemctl kill -s STOP pbsdock-agent")
+    lab.until("another agent answers", f"systemctl is-active pbsdock-agent && test $(systemctl show -P MainPID pbsdock-agent) != {before}")
+    assert "Watchdog timeout" in lab.check("journalctl -q -u pbsdock-agent -o cat")
+    assert len(lab.check("docker ps -q").split()) == 1
+    lab.check("su pbsdock-a -c 'touch $HOME/go'")
+    assert finished(lab, "hung")["code"] == 6
+    assert "whole" in lab.check("journalctl -q -u hung -o cat")
+    assert lab.left() == ""
+    lab.check(f"rm {shorter} && systemctl daemon-reload && systemctl restart pbsdock-agent")
 
 
 @pytest.mark.full
@@ -114,11 +147,32 @@ def test_the_engine_is_restarted_in_mid_job(lab: Lab) -> None:
 
 @pytest.mark.full
 def test_the_life_of_a_job_with_the_cgroupfs_driver(lab: Lab) -> None:
-    """The same file again; the agent has noticed the engine's other driver by itself."""
-    daemon(lab, '{"exec-opts": ["native.cgroupdriver=cgroupfs"]}')
+    """The same file again."""
+    with_cgroupfs(lab)
 
     assert "4 passed" in lab.inside("tests/engine/test_lifecycle.py")
     assert lab.left() == ""
+
+
+@pytest.mark.full
+def test_the_life_of_a_job_below_moms_unit(lab: Lab) -> None:
+    """That driver's other layout: a delegated cgroup, what makes it one, and the same file once more."""
+    with_cgroupfs(lab)
+    summary = lab.inside("tests/vm/inside/test_delegated.py")
+    assert re.search(r"[1-9]\d* passed", summary)
+
+    unit = "/run/systemd/system/pbs_mom.service"
+    lab.check(f"cat >{unit} <<'END'\n{moms_drop_in()}END\nsystemctl daemon-reload && systemctl start pbs_mom")
+    assert "4 passed" in lab.inside("tests/engine/test_lifecycle.py", config='[cgroup]\nparent = "/system.slice/pbs_mom.service"\n')
+    assert lab.left() == ""
+    lab.check(f"systemctl kill -s KILL pbs_mom; systemctl stop pbs_mom; rm {unit} && systemctl daemon-reload")
+
+
+@pytest.mark.full
+def test_a_hard_reset_with_the_cgroupfs_driver(lab: Lab) -> None:
+    """With directories of our own, which a boot finds no trace of either."""
+    with_cgroupfs(lab)
+    reset_in_mid_job(lab)
 
 
 @pytest.mark.full

@@ -1,11 +1,6 @@
 """Run inside the machine only: what systemd does to slices behind our back, and what we do about it.
 
-Each trap of the systemd driver that was ever observed has a test here or in tests/unit, or cannot occur:
-- `/x` and `a.slice/b.slice` as cgroup parent, `x--y.slice`: the engine refuses them; escaping never makes one (unit test).
-- a slice inside a slice by a dash in a job's name: dashes are escaped (unit test).
-- a call that returns before systemd's job is done: every test here reads the kernel's files right after it.
-- two jobs' processes in one inner node: only containers' scopes are ever put below a slice.
-- a unit without Delegate= that loses hand-made cgroups: none is made by hand below a unit with this driver.
+docs/hosts.md has a table of the traps, with the tests here and elsewhere that belong to each.
 """
 
 from __future__ import annotations
