@@ -559,7 +559,8 @@ def _offer_sessions(node: Node) -> None:
     try:
         Endpoint(node.config.agent.credentials_port, node.stores.sessions, answer).start()
     except OSError as error:
-        node.emit("agent.error", level="warning", where="credentials-port", reason=str(error))
+        reason = f"no sessions on port {node.config.agent.credentials_port} of 127.0.0.1: {error.strerror}"
+        node.emit("agent.error", level="warning", where="credentials-port", reason=reason)
 
 
 def _note_stores(paths: Paths, config: Config) -> None:
