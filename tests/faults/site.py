@@ -179,12 +179,13 @@ class Site:
         return subprocess.run([str(hook)], check=True, capture_output=True, text=True, timeout=60).stdout
 
     def reap(self, seconds: float = 20.0) -> dict[str, Any]:
-        """Have passes made until one can be made."""
+        """Have passes made until one can be made; meanwhile the node is checked, as mom does again and again."""
         found: dict[str, Any] = {"blocked": "never asked"}
 
         def made() -> bool:
             nonlocal found
-            said = self.instance.command("reap", "--json").stdout
+            if not (said := self.instance.command("reap", "--json").stdout):
+                self.node_check()  # the one before may have seen an agent that was about to end
             found = json.loads(said) if said.startswith("{") else {"blocked": "no answer"}
             return not found["blocked"]
 
