@@ -33,7 +33,7 @@ load: setup
 	@$(PYTHON) bench/load.py full
 
 test-v2: setup
-	PBSDOCK_VM=full $(PYTHON) -m pytest tests/vm -o timeout=1800
+	PBSDOCK_VM=full $(PYTHON) -m pytest --tb=short tests/vm
 
 bench: setup
 	@$(PYTHON) bench/bench.py

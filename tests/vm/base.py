@@ -1,0 +1,55 @@
+"""The machine's kernel and root, kept between runs. `python -m tests.vm.base` builds them beforehand."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+CACHE = Path(os.environ.get("PBSDOCK_VM_CACHE", "/var/cache/pbsdock-vm"))
+
+
+class BuildError(Exception):
+    """There is no machine to test in; the text has the end of what the builder said."""
+
+
+def run_builder(*command: str, doing: str) -> None:
+    """Run a builder. Raises BuildError."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildError(f"there is no virtual machine to test in: {doing} failed:\n{(done.stdout + done.stderr)[-3000:]}")
+
+
+def built() -> Path:
+    """The directory of kernel and root, built anew when what they are made from changes; older ones go."""
+    run_builder("sh", str(ROOT / "tests/setup.sh"), "vm", doing="installing QEMU and the tools that build a machine")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:  # one builder at a time
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        base = CACHE / f"base-{_digest()}"
+        if not (base / "root.ext4").exists():
+            for old in CACHE.glob("base-*"):
+                shutil.rmtree(old)
+            run_builder("bash", str(HERE / "build.sh"), str(base), doing="building its kernel and root")
+    return base
+
+
+def _digest() -> str:
+    digest = hashlib.sha256()
+    for path in (HERE / "build.sh", *sorted(one for one in (HERE / "guest").rglob("*") if one.is_file())):
+        digest.update(f"{path.relative_to(HERE)}\0".encode() + path.read_bytes())
+    kernel = subprocess.run(["apt-cache", "depends", "linux-image-cloud-amd64"], capture_output=True, check=False).stdout
+    return hashlib.sha256(digest.digest() + kernel).hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    try:
+        built()
+    except BuildError as error:
+        sys.exit(str(error))
