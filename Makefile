@@ -39,6 +39,7 @@ test-v2: setup
 
 bench: setup
 	@$(PYTHON) bench/bench.py
+	@$(PYTHON) bench/waterfall.py
 
 lint: .venv/stamp
 	$(PYTHON) -m ruff check .

@@ -1,4 +1,4 @@
-"""The costs as ratios to plain docker, measured in one run and interleaved: P1 to P6 and S1 to S3 of docs/bench.md.
+"""The costs as ratios to plain docker, measured in one run and interleaved: P1 to P6 and S1 to S3 of docs/performance.md.
 
 One JSON line each on stdout, a table on stderr. Needs root, an engine and the tests' setup.
 """
