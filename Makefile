@@ -39,7 +39,6 @@ test-v2: setup
 
 bench: setup
 	@$(PYTHON) bench/bench.py
-	@$(PYTHON) bench/waterfall.py
 
 lint: .venv/stamp
 	$(PYTHON) -m ruff check .

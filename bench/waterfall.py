@@ -11,11 +11,13 @@ import statistics
 import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bench import REPEATS, ROOT, Site, scratch, show
+if TYPE_CHECKING:
+    from bench import Site
 
 _INSIDE = (
     "engine-inspect-image", "engine-create", "engine-attach", "engine-start", "engine-inspect", "fsync", "files", "cgroup",
@@ -37,14 +39,11 @@ class Span:
 
 def _traced(site: Site) -> Path:
     """Put the timed agent in the place of the instance's; returns the file of its notes."""
-    for pid in site.agents():
-        os.kill(pid, 9)
-    while site.agents():
-        time.sleep(0.02)
+    _kill(site)
     notes = site.root / "notes"
     paths = site.root / "opt/pbsdock/paths.json"
     places = json.loads(paths.read_text())
-    command = [places["python"], "-I", "-S", str(ROOT / "bench/traced.py"), places["lib"], str(notes)]
+    command = [places["python"], "-I", "-S", str(Path(__file__).with_name("traced.py")), places["lib"], str(notes)]
     subprocess.run([*command, "--paths", str(paths)], check=True, env={}, stdin=subprocess.DEVNULL)
     deadline = time.monotonic() + 20.0
     while subprocess.run([str(site.root / "opt/pbsdock/bin/pbsdock"), "ps"], capture_output=True, check=False).returncode:
@@ -52,6 +51,13 @@ def _traced(site: Site) -> Path:
             raise RuntimeError("the timed agent does not answer")
         time.sleep(0.05)
     return notes
+
+
+def _kill(site: Site) -> None:
+    for pid in site.agents():
+        os.kill(pid, 9)
+    while site.agents():
+        time.sleep(0.02)
 
 
 def _job(site: Site) -> list[Span]:
@@ -96,27 +102,22 @@ def rows(hooks: Sequence[Span], notes: Sequence[Span]) -> dict[str, float]:
     return {name: seconds * 1000 for name, seconds in found.items()}
 
 
-def main() -> int:
-    """Print the medians as one JSON line, and P1's two sides beside them."""
-    with scratch() as site:
-        notes = _traced(site)
-        table: dict[str, list[float]] = defaultdict(list)
-        docker = []
-        _job(site)
-        for _ in range(REPEATS * 2):
-            notes.write_bytes(b"")
-            hooks = _job(site)
-            time.sleep(0.3)  # the removal behind the epilogue's back
-            words = [line.split() for line in notes.read_text().splitlines()]
-            spans = [Span(name, float(began), float(ended)) for name, began, ended in words]
-            for name, value in rows(hooks, spans).items():
-                table[name].append(value)
-            table["all"].append(sum(one.ended - one.began for one in hooks) * 1000)
-            docker.append(site.docker_run("true") * 1000)
-        medians = {name: round(statistics.median(values), 1) for name, values in table.items()}
-        show("waterfall", **medians, docker_run=round(statistics.median(docker), 1), repeats=len(docker))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+def waterfall(site: Site, repeats: int, show: Callable[..., None]) -> None:
+    """Show the medians, and beside them what the same takes with plain docker."""
+    notes = _traced(site)
+    table: dict[str, list[float]] = defaultdict(list)
+    docker = []
+    _job(site)
+    for _ in range(repeats):
+        notes.write_bytes(b"")
+        hooks = _job(site)
+        time.sleep(0.3)  # the removal behind the epilogue's back
+        words = [line.split() for line in notes.read_text().splitlines()]
+        spans = [Span(name, float(began), float(ended)) for name, began, ended in words]
+        for name, value in rows(hooks, spans).items():
+            table[name].append(value)
+        table["all"].append(sum(one.ended - one.began for one in hooks) * 1000)
+        docker.append(site.docker_run("true") * 1000)
+    _kill(site)
+    medians = {name: round(statistics.median(values), 1) for name, values in table.items()}
+    show("waterfall", **medians, docker_run=round(statistics.median(docker), 1), repeats=len(docker))
