@@ -203,6 +203,12 @@ fetch_program() { # fetch_program DIR: into DIR/files, the tools into DIR/tools;
   return 1
 }
 
+# What is installed and in no lock: an older version's, and what the interpreter brought to build with.
+strays() {
+  "${pip[@]}" list --format=freeze | sed 's/==.*//' | tr 'A-Z_.' 'a-z--' |
+    grep -vxF -e pip -e pbsdock -f <(sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' "$here/lock/run.txt") || true
+}
+
 make_work() {
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
@@ -230,15 +236,18 @@ write_program() {
   # A copy: pip would leave a build directory in the checkout. What builds is used once, and not left on the node.
   mkdir "$work/build"
   cp -r "$here/lib" "$here/setup.cfg" "$here/pyproject.toml" "$here/README.md" "$here/LICENSE" "$work/build/"
-  pip+=(--quiet)
   export PYTHONPATH=$work/tools
-  local again=(install --no-index --no-deps --no-build-isolation --force-reinstall)
-  if ! { "${pip[@]}" "${again[@]}" --require-hashes --find-links "$work/files" -r "$here/lock/run.txt" &&
-    "${pip[@]}" "${again[@]}" "$work/build" && PYTHONPATH='' "${pip[@]}" uninstall --yes setuptools; } >"$work/log" 2>&1; then
+  local put=(install --no-index --no-deps --no-build-isolation) force=()
+  # Only what differs is exchanged, so that hooks find the rest meanwhile; unless what is there is not what it was.
+  [ -n "$fresh" ] || "$prefix/bin/pbsdock" doctor packages >/dev/null 2>&1 || force=(--force-reinstall)
+  if ! { "${pip[@]}" "${put[@]}" "${force[@]}" --require-hashes --find-links "$work/files" -r "$here/lock/run.txt" &&
+    "${pip[@]}" "${put[@]}" --force-reinstall "$work/build"; } >"$work/log" 2>&1; then
     cat "$work/log" >&2
     die "pip could not install pbsdock into $prefix/venv; run install.sh again"
   fi
   unset PYTHONPATH
+  # shellcheck disable=SC2046 # a list of names
+  "${pip[@]}" uninstall --yes $(strays) >"$work/log" 2>&1 || true # what stays, doctor names
   install -m 0644 "$here/lock/run.txt" "$prefix/lock.txt"
   "$prefix/venv/bin/python3" -m compileall -q "$(site_packages)" || true
   chmod -R go-w "$prefix/venv"

@@ -131,11 +131,15 @@ def test_other_packages_than_the_locks_are_told(copy: Copy) -> None:
 
 
 def test_the_installer_repairs(instance: Instance) -> None:
-    """What doctor finds, ``install.sh --check`` finds, and installing again mends it."""
+    """What doctor finds, ``install.sh --check`` finds, and installing again mends it, and takes out what the lock lacks."""
     (site,) = (instance.root / "opt/pbsdock").glob("venv/lib/python3*/site-packages")
     module = site / "jmespath/ast.py"
     good = module.read_bytes()
     module.write_bytes(good + b"# and more\n")
+    stray = site / "more-1.0.dist-info"  # as an older version's lock may have had
+    stray.mkdir()
+    (stray / "METADATA").write_text("Metadata-Version: 2.1\nName: more\nVersion: 1.0\n")
+    (stray / "RECORD").write_text("more-1.0.dist-info/METADATA,,\nmore-1.0.dist-info/RECORD,,\n")
     call = [str(ROOT / "install.sh"), "--mom-priv", str(instance.mom_priv), "--root", str(instance.root)]
     try:
         told = subprocess.run([*call, "--check"], capture_output=True, text=True, check=False).stdout
@@ -144,7 +148,11 @@ def test_the_installer_repairs(instance: Instance) -> None:
         repaired = module.read_bytes()
         if repaired != good:
             module.write_bytes(good)
+        left = stray.exists()
+        shutil.rmtree(stray, ignore_errors=True)
 
     assert f"wrong: packages files: {module} of jmespath " in told
-    assert (mended.returncode, repaired == good) == (0, True), mended.stderr
+    assert "wrong: packages lock: more 1.0 is not in the lock; take it out with pip uninstall" in told.splitlines()
+    assert (mended.returncode, repaired == good, left) == (0, True, False), mended.stderr
+    assert instance.command("doctor", "packages").returncode == 0
     assert os.access(instance.root / "opt/pbsdock/lock.txt", os.R_OK)
