@@ -16,7 +16,7 @@ from pbsdock.agent.node import Node, Running, alive, ms_since
 from pbsdock.agent.shell import awaits_script, waited_for
 from pbsdock.engine import EngineError, process_groups
 from pbsdock.errors import NodeFault, Refusal
-from pbsdock.ledger import Record
+from pbsdock.ledger import Record, uptime
 from pbsdock.mounts import Bound
 from pbsdock.plan import Plan
 
@@ -86,6 +86,7 @@ def start_job(node: Node, record: Record, request: wire.Message, peer_pid: int) 
     record.facts["tty"] = call.tty
     record.facts["waited_for"] = waited_for(pid)
     record.facts["started_at"] = time.time()
+    record.facts["alive_at"] = uptime()
     try:
         node.ledger.save(record)
     except OSError as error:
