@@ -1,6 +1,7 @@
-.PHONY: help demo demo-s3 test test-v2 attack faults load bench lint
+.PHONY: help demo demo-s3 test test-v2 attack faults load bench lint lock
 
 PYTHON := .venv/bin/python
+PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check
 SHELL_FILES := install.sh $(filter-out hooks/ask,$(wildcard hooks/*)) tests/*.sh tests/vm/*.sh demo/*.sh .ci/run examples/*.sh
 
 help:
@@ -13,6 +14,7 @@ help:
 	@echo 'make test-v2 all of it that needs cgroup v2 and systemd, in a virtual machine (root)'
 	@echo 'make bench  the costs as ratios to plain docker (root)'
 	@echo 'make lint   ruff, mypy --strict and shellcheck alone'
+	@echo 'make lock   lock/*.txt anew: the newest packages setup.cfg allows, with their hashes (needs a package index)'
 
 demo:
 	@bash demo/demo.sh
@@ -43,12 +45,19 @@ lint: .venv/stamp
 	$(PYTHON) -m mypy
 	shellcheck -x $(SHELL_FILES)
 
+# The oldest Python that is supported resolves; the newest releases that setup.cfg allows are taken.
+lock:
+	@sh tests/setup.sh
+	/usr/bin/python3 lock/lock.py
+
 .PHONY: setup
 setup: .venv/stamp
 	@sh tests/setup.sh store
 
-.venv/stamp: setup.cfg pyproject.toml
+.venv/stamp: setup.cfg pyproject.toml lock/test.txt
 	@sh tests/setup.sh
-	/usr/bin/python3 -m venv .venv
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	/usr/bin/python3 -m venv --clear .venv
+	$(PIP) install --require-hashes -r lock/build.txt
+	PIP_USE_PEP517=1 $(PIP) install --no-build-isolation --require-hashes -r lock/test.txt
+	$(PIP) install --no-index --no-deps --no-build-isolation -e .
 	@touch $@

@@ -8,14 +8,16 @@ usage() {
   cat <<'TEXT'
 usage: install.sh --mom-priv DIR [--prefix DIR] [--root DIR] [--python PATH] [--wheels DIR]
                   [--dry-run | --check | --uninstall]
+       install.sh --fetch DIR [--python PATH]
 
   --mom-priv DIR  mom's private directory, for example /var/spool/torque/mom_priv
   --prefix DIR    where the program goes (default: /opt/pbsdock, below --root if that is given)
   --root DIR      a relocated instance: configuration, state, sockets and logs below DIR
   --python PATH   interpreter for pbsdock's own virtual environment (default: /usr/bin/python3)
-  --wheels DIR    take pbsdock and what it needs from DIR (made by: pip wheel . -w DIR) and from nowhere else
+  --wheels DIR    take what pbsdock needs from DIR (filled by --fetch) and from nowhere else
   --dry-run       say what would be done, change nothing
   --check         verify an installation; exit 1 and a sentence for everything that is wrong
+  --fetch DIR     only fill DIR with what pbsdock needs, for hosts without a package index; needs no root
   --uninstall     undo: site hooks and mom's config come back; configuration, state and logs stay
 TEXT
 }
@@ -24,14 +26,14 @@ die() { echo "install.sh: $*" >&2; exit 1; }
 say() { echo "$*"; }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-mom_priv='' prefix='' root='' wheels='' python=/usr/bin/python3 mode=install
+mom_priv='' prefix='' root='' wheels='' fetch='' python=/usr/bin/python3 mode=install
 while [ $# -gt 0 ]; do
   case $1 in
-    --mom-priv | --prefix | --root | --python | --wheels)
+    --mom-priv | --prefix | --root | --python | --wheels | --fetch)
       [ $# -ge 2 ] || die "$1 needs a value"
       case $1 in
         --mom-priv) mom_priv=$2 ;; --prefix) prefix=$2 ;; --root) root=$2 ;;
-        --wheels) wheels=$2 ;; *) python=$2 ;;
+        --wheels) wheels=$2 ;; --fetch) fetch=$2 mode=fetch ;; *) python=$2 ;;
       esac
       shift 2 ;;
     --dry-run) mode=dry-run; shift ;;
@@ -41,8 +43,8 @@ while [ $# -gt 0 ]; do
     *) usage >&2; die "unknown argument $1" ;;
   esac
 done
-[ -n "$mom_priv" ] || { usage >&2; die "--mom-priv is missing"; }
-for path in "$mom_priv" "${prefix:-/}" "${root:-/}" "${wheels:-/}" "$python"; do
+[ -n "$mom_priv$fetch" ] || { usage >&2; die "--mom-priv is missing"; }
+for path in "${mom_priv:-/}" "${prefix:-/}" "${root:-/}" "${wheels:-/}" "${fetch:-/}" "$python"; do
   case $path in
     /*) ;;
     *) die "$path is not an absolute path" ;;
@@ -52,8 +54,8 @@ for path in "$mom_priv" "${prefix:-/}" "${root:-/}" "${wheels:-/}" "$python"; do
   esac
 done
 [ -z "$wheels" ] || [ -d "$wheels" ] || die "--wheels $wheels is not a directory"
-[ -d "$mom_priv" ] || die "--mom-priv $mom_priv is not a directory"
-[ "$(id -u)" = 0 ] || die "must be run as root"
+[ "$mode" = fetch ] || [ -d "$mom_priv" ] || die "--mom-priv $mom_priv is not a directory"
+[ "$mode" = fetch ] || [ "$(id -u)" = 0 ] || die "must be run as root"
 
 mom_priv=${mom_priv%/}
 root=${root%/}
@@ -75,7 +77,7 @@ block_end='# end pbsdock'
 site_packages() { echo "$prefix"/venv/lib/python3*/site-packages; }
 is_ours() { [ -f "$1" ] && [ "$(sed -n 2p "$1" | cut -c1-${#ours})" = "$ours" ]; }
 version() { sed -n 's/^version = //p' "$here/setup.cfg"; }
-stamp() { (cd "$here" && find lib hooks etc install.sh setup.cfg pyproject.toml -type f ! -name '*.pyc' ! -path '*.egg-info*' -print0 | sort -z | xargs -0 sha256sum; echo "$python $mom_priv $prefix $root") | sha256sum | cut -c1-64; }
+stamp() { (cd "$here" && find lib hooks etc lock install.sh setup.cfg pyproject.toml -type f ! -name '*.pyc' ! -path '*.egg-info*' -print0 | sort -z | xargs -0 sha256sum; echo "$python $mom_priv $prefix $root") | sha256sum | cut -c1-64; }
 
 # What makes a path untrustworthy: it, or a directory above it, can be changed by somebody who is not root.
 untrusted() {
@@ -173,23 +175,93 @@ stop_agent() {
   fi
 }
 
-write_program() {
-  local build pip
-  mkdir -p "$prefix"
-  [ -x "$prefix/venv/bin/python3" ] || "$python" -m venv "$prefix/venv" || die "$python cannot make a virtual environment; apt-get install python3-venv"
-  pip=("$prefix/venv/bin/python3" -m pip install --quiet --no-input --disable-pip-version-check)
-  if [ -n "$wheels" ]; then
-    "${pip[@]}" --no-index --find-links "$wheels" --force-reinstall "pbsdock == $(version)" ||
-      die "pip could not install pbsdock $(version) from $wheels; fill it with: pip wheel $here -w $wheels"
+# Says in one sentence what pip's log means.
+pip_says() { # pip_says LOG
+  local odd lacking
+  # As pip words it: NAME==VERSION from ADDRESS (from -r FILE (line N)):
+  odd=$(sed -n 's|^ *[A-Za-z0-9._-]*==[^ ]* from [^ ]*/\([^ #/]*\)[# ].*|\1|p' "$1" | head -n 1)
+  lacking=$(sed -n 's/^ERROR: No matching distribution found for \([^ ]*\).*/\1/p' "$1" | head -n 1)
+  if grep -q 'DO NOT MATCH THE HASHES' "$1" && [ -n "$odd" ]; then
+    echo "$odd is not the file whose sha256 is in lock/run.txt or lock/build.txt; it was exchanged or damaged, nothing was installed"
+  elif [ -n "$lacking" ] && [ -n "$wheels" ]; then
+    echo "$wheels has no $lacking for this Python; fill it with install.sh --fetch, nothing was installed"
   else
-    # A copy: pip would leave a build directory in the checkout.
-    build=$(mktemp -d)
-    cp -r "$here/lib" "$here/setup.cfg" "$here/pyproject.toml" "$here/README.md" "$here/LICENSE" "$build/"
-    "${pip[@]}" "$build" || { rm -rf "$build"; die "pip could not install pbsdock; without a package index use --wheels"; }
-    rm -rf "$build"
+    grep '^ERROR' "$1" >&2 || tail -n 3 "$1" >&2
+    echo "pip could not fetch what pbsdock needs; without a package index use --wheels; nothing was installed"
   fi
+}
+
+# Fetches all that the lock names, and only that. What has to be built is built later, with the tools that come first.
+fetch_program() { # fetch_program DIR: into DIR/files, the tools into DIR/tools; or a sentence
+  local get=(download --require-hashes --no-build-isolation -d "$1/files")
+  local tools=(install --require-hashes --no-index --no-deps --find-links "$1/files" --target "$1/tools")
+  [ -z "$wheels" ] || get+=(--no-index --find-links "$wheels")
+  "${pip[@]}" "${get[@]}" -r "$here/lock/build.txt" >"$1/log" 2>&1 &&
+    "${pip[@]}" "${tools[@]}" -r "$here/lock/build.txt" >"$1/log" 2>&1 &&
+    PYTHONPATH=$1/tools "${pip[@]}" "${get[@]}" -r "$here/lock/run.txt" >"$1/log" 2>&1 && return
+  pip_says "$1/log"
+  return 1
+}
+
+# What is installed and in no lock: an older version's, and what the interpreter brought to build with.
+strays() {
+  "${pip[@]}" list --format=freeze | sed 's/==.*//' | tr 'A-Z_.' 'a-z--' |
+    grep -vxF -e pip -e pbsdock -f <(sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' "$here/lock/run.txt") || true
+}
+
+make_work() {
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+}
+
+use_pip_of() { # use_pip_of VENV
+  export PIP_USE_PEP517=1 # not as an option: newer ones know nothing else, and may not know the option
+  pip=("$1/bin/python3" -m pip --no-input --disable-pip-version-check)
+}
+
+# What is there stays until everything that is to take its place is here and has been compared with the lock.
+write_program() {
+  local pip problem fresh=''
+  mkdir -p "$prefix"
+  make_work
+  if ! "$prefix/venv/bin/python3" -m pip --version >/dev/null 2>&1; then
+    [ -e "$prefix/venv" ] || fresh=yes
+    "$python" -m venv "$prefix/venv" || die "$python cannot make a virtual environment; apt-get install python3-venv"
+  fi
+  use_pip_of "$prefix/venv"
+  if ! problem=$(fetch_program "$work"); then
+    [ -z "$fresh" ] || rm -rf "$prefix/venv"
+    die "$problem"
+  fi
+  # A copy: pip would leave a build directory in the checkout. What builds is used once, and not left on the node.
+  mkdir "$work/build"
+  cp -r "$here/lib" "$here/setup.cfg" "$here/pyproject.toml" "$here/README.md" "$here/LICENSE" "$work/build/"
+  export PYTHONPATH=$work/tools
+  local put=(install --no-index --no-deps --no-build-isolation) force=()
+  # Only what differs is exchanged, so that hooks find the rest meanwhile; unless what is there is not what it was.
+  [ -n "$fresh" ] || "$prefix/bin/pbsdock" doctor packages >/dev/null 2>&1 || force=(--force-reinstall)
+  if ! { "${pip[@]}" "${put[@]}" "${force[@]}" --require-hashes --find-links "$work/files" -r "$here/lock/run.txt" &&
+    "${pip[@]}" "${put[@]}" --force-reinstall "$work/build"; } >"$work/log" 2>&1; then
+    cat "$work/log" >&2
+    die "pip could not install pbsdock into $prefix/venv; run install.sh again"
+  fi
+  unset PYTHONPATH
+  # shellcheck disable=SC2046 # a list of names
+  "${pip[@]}" uninstall --yes $(strays) >"$work/log" 2>&1 || true # what stays, doctor names
+  install -m 0644 "$here/lock/run.txt" "$prefix/lock.txt"
   "$prefix/venv/bin/python3" -m compileall -q "$(site_packages)" || true
   chmod -R go-w "$prefix/venv"
+}
+
+do_fetch() {
+  local pip problem
+  make_work
+  "$python" -m venv "$work/venv" || die "$python cannot make a virtual environment; apt-get install python3-venv"
+  use_pip_of "$work/venv"
+  problem=$(fetch_program "$work") || die "$problem"
+  mkdir -p "$fetch"
+  cp "$work/files"/* "$fetch/"
+  say "fetched $(find "$work/files" -type f | wc -l) packages into $fetch; install with --wheels $fetch"
 }
 
 write_paths() {
@@ -316,7 +388,7 @@ remove_services() {
   rm -f /etc/logrotate.d/pbsdock /etc/tmpfiles.d/pbsdock.conf
 }
 
-wrong=0
+wrong=0 changed=0
 complain() { say "wrong: $*"; wrong=1; }
 
 check_file() { # check_file PATH [MODE]: root's alone, and of that mode
@@ -360,13 +432,16 @@ program_works() {
 }
 
 check_program() {
-  local problem
+  local problem line
   problem=$(find "$prefix/venv" "$prefix/bin/pbsdock" "$prefix/bin/pbsdock-agent" ! -type l \( ! -uid 0 -o -perm /022 \) -print -quit 2>/dev/null)
   [ -z "$problem" ] || complain "$problem can be changed by others than root; run install.sh again"
   if ! program_works; then
     complain "the virtual environment in $prefix/venv does not work; run install.sh again"
   elif ! problem=$("$prefix/bin/pbsdock" config 2>&1 >/dev/null); then
     complain "$problem"
+  elif ! problem=$("$prefix/bin/pbsdock" doctor packages 2>&1); then
+    changed=1
+    while IFS= read -r line; do complain "${line#NOT }"; done < <(grep -v '^ok ' <<<"$problem")
   fi
 }
 
@@ -384,6 +459,7 @@ do_check() {
   wrong=0
   check_hooks
   check_file "$paths"
+  check_file "$prefix/lock.txt" 644
   check_file "$etc/pbsdock.toml"
   check_file "$etc/instance"
   check_file "$state_dir" 700
@@ -432,12 +508,13 @@ do_uninstall() {
   # Only what is ours by name: the prefix may be shared, /usr/local for example.
   rm -rf "${prefix:?}/venv"
   for hook in $helpers; do rm -f "$prefix/hooks/$hook"; done
-  rm -f "$prefix/bin/pbsdock" "$prefix/bin/pbsdock-agent" "$paths" "$prefix/stamp"
+  rm -f "$prefix/bin/pbsdock" "$prefix/bin/pbsdock-agent" "$paths" "$prefix/lock.txt" "$prefix/stamp"
   rmdir "$prefix/hooks" "$prefix/bin" "$prefix" 2>/dev/null || true
   say "pbsdock is taken out of $mom_priv; $etc, $state_dir and $log_dir stay"
 }
 
 case $mode in
+  fetch) do_fetch; exit ;;
   check) do_check; exit ;;
   uninstall) do_uninstall; exit ;;
 esac
@@ -478,7 +555,7 @@ done
 [ -s "$etc/instance" ] || { name=$(instance_name) && echo "$name" >"$etc/instance"; }
 describe_host
 # With the program itself in place, only what is around it is mended.
-if [ "$(cat "$prefix/stamp" 2>/dev/null || true)" != "$wanted" ] || ! program_works; then
+if [ "$(cat "$prefix/stamp" 2>/dev/null || true)" != "$wanted" ] || ! program_works || [ "$changed" = 1 ]; then
   rm -f "$prefix/stamp"
   write_program
 fi

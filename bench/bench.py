@@ -1,4 +1,5 @@
-"""The costs as ratios to plain docker, measured in one run and interleaved: P1 to P6 and S1 to S3 of docs/bench.md.
+"""The costs as ratios to plain docker, measured in one run and interleaved: P1 to P6 and S1 to S3 of docs/performance.md,
+and where the time of P1 goes.
 
 One JSON line each on stdout, a table on stderr. Needs root, an engine and the tests' setup.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import stores
 from docker_flags import flags
+from waterfall import waterfall
 
 from pbsdock.trial import Request, Trial, environment
 
@@ -307,7 +309,10 @@ def scratch() -> Iterator[Site]:
 
 def main() -> int:
     """Run all, or those named on the command line."""
-    figures = {"P1": p1, "P2": p2, "P3": p3, "P4": p4, "P5": p5, "P6": p6}
+    figures = {
+        "P1": p1, "P2": p2, "P3": p3, "P4": p4, "P5": p5, "P6": p6,
+        "waterfall": lambda site: waterfall(site, REPEATS, show),
+    }  # fmt: skip
     wanted = sys.argv[1:] or [*figures, *stores.FIGURES]
     with scratch() as site:
         for name in (one for one in wanted if one in figures):

@@ -29,6 +29,8 @@ def flags(container: Mapping[str, Any], keep: Path) -> list[str]:
 
 def _mount(mount: Mapping[str, Any], keep: Path) -> str:
     source = Path(mount["Source"])
+    if "/pins/" in mount["Source"]:  # which was there only while the container started; the host's path is the same
+        source = Path(mount["Target"])
     if source.is_file():
         copy = keep / f"{source.name}.copy"
         shutil.copy2(source, copy)

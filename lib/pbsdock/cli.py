@@ -67,6 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     engine.add_argument("--json", action="store_true", help="one JSON list")
     engine.set_defaults(run=_doctor_engine)
 
+    packages = parts.add_parser("packages", help="the installed packages: the lock's, unchanged, without known holes")
+    packages.add_argument("--json", action="store_true", help="one JSON list")
+    packages.set_defaults(run=_doctor_packages)
+
     config = verbs.add_parser("config", help="check the site's configuration file and show it")
     config.set_defaults(run=_config)
     return parser
@@ -166,7 +170,8 @@ def _doctor_s3(arguments: argparse.Namespace) -> int:
 
     from pbsdock.config import ConfigError
     from pbsdock.config import load as load_config
-    from pbsdock.doctor import examine, report
+    from pbsdock.doctor import examine
+    from pbsdock.doctor_report import report
     from pbsdock.paths import load
 
     if os.geteuid() != 0:
@@ -192,8 +197,8 @@ def _doctor_engine(arguments: argparse.Namespace) -> int:
 
     from pbsdock.config import ConfigError
     from pbsdock.config import load as load_config
-    from pbsdock.doctor import report
     from pbsdock.doctor_engine import components, judge_paths, judge_socket, judge_versions
+    from pbsdock.doctor_report import report
     from pbsdock.engine import Engine, EngineError
     from pbsdock.errors import HookError
     from pbsdock.paths import load
@@ -209,6 +214,19 @@ def _doctor_engine(arguments: argparse.Namespace) -> int:
         print(f"pbsdock: {error}", file=sys.stderr)
         return 2
     findings = chain(judge_versions(versions), judge_socket(settings.socket), judge_paths(paths))
+    return report(iter(findings), sys.stdout, as_json=arguments.json)
+
+
+def _doctor_packages(arguments: argparse.Namespace) -> int:
+    from pbsdock.doctor_packages import examine
+    from pbsdock.doctor_report import report
+    from pbsdock.paths import load
+
+    try:
+        findings = list(examine(load(arguments.paths)))
+    except (OSError, ValueError) as error:
+        print(f"pbsdock: the installation cannot be read ({error}); run install.sh again", file=sys.stderr)
+        return 2
     return report(iter(findings), sys.stdout, as_json=arguments.json)
 
 

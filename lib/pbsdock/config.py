@@ -54,7 +54,10 @@ class ImagesConfig:
     wait_notice_s: float = setting(3.0, "A longer wait for an image (seconds) is told on the job's stderr.", least=0)
     inactivity_s: float = setting(60.0, "A pull without any progress for so many seconds is given up.", least=1)
     total_s: float = setting(270.0, "A pull is given up after so many seconds.", least=1)
-    max_bytes: int = setting(0, "Largest image, by its size on disk; 0: no limit.", least=0, size=True)
+    max_bytes: int = setting(
+        0, "Largest image, by its size on disk; a pull is broken off where more has been fetched; 0: no limit.",
+        least=0, size=True,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

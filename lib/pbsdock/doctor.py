@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import TextIO
+from dataclasses import dataclass
 
 from pbsdock.config import Config, StoreConfig
 from pbsdock.credentials.errors import StoreError
 from pbsdock.credentials.make import minter_of
 from pbsdock.credentials.rgw import Gateway
 from pbsdock.credentials.secret import Secret, name_of
-from pbsdock.doctor_engine import Judged
 from pbsdock.plan import Grant, Store
 
 
@@ -78,15 +75,3 @@ def _probe(
     except StoreError as error:
         return Finding(store, step, False, error.reason)
     return Finding(store, step, expected(status), f"listing {bucket}: HTTP {status}")
-
-
-def report(findings: Iterator[Finding] | Iterator[Judged], out: TextIO, *, as_json: bool) -> int:
-    """Print what was found; 0 if all is well, 1 if not."""
-    seen: list[Finding | Judged] = []
-    for one in findings:
-        seen.append(one)
-        if not as_json:
-            print(f"{'ok ' if one.well else 'NOT'} {one}", file=out)
-    if as_json:
-        print(json.dumps([asdict(one) for one in seen], indent=1), file=out)
-    return 0 if all(one.well for one in seen) else 1

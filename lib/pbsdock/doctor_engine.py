@@ -13,6 +13,7 @@ from typing import Any
 
 from pbsdock.config_reader import ConfigError
 from pbsdock.config_trust import untrusted_part
+from pbsdock.doctor_report import Judged
 from pbsdock.paths import Paths
 
 _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(.*)")
@@ -45,19 +46,6 @@ ADVISORIES = (
     Advisory("Engine", "CVE-2021-41091", "the engine's directories entered by users", ((20, 10, 9),)),
     Advisory("Engine", "CVE-2022-36109", "supplementary groups of the image", ((20, 10, 18),)),
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """One thing that was looked at."""
-
-    part: str
-    step: str
-    well: bool
-    seen: str
-
-    def __str__(self) -> str:
-        return f"{self.part} {self.step}: {self.seen}"
 
 
 def parse_version(text: str) -> tuple[Version, str] | None:

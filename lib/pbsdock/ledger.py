@@ -16,6 +16,11 @@ VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.json")
 
 
+def uptime() -> float:
+    """Seconds since the boot (clock_gettime(2), CLOCK_BOOTTIME): what no change of the node's clock touches."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 @dataclass(slots=True, kw_only=True)
 class Record:
     """One incarnation of one job on this node: its plan, its steps, and the handles of what exists.
@@ -55,7 +60,7 @@ class Record:
         tag = nonce if nonce is not None else secrets.token_hex(4)
         return cls(
             job_id=job_id, safe=safe, incarnation=f"{int(moment):x}{tag}", uid=uid, user=user, node=node,
-            boot_id=boot_id, created=moment,
+            boot_id=boot_id, created=moment, facts={"alive_at": uptime()},
         )
 
     @property

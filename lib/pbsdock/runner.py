@@ -24,6 +24,7 @@ REFUSED = 125
 _FRAME = 8
 _CHUNK = 1 << 18
 _ADOPT_AFTER_S = 0.5
+_REPEAT = 65536
 _AGENT_PATIENCE_S = 600.0
 _ATTEMPTS = 3
 _FORWARDED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCONT", "SIGTSTP", "SIGXCPU")
@@ -146,6 +147,10 @@ class Runner:
         self.terminal: Terminal | None = None
         self.ended: wire.Message | None = None
         self.stdin_open = True
+        self.sent: bytes | None = None if self.tty else b""  # of standard input, as long as it is little; nothing typed
+        self.unsent = b""
+        self.request: wire.Message | None = None
+        self.again = False  # whether a second start was asked for and is under way
         self.agent_lost: float | None = None
         self.waiting = False
 
@@ -159,6 +164,7 @@ class Runner:
             cwd=os.fsencode(os.getcwd()), umask=_umask(), tty=int(self.tty), rows=rows, columns=columns,
             tasknum=os.environ.get("PBS_TASKNUM", ""), directive=directive.encode("utf-8", "surrogateescape"),
         )
+        self.request = request
         try:
             answer, fds = self._ask_for_start(request)
         except AgentGone:
@@ -358,7 +364,7 @@ class Runner:
             for fd, _events in ready:
                 if self.attach is not None and fd == self.attach.fileno():
                     self._from_engine(poller, buffer)
-                elif fd == 0 and self.stdin_open:
+                elif fd == 0 and self.stdin_open and self.attach is not None:
                     self._from_stdin(poller)
                 elif self._is_link(fd):
                     self._from_agent(poller)
@@ -375,7 +381,8 @@ class Runner:
             poller.unregister(self.attach.fileno())
             self.attach.close()
             self.attach = None
-            self._close_stdin(poller)
+            if self.stdin_open:
+                poller.unregister(0)  # until there are streams again
             self._tell(wire.Message("eof", job=self.job_id, task=self.task))
         elif self.tty:
             try:
@@ -386,27 +393,47 @@ class Runner:
             self.demux.feed(buffer[:count])
 
     def _from_stdin(self, poller: select.poll) -> None:
+        if self.unsent:  # the stream is about to be seen to be over
+            return
         try:
             data = os.read(0, 65536)
         except OSError:
             data = b""
-        if data and self.attach is not None:
-            try:
-                self.attach.sendall(data)
-                return
-            except OSError:
-                pass
-        self._close_stdin(poller)
-
-    def _close_stdin(self, poller: select.poll) -> None:
-        if self.stdin_open:
+        if self.sent is not None:
+            self.sent = self.sent + data if len(self.sent) + len(data) <= _REPEAT else None
+        if not data:
             self.stdin_open = False
             poller.unregister(0)
-            if self.attach is not None:
-                try:
-                    self.attach.shutdown(_socket.SHUT_WR)
-                except OSError:
-                    pass
+        self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        """Pass on what came by standard input, or its end; what a lost stream does not take waits for the next."""
+        try:
+            if data:
+                self.attach.sendall(data)
+            if not self.stdin_open:
+                self.attach.shutdown(_socket.SHUT_WR)
+        except OSError:
+            self.unsent = data
+
+    def _take_again(self, fds: list[int], data: bytes, poller: select.poll) -> None:
+        """Go on with new streams, and with *data* for them."""
+        poller.register(self._take_attach(fds), select.POLLIN)
+        self.unsent = b""
+        if self.stdin_open:
+            poller.register(0, select.POLLIN)
+        self._send(data)
+
+    def _start_again(self) -> None:
+        """Ask for a new container: the shell in the old one never got what it is to run."""
+        if self.sent is None or self.request is None:
+            lost = "the Docker engine of this node was restarted while the job started; submit it again"
+            self.ended = wire.Message("ended", code=REFUSED, sentence=lost)
+            return
+        self.again = True
+        self.to_run.clear()
+        self.request.fields["again"] = [b"1"]
+        self._tell(self.request)
 
     def _from_agent(self, poller: select.poll) -> None:
         assert self.link is not None
@@ -427,10 +454,18 @@ class Runner:
             say(message.text("sentence"))
         elif message.op == "refused" and message.text("code") == "no-such-job":
             self.ended = wire.Message("ended", code=REFUSED, sentence=message.text("sentence"))
+        elif message.op == "again" and self.attach is None and self.ended is None:
+            self._start_again()
+        elif self.again and message.op == "started" and fds and self.attach is None:
+            self.again = False
+            self._adopt(message)
+            self._take_again(fds, self.sent or b"", poller)
+        elif self.again and message.op in ("refused", "fault"):
+            self.ended = wire.Message("ended", code=REFUSED, sentence=message.text("sentence"))
         elif message.op == "attached" and fds and self.attach is None and self.ended is None:
             if sentence := message.text("sentence"):
                 say(sentence)
-            poller.register(self._take_attach(fds), select.POLLIN)
+            self._take_again(fds, self.unsent, poller)
         else:
             for fd in fds:
                 os.close(fd)
@@ -447,7 +482,8 @@ class Runner:
         try:
             self.link = Link(self.socket_path, 60.0)
             attached = int(self.attach is not None)
-            self.link.send(wire.Message("rejoin", job=self.job_id, task=self.task, attached=attached))
+            rejoin = wire.Message("rejoin", job=self.job_id, task=self.task, attached=attached)
+            self.link.send(self.request if self.again and self.request else rejoin)
         except AgentGone:
             self.link = None
             if self.agent_lost and time.monotonic() - self.agent_lost > _AGENT_PATIENCE_S:

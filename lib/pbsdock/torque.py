@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
@@ -328,18 +328,24 @@ def _variables(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def slots_on(exec_host: str, node: str) -> tuple[int, int]:
-    """Count the slots of *node* and of the whole job in ``vm/0+n2/0-2`` (PBS_NUM_PPN is wrong for uneven requests).
-
-    A host counts by its full name; where none has it, by the part before the first dot.
-    """
+    """Count the slots of *node* and of the whole job in ``vm/0+n2/0-2`` (PBS_NUM_PPN is wrong for uneven requests)."""
     counts: dict[str, int] = {}
     for part in exec_host.split("+"):
         host, _, indices = part.partition("/")
         counts[host] = counts.get(host, 0) + sum(_indices(piece) for piece in indices.split(","))
-    total = sum(counts.values())
+    return of_host(counts, node), sum(counts.values())
+
+
+def of_host(counts: Mapping[str, int], node: str) -> int:
+    """What *counts* says of *node*, 0 if nothing.
+
+    A host counts by its full name; where none has it, by the part before the first dot, since Torque's name for it may
+    have another domain than its own, or none. Where several have that part, nobody can tell which it is: the least.
+    """
     if node in counts:
-        return counts[node], total
-    return sum(count for host, count in counts.items() if host.split(".")[0] == node.split(".")[0]), total
+        return counts[node]
+    short = node.partition(".")[0]
+    return min((count for host, count in counts.items() if host.partition(".")[0] == short), default=0)
 
 
 def _indices(piece: str) -> int:

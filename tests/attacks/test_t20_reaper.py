@@ -94,6 +94,7 @@ def test_a_pass_has_a_cap(instance: Instance) -> None:
     good = instance.config.read_text()
     instance.configure("[reaper]\ngrace_s = 3600\nperiod_s = 3600\ncap = 2\n")
     assert works(instance)
+    wait_until("the job is gone, which a pass would find", lambda: not instance.present())
     try:
         for index in range(5):
             (instance.run_dir / "jobs" / f"{index}.gone").touch()

@@ -16,7 +16,8 @@ from pbsdock.engine import Engine
 from pbsdock.errors import HookError, NodeFault, Refusal
 from pbsdock.images import Images, classify, load_auth
 from tests.conftest import IMAGE, Instance
-from tests.support.registry import free_port, registry, silent_registry
+from tests.support.ports import free_port
+from tests.support.registry import registry, silent_registry
 
 pytestmark = pytest.mark.engine
 

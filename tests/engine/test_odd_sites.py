@@ -6,12 +6,13 @@ import grp
 import os
 import pwd
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import HOST_IMAGE, IMAGE, USERS, Instance
+from tests.conftest import HOST_IMAGE, IMAGE, ROOT, USERS, Instance
 
 pytestmark = pytest.mark.engine
 ODD = "pbsdock.odd-user"
@@ -108,3 +109,53 @@ def test_a_tmpdir_where_nothing_can_be_executed(instance: Instance, scratch: Pat
     finally:
         subprocess.run(["umount", str(top)], check=True)
     assert done.stdout == b"refused\n", done.stderr
+
+
+SQUASHED = "pbsdock-squashed"
+
+
+@pytest.fixture
+def squashed(scratch: Path) -> Iterator[Path]:
+    """The home of a user of that name, on a file system on which root is nobody."""
+    backing, top = scratch / "export", scratch / "nfs"
+    for one in (backing, top):
+        one.mkdir(exist_ok=True)
+    home = top / SQUASHED
+    try:
+        pwd.getpwnam(SQUASHED)
+    except KeyError:
+        subprocess.run(["useradd", "-M", "-s", "/bin/sh", SQUASHED], check=True)
+    subprocess.run(["usermod", "-d", str(home), SQUASHED], check=True)
+    entry = pwd.getpwnam(SQUASHED)
+    (backing / SQUASHED).mkdir(mode=0o700, exist_ok=True)
+    os.chown(backing / SQUASHED, entry.pw_uid, entry.pw_gid)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.squashed", str(backing), str(top)], stdout=subprocess.PIPE, cwd=ROOT
+    )
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"mounted\n"
+        yield home
+    finally:
+        subprocess.run(["umount", "-l", str(top)], check=True)
+        server.kill()
+        server.wait()
+
+
+def test_a_home_where_root_is_nobody(instance: Instance, squashed: Path) -> None:
+    """Home, work directory and volumes: looked at, held and given to the engine without root's rights on them."""
+    with pytest.raises(PermissionError):
+        os.listdir(squashed)
+    subprocess.run(["mkdir", "-p", "-m", "700", str(squashed / "deep/er")], user=SQUASHED, group=SQUASHED, check=True)
+    body = "pwd; id -un; echo x >here; cat ~/deep/er/here; stat -c '%U %a' here; cd ~; ls; exit 4\n"
+    volume = instance.run(f"#!/bin/sh\n#DOCKER -v $HOME/deep/er:/data --workdir /data {IMAGE}\n{body}", user=SQUASHED)
+    plain = instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\n{body}", user=SQUASHED, work_dir=str(squashed / "deep/er"))
+    missing = instance.run(f"#!/bin/sh\n#DOCKER -v $HOME/deep/none:/data {IMAGE}\ntrue\n", user=SQUASHED)
+
+    assert (volume.exit_status, volume.stderr) == (4, b"")
+    assert volume.stdout == f"/data\n{SQUASHED}\nx\n{SQUASHED} 600\ndeep\n".encode()
+    assert (plain.exit_status, plain.stderr) == (4, b"")
+    assert plain.stdout.splitlines()[0] == os.fsencode(squashed)
+    assert missing.exit_status == 125
+    assert missing.stderr.endswith(b"/deep/none cannot be mounted: No such file or directory (looked at as the user)\n")
+    assert instance.left() == []

@@ -18,6 +18,7 @@ from pbsdock.trial import Request, Trial
 from tests.conftest import ROOT, Instance, install, wait_until
 from tests.faults.checker import World
 from tests.support.engine import OwnEngine
+from tests.support.ports import free_low_port
 from tests.support.rgw import Gateway
 
 IMAGE = "faults/busybox:1"
@@ -61,7 +62,7 @@ class Site:
         identity = self.gateway.identity(self.root / "role.toml", "pbsdock-node-role", "role")
         store = (
             f'[s3.ceph]\nendpoint = "{self.gateway.endpoint}"\nidentity = "{identity}"\nallow = ["alice-*"]\n'
-            "timeout_s = 2\n[staging]\npatience_s = 3\n"
+            f"timeout_s = 2\n[staging]\npatience_s = 3\n[agent]\ncredentials_port = {free_low_port()}\n"
         )
         self.instance.config.write_text(self.instance.config.read_text() + store)
         uids = [pwd.getpwnam(name).pw_uid for name in (VICTIM, BYSTANDER)]
@@ -178,12 +179,13 @@ class Site:
         return subprocess.run([str(hook)], check=True, capture_output=True, text=True, timeout=60).stdout
 
     def reap(self, seconds: float = 20.0) -> dict[str, Any]:
-        """Have passes made until one can be made."""
+        """Have passes made until one can be made; meanwhile the node is checked, as mom does again and again."""
         found: dict[str, Any] = {"blocked": "never asked"}
 
         def made() -> bool:
             nonlocal found
-            said = self.instance.command("reap", "--json").stdout
+            if not (said := self.instance.command("reap", "--json").stdout):
+                self.node_check()  # the one before may have seen an agent that was about to end
             found = json.loads(said) if said.startswith("{") else {"blocked": "no answer"}
             return not found["blocked"]
 

@@ -87,11 +87,10 @@ def _some(points: dict[str, list[Point]]) -> list[Plan]:
             plans.append((shape, point, other.when[-1] if other.asks_engine else sides[1], other))
     ends_well = points[SHAPES[0].name]
     for number, name in enumerate(_SLOW):
-        if name == "engine-restarted":  # in the run it meets the defect of docs/reliability.md, as the full form shows
-            plans.append((SHAPES[0], next(one for one in ends_well if one.phase == "release"), "before", BY_NAME[name]))
-            continue
-        place = 3 + number * len(ends_well) // len(_SLOW)
-        plans.append((SHAPES[0], ends_well[place], ("before", "after")[number % 2], BY_NAME[name]))
+        point, when = ends_well[3 + number * len(ends_well) // len(_SLOW)], ("before", "after")[number % 2]
+        if name == "engine-restarted":  # where it takes the stream that is to carry the script's path
+            point, when = next(one for one in ends_well if one.name == "run:ledger.save#1"), "before"
+        plans.append((SHAPES[0], point, when, BY_NAME[name]))
     return sorted(plans, key=lambda one: one[3].name)
 
 

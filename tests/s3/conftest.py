@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Instance, wait_until
+from tests.support.ports import free_low_port
 from tests.support.rgw import Gateway
 
 
@@ -24,6 +25,7 @@ class Store:
     bob: Any
     role_identity: Path
     key_identity: Path
+    port: int  # where the instance under test offers sessions
 
     def roles(self) -> list[str]:
         """The names of all roles."""
@@ -51,7 +53,7 @@ def store() -> Iterator[Store]:
                 client.put_object(Bucket=bucket, Key=key, Body=f"{bucket} {key}\n".encode())
         yield Store(
             gateway, alice, bob, gateway.identity(root / "role.toml", "pbsdock-node-role", "role"),
-            gateway.identity(root / "key.toml", "pbsdock-node-key", "key"),
+            gateway.identity(root / "key.toml", "pbsdock-node-key", "key"), free_low_port(),
         )
     finally:
         gateway.stop()

@@ -5,11 +5,9 @@ The containers see this host's /usr, so that its own clients can be tried in the
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -300,19 +298,10 @@ print(session.client("s3").get_object(Bucket="alice-in", Key="x/1")["Body"].read
 """
 
 
-def _free_low_port() -> int:
-    for port in range(100, 143):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no free port below 143")
-
-
 def test_sessions_by_the_endpoint(site: Site) -> None:
     """A client that leaves the files gets its session from the agent, and refreshes it there; a thief of its token gets
     nothing, nor does a job without the host's network hear of it."""
-    port = _free_low_port()
-    site.instance.configure(config(site.store, head=f"[agent]\ncredentials_port = {port}\n"))
+    port = site.store.port
     body = f"/usr/bin/python3 -c '{ENDPOINT}'; cat $AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE; echo; echo $HOME; sleep 60"
     trial = site.instance.begin(site.script("--s3 alice-in", body))
     wait_until("the script runs", lambda: b"/home" in trial.out_path.read_bytes())

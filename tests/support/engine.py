@@ -7,16 +7,24 @@ import os
 import signal
 import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.conftest import wait_until
 
 
 class OwnEngine:
-    """A second dockerd in a network namespace of its own (else it would take the first one's bridge away)."""
+    """A second dockerd in a network namespace of its own (else it would take the first one's bridge away).
 
-    def __init__(self, root: Path) -> None:
+    *inside* is the command that puts it there, *networks* what it is told of networks.
+    """
+
+    def __init__(
+        self, root: Path, inside: Sequence[str] = ("unshare", "--net"),
+        networks: Sequence[str] = ("--bridge=none", "--iptables=false"),
+    ) -> None:
         self.root = root
+        self.inside, self.networks = inside, networks
         self.socket = root / "docker.sock"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -35,9 +43,8 @@ class OwnEngine:
         self.root.mkdir(exist_ok=True)
         with open(self.root / "log", "ab") as log:
             self.process = subprocess.Popen(
-                ["unshare", "--net", "dockerd", "--data-root", f"{self.root}/data", "--exec-root", f"{self.root}/exec",
-                 "-p", f"{self.root}/pid", "-H", f"unix://{self.socket}", "--bridge=none", "--iptables=false",
-                 *options],
+                [*self.inside, "dockerd", "--data-root", f"{self.root}/data", "--exec-root", f"{self.root}/exec",
+                 "-p", f"{self.root}/pid", "-H", f"unix://{self.socket}", *self.networks, *options],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 

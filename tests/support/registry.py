@@ -12,13 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.conftest import wait_until
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.support.ports import free_port
 
 
 @contextmanager

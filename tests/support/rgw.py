@@ -11,7 +11,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,8 @@ import urllib.request
 import uuid
 from pathlib import Path
 from typing import Any
+
+from tests.support.ports import free_port
 
 CAPS = {"role": "roles=*", "key": "users=*;user-policy=*;metadata=read"}
 _STOP_S = 20.0
@@ -32,7 +33,7 @@ class Gateway:
         self.root = root
         self.tls = tls
         self.memory_gib = memory_gib
-        self.port, self.tls_port, self.mon_port = _free_port(), _free_port(), _free_port()
+        self.port, self.tls_port, self.mon_port = free_port(), free_port(), free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.tls_endpoint = f"https://127.0.0.1:{self.tls_port}"
         self.authority = root / "gateway.pem"
@@ -181,12 +182,6 @@ class Gateway:
 
     def _tail(self, name: str) -> str:
         return (self.root / "log" / f"{name}.out").read_text(errors="replace")[-800:]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def main(argv: list[str]) -> int:

@@ -177,9 +177,9 @@ def test_verdicts(boot: str, files: set[str], age: float, verdict: Verdict) -> N
     """Alive by mom's own file; young by the last sign of life; dead by another boot."""
     record = Record.new(job_id="7.vm", safe="7.vm", uid=1, user="a", node="n", boot_id=boot, now=1000.0, nonce="aa")
     record.facts["job_file"] = "7.vm.JB"
-    record.facts["ready_at"] = 1000.0
+    record.facts["alive_at"] = 1000.0
 
-    assert judge(record, boot="b", job_files=frozenset(files), now=1000.0 + age, grace_s=120) is verdict
+    assert judge(record, boot="b", job_files=frozenset(files), up_s=1000.0 + age, grace_s=120) is verdict
 
 
 def test_descriptors_belong_to_the_message_that_counts_them(tmp_path: Path) -> None:

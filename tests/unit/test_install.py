@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,12 +103,22 @@ def scratch() -> Iterator[Scratch]:
 
 
 @pytest.fixture(scope="module")
-def installed_once() -> Iterator[tuple[Scratch, str]]:
-    """A node with a prologue of its own where pbsdock was installed; and what the installer said."""
+def wheels() -> Iterator[Path]:
+    """What docs/install.md says to take to a host without a package index."""
+    made = Path(tempfile.mkdtemp(prefix="pbsdock-wheels."))
+    done = subprocess.run([str(REPOSITORY / "install.sh"), "--fetch", str(made)], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith(f" packages into {made}; install with --wheels {made}\n")
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture(scope="module")
+def installed_once(wheels: Path) -> Iterator[tuple[Scratch, str]]:
+    """A node with a prologue of its own where pbsdock was installed, offline; and what the installer said."""
     made = _new()
     (made.mom_priv / "prologue").write_text(SITE_PROLOGUE)
     (made.mom_priv / "prologue").chmod(0o700)
-    done = made.install()
+    done = made.install("--wheels", str(wheels))
     assert done.returncode == 0, done.stderr
     yield made, done.stdout
     shutil.rmtree(made.base)
@@ -417,6 +428,77 @@ def test_a_directory_others_can_write_is_refused(scratch: Scratch) -> None:
     assert scratch.refusal() == (
         f"install.sh: {scratch.mom_priv} is writable by others (mode 775); use chmod go-w\n"
     )
+
+
+# -- packages: only what the lock names by its hash ---------------------------------------------------------------
+
+
+@pytest.fixture
+def exchanged(wheels: Path, tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Path, str]:
+    """The same wheels, but for one: it has one module more and is a working wheel all the same; and its name."""
+    copy = tmp_path / "wheels"
+    shutil.copytree(wheels, copy)
+    (wheel,) = copy.glob(f"{request.param}-*.whl")
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr(f"{request.param}/more.py", "print('not what was published')\n")
+    return copy, wheel.name
+
+
+@pytest.mark.threat(27)
+@pytest.mark.parametrize("exchanged", ["docker", "setuptools"], indirect=True)
+def test_an_exchanged_package_is_refused(scratch: Scratch, exchanged: tuple[Path, str]) -> None:
+    """What runs, and what builds it: one sentence, no program, no hook, mom's configuration as it was."""
+    directory, name = exchanged
+    before = {path: one for path, one in scratch.tree().items() if path.startswith("mom_priv")}
+
+    said = scratch.refusal("--wheels", str(directory))
+
+    assert said == (
+        f"install.sh: {name} is not the file whose sha256 is in lock/run.txt or lock/build.txt; it was exchanged or "
+        "damaged, nothing was installed\n"
+    )
+    after = scratch.tree()
+    assert {path: one for path, one in after.items() if path.startswith("mom_priv")} == before
+    assert [path for path in after if path.startswith("root") and not (scratch.base / path).is_dir()] == [
+        "root/etc/pbsdock/instance"
+    ]
+
+
+@pytest.mark.parametrize("exchanged", ["requests"], indirect=True)
+def test_a_refused_upgrade_leaves_what_was_there(installed: Scratch, exchanged: tuple[Path, str]) -> None:
+    """The old program stays, whole and unchanged: it is not taken apart before all of the new one is there."""
+    stamp = installed.prefix / "stamp"
+    wanted = stamp.read_text()
+    before = {path: one for path, one in installed.tree().items() if "/venv/" in path}
+    stamp.write_text("another version\n")
+    try:
+        said = installed.refusal("--wheels", str(exchanged[0]))
+    finally:
+        stamp.write_text(wanted)
+
+    assert f"install.sh: {exchanged[1]} is not the file whose sha256 is in lock/run.txt" in said
+    assert {path: one for path, one in installed.tree().items() if "/venv/" in path} == before
+    assert installed.install("--check").returncode == 0
+
+
+def test_a_package_that_is_lacking_is_named(scratch: Scratch, wheels: Path, tmp_path: Path) -> None:
+    """Wheels for another Python, or not all of them: which one, and where to read on."""
+    for wheel in wheels.iterdir():
+        if not wheel.name.startswith("psutil-"):
+            (tmp_path / wheel.name).symlink_to(wheel)
+    (lacking,) = (one for one in (REPOSITORY / "lock/run.txt").read_text().split() if one.startswith("psutil=="))
+
+    assert scratch.refusal("--wheels", str(tmp_path)) == (
+        f"install.sh: {tmp_path} has no {lacking} for this Python; fill it with install.sh --fetch, nothing was installed\n"
+    )
+
+
+def test_nothing_but_the_lock_is_in_the_environment(installed: Scratch) -> None:
+    """No tool that built it is left on the node."""
+    names = {one.name.split("-")[0].lower() for one in installed.prefix.glob("venv/lib/python3*/site-packages/*.dist-info")}
+    locked = set(re.findall(r"^([a-z0-9_.-]+)==", (REPOSITORY / "lock/run.txt").read_text(), re.MULTILINE))
+
+    assert names == {one.replace("-", "_") for one in locked} | {"pbsdock", "pip"}
 
 
 # -- dry run, strays, uninstall -----------------------------------------------------------------------------------

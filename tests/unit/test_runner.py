@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,33 +18,90 @@ from pbsdock import wire
 from tests.conftest import ROOT
 
 
-@pytest.mark.parametrize(("number", "most_s"), [(signal.SIGTERM, 3.0), (None, 8.0)])
-def test_stream_that_never_ends_fake_agent(tmp_path: Path, number: int | None, most_s: float) -> None:
-    """The container is over, its stream stays open: a deleted job ends by its signal before mom's kill delay is over."""
+@dataclass
+class Hook:
+    """A run hook and the agent's end of its connection."""
+
+    process: subprocess.Popen[bytes]
+    peer: socket.socket
+
+    def stream(self, message: wire.Message) -> socket.socket:
+        """Hand over a stream; returns the engine's end."""
+        ours, theirs = socket.socketpair()
+        socket.send_fds(self.peer, [wire.encode(message)], [theirs.fileno()])
+        theirs.close()
+        return ours
+
+
+@pytest.fixture
+def hook(tmp_path: Path) -> Iterator[Hook]:
+    """One that has asked for its container."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(tmp_path / "agent.sock"))
     listener.listen()
     code = "import sys; from pbsdock.client import hook; hook()"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "--run-dir", str(tmp_path), "run", "/bin/sh"], stdin=subprocess.DEVNULL,
+        [sys.executable, "-c", code, "--run-dir", str(tmp_path), "run", "/bin/sh"], stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT / "lib"), "PBS_JOBID": "7.vm"},
     )  # fmt: skip
     peer, _ = listener.accept()
     peer.recv(65536)
-    ours, theirs = socket.socketpair()
-    socket.send_fds(peer, [wire.encode(wire.Message("started", pid=0, fds=1))], [theirs.fileno()])
-    theirs.close()
+    yield Hook(process, peer)
+    process.kill()
+    process.communicate()
+    peer.close()
+    listener.close()
+
+
+@pytest.mark.parametrize(("number", "most_s"), [(signal.SIGTERM, 3.0), (None, 8.0)])
+def test_stream_that_never_ends_fake_agent(hook: Hook, number: int | None, most_s: float) -> None:
+    """The container is over, its stream stays open: a deleted job ends by its signal before mom's kill delay is over."""
+    process = hook.process
+    ours = hook.stream(wire.Message("started", pid=0, fds=1))
     ours.sendall(b"\1\0\0\0" + (6).to_bytes(4, "big") + b"hello\n")
     assert process.stdout is not None
     assert process.stdout.readline() == b"hello\n"
     if number:
         process.send_signal(number)
-        peer.recv(65536)
+        hook.peer.recv(65536)
     began = time.monotonic()
-    peer.sendall(wire.encode(wire.Message("ended", code=3)))
+    hook.peer.sendall(wire.encode(wire.Message("ended", code=3)))
 
     assert process.wait(20) == (-number if number else 3)
     assert time.monotonic() - began < most_s
-    process.stdout.close()
-    for one in (ours, peer, listener):
-        one.close()
+    ours.close()
+
+
+@pytest.mark.parametrize("is_over", [True, False], ids=["end-of-input", "more-to-come"])
+@pytest.mark.parametrize("began", [True, False])
+def test_streams_lost_and_taken_again_fake_agent(hook: Hook, began: bool, is_over: bool) -> None:
+    """What came by standard input goes to a second container anew, not to the same shell; the rest follows as before."""
+    assert hook.process.stdin is not None
+    ours = hook.stream(wire.Message("started", pid=0, fds=1))
+    hook.process.stdin.write(b"/spool/7.vm.SC\n")
+    hook.process.stdin.flush()
+    if is_over:
+        hook.process.stdin.close()
+    assert ours.recv(100) == b"/spool/7.vm.SC\n"
+    ours.close()
+    assert b"eof" in hook.peer.recv(65536)
+    if began:
+        again = hook.stream(wire.Message("attached", fds=1))
+    else:
+        hook.peer.sendall(wire.encode(wire.Message("again")))
+        request = wire.decode(hook.peer.recv(65536)[wire.HEADER :])
+        assert (request.op, request.number("again"), request.text("job")) == ("start", 1, "7.vm")
+        again = hook.stream(wire.Message("started", pid=0, fds=1))
+    if not is_over:
+        hook.process.stdin.write(b"more\n")
+        hook.process.stdin.close()
+    got = b""
+    while data := again.recv(100):
+        got += data
+    again.close()
+    hook.peer.recv(65536)
+    hook.peer.sendall(wire.encode(wire.Message("ended", code=0)))
+
+    assert got == (b"" if began else b"/spool/7.vm.SC\n") + (b"" if is_over else b"more\n")
+    assert hook.process.wait(20) == 0
+    hook.process.stdin = None

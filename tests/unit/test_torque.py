@@ -274,6 +274,10 @@ def test_undefined_entity() -> None:
     ("vm/0-3,6", "vm", (5, 5)),
     ("vm/0+n2/0-2", "n2.example.org", (3, 4)),
     ("n1.a.org/0+n1.b.org/0-3", "n1.a.org", (1, 5)),
+    ("n1/0+n1.a.org/0-3", "n1.a.org", (4, 5)),
+    ("n1.x.org/0-3", "n1.y.org", (4, 4)),
+    ("n1.a.org/0-1+n1.b.org/0-3", "n1", (2, 6)),
+    ("n1.a.org/0-1+n1.b.org/0-3", "n1.c.org", (2, 6)),
     ("vm/0", "other", (0, 1)),
     ("vm", "vm", (0, 0)),
     ("", "vm", (0, 0)),
@@ -281,5 +285,5 @@ def test_undefined_entity() -> None:
     ("vm/5-2", "vm", (1, 1)),
 ])  # fmt: skip
 def test_slots(exec_host: str, node: str, slots: tuple[int, int]) -> None:
-    """Slots here and in all; a host by its full name where that is known."""
+    """Slots here and in all; a host by its full name where that is known, never those of two hosts together."""
     assert slots_on(exec_host, node) == slots

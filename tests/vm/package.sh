@@ -1,6 +1,6 @@
 #!/bin/bash
 # Make the disk with what is tested: package.sh BASE DISK CACHE (BASE: what build.sh made)
-# The package is built from the checkout as a wheel, and install.sh puts it into a throw-away copy of the machine's root,
+# The package is installed from the checkout and from wheels, and install.sh puts it into a throw-away copy of the machine's root,
 # at this host's speed; in the machine install.sh then finds its program in place and does the rest. Beside it lie the tests
 # and an interpreter environment for them that has the installed package, not the checkout, and the images as archives.
 set -euo pipefail
@@ -15,18 +15,15 @@ mkdir -p "$opt/src" "$opt/wheels" "$opt/images"
 (cd "$checkout" && git ls-files -co --exclude-standard -z | tar -c --null --ignore-failed-read -T - 2>/dev/null) | tar -x -C "$opt/src"
 
 # What the package needs changes seldom, the package always.
-needs=$cache/wheels-$(sha256sum "$checkout/setup.cfg" "${BASH_SOURCE[0]}" | sha256sum | cut -c1-16)
+needs=$cache/wheels-$(cat "$checkout/lock/"*.txt "${BASH_SOURCE[0]}" | sha256sum | cut -c1-16)
 pip() { "$checkout/.venv/bin/python" -m pip "$@" --quiet --disable-pip-version-check; }
-mkdir "$work/build"
-cp -r "$opt/src/lib" "$opt/src/setup.cfg" "$opt/src/pyproject.toml" "$opt/src/README.md" "$opt/src/LICENSE" "$work/build/"
 if [ ! -d "$needs" ]; then
-  pip wheel --use-pep517 "$work/build" pytest pytest-timeout jsonschema setuptools wheel -w "$needs.new"
-  rm -f "$needs.new"/pbsdock-*.whl
+  "$checkout/install.sh" --fetch "$needs.new"
+  pip download --require-hashes -d "$needs.new" -r "$checkout/lock/vm.txt"
   rm -rf "$cache"/wheels-????????????????
   mv "$needs.new" "$needs"
 fi
-cp "$needs"/*.whl "$opt/wheels/"
-pip wheel --no-deps "$work/build" -w "$opt/wheels"
+cp "$needs"/* "$opt/wheels/"
 
 sh "$checkout/tests/image.sh" pbsdock-vm/busybox:1
 docker save -o "$opt/images/busybox.tar" pbsdock-vm/busybox:1
@@ -46,7 +43,7 @@ unshare -m bash -euc '
   chroot "$work/root" sh -euc "
     /opt/src/install.sh --mom-priv /var/spool/torque/mom_priv --wheels /opt/wheels >/opt/install.log 2>&1 || { cat /opt/install.log >&2; exit 1; }
     /usr/bin/python3 -m venv /opt/lab
-    /opt/lab/bin/python -m pip install --quiet --disable-pip-version-check --no-index --find-links /opt/wheels pytest pytest-timeout jsonschema
+    /opt/lab/bin/python -m pip install --quiet --disable-pip-version-check --no-index --find-links /opt/wheels --require-hashes -r /opt/src/lock/vm.txt
     echo /opt/pbsdock/venv/lib/python3.11/site-packages >/opt/lab/lib/python3.11/site-packages/installed.pth
     /opt/lab/bin/python -m compileall -q /opt/lab /opt/src/tests || true
   "

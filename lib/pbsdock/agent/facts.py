@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import stat
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -88,8 +89,7 @@ def _slots_in(nodefile: Path, node: str) -> tuple[int, int] | None:
         names = nodefile.read_text().split()
     except (OSError, UnicodeDecodeError):
         return None
-    short = node.split(".")[0]
-    here = sum(1 for one in names if one in (node, short) or one.split(".")[0] == short)
+    here = torque.of_host(Counter(names), node)
     return (here, len(names)) if here else None
 
 

@@ -27,7 +27,7 @@ from pbsdock.directive import SCRIPT_LIMIT, Directive, DirectiveError, parse_opt
 from pbsdock.engine import EngineError
 from pbsdock.errors import HookError, NodeFault, Refusal
 from pbsdock.images import Image
-from pbsdock.ledger import Record
+from pbsdock.ledger import Record, uptime
 from pbsdock.plan import Plan
 from pbsdock.policy import decide, effective
 from pbsdock.s3_environment import DIRECTORY, has_credentials
@@ -220,7 +220,7 @@ def _carry_out(
     node.cgroups.create(record.cgroup, plan.limits)
     node.emit("cgroup.created", record, cgroup=record.cgroup, ms=ms_since(began_cgroup))
     record.state = "ready"
-    record.facts["ready_at"] = time.time()
+    record.facts["alive_at"] = uptime()
     node.ledger.save(record)
     node.emit("job.ready", record, phase="prologue", ms=ms_since(began), image_id=image.id)
     # Needed by the run hook at the earliest: from here on the gateway's time passes beside mom's own.

@@ -18,7 +18,7 @@ from pbsdock.agent.node import Node
 from pbsdock.agent.release import release, remove_work
 from pbsdock.engine import EngineError
 from pbsdock.errors import HookError, NodeFault
-from pbsdock.ledger import Record
+from pbsdock.ledger import Record, uptime
 
 _AT_ONCE = 16
 _BUSY_S = 2.0
@@ -57,8 +57,8 @@ class Pass:
         return asdict(self)
 
 
-def judge(record: Record, *, boot: str, job_files: frozenset[str], now: float, grace_s: float) -> Verdict:
-    """Decide about one record. Pure.
+def judge(record: Record, *, boot: str, job_files: frozenset[str], up_s: float, grace_s: float) -> Verdict:
+    """Decide about one record, *up_s* seconds after the boot. Pure.
 
     A prologue that is still at work has no .JB yet (observed), so absence means dead only once the grace after the
     last sign of life is over; every record of another boot is dead.
@@ -69,16 +69,14 @@ def judge(record: Record, *, boot: str, job_files: frozenset[str], now: float, g
         return Verdict.JOB_GONE  # its release was begun and is not complete
     if record.facts.get("job_file") in job_files:
         return Verdict.LIVE
-    last = max(float(record.facts.get(key, 0.0)) for key in ("ready_at", "started_at"))
-    if now - max(last, float(record.created)) < grace_s:
+    if up_s - float(record.facts.get("alive_at", 0.0)) < grace_s:
         return Verdict.YOUNG
     return Verdict.JOB_GONE
 
 
-def reconcile(node: Node, *, dry_run: bool = False, now: float | None = None, grace_s: float | None = None) -> Pass:
+def reconcile(node: Node, *, dry_run: bool = False) -> Pass:
     """Make one pass. Never raises for what it cannot read: it then does nothing and says so."""
-    moment = time.time() if now is None else now
-    grace = node.config.reaper.grace_s if grace_s is None else grace_s
+    since_boot, grace = uptime(), node.config.reaper.grace_s  # what comes to be from here on is young
     result = Pass(findings=[])
     try:
         job_files = _job_files(node)
@@ -96,8 +94,8 @@ def reconcile(node: Node, *, dry_run: bool = False, now: float | None = None, gr
         result.blocked = str(error)
         node.emit("reaper.blocked", level="warning", reason=str(error))
         return result
-    dead = _dead_records(records, node.boot, job_files, moment, grace)
-    orphans = _orphans(node, records, containers, (cgroups, files, markers), moment, grace)
+    dead = _dead_records(records, node.boot, job_files, since_boot, grace)
+    orphans = _orphans(node, records, containers, (cgroups, files, markers), grace)
     known = {record.incarnation for record in records}
     orphans += [
         Finding(kind="credentials", name=f"{store}:{name}", job="", why="no-record")
@@ -133,7 +131,7 @@ def _release_dead(node: Node, record: Record, finding: Finding, grace_s: float) 
             if all(one is not record for one in node.ledger.load_all()[0]):
                 return False  # its epilogue was faster
             # Judged again: a prologue that took longer than the grace may just have ended, and its job be alive.
-            if not _dead_records([record], node.boot, _job_files(node), time.time(), grace_s):
+            if not _dead_records([record], node.boot, _job_files(node), uptime(), grace_s):
                 return False
             gone = release(node, record, why=finding.why)
     except NodeFault:
@@ -147,11 +145,11 @@ def _release_dead(node: Node, record: Record, finding: Finding, grace_s: float) 
 
 
 def _dead_records(
-    records: Iterable[Record], boot: str, job_files: frozenset[str], now: float, grace_s: float
+    records: Iterable[Record], boot: str, job_files: frozenset[str], up_s: float, grace_s: float
 ) -> list[tuple[Record, Finding]]:
     dead = []
     for record in records:
-        verdict = judge(record, boot=boot, job_files=job_files, now=now, grace_s=grace_s)
+        verdict = judge(record, boot=boot, job_files=job_files, up_s=up_s, grace_s=grace_s)
         if verdict in (Verdict.OTHER_BOOT, Verdict.JOB_GONE):
             name = f"{record.safe}.{record.incarnation}"
             dead.append((record, Finding(kind="record", name=name, job=record.job_id, why=verdict.value)))
@@ -160,11 +158,12 @@ def _dead_records(
 
 def _orphans(
     node: Node, records: Iterable[Record], containers: list[dict[str, Any]],
-    named: tuple[list[str], list[str], list[str]], now: float, grace_s: float,
+    named: tuple[list[str], list[str], list[str]], grace_s: float,
 ) -> list[Finding]:
     known = {record.incarnation for record in records}
     names = {f"{record.safe}.{record.incarnation}" for record in records}
     jobs = {record.job_id for record in records}
+    now = time.time()
     found = []
     for one in containers:
         labels = one.get("Labels") or {}

@@ -22,6 +22,7 @@ from pbsdock.agent.node import Node, Running, alive
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
 from pbsdock.agent.service import Service
+from pbsdock.agent.shell import awaits_script
 from pbsdock.agent.start import discard_half_started, finish_task, start_job, start_task
 from pbsdock.agent.watch import Watcher
 from pbsdock.config import Config, ConfigError, load
@@ -355,7 +356,12 @@ class Connection:
         return running
 
     def _reattach(self, running: Running, sentence: str = "") -> None:
+        """Hand over new streams. A shell that never got its script's path is started anew: by new streams it would get
+        the path, but no end of input (observed after a restart of Docker 20.10 with live-restore)."""
         record = running.record
+        if not record.facts.get("tty") and awaits_script(running.pid, record.facts.get("waited_for", -1)):
+            self._answer(wire.Message("again"))
+            return
         with self.node.engine.attach(record.container_id or record.container_name) as stream:
             self._answer(wire.Message("attached", sentence=sentence), [stream.fileno()])
 
@@ -559,7 +565,8 @@ def _offer_sessions(node: Node) -> None:
     try:
         Endpoint(node.config.agent.credentials_port, node.stores.sessions, answer).start()
     except OSError as error:
-        node.emit("agent.error", level="warning", where="credentials-port", reason=str(error))
+        reason = f"no sessions on port {node.config.agent.credentials_port} of 127.0.0.1: {error.strerror}"
+        node.emit("agent.error", level="warning", where="credentials-port", reason=reason)
 
 
 def _note_stores(paths: Paths, config: Config) -> None:

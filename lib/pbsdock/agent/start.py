@@ -13,9 +13,10 @@ from dataclasses import replace
 from pbsdock import container, mounts, pins, wire
 from pbsdock.agent import facts
 from pbsdock.agent.node import Node, Running, alive, ms_since
+from pbsdock.agent.shell import awaits_script, waited_for
 from pbsdock.engine import EngineError, process_groups
 from pbsdock.errors import NodeFault, Refusal
-from pbsdock.ledger import Record
+from pbsdock.ledger import Record, uptime
 from pbsdock.mounts import Bound
 from pbsdock.plan import Plan
 
@@ -83,7 +84,9 @@ def start_job(node: Node, record: Record, request: wire.Message, peer_pid: int) 
     record.state = "running"
     record.facts["pid"] = pid
     record.facts["tty"] = call.tty
+    record.facts["waited_for"] = waited_for(pid)
     record.facts["started_at"] = time.time()
+    record.facts["alive_at"] = uptime()
     try:
         node.ledger.save(record)
     except OSError as error:
@@ -97,16 +100,25 @@ def start_job(node: Node, record: Record, request: wire.Message, peer_pid: int) 
 
 
 def discard_half_started(node: Node, record: Record, request: wire.Message) -> None:
-    """Make room for a second start, asked for because the agent was lost in the first.
+    """Make room for a second start, asked for because the agent, or the engine with its streams, was lost in the first.
 
-    A shell that takes the script from its standard input has not got it: that stream went with the agent. Any other
+    A shell that takes the script from its standard input has not got it: that stream went with them. Any other
     command may have begun, and must not run twice. Raises Refusal.
     """
     if record.state == "ready" and node.engine.inspect(record.container_name) is None:
         return
-    if record.state != "ready" or len(request.raw("argv")) != 1:
+    running = node.running.get(record.incarnation)
+    began = record.state != "ready" and (
+        running is None or not awaits_script(running.pid, record.facts.get("waited_for", -1))
+    )
+    if began or len(request.raw("argv")) != 1:
         raise Refusal("agent-lost", "the pbsdock agent of this node was lost while it started the job; submit it again")
+    if running is not None:
+        running.ended = wire.Message("again")  # its end is nobody's news
+        running.over.set()
+        node.running.pop(record.incarnation)
     node.remove_container(record, _REMOVED_S)
+    record.state = "ready"
 
 
 def _check_workdir(plan: Plan, bound: Sequence[Bound]) -> None:

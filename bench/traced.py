@@ -1,0 +1,64 @@
+"""The installed agent, which notes when its steps begin and end. For bench/waterfall.py; nothing of this is shipped.
+
+``python -I -S traced.py LIBRARY NOTES --paths FILE``: a line ``NAME BEGAN ENDED`` (monotonic seconds) per call in NOTES.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+from typing import Any
+
+LIBRARY, NOTES = sys.argv[1:3]
+sys.path.insert(0, LIBRARY)
+
+from pbsdock import engine, pins  # noqa: E402 - found only through the line above
+from pbsdock.agent import daemon, finish, node, prepare, server, watch  # noqa: E402
+
+_notes = -1
+
+
+def _noted(name: str, function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        global _notes
+        began = time.monotonic()
+        try:
+            return function(*arguments, **options)
+        finally:
+            ended = time.monotonic()
+            if _notes < 0:  # not before the daemon has closed what it inherited
+                _notes = os.open(NOTES, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            os.write(_notes, f"{name} {began:.6f} {ended:.6f}\n".encode())
+
+    return wrapped
+
+
+def _wrap(owner: Any, method: str, name: str) -> None:
+    setattr(owner, method, _noted(name, getattr(owner, method)))
+
+
+for method, name in (("_prepare", "prologue"), ("_start", "run"), ("_release", "epilogue"), ("_answer", "answer")):
+    _wrap(server.Connection, method, name)
+for method in ("inspect_image", "create", "attach", "start", "inspect"):
+    _wrap(engine.Engine, method, f"engine-{method.replace('_', '-')}")
+server.finish = watch.finish = _noted("end", finish.finish)  # type: ignore[attr-defined]
+_wrap(finish, "_tell", "told")
+_wrap(os, "fsync", "fsync")
+_wrap(prepare, "_files", "files")
+_wrap(pins, "make", "pins")
+_wrap(pins, "remove", "pins")
+_chosen = node.choose
+
+
+def _choose(*arguments: Any, **options: Any) -> Any:
+    backend = _chosen(*arguments, **options)
+    for name in ("create", "verify"):
+        setattr(backend, name, _noted("cgroup", getattr(backend, name)))
+    return backend
+
+
+node.choose = _choose
+sys.exit(daemon.main(sys.argv[3:]))

@@ -1,0 +1,43 @@
+"""What every part of ``pbsdock doctor`` prints. Needs no package: they are what one of the parts looks at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Protocol, TextIO
+
+
+class Found(Protocol):
+    """A dataclass whose text is one line."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def well(self) -> bool:
+        """Whether it is as it should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One thing that was looked at."""
+
+    part: str
+    step: str
+    well: bool
+    seen: str
+
+    def __str__(self) -> str:
+        return f"{self.part} {self.step}: {self.seen}"
+
+
+def report(findings: Iterator[Found], out: TextIO, *, as_json: bool) -> int:
+    """Print what was found; 0 if all is well, 1 if not."""
+    seen: list[Found] = []
+    for one in findings:
+        seen.append(one)
+        if not as_json:
+            print(f"{'ok ' if one.well else 'NOT'} {one}", file=out)
+    if as_json:
+        print(json.dumps([asdict(one) for one in seen], indent=1), file=out)
+    return 0 if all(one.well for one in seen) else 1

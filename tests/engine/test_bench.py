@@ -1,0 +1,30 @@
+"""`make bench` in its smallest form: that it measures, not what it measures."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.engine
+
+
+def test_bench_measures() -> None:
+    """A job and a container with the same flags are run and timed, and no time hides between the waterfall's rows."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "bench/bench.py"), "P1", "waterfall"], capture_output=True, text=True, check=False,
+        env={**os.environ, "PBSDOCK_BENCH_REPEATS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ratio, waterfall = (json.loads(line) for line in done.stdout.splitlines())
+    rows = [value for name, value in waterfall.items() if ": " in name]
+
+    assert (ratio["id"], ratio["repeats"]) == ("P1", 1)
+    assert 0.2 < ratio["ratio"] < 5
+    assert len(rows) > 15
+    assert sum(rows) == pytest.approx(waterfall["all"], rel=0.15)
