@@ -3,7 +3,7 @@
 # kernel and root are built meanwhile, which is mostly waiting for packages.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
-nice .venv/bin/python -m tests.vm.base >/dev/null 2>&1 & # what goes wrong is told by the tests that need it
+nice timeout 1800 .venv/bin/python -m tests.vm.base >/dev/null 2>&1 & # what goes wrong is told by the tests that need it
 bad=0
 .venv/bin/python -m pytest --threats --ignore=tests/vm "$@" || bad=1
 wait

@@ -10,7 +10,7 @@ from tests.vm import machine
 from tests.vm.lab import Lab
 from tests.vm.machine import Machine, MachineLost
 
-pytestmark = [pytest.mark.full, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(2400)]
 
 TOGGLE = """
 import os, time
