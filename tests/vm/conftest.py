@@ -14,7 +14,7 @@ from tests.vm.machine import MachineLost
 
 # What is run inside the machine is collected there and nowhere else.
 collect_ignore = [] if "PBSDOCK_TEST_INSTALLED" in os.environ else ["inside"]
-_LOST = pytest.StashKey[str]()
+_LOST = pytest.StashKey[str]()  # there once a machine was asked for
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -30,13 +30,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A booted machine with the package installed by its own installer and the image loaded."""
+    request.config.stash[_LOST] = ""
     try:
         lab = Lab()
     except BuildError as error:
         pytest.fail(str(error), pytrace=False)
     yield lab
-    lab.close()
     request.config.stash[_LOST] = lab.lost
+    lab.close()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -58,7 +59,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if lost := config.stash.get(_LOST, ""):
         terminalreporter.section("a machine was lost, and its test begun again in another one")
         terminalreporter.write_line(lost)
-    if any(terminalreporter.stats.get(kind) for kind in ("failed", "error")):
+    if _LOST in config.stash and any(terminalreporter.stats.get(kind) for kind in ("failed", "error")):
         for name, lines in (("steps", 20), ("commands", 15), ("inside.log", 60), ("journal", 60), ("console", 20)):
             if text := _tail(RESULTS / name, lines):
                 terminalreporter.section(f"the end of {RESULTS / name}", "-")
