@@ -68,7 +68,7 @@ def booted(installed: Instance, scratch: Path) -> Iterator[Host]:
         assert host.engine.docker("load", input=archive).returncode == 0
         yield host
     finally:
-        host.engine.stop()
+        host.engine.unmake()
         host.holder.kill()
         host.holder.wait()
 
