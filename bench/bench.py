@@ -26,8 +26,10 @@ from waterfall import waterfall
 from pbsdock.trial import Request, Trial, environment
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGE = "pbsdock-bench/busybox:1"
-USER = "pbsdock-bench"
+# Of this run alone: another one on this host takes its own away when it is done.
+RUN = f"pbsdock-bench-{os.getpid()}"
+IMAGE = f"{RUN}/busybox:1"
+USER = f"pbsdock-b{os.getpid()}"
 GRACE_S = 2.0
 REPEATS = int(os.environ.get("PBSDOCK_BENCH_REPEATS", "15"))
 
@@ -73,7 +75,7 @@ class Site:
         label = f"label=pbsdock.job={trial.job_id}"
         while not (found := _docker("ps", "-q", "--filter", label).split()):
             time.sleep(0.05)
-        same = flags(json.loads(_docker("inspect", found[0]))[0], self.root)
+        same = flags(json.loads(_docker("inspect", found[0]))[0], self.root, f"/{RUN}")
         trial.qdel()
         trial.finish(trial.wait())
         return same
@@ -300,7 +302,7 @@ def scratch() -> Iterator[Site]:
         for pid in site.agents():
             os.kill(pid, 9)
         subprocess.run(["docker", "rmi", "-f", IMAGE], capture_output=True, check=False)
-        for directory in Path("/sys/fs/cgroup").glob("**/pbsdock-bench"):
+        for directory in Path("/sys/fs/cgroup").glob(f"*/{RUN}"):
             directory.rmdir()
         if made:
             subprocess.run(["userdel", "-r", USER], capture_output=True, check=False)

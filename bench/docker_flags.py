@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 
-def flags(container: Mapping[str, Any], keep: Path) -> list[str]:
+def flags(container: Mapping[str, Any], keep: Path, cgroup_parent: str) -> list[str]:
     """Flags from ``docker inspect`` of a job's container. Files that go with the job are copied to *keep*."""
     config, host = container["Config"], container["HostConfig"]
     found = ["--user", config["User"], "--workdir", config["WorkingDir"], "--stop-signal", config["StopSignal"]]
     found += ["--no-healthcheck", "--network", host["NetworkMode"], "--log-driver", host["LogConfig"]["Type"]]
     found += ["--ipc", host["IpcMode"], "--shm-size", str(host["ShmSize"]), "--pids-limit", str(host["PidsLimit"])]
-    found += ["--oom-score-adj", str(host["OomScoreAdj"]), "--cgroup-parent", "/pbsdock-bench"]
+    found += ["--oom-score-adj", str(host["OomScoreAdj"]), "--cgroup-parent", cgroup_parent]
     for flag, values in (
         ("--cap-drop", host["CapDrop"]), ("--security-opt", host["SecurityOpt"]), ("--group-add", host["GroupAdd"]),
         ("--env", config["Env"]), ("--label", [f"{key}={value}" for key, value in config["Labels"].items()]),

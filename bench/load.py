@@ -18,7 +18,7 @@ from pathlib import Path
 from bench import IMAGE, Site, scratch, show
 from pbsdock.trial import Request, Trial
 
-USERS = [f"pbsdock-l{number}" for number in range(8)]
+USERS = [f"pbsdock-l{os.getpid()}-{number}" for number in range(8)]
 
 
 def _run(site: Site, number: int, index: int | None = None) -> None:

@@ -5,7 +5,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 nice timeout 1800 .venv/bin/python -m tests.vm.base >/dev/null 2>&1 & # what goes wrong is told by the tests that need it
 bad=0
-.venv/bin/python -m pytest --threats --ignore=tests/vm "$@" || bad=1
+.venv/bin/python -m pytest --threats --durations=15 --ignore=tests/vm "$@" || bad=1
 wait
 .venv/bin/python -m pytest --tb=short tests/vm || bad=1
 exit "$bad"

@@ -18,6 +18,7 @@ _HOOK_ENV = (
     "PBS_RESOURCE_NODES",
 )
 _START_WAIT_S = 30.0
+_REFUSALS = ("bad-configuration", "untrusted-files")  # as the agent marks them in the health flag
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -93,8 +94,11 @@ def prologue(run_dir: str, paths: str, argv: list[str]) -> int:
     try:
         answer = _converse(run_dir, paths, _request("prepare", argv), 300.0)
     except AgentGone as error:
-        sentence = f"the pbsdock agent does not answer on this node ({error}); the job is queued again"
-        _flag(run_dir, sentence)
+        if sentence := _refusal(run_dir)[0]:
+            sentence = f"the pbsdock agent of this node does not start, the job is queued again: {sentence}"
+        else:
+            sentence = f"the pbsdock agent does not answer on this node ({error}); the job is queued again"
+            _flag(run_dir, sentence)
         _say(sentence)
         return REQUEUE
     sentence = answer.text("sentence")
@@ -109,7 +113,8 @@ def epilogue(run_dir: str, paths: str, argv: list[str]) -> int:
     try:
         _converse(run_dir, paths, _request("release", argv), 120.0)
     except AgentGone as error:
-        _flag(run_dir, f"the pbsdock agent does not answer in the epilogue ({error})")
+        if not _refusal(run_dir)[0]:
+            _flag(run_dir, f"the pbsdock agent does not answer in the epilogue ({error})")
     return 0
 
 
@@ -120,6 +125,21 @@ def sweep(run_dir: str, paths: str, argv: list[str]) -> int:
     except AgentGone:
         pass
     return 0
+
+
+def _refusal(run_dir: str) -> tuple[str, int]:
+    """Why the agent last refused to start ("" if the flag says something else), and when the flag was written."""
+    try:
+        fd = os.open(f"{run_dir}/unhealthy", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return "", 0
+    try:
+        sentence, code, *_ = (*os.read(fd, 65536).decode("utf-8", "replace").split("\n"), "")
+        return sentence if code in _REFUSALS else "", os.fstat(fd).st_mtime_ns
+    except OSError:
+        return "", 0
+    finally:
+        os.close(fd)
 
 
 def _flag(run_dir: str, sentence: str) -> None:
@@ -146,11 +166,14 @@ def ensure_agent(run_dir: str, paths: str) -> bool:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if _answers(run_dir):
             return True
+        before = _refusal(run_dir)
         _spawn_agent(paths)
         deadline = time.monotonic() + _START_WAIT_S
         while time.monotonic() < deadline:
             if _answers(run_dir):
                 return True
+            if (now := _refusal(run_dir)) != before and now[0]:
+                return False
             time.sleep(0.02)
         return False
     finally:

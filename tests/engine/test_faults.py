@@ -212,7 +212,7 @@ def own(scratch: Path, users: tuple[str, ...], images: None) -> Iterator[tuple[I
     yield instance, engine
     instance.end_all()
     instance.kill_agent()
-    engine.stop()
+    engine.unmake()
     subprocess.run(["umount", "-R", "-l", str(scratch / "engine")], capture_output=True, check=False)
 
 

@@ -68,7 +68,7 @@ def booted(installed: Instance, scratch: Path) -> Iterator[Host]:
         assert host.engine.docker("load", input=archive).returncode == 0
         yield host
     finally:
-        host.engine.stop()
+        host.engine.unmake()
         host.holder.kill()
         host.holder.wait()
 
@@ -137,11 +137,11 @@ def test_a_renamed_host_goes_on_with_its_job(host: Host) -> None:
         host.instance.kill_agent()
         assert host.call(str(host.instance.root / "opt/pbsdock/hooks/node-check")).returncode == 0
         out, err = job.communicate(timeout=60)
+    wait_until("all of it is gone", lambda: not host.containers() and not host.instance.present())
     host.call("hostname", NAME)
     host.instance.kill_agent()
 
     assert (job.returncode, out) == (5, "begun\n"), err
-    wait_until("its container is gone", lambda: not host.containers(), 10)
 
 
 _ENDPOINT = """

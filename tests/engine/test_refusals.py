@@ -202,4 +202,7 @@ def test_bad_configuration_is_the_nodes_fault(instance: Instance) -> None:
 
     assert done.exit_status == -14
     assert done.node_down is not None
-    assert done.node_down.startswith("ERROR pbsdock: ")
+    assert done.node_down.startswith("ERROR pbsdock: the configuration is not usable: ")
+    assert "alow" in done.node_down
+    assert b"does not start, the job is queued again: the configuration is not usable" in done.stderr
+    assert done.seconds["prologue"] < 15

@@ -110,7 +110,7 @@ class Site:
             wait_until("no agent is there or comes", lambda instance=instance: _no_agent(instance), 30)  # type: ignore[misc]
         for user in (VICTIM, BYSTANDER):  # what an interrupted test leaves
             subprocess.run(["pkill", "-KILL", "-u", user], check=False)
-        self.engine.stop()
+        self.engine.unmake()
         self.gateway.stop()
         below = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
         for place in (one for one in reversed(below) if one.startswith(f"{self.engine.root}/")):

@@ -1,6 +1,6 @@
 """Every step of prologue, run and release, a fault before and after it, and the world as it was afterwards.
 
-``PBSDOCK_FAULTS=full`` runs every fault at every step; otherwise each step of a job that ends
+``PBSDOCK_FAULTS=full`` runs every fault at every step, or ``PBSDOCK_FAULTS=NAME,NAME…`` those; otherwise each step of a job that ends
 gets an end of the agent and one of the other quick faults, on the other side, those of other jobs one of both, and each
 slow fault comes to one step.
 """
@@ -24,7 +24,7 @@ from tests.faults.site import IMAGE, Site
 
 pytestmark = pytest.mark.engine
 
-FULL = os.environ.get("PBSDOCK_FAULTS") == "full"
+FULL = os.environ.get("PBSDOCK_FAULTS", "")
 _ENDS = ("worker-killed", "agent-killed")
 _QUICK = ("hook-killed", "state-full", "engine-error", "run-full", "no-descriptors", "clock-ahead-imitated",
           "clock-behind-imitated")  # fmt: skip
@@ -64,6 +64,7 @@ def _everything(points: dict[str, list[Point]]) -> list[Plan]:
     return [
         (shape, point, when, fault)
         for fault in FAULTS
+        if FULL == "full" or fault.name in FULL.split(",")
         for shape in SHAPES
         for point in points[shape.name]
         for when in fault.when

@@ -115,7 +115,7 @@ def test_environment_has_no_key_and_takes_none(site: Site) -> None:
     )
     assert done.stdout.decode().splitlines() == [
         "AWS_CONFIG_FILE=/run/pbsdock/s3/config", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=/run/pbsdock/s3/token",
-        "AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:97/", "AWS_DEFAULT_REGION=us-east-1",
+        f"AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:{site.store.port}/", "AWS_DEFAULT_REGION=us-east-1",
         "AWS_EC2_METADATA_DISABLED=true",
         f"AWS_ENDPOINT_URL_S3={site.store.gateway.endpoint}", "AWS_REGION=us-east-1",
         "AWS_SHARED_CREDENTIALS_FILE=/run/pbsdock/s3/credentials", "RCLONE_CONFIG=/run/pbsdock/s3/rclone.conf",

@@ -67,6 +67,16 @@ def test_fake_engine_that_may_still_tell_is_waited_for(gone_for_s: float | None,
     assert job.ended is None
 
 
+def test_fake_engine_that_hung_has_time_to_learn_of_an_end() -> None:
+    """However long it hung: that its first answer afterwards is out of date is no reason to make up a status."""
+    job = _job(300.0)
+    finish(_node(_running_for_ever, answers=False), job)
+    job.gone_since = job.gone_since or time.monotonic()  # as the next look has it
+    finish(_node(_running_for_ever), job)
+
+    assert job.ended is None
+
+
 def test_zombie_is_not_alive() -> None:
     """A zombie keeps its directory in /proc, but it is over."""
     child = subprocess.Popen(["/bin/true"])

@@ -114,9 +114,15 @@ def _state(node: Node, running: Running, said: int | None) -> dict[str, Any] | N
 def _given_up(node: Node, running: Running) -> dict[str, Any] | None:
     """None, for the next look to find out, unless the kernel has long had no such process and the engine still errs.
 
-    An engine that was killed and came back may never learn of an end that came meanwhile.
+    An engine that was killed and came back may never learn of an end that came meanwhile; one that hung learns of it a
+    moment after it answers again, so the time it was away for does not count.
     """
-    if running.gone_since is None or time.monotonic() - running.gone_since < _STALE_S or not node.engine.probe():
+    if running.gone_since is None:
+        return None
+    if not node.engine.probe():
+        running.gone_since = None
+        return None
+    if time.monotonic() - running.gone_since < _STALE_S:
         return None
     running.engine_was_lost = True
     return {"ExitCode": _LOST}

@@ -7,12 +7,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pbsdock import wire
+from pbsdock.agent.locks import Locks
 from pbsdock.agent.stores import Stores
 from pbsdock.agent.workers import Spawner
 from pbsdock.cgroup.base import JobCgroup
@@ -83,8 +84,7 @@ class Node:
         self.spawner = Spawner(paths.lib)
         self.staging: dict[str, Work] = {}  # by incarnation
         self._cgroups: JobCgroup | None = None
-        self._locks: dict[str, threading.Lock] = {}
-        self._guard = threading.Lock()
+        self._locks = Locks()
         self.plan_lock = threading.Lock()
         self._info: dict[str, Any] = {}
 
@@ -185,14 +185,13 @@ class Node:
     @contextmanager
     def job_lock(self, job_id: str, wait_s: float) -> Iterator[None]:
         """Serialise prepare, start and release of one job id. Raises NodeFault after *wait_s*."""
-        with self._guard:
-            lock = self._locks.setdefault(job_id, threading.Lock())
-        if not lock.acquire(timeout=wait_s):
-            raise NodeFault("job-busy", f"another hook of job {job_id} has been at work for {wait_s:.0f} s")
-        try:
+        with ExitStack() as held:
+            try:
+                held.enter_context(self._locks.hold(job_id, wait_s))
+            except TimeoutError:
+                sentence = f"another hook of job {job_id} has been at work for {wait_s:.0f} s"
+                raise NodeFault("job-busy", sentence) from None
             yield
-        finally:
-            lock.release()
 
     # -- markers and health -------------------------------------------------------------------------------------
 
