@@ -150,6 +150,7 @@ class Runner:
         self.sent: bytes | None = None if self.tty else b""  # of standard input, as long as it is little; nothing typed
         self.unsent = b""
         self.request: wire.Message | None = None
+        self.restored = False  # whether the streams are an engine's that was away
         self.again = False  # whether a second start was asked for and is under way
         self.agent_lost: float | None = None
         self.waiting = False
@@ -408,6 +409,8 @@ class Runner:
 
     def _send(self, data: bytes) -> None:
         """Pass on what came by standard input, or its end; what a lost stream does not take waits for the next."""
+        if self.restored and not self.stdin_open:
+            data += self._last_words()
         try:
             if data:
                 self.attach.sendall(data)
@@ -415,6 +418,14 @@ class Runner:
                 self.attach.shutdown(_socket.SHUT_WR)
         except OSError:
             self.unsent = data
+
+    def _last_words(self) -> bytes:
+        """What ends a shell that has run its script as the end of its input would, with the script's status: an engine
+        restarted with live-restore does not pass that end on (observed with Docker 20.10)."""
+        argv = self.request.raw("argv") if self.request else []
+        if self.tty or self.task or len(argv) != 1:
+            return b""
+        return b"exit $status\n" if argv[0].endswith((b"csh", b"fish")) else b"exit $?\n"
 
     def _take_again(self, fds: list[int], data: bytes, poller: select.poll) -> None:
         """Go on with new streams, and with *data* for them."""
@@ -457,7 +468,7 @@ class Runner:
         elif message.op == "again" and self.attach is None and self.ended is None:
             self._start_again()
         elif self.again and message.op == "started" and fds and self.attach is None:
-            self.again = False
+            self.again = self.restored = False
             self._adopt(message)
             self._take_again(fds, self.sent or b"", poller)
         elif self.again and message.op in ("refused", "fault"):
@@ -465,6 +476,7 @@ class Runner:
         elif message.op == "attached" and fds and self.attach is None and self.ended is None:
             if sentence := message.text("sentence"):
                 say(sentence)
+            self.restored = True
             self._take_again(fds, self.unsent, poller)
         else:
             for fd in fds:
