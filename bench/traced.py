@@ -1,6 +1,6 @@
 """The installed agent, which notes when its steps begin and end. For bench/waterfall.py; nothing of this is shipped.
 
-``python -I -S traced.py LIBRARY NOTES --paths FILE``: a line ``NAME BEGAN ENDED`` (monotonic seconds) per call in NOTES.
+``python -I -S traced.py LIBRARY NOTES NAME --paths FILE``: a line ``NAME BEGAN ENDED`` (monotonic seconds) per call in NOTES.
 """
 
 from __future__ import annotations
@@ -61,4 +61,4 @@ def _choose(*arguments: Any, **options: Any) -> Any:
 
 
 node.choose = _choose
-sys.exit(daemon.main(sys.argv[3:]))
+sys.exit(daemon.main(sys.argv[4:]))

@@ -25,6 +25,9 @@ _INSIDE = (
 )  # fmt: skip
 
 
+_NAME = "pbsdock.agent.daemon"  # by which an instance's agents are known
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """From when to when, in monotonic seconds."""
@@ -43,7 +46,7 @@ def _traced(site: Site) -> Path:
     notes = site.root / "notes"
     paths = site.root / "opt/pbsdock/paths.json"
     places = json.loads(paths.read_text())
-    command = [places["python"], "-I", "-S", str(Path(__file__).with_name("traced.py")), places["lib"], str(notes)]
+    command = [places["python"], "-I", "-S", str(Path(__file__).with_name("traced.py")), places["lib"], str(notes), _NAME]
     subprocess.run([*command, "--paths", str(paths)], check=True, env={}, stdin=subprocess.DEVNULL)
     deadline = time.monotonic() + 20.0
     while subprocess.run([str(site.root / "opt/pbsdock/bin/pbsdock"), "ps"], capture_output=True, check=False).returncode:

@@ -21,6 +21,7 @@ def test_bench_measures() -> None:
         env={**os.environ, "PBSDOCK_BENCH_REPEATS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert subprocess.run(["pgrep", "-f", "bench/traced.py"], capture_output=True, check=False).stdout == b""
     ratio, waterfall = (json.loads(line) for line in done.stdout.splitlines())
     rows = [value for name, value in waterfall.items() if ": " in name]
 
