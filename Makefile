@@ -9,7 +9,7 @@ help:
 	@echo 'make demo-s3  the same with an object store of its own: input from a bucket, result back into one'
 	@echo 'make test   everything CI runs: linters, types, unit tests, tests on the real engine (root)'
 	@echo 'make attack the attacks of docs/security.md with a table of its rows (root); part of make test; LONG=1: longer races'
-	@echo 'make faults every fault at every step, the engine hung for five minutes (root, about half an hour)'
+	@echo 'make faults every fault at every step, the engine hung for five minutes (root, about an hour and a half)'
 	@echo 'make load   2,000 jobs in a row, 64 at once, 10,000 dead records, 500 foreign containers (root)'
 	@echo 'make test-v2 all of it that needs cgroup v2 and systemd, in a virtual machine (root)'
 	@echo 'make bench  the costs as ratios to plain docker (root)'
