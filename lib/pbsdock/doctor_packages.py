@@ -38,8 +38,8 @@ class Hole:
     what: str
 
 
-# From the projects' own advisories. What lies on a path that pbsdock does not take (a protocol or a helper it
-# leaves alone) is here all the same: a lock that has it was not looked after.
+# From public advisories, as they were at the release. What lies on a path that pbsdock does not take (a protocol or a
+# helper it leaves alone) is here all the same: a lock that has it was not looked after.
 HOLES = (
     Hole("certifi", "2024.7.4", "CVE-2023-37920, CVE-2024-39689", "authorities that are trusted no more"),
     Hole("idna", "3.14", "CVE-2024-3651, CVE-2026-45409", "a host's name that takes minutes to encode"),
