@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import stores
@@ -124,6 +124,14 @@ class Site:
             ["sh", "-c", _MOM, "mom", str(entry.pw_uid), str(entry.pw_gid), *names], check=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env={**environment.for_job(job), **settings},
         )  # fmt: skip
+
+    def stop_agents(self) -> None:
+        """Kill them; the next hook starts another, with the configuration as it is then."""
+        while pids := self.agents():
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, 9)
+            time.sleep(0.05)
 
     def agents(self) -> list[int]:
         marker = str(self.root / "opt/pbsdock/paths.json").encode()
@@ -299,8 +307,7 @@ def scratch() -> Iterator[Site]:
     try:
         yield site
     finally:
-        for pid in site.agents():
-            os.kill(pid, 9)
+        site.stop_agents()
         subprocess.run(["docker", "rmi", "-f", IMAGE], capture_output=True, check=False)
         for directory in Path("/sys/fs/cgroup").glob(f"*/{RUN}"):
             directory.rmdir()

@@ -128,7 +128,7 @@ def dead_records(site: Site, full: bool) -> None:
     model = json.loads(next(jobs.glob("*.json")).read_text())
     trial.qdel()
     trial.finish(trial.wait())
-    _stop(site)
+    site.stop_agents()
     for number in range(count):
         safe, incarnation = f"{900000 + number}.old", f"{number:x}dead"
         record = {
@@ -149,16 +149,6 @@ def _timed(act: Callable[[], object]) -> float:
     began = time.monotonic()
     act()
     return time.monotonic() - began
-
-
-def _stop(site: Site) -> None:
-    while pids := site.agents():
-        for pid in pids:
-            try:
-                os.kill(pid, 9)
-            except ProcessLookupError:
-                continue
-        time.sleep(0.05)
 
 
 def _left(site: Site) -> None:

@@ -36,6 +36,8 @@ class Jobs(Protocol):
 
     def agents(self) -> list[int]: ...
 
+    def stop_agents(self) -> None: ...
+
 
 class Stores:
     """The site with a store, and the tools it is compared with."""
@@ -59,10 +61,7 @@ class Stores:
 
     def restart(self) -> None:
         """Let the next hook start an agent with the configuration as it is now."""
-        for pid in self.site.agents():
-            os.kill(pid, 9)
-        while self.site.agents():
-            time.sleep(0.05)
+        self.site.stop_agents()
 
     def clean(self) -> None:
         """An empty desk of the user's."""

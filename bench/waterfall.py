@@ -6,7 +6,6 @@ The agent is the installed one with its steps timed (bench/traced.py); hooks are
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import time
@@ -42,7 +41,7 @@ class Span:
 
 def _traced(site: Site) -> Path:
     """Put the timed agent in the place of the instance's; returns the file of its notes."""
-    _kill(site)
+    site.stop_agents()
     notes = site.root / "notes"
     paths = site.root / "opt/pbsdock/paths.json"
     places = json.loads(paths.read_text())
@@ -54,13 +53,6 @@ def _traced(site: Site) -> Path:
             raise RuntimeError("the timed agent does not answer")
         time.sleep(0.05)
     return notes
-
-
-def _kill(site: Site) -> None:
-    for pid in site.agents():
-        os.kill(pid, 9)
-    while site.agents():
-        time.sleep(0.02)
 
 
 def _job(site: Site) -> list[Span]:
@@ -121,6 +113,6 @@ def waterfall(site: Site, repeats: int, show: Callable[..., None]) -> None:
             table[name].append(value)
         table["all"].append(sum(one.ended - one.began for one in hooks) * 1000)
         docker.append(site.docker_run("true") * 1000)
-    _kill(site)
+    site.stop_agents()
     medians = {name: round(statistics.median(values), 1) for name, values in table.items()}
     show("waterfall", **medians, docker_run=round(statistics.median(docker), 1), repeats=len(docker))

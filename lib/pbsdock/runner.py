@@ -149,7 +149,7 @@ class Runner:
         self.stdin_open = True
         self.sent: bytes | None = None if self.tty else b""  # of standard input, as long as it is little; nothing typed
         self.unsent = b""
-        self.request: wire.Message | None = None
+        self.request = wire.Message("start")
         self.restored = False  # whether the streams are an engine's that was away
         self.again = False  # whether a second start was asked for and is under way
         self.agent_lost: float | None = None
@@ -422,7 +422,7 @@ class Runner:
     def _last_words(self) -> bytes:
         """What ends a shell that has run its script as the end of its input would, with the script's status: an engine
         restarted with live-restore does not pass that end on (observed with Docker 20.10)."""
-        argv = self.request.raw("argv") if self.request else []
+        argv = self.request.raw("argv")
         if self.tty or self.task or len(argv) != 1:
             return b""
         return b"exit $status\n" if argv[0].endswith((b"csh", b"fish")) else b"exit $?\n"
@@ -437,7 +437,7 @@ class Runner:
 
     def _start_again(self) -> None:
         """Ask for a new container: the shell in the old one never got what it is to run."""
-        if self.sent is None or self.request is None:
+        if self.sent is None:
             lost = "the Docker engine of this node was restarted while the job started; submit it again"
             self.ended = wire.Message("ended", code=REFUSED, sentence=lost)
             return
@@ -463,7 +463,9 @@ class Runner:
             self.ended = message
         elif message.op == "notice":
             say(message.text("sentence"))
-        elif message.op == "refused" and message.text("code") == "no-such-job":
+        elif (message.op == "refused" and message.text("code") == "no-such-job") or (
+            self.again and message.op in ("refused", "fault")
+        ):
             self.ended = wire.Message("ended", code=REFUSED, sentence=message.text("sentence"))
         elif message.op == "again" and self.attach is None and self.ended is None:
             self._start_again()
@@ -471,8 +473,6 @@ class Runner:
             self.again = self.restored = False
             self._adopt(message)
             self._take_again(fds, self.sent or b"", poller)
-        elif self.again and message.op in ("refused", "fault"):
-            self.ended = wire.Message("ended", code=REFUSED, sentence=message.text("sentence"))
         elif message.op == "attached" and fds and self.attach is None and self.ended is None:
             if sentence := message.text("sentence"):
                 say(sentence)
@@ -495,7 +495,7 @@ class Runner:
             self.link = Link(self.socket_path, 60.0)
             attached = int(self.attach is not None)
             rejoin = wire.Message("rejoin", job=self.job_id, task=self.task, attached=attached)
-            self.link.send(self.request if self.again and self.request else rejoin)
+            self.link.send(self.request if self.again else rejoin)
         except AgentGone:
             self.link = None
             if self.agent_lost and time.monotonic() - self.agent_lost > _AGENT_PATIENCE_S:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from pbsdock import wire
 from pbsdock.agent.locks import Locks
+from pbsdock.agent.process import stat
+from pbsdock.agent.shell import awaits_script
 from pbsdock.agent.stores import Stores
 from pbsdock.agent.workers import Spawner
 from pbsdock.cgroup.base import JobCgroup
@@ -46,6 +48,10 @@ class Running:
     gone_since: float | None = None  # since when the kernel has no such first process; monotonic seconds
     lock: threading.Lock = field(default_factory=threading.Lock)
     over: threading.Event = field(default_factory=threading.Event)
+
+    def awaits_script(self) -> bool:
+        """Whether its shell has run nothing and never will; takes a moment to be sure of."""
+        return awaits_script(self.pid, self.record.facts.get("waited_for", -1))
 
     def end(self, message: wire.Message) -> bool:
         """Tell the run hook how it ended, and whoever waits for that here; returns whether the hook was there."""
@@ -273,8 +279,7 @@ def parse_cpus(text: str) -> set[int]:
 def alive(pid: int) -> bool:
     """Whether *pid* is a process that can still run (proc(5), stat field 3): a zombie's end may be nobody's news."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+        return stat(pid)[0] not in (b"Z", b"X")
     except (OSError, IndexError):
         return False
 
@@ -282,7 +287,6 @@ def alive(pid: int) -> bool:
 def session(pid: int) -> int:
     """The session of a process (proc(5), stat field 6); 0 if it is gone."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[3])
+        return int(stat(pid)[3])
     except (OSError, IndexError, ValueError):
         return 0

@@ -22,7 +22,6 @@ from pbsdock.agent.node import Node, Running, alive
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
 from pbsdock.agent.service import Service
-from pbsdock.agent.shell import awaits_script
 from pbsdock.agent.start import discard_half_started, finish_task, start_job, start_task
 from pbsdock.agent.watch import Watcher
 from pbsdock.config import Config, ConfigError, load
@@ -359,7 +358,7 @@ class Connection:
         """Hand over new streams. A shell that never got its script's path is started anew: by new streams it would get
         the path, but no end of input (observed after a restart of Docker 20.10 with live-restore)."""
         record = running.record
-        if not record.facts.get("tty") and awaits_script(running.pid, record.facts.get("waited_for", -1)):
+        if not record.facts.get("tty") and running.awaits_script():
             self._answer(wire.Message("again"))
             return
         with self.node.engine.attach(record.container_id or record.container_name) as stream:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 
+from pbsdock.agent.process import stat
+
 _LOOK_S = 2.0
 _WAITS_S = 0.3
 
@@ -15,7 +17,7 @@ _WAITS_S = 0.3
 def waited_for(pid: int) -> int:
     """The page faults of all children a process has waited for; -1 if it is gone."""
     try:
-        return int(_stat(pid)[8])
+        return int(stat(pid)[8])
     except (OSError, IndexError, ValueError):
         return -1
 
@@ -35,11 +37,6 @@ def awaits_script(pid: int, before: int) -> bool:
     return False
 
 
-def _stat(pid: int) -> list[bytes]:
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        return file.read().rpartition(b")")[2].split()
-
-
 def _has_begun(pid: int, before: int) -> bool:
     if waited_for(pid) != before:
         return True
@@ -52,6 +49,6 @@ def _has_begun(pid: int, before: int) -> bool:
 
 def _sleeps(pid: int) -> bool:
     try:
-        return _stat(pid)[0] == b"S"
+        return stat(pid)[0] == b"S"
     except (OSError, IndexError):
         return False

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pbsdock import container, mounts, pins, wire
 from pbsdock.agent import facts
 from pbsdock.agent.node import Node, Running, alive, ms_since
-from pbsdock.agent.shell import awaits_script, waited_for
+from pbsdock.agent.shell import waited_for
 from pbsdock.engine import EngineError, process_groups
 from pbsdock.errors import NodeFault, Refusal
 from pbsdock.ledger import Record, uptime
@@ -108,9 +108,7 @@ def discard_half_started(node: Node, record: Record, request: wire.Message) -> N
     if record.state == "ready" and node.engine.inspect(record.container_name) is None:
         return
     running = node.running.get(record.incarnation)
-    began = record.state != "ready" and (
-        running is None or not awaits_script(running.pid, record.facts.get("waited_for", -1))
-    )
+    began = record.state != "ready" and (running is None or not running.awaits_script())
     if began or len(request.raw("argv")) != 1:
         raise Refusal("agent-lost", "the pbsdock agent of this node was lost while it started the job; submit it again")
     if running is not None:
