@@ -71,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     packages.add_argument("--json", action="store_true", help="one JSON list")
     packages.set_defaults(run=_doctor_packages)
 
+    mounts = parts.add_parser("mounts", help="what is mounted for jobs on this host: each of a job that needs it")
+    mounts.add_argument("--json", action="store_true", help="one JSON list")
+    mounts.set_defaults(run=_doctor_mounts)
+
     config = verbs.add_parser("config", help="check the site's configuration file and show it")
     config.set_defaults(run=_config)
     return parser
@@ -226,6 +230,19 @@ def _doctor_packages(arguments: argparse.Namespace) -> int:
         findings = list(examine(load(arguments.paths)))
     except (OSError, ValueError) as error:
         print(f"pbsdock: the installation cannot be read ({error}); run install.sh again", file=sys.stderr)
+        return 2
+    return report(iter(findings), sys.stdout, as_json=arguments.json)
+
+
+def _doctor_mounts(arguments: argparse.Namespace) -> int:
+    from pbsdock.doctor_mounts import examine
+    from pbsdock.doctor_report import report
+    from pbsdock.paths import load
+
+    try:
+        findings = list(examine(load(arguments.paths)))
+    except OSError as error:
+        print(f"pbsdock: the jobs' records cannot be read ({error}); only root may", file=sys.stderr)
         return 2
     return report(iter(findings), sys.stdout, as_json=arguments.json)
 

@@ -73,7 +73,7 @@ class MountsConfig:
         check=checks.prefix,
     )
     deny: tuple[str, ...] = setting(
-        (), "Prefixes closed to --volume although `allow` covers them; nor may what contains them be mounted.",
+        (), "Prefixes closed to users' mounts although `allow` covers them; nor may what contains them be mounted.",
         check=checks.closed,
     )
     always: tuple[str, ...] = setting((), '"SOURCE:TARGET[:ro]" given to every container.', check=checks.site_mount)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pbsdock.mounts import Bound
+from pbsdock.pathrules import below
 from pbsdock.plan import Plan
-from pbsdock.policy_mounts import below
 from pbsdock.s3_environment import FOREIGN, variables
 
 # Set below from the plan.

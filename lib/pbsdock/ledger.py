@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 VERSION = 1
+# States of a record whose container starts no more: its mounts need not be held for the engine any longer.
+PAST_START = ("running", "staging", "ended", "refused")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.json")
 
 

@@ -1,8 +1,8 @@
-"""Resolve planned mounts as the user, remember what they were, and look again when the container runs.
+"""Resolve planned mounts as the user, judge what was opened, and look again when the container runs.
 
-The source a user names can change between any two looks at it, so it is resolved with the user's own rights, opened
-without following another link, and recorded by device and inode. What the container really got is compared with that
-record before the job's script is fed to its shell.
+The source a user names can change between any two looks at it. It is resolved once, with the user's own rights, opened
+without following another link, and everything is asked of that descriptor: its kind, its owner, and where the kernel
+says that it is. What the container really got is compared with it before the job's script is fed to its shell.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pbsdock import syscalls
 from pbsdock.errors import Refusal
+from pbsdock.pathrules import Closed, PathRules, ReadOnly, below
 from pbsdock.plan import Mount, Plan
-from pbsdock.policy_mounts import HOST_PATHS, below
+from pbsdock.policy_mounts import read_only_sentence
 
 _CWD = -100  # AT_FDCWD, openat(2); every path here is absolute
 
@@ -56,21 +58,20 @@ class User:
 
 
 def resolve(
-    mounts: Iterable[Mount], user: User, *, allowed: Sequence[str], denied: Sequence[str]
+    mounts: Iterable[Mount], user: User, rules: PathRules
 ) -> tuple[list[Bound], list[tuple[Mount, str]]]:
-    """Return the mounts as found and those left out with the reason.
+    """Return the mounts as found and those left out with the reason; *rules* are the site's for this user.
 
-    *allowed* are the prefixes open to volumes and the work directory; *denied* are closed to them. Raises Refusal for
-    a required mount.
+    No origin is exempt: each is judged by where the kernel says that its opened source is. Raises Refusal for a
+    required mount.
     """
     bound: list[Bound] = []
     skipped: list[tuple[Mount, str]] = []
-    prefixes = [os.path.realpath(one) for one in allowed]
-    closed = [*HOST_PATHS, *(os.path.realpath(one) for one in denied), *denied]
+    rules = _real(rules)
+    mounted = [point for point, _ in syscalls.mount_points()]
     for mount in mounts:
-        judged = mount.origin in ("volume", "workdir")
         try:
-            bound.append(_resolve_one(mount, user if mount.origin != "nodefile" else None, prefixes, closed, judged))
+            bound.append(_resolve_one(mount, user, rules, mounted))
         except _Unfit as error:
             if mount.required:
                 raise Refusal(error.code, f"{mount.where + ': ' if mount.where else ''}{error}") from None
@@ -84,37 +85,94 @@ class _Unfit(Exception):
         self.code = code
 
 
-def _resolve_one(
-    mount: Mount, user: User | None, prefixes: Sequence[str], closed: Sequence[str], judged: bool
-) -> Bound:
+def _real(rules: PathRules) -> PathRules:
+    """The rules with the places their paths really are, beside those that were written where they close something."""
+
+    def both(paths: Iterable[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(one for path in paths for one in (path, os.path.realpath(path))))
+
+    allow = [(os.path.realpath(one.removesuffix(":ro")), one.endswith(":ro")) for one in rules.allow]
+    return replace(
+        rules, sealed=both(rules.sealed), guarded=both(rules.guarded), deny=both(rules.deny),
+        allow=tuple(dict.fromkeys(path + ":ro" * read_only for path, read_only in allow)),
+    )
+
+
+def _resolve_one(mount: Mount, user: User, rules: PathRules, mounted: Sequence[str]) -> Bound:
     try:
-        if user is None:
-            real, facts = _look(mount.source)
-        else:
-            with syscalls.filesystem_user(user.uid, user.gid, user.groups):
-                real, facts = _look(mount.source)
+        # Mom's own file lies where users may not look.
+        with opened(mount.source, None if mount.origin == "nodefile" else user) as (fd, real):
+            facts = os.fstat(fd)
     except OSError as error:
         raise _Unfit(
             "mount-unreadable", f"{mount.source} cannot be mounted: {error.strerror or error} (looked at as the user)"
         ) from None
+    _check_kind(mount, facts, user)
+    via = f"{mount.source} (really {real})" if real != mount.source else real
+    try:
+        rules.check(real, mount.origin, [one for one in mounted if one != real and below(one, real)])
+        if mount.origin in ("volume", "workdir"):
+            rules.check_allowed(real)
+    except Closed as error:
+        raise _Unfit("mount-not-allowed", f"{via} cannot be mounted: {error}") from None
+    except ReadOnly as error:
+        if mount.origin == "volume" and not mount.read_only:
+            raise _Unfit("mount-read-only", read_only_sentence(via, mount.target, error)) from None
+        mount = replace(mount, read_only=True)
+    return Bound(source=real, target=mount.target, read_only=mount.read_only, device=facts.st_dev, inode=facts.st_ino)
+
+
+def _check_kind(mount: Mount, facts: os.stat_result, user: User) -> None:
+    """Whether what was opened is what mom, or the user, could have meant. Raises _Unfit."""
     kind = stat.S_IFMT(facts.st_mode)
     if kind not in (stat.S_IFREG, stat.S_IFDIR):
         raise _Unfit("mount-kind", f"{mount.source} cannot be mounted: only files and directories can")
-    if judged:
-        via = f"{mount.source} (really {real})" if real != mount.source else real
-        if real == "/" or any(below(real, one) for one in closed):
-            raise _Unfit("mount-not-allowed", f"{via} cannot be mounted: system paths are never given to a container")
-        if not any(below(real, one) for one in prefixes):
-            listed = ", ".join(sorted(set(prefixes))) or "no path"
-            raise _Unfit("mount-not-allowed", f"{via} cannot be mounted: this site allows paths below {listed}")
-    return Bound(
-        source=real, target=mount.target, read_only=mount.read_only, device=facts.st_dev, inode=facts.st_ino
-    )
+    if mount.origin == "tmpdir" and (kind != stat.S_IFDIR or facts.st_uid != user.uid):
+        raise _Unfit("mount-kind", f"{mount.source} cannot be mounted: it is not a directory of the job owner's")
+    if mount.origin == "nodefile" and (kind != stat.S_IFREG or facts.st_uid != 0):
+        raise _Unfit("mount-kind", f"{mount.source} cannot be mounted: it is not a file of mom's")
 
 
-def _look(path: str) -> tuple[str, os.stat_result]:
-    real = os.path.realpath(path, strict=True)
-    return real, _stat(_CWD, real, syscalls.RESOLVE_NO_SYMLINKS)
+@contextmanager
+def opened(path: str, user: User | None) -> Iterator[tuple[int, str]]:
+    """Resolve and open *path* as *user* (None: as root); yields a descriptor and where the kernel said that it was.
+
+    Raises OSError, ESTALE if it was exchanged meanwhile.
+    """
+    with _eyes_of(user):
+        real = os.path.realpath(path, strict=True)
+        fd = _open_resolved(real)
+    try:
+        yield fd, real
+    finally:
+        os.close(fd)
+
+
+def _eyes_of(user: User | None) -> AbstractContextManager[None]:
+    return nullcontext() if user is None else syscalls.filesystem_user(user.uid, user.gid, user.groups)
+
+
+def _open_resolved(real: str) -> int:
+    """Open a path that holds no symbolic link any more. Raises OSError, ESTALE if what was opened is elsewhere."""
+    fd = syscalls.openat2(_CWD, real, os.O_PATH, syscalls.RESOLVE_NO_SYMLINKS)
+    if os.readlink(f"/proc/self/fd/{fd}") != real:
+        os.close(fd)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), real)
+    return fd
+
+
+def open_unchanged(one: Bound, user: User | None) -> int:
+    """Open what was resolved, as *user* (None: as root); returns a descriptor.
+
+    Raises OSError, also if it is another file than was judged, or in another place.
+    """
+    with _eyes_of(user):
+        fd = _open_resolved(one.source)
+    facts = os.fstat(fd)
+    if (facts.st_dev, facts.st_ino) != (one.device, one.inode):
+        os.close(fd)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), one.source)
+    return fd
 
 
 def _stat(directory: int, path: str, resolve: int) -> os.stat_result:
@@ -123,20 +181,6 @@ def _stat(directory: int, path: str, resolve: int) -> os.stat_result:
         return os.fstat(fd)
     finally:
         os.close(fd)
-
-
-def open_unchanged(one: Bound, user: User | None) -> int:
-    """Open what was resolved, as *user* (None: as root); returns a descriptor. Raises OSError, also if it changed."""
-    if user is None:
-        fd = syscalls.openat2(_CWD, one.source, os.O_PATH, syscalls.RESOLVE_NO_SYMLINKS)
-    else:
-        with syscalls.filesystem_user(user.uid, user.gid, user.groups):
-            fd = syscalls.openat2(_CWD, one.source, os.O_PATH, syscalls.RESOLVE_NO_SYMLINKS)
-    facts = os.fstat(fd)
-    if (facts.st_dev, facts.st_ino) != (one.device, one.inode):
-        os.close(fd)
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), one.source)
-    return fd
 
 
 def _is_still(one: Bound, directory: int, path: str, resolve: int) -> bool:

@@ -17,11 +17,14 @@ from pathlib import Path
 from pbsdock import syscalls
 from pbsdock.mounts import Bound, User, open_unchanged
 
+_LAYERS = 10  # of mounts on one place; a second is there when a make was killed and came again
+
 
 def make(bound: Sequence[tuple[Bound, User | None]], directory: Path) -> list[Bound]:
     """Pin each mount, opened as its user (None: as root) and still what it was; returns them with their pins.
 
-    Raises OSError; what was made until then is left to :func:`remove`.
+    What is to be read only is so with all that is mounted below it. Raises OSError; what was made until then is left to
+    :func:`remove`.
     """
     directory.mkdir(mode=0o700, parents=True)
     made = []
@@ -29,11 +32,14 @@ def make(bound: Sequence[tuple[Bound, User | None]], directory: Path) -> list[Bo
         place = directory / str(index)
         fd = open_unchanged(one, user)
         try:
-            if stat.S_ISDIR(os.fstat(fd).st_mode):
+            has_below = stat.S_ISDIR(os.fstat(fd).st_mode)
+            if has_below:
                 place.mkdir(mode=0o700)
             else:
                 place.touch(mode=0o600)
-            syscalls.bind(f"/proc/self/fd/{fd}", str(place))
+            syscalls.bind(f"/proc/self/fd/{fd}", str(place), recursive=has_below)
+            if one.read_only:
+                syscalls.make_read_only(str(place))
         finally:
             os.close(fd)
         made.append(replace(one, pin=str(place)))
@@ -41,18 +47,42 @@ def make(bound: Sequence[tuple[Bound, User | None]], directory: Path) -> list[Bo
 
 
 def remove(directory: Path) -> None:
-    """Unmount and remove, once or again. Raises OSError.
+    """Unmount and remove, once or again: first every mount, whatever becomes of another, then the places.
 
-    Never recursive: what is below a pin is the user's own.
+    Never recursive: what is below a pin is the user's own. Raises OSError.
     """
     try:
         places = sorted(directory.iterdir())
     except FileNotFoundError:
         return
+    mounted = list(places)
+    for _ in range(_LAYERS):
+        failed = _detach(mounted)
+        points = {point for point, _ in syscalls.mount_points()}
+        mounted = [one for one in places if str(one) in points]
+        if not mounted:
+            break
+    else:
+        raise failed or OSError(f"{mounted[0]} stays mounted")
     for place in places:
-        syscalls.unbind(str(place))
         if place.is_dir():
             place.rmdir()
         else:
             place.unlink()
     directory.rmdir()
+
+
+def _detach(places: Sequence[Path]) -> OSError | None:
+    """Take away one mount of each place with the whole tree below it; returns what went wrong last."""
+    failed = None
+    for place in places:
+        try:
+            syscalls.unbind(str(place))
+        except OSError as error:
+            failed = error
+    return failed
+
+
+def left(directory: Path) -> list[str]:
+    """The mount points below *directory*: pins, and what is mounted below them."""
+    return [point for point, _ in syscalls.mount_points() if point.startswith(f"{directory}/")]

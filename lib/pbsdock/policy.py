@@ -14,10 +14,11 @@ from pbsdock.directive import Directive, expand
 from pbsdock.errors import Refusal
 from pbsdock.image_ref import ImageRef
 from pbsdock.plan import Device, Plan, PullPolicy
-from pbsdock.policy_host import HostFacts, position, some
+from pbsdock.policy_host import HostFacts, position
 from pbsdock.policy_limits import limits_of, tmpfs_of
 from pbsdock.policy_mounts import check_paths, mounts_of, variable_at
 from pbsdock.policy_store import stages_of, stores_of
+from pbsdock.sizes import some
 from pbsdock.torque import Job
 
 __all__ = ["HostFacts", "decide", "effective"]

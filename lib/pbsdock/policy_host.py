@@ -1,34 +1,26 @@
-"""What the parts of the policy share: the host's facts, spelling of paths, lists and positions in sentences. Pure."""
+"""What the parts of the policy share: the host's facts, spelling of paths and positions in sentences. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pbsdock.directive import Directive
-
-_SHOWN = 8
+from pbsdock.pathrules import ClosedPaths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
     """What a decision needs of the execution host: memory in bytes, CPUs that can be used.
 
-    ``free_cpus`` are the CPUs no other job of ours has for itself, None where nobody keeps count; ``closed`` are paths
-    no container gets, such as mom's spool and the engine's root.
+    ``free_cpus`` are the CPUs no other job of ours has for itself, None where nobody keeps count; ``closed`` are this
+    host's own paths that are not given to containers.
     """
 
     node: str
     memory_bytes: int
     cpus: int
     free_cpus: tuple[int, ...] | None = None
-    closed: tuple[str, ...] = ()
-
-
-def some(texts: Sequence[str]) -> str:
-    """A list for a sentence, at most eight of it."""
-    shown = ", ".join(texts[:_SHOWN]) or "none"
-    return f"{shown} and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else shown
+    closed: ClosedPaths = field(default_factory=ClosedPaths)
 
 
 def plain(path: str) -> str:

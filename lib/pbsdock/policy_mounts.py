@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
+from dataclasses import replace
 
 from pbsdock.config import MountsConfig
 from pbsdock.directive import Directive, Volume
 from pbsdock.errors import Refusal
+from pbsdock.pathrules import Closed, ClosedPaths, PathRules, ReadOnly, below
 from pbsdock.plan import Mount, MountOrigin
-from pbsdock.policy_host import HostFacts, plain, position, some
+from pbsdock.policy_host import HostFacts, plain, position
 from pbsdock.torque import Job
 
-HOST_PATHS = ("/proc", "/sys", "/dev", "/run", "/var/run", "/var/lib/docker", "/boot")
-SYSTEM = (*HOST_PATHS, "/var/spool/torque", "/var/spool/pbs")
 _KERNEL = ("/proc", "/sys", "/dev")
 _NO_PATH = ""
 _OWN = ("/etc/passwd", "/etc/group")  # made for every container, with the job's script
 
 
-def below(path: str, prefix: str) -> bool:
-    """Whether *path* is *prefix* or below it, by components: ``/scratch2`` is not below ``/scratch``."""
-    return PurePosixPath(path).is_relative_to(PurePosixPath(prefix))
+def rules_of(home: str, settings: MountsConfig, closed: ClosedPaths, *, tmpdir_by_user: bool = False) -> PathRules:
+    """The rules of a site for a job's owner, whose *home* is open to volumes as it is mounted."""
+    rules = PathRules(
+        sealed=closed.sealed, guarded=closed.guarded, deny=settings.deny, allow=settings.allow,
+        tmpdir_by_user=tmpdir_by_user,
+    )
+    if settings.home == "none" or not _is_mountable_home(home, rules):
+        return rules
+    return replace(rules, allow=(*rules.allow, f"{home}:ro" if settings.home == "ro" else home))
 
 
 def variable_at(directive: Directive, name: str) -> str:
@@ -96,7 +101,8 @@ def mounts_of(job: Job, directive: Directive, settings: MountsConfig, host: Host
     What a directive puts in the place of one of the first four takes it. Raises Refusal.
     """
     chosen = {plain(one.target) for one in directive.volumes} | {plain(one.target) for one in directive.tmpfs}
-    made = [one for one in _automatic(job, settings, host) if one.target not in chosen]
+    rules = rules_of(job.home, settings, host.closed, tmpdir_by_user=job.interactive)
+    made = [one for one in _automatic(job, settings, rules) if one.target not in chosen]
     site = [_site(entry) for entry in settings.always]
     taken = {one.target for one in site}
     made = [one for one in made if one.target not in taken]
@@ -106,7 +112,7 @@ def mounts_of(job: Job, directive: Directive, settings: MountsConfig, host: Host
     for volume in directive.volumes:
         where = f"{directive.filename}:{volume.line}:{volume.column}"
         _check_free(where, "--volume target", plain(volume.target), taken)
-        _check_volume(job, volume, where, settings, host)
+        _check_volume(volume, where, rules)
         volumes.append(_mount(volume.source, volume.target, volume.read_only, "volume", required=True, where=where))
     return (*made, *site, *volumes)
 
@@ -119,15 +125,21 @@ def _mount(
     )
 
 
-def _automatic(job: Job, settings: MountsConfig, host: HostFacts) -> Iterator[Mount]:
-    has_home = settings.home != "none" and _is_mountable_home(job, host)
+def _automatic(job: Job, settings: MountsConfig, rules: PathRules) -> Iterator[Mount]:
+    has_home = settings.home != "none" and _is_mountable_home(job.home, rules)
     if has_home:
         yield _mount(job.home, job.home, settings.home == "ro", "home")
     if settings.work_dir and job.work_dir and _is_plain(job.work_dir):
         source = plain(job.work_dir)
-        prefix = _prefix(source, settings.allow)
-        if prefix is not None and not _closed(source, settings, host) and not (has_home and below(source, job.home)):
-            yield _mount(source, source, prefix.endswith(":ro"), "workdir")
+        if not (has_home and below(source, job.home)):
+            try:
+                rules.check(source, "workdir")
+                rules.check_allowed(source)
+                yield _mount(source, source, False, "workdir")
+            except ReadOnly:
+                yield _mount(source, source, True, "workdir")
+            except Closed:
+                pass
     if job.tmpdir and _is_plain(job.tmpdir):
         yield _mount(job.tmpdir, job.tmpdir, False, "tmpdir")
     if job.nodefile and _is_plain(job.nodefile):
@@ -138,9 +150,16 @@ def _is_plain(path: str) -> bool:
     return path.startswith("/") and path.strip("/") != "" and ".." not in path.split("/") and path.isprintable()
 
 
-def _is_mountable_home(job: Job, host: HostFacts) -> bool:
-    """A home of / or /run/something, as service accounts have, would open the host."""
-    return _is_plain(job.home) and _system(plain(job.home), host) is None
+def _is_mountable_home(home: str, rules: PathRules) -> bool:
+    """A home of / or /run/something, as service accounts have, would open the host.
+
+    One that contains what the site closed is looked at when it is resolved, where its absence is told.
+    """
+    try:
+        replace(rules, deny=()).check(plain(home), "home")
+    except Closed:
+        return False
+    return _is_plain(home)
 
 
 def _site(entry: str) -> Mount:
@@ -154,42 +173,21 @@ def _check_free(where: str, what: str, target: str, taken: set[str]) -> None:
         raise Refusal("target-taken", f"{where}: {what} {target!r} is where this site mounts its own; choose another")
 
 
-def _prefix(path: str, allow: Sequence[str]) -> str | None:
-    """The longest allowed prefix that covers *path*, with its ``:ro``."""
-    found = [one for one in allow if below(path, one.removesuffix(":ro"))]
-    return max(found, key=lambda one: len(PurePosixPath(one.removesuffix(":ro")).parts), default=None)
-
-
-def _system(path: str, host: HostFacts) -> str | None:
-    """The system path that *path* lies in or contains: a bind mount shows what is mounted below it as well."""
-    return next((one for one in (*SYSTEM, *host.closed) if below(path, one) or below(one, path)), None)
-
-
-def _closed(path: str, settings: MountsConfig, host: HostFacts) -> str | None:
-    """Why *path* is never mounted, None if nothing stands against it."""
-    if (found := _system(path, host)) is not None:
-        return "system paths are never given to a container" if below(path, found) else f"it contains {found}"
-    found = next((one for one in settings.deny if below(path, one) or below(one, path)), None)
-    if found is None:
-        return None
-    return f"this site keeps {found} closed" if below(path, found) else f"it contains {found}, which this site closed"
-
-
-def _check_volume(job: Job, volume: Volume, where: str, settings: MountsConfig, host: HostFacts) -> None:
+def _check_volume(volume: Volume, where: str, rules: PathRules) -> None:
     source = plain(volume.source)
-    if (reason := _closed(source, settings, host)) is not None:
-        raise Refusal("mount-not-allowed", f"{where}: {volume.source} cannot be mounted: {reason}")
-    allow = settings.allow
-    if settings.home != "none" and _is_mountable_home(job, host):
-        allow = (*allow, f"{job.home}:ro" if settings.home == "ro" else job.home)
-    prefix = _prefix(source, allow)
-    if prefix is None:
-        listed = some([one.removesuffix(":ro") for one in allow]) if allow else "no path"
-        raise Refusal(
-            "mount-not-allowed", f"{where}: {volume.source} cannot be mounted; this site allows paths below {listed}"
-        )
-    if prefix.endswith(":ro") and not volume.read_only:
-        raise Refusal(
-            "mount-read-only",
-            f"{where}: {volume.source} can be mounted for reading only; write {volume.source}:{volume.target}:ro",
-        )
+    try:
+        rules.check(source, "volume")
+        rules.check_allowed(source)
+    except Closed as error:
+        raise Refusal("mount-not-allowed", f"{where}: {volume.source} cannot be mounted: {error}") from None
+    except ReadOnly as error:
+        if not volume.read_only:
+            raise Refusal(
+                "mount-read-only", f"{where}: {read_only_sentence(volume.source, volume.target, error)}"
+            ) from None
+
+
+def read_only_sentence(source: str, target: str, why: ReadOnly) -> str:
+    """What a user is told whose volume may be read only."""
+    because = f": {why}" if str(why) else ""
+    return f"{source} can be mounted for reading only{because}; write {source}:{target}:ro"

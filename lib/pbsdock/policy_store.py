@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pbsdock.config import StoreConfig
 from pbsdock.directive import Directive
 from pbsdock.errors import Refusal
+from pbsdock.pathrules import below
 from pbsdock.plan import Grant, Mount, Stage, Store, Tmpfs
-from pbsdock.policy_host import plain, position, some
-from pbsdock.policy_mounts import below
+from pbsdock.policy_host import plain, position
 from pbsdock.s3_names import Access, BadName, Url, parse_access, parse_url
 from pbsdock.s3_policy import LIMIT, document
+from pbsdock.sizes import some
 from pbsdock.torque import Job
 
 Stores = dict[str, StoreConfig]

@@ -1,6 +1,10 @@
-"""Sizes for people. Pure."""
+"""Sizes and lists as sentences have them. Pure."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+_SHOWN = 8
 
 
 def human(size: int) -> str:
@@ -11,3 +15,9 @@ def human(size: int) -> str:
             return f"{value:.0f} {unit}" if value == int(value) else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
+
+
+def some(texts: Sequence[str]) -> str:
+    """A list for a sentence, at most eight of it."""
+    shown = ", ".join(texts[:_SHOWN]) or "none"
+    return f"{shown} and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else shown

@@ -6,19 +6,27 @@ import ctypes
 import errno
 import os
 import platform
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-# setgroups, setfsuid, setfsgid (asm/unistd_64.h on x86-64, asm-generic/unistd.h on arm64); openat2 is 437 on both.
+# setgroups, setfsuid, setfsgid (asm/unistd_64.h on x86-64, asm-generic/unistd.h on arm64); the newer ones
+# have one number on both.
 _NUMBERS = {"x86_64": (116, 122, 123), "aarch64": (159, 151, 152)}
-_OPENAT2 = 437
+_OPENAT2, _MOUNT_SETATTR = 437, 442
 
 RESOLVE_NO_SYMLINKS = 0x04  # linux/openat2.h
 RESOLVE_IN_ROOT = 0x10
 
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8  # sys/mount.h
+_MS_RDONLY, _MS_REMOUNT = 1, 1 << 5
 _MS_BIND, _MS_REC, _MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18
+_MOUNT_ATTR_RDONLY, _AT_RECURSIVE, _AT_FDCWD = 1, 0x8000, -100  # linux/mount.h, linux/fcntl.h
+# The flags of a mount that a remount must repeat or would clear, by mountinfo's words (proc_pid_mountinfo(5)).
+_KEPT = {"nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1 << 10, "nodiratime": 1 << 11, "relatime": 1 << 21}
 _MNT_DETACH, _NOFOLLOW = 2, 8
+
+_OCTAL = re.compile(r"\\([0-7]{3})")  # how mountinfo writes blanks, tabs, newlines and backslashes
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -49,13 +57,55 @@ def mount(source: str, target: str, kind: str, flags: int, options: str) -> None
         raise OSError(code, os.strerror(code), target)
 
 
-def bind(source: str, target: str) -> None:
-    """Mount *source* with all below it at *target*, private: unmounting it then leaves the original's alone.
+class _MountAttributes(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd"))
+
+
+def bind(source: str, target: str, *, recursive: bool) -> None:
+    """Mount *source* at *target*, with *recursive* all that is mounted below it too, private: unmounting it then leaves
+    the original's alone.
 
     Raises OSError.
     """
-    mount(source, target, "", _MS_BIND | _MS_REC, "")
-    mount("", target, "", _MS_REC | _MS_PRIVATE, "")
+    below = _MS_REC if recursive else 0
+    mount(source, target, "", _MS_BIND | below, "")
+    mount("", target, "", below | _MS_PRIVATE, "")
+
+
+def make_read_only(target: str) -> None:
+    """Make the mount at *target* and all below it read-only: a bind mount's own flag does not reach what lies below.
+
+    Raises OSError.
+    """
+    wanted = _MountAttributes(_MOUNT_ATTR_RDONLY, 0, 0, 0)
+    done = _libc.syscall(
+        ctypes.c_long(_MOUNT_SETATTR), ctypes.c_int(_AT_FDCWD), ctypes.c_char_p(os.fsencode(target)),
+        ctypes.c_uint(_AT_RECURSIVE), ctypes.byref(wanted), ctypes.c_size_t(ctypes.sizeof(wanted)),
+    )
+    if done == 0:
+        return
+    code = ctypes.get_errno()
+    if code != errno.ENOSYS:
+        raise OSError(code, os.strerror(code), target)
+    remount_read_only(target)  # Linux before 5.12
+
+
+def remount_read_only(target: str) -> None:
+    """The same, one mount after the other. Raises OSError."""
+    for point, options in mount_points():
+        if point == target or point.startswith(f"{target}/"):
+            kept = sum(flag for word, flag in _KEPT.items() if word in options)
+            mount("", point, "", _MS_BIND | _MS_REMOUNT | _MS_RDONLY | kept, "")
+
+
+def mount_points() -> list[tuple[str, tuple[str, ...]]]:
+    """Every mount point of this process's namespace with its own options, parents first (proc_pid_mountinfo(5))."""
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            _number, _parent, _device, _root, point, options, _rest = line.split(" ", 6)
+            found.append((_OCTAL.sub(lambda one: chr(int(one[1], 8)), point), tuple(options.split(","))))
+    return found
 
 
 def unbind(target: str) -> None:

@@ -19,8 +19,8 @@ from pbsdock.agent.reconcile import Verdict, judge
 from pbsdock.errors import Refusal
 from pbsdock.ledger import Record
 from pbsdock.link import Link
+from pbsdock.pathrules import PathRules, below
 from pbsdock.plan import Mount
-from pbsdock.policy_mounts import below
 from pbsdock.runner import Demux
 from tests.conftest import ROOT
 from tests.unit.test_policy import _plan
@@ -148,7 +148,7 @@ def test_mounts_are_looked_at_as_the_user(tmp_path: Path) -> None:
     (closed / "inner").mkdir()
     volume = Mount(source=str(closed / "inner"), target="/x", read_only=False, origin="volume", required=True, where="s:1:2")
     with pytest.raises(Refusal) as caught:
-        mounts.resolve([volume], mounts.User(uid=65534, gid=65534, groups=()), allowed=["/"], denied=[])
+        mounts.resolve([volume], mounts.User(uid=65534, gid=65534, groups=()), PathRules(allow=("/",)))
 
     assert str(caught.value) == f"s:1:2: {closed}/inner cannot be mounted: Permission denied (looked at as the user)"
     assert os.listdir(closed) == ["inner"]
@@ -158,7 +158,7 @@ def test_exchanged_mounts_are_noticed(tmp_path: Path) -> None:
     """A source that became another directory, or a link, is not what was checked."""
     (tmp_path / "a").mkdir()
     volume = Mount(source=str(tmp_path / "a"), target="/x", read_only=False, origin="volume", required=True)
-    bound, _ = mounts.resolve([volume], mounts.User(uid=0, gid=0, groups=()), allowed=[str(tmp_path)], denied=[])
+    bound, _ = mounts.resolve([volume], mounts.User(uid=0, gid=0, groups=()), PathRules(allow=(str(tmp_path),)))
     os.close(mounts.open_unchanged(bound[0], None))
     (tmp_path / "a").rename(tmp_path / "b")
     (tmp_path / "a").symlink_to("/etc")

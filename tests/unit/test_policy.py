@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pbsdock.config import parse
 from pbsdock.directive import parse_options, parse_script
 from pbsdock.errors import NodeFault, Refusal
+from pbsdock.pathrules import ClosedPaths, below
 from pbsdock.plan import Mount, Plan
 from pbsdock.policy import HostFacts, decide, effective
-from pbsdock.policy_mounts import below
 from pbsdock.torque import Job, parse_job_id, parse_resource_list
 from tests.conftest import ROOT
 
@@ -137,9 +137,9 @@ def test_pull(site: str, directive: str, chosen: str) -> None:
     ("--network host a", "[network]\ndefault='none'\nallow=[]", "network-not-allowed",
      "1:1: network 'host' is not allowed; use one of none"),
     ("-v /scratch2/x:/x a", '[mounts]\nallow=["/scratch"]', "mount-not-allowed",
-     "1:1: /scratch2/x cannot be mounted; this site allows paths below /scratch, /home/alice"),
+     "1:1: /scratch2/x cannot be mounted: this site allows paths below /scratch, /home/alice"),
     ("-v $HOME:/x a", '[mounts]\nhome="none"', "mount-not-allowed",
-     "1:1: /home/alice cannot be mounted; this site allows paths below no path"),
+     "1:1: /home/alice cannot be mounted: this site allows paths below no path"),
     ("-v $HOME:/x a", '[mounts]\nhome="ro"', "mount-read-only",
      "1:1: /home/alice can be mounted for reading only; write /home/alice:/x:ro"),
     ("-v /scratch/x:/x a", '[mounts]\nallow=["/scratch:ro"]', "mount-read-only",
@@ -281,7 +281,7 @@ def test_strange_home_opens_nothing(home: str) -> None:
 
     assert _plan("a", job=job).mounts == ()
     assert _refusal("-v /etc/ssl:/x a", job=job) == (
-        "mount-not-allowed", "job.sh:1:1: /etc/ssl cannot be mounted; this site allows paths below no path",
+        "mount-not-allowed", "job.sh:1:1: /etc/ssl cannot be mounted: this site allows paths below no path",
     )  # fmt: skip
 
 
@@ -291,7 +291,7 @@ def test_strange_home_opens_nothing(home: str) -> None:
 ])  # fmt: skip
 def test_system_paths_whatever_the_site_allows(source: str) -> None:
     """What is the host's is never mounted, nor what contains it, even if `allow` has the root."""
-    host = replace(HOST, closed=("/srv/spool",))
+    host = replace(HOST, closed=ClosedPaths(guarded=("/srv/spool",)))
 
     assert _refusal(f"-v {source}:/x a", "[mounts]\nallow=['/']", host=host)[0] == "mount-not-allowed"
 

@@ -26,6 +26,7 @@ from pbsdock.errors import HookError, NodeFault
 from pbsdock.events import EventStream
 from pbsdock.images import Images, load_auth
 from pbsdock.ledger import Ledger, Record
+from pbsdock.pathrules import ClosedPaths
 from pbsdock.paths import Paths
 from pbsdock.policy import HostFacts
 
@@ -158,15 +159,21 @@ class Node:
 
     def host(self) -> HostFacts:
         """What policy needs to know of this execution host."""
+        return HostFacts(
+            node=self.name, memory_bytes=host_memory(), cpus=len(os.sched_getaffinity(0)), free_cpus=self._free_cpus(),
+            closed=self.closed_paths(),
+        )
+
+    def closed_paths(self) -> ClosedPaths:
+        """The paths of this host that are not given to containers."""
         try:
             root = self.engine_info().get("DockerRootDir")
         except (HookError, EngineError):
             root = None  # nothing can be prepared then either, and that is told in its place
-        closed = (str(self.paths.mom_priv.parent), *((str(root),) if root else ()))
-        return HostFacts(
-            node=self.name, memory_bytes=host_memory(), cpus=len(os.sched_getaffinity(0)), free_cpus=self._free_cpus(),
-            closed=closed,
-        )
+        paths = self.paths
+        own = (paths.mom_priv, paths.run_dir, paths.state_dir, paths.log_dir, paths.config.parent)
+        sealed = [str(one) for one in (*((root,) if root else ()), *own)]
+        return ClosedPaths(guarded=(str(paths.mom_priv.parent),), sealed=tuple(sealed))
 
     def _free_cpus(self) -> tuple[int, ...]:
         """CPUs no other job on this node has for itself; one whose container is over has none any more."""

@@ -30,6 +30,7 @@ from pbsdock.images import Image
 from pbsdock.ledger import Record, uptime
 from pbsdock.plan import Plan
 from pbsdock.policy import decide, effective
+from pbsdock.policy_mounts import rules_of
 from pbsdock.s3_environment import DIRECTORY, has_credentials
 
 _INTERPRETER = re.compile(rb"#![ \t]*(/[A-Za-z0-9._/+-]+)(?=[ \t\n]|$)")
@@ -193,11 +194,8 @@ def _carry_out(
     image = _image(node, settings.images, plan, notify, began)
     record.image_id, record.image_digest = image.id, image.digest
     user = mounts.User.of(plan)
-    bound, skipped = mounts.resolve(
-        plan.mounts, user,
-        allowed=[*(one.removesuffix(":ro") for one in settings.mounts.allow), plan.home],
-        denied=[str(node.paths.mom_priv.parent), *settings.mounts.deny],
-    )
+    rules = rules_of(plan.home, settings.mounts, node.closed_paths(), tmpdir_by_user=plan.interactive)
+    bound, skipped = mounts.resolve(plan.mounts, user, rules)
     for mount, reason in skipped:
         node.emit("mount.skipped", record, target=mount.target, origin=mount.origin, reason=reason)
         if mount.origin == "workdir" and script is not None and b"PBS_O_WORKDIR" in script:

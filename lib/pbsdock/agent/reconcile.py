@@ -14,11 +14,12 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
+from pbsdock import pins
 from pbsdock.agent.node import Node
 from pbsdock.agent.release import release, remove_work
 from pbsdock.engine import EngineError
 from pbsdock.errors import HookError, NodeFault
-from pbsdock.ledger import Record, uptime
+from pbsdock.ledger import PAST_START, Record, uptime
 
 _AT_ONCE = 16
 _BUSY_S = 2.0
@@ -37,7 +38,7 @@ class Verdict(Enum):
 class Finding:
     """One thing of ours that belongs to no live job."""
 
-    kind: str  # record, container, cgroup, files, marker, credentials (named STORE:HANDLE)
+    kind: str  # record, container, cgroup, files, pins, marker, credentials (named STORE:HANDLE)
     name: str
     job: str
     why: str
@@ -84,7 +85,7 @@ def reconcile(node: Node, *, dry_run: bool = False) -> Pass:
             raise OSError(f"engine: {node.engine.down_because}")
         containers = node.engine.labelled(node.label)
         cgroups = node.cgroups.names()
-        files, markers = _names(node.paths.work), _names(node.paths.markers)
+        files, markers, pinned = _names(node.paths.work), _names(node.paths.markers), _names(node.paths.pins)
         handles = node.stores.listed()
         # Read last: whatever was listed above had its record written before it was made.
         records, problems = node.ledger.load_all()
@@ -97,6 +98,8 @@ def reconcile(node: Node, *, dry_run: bool = False) -> Pass:
     dead = _dead_records(records, node.boot, job_files, since_boot, grace)
     orphans = _orphans(node, records, containers, (cgroups, files, markers), grace)
     known = {record.incarnation for record in records}
+    starting = {f"{record.safe}.{record.incarnation}" for record in records if record.state not in PAST_START}
+    orphans += [Finding(kind="pins", name=one, job="", why="not-starting") for one in pinned if one not in starting]
     orphans += [
         Finding(kind="credentials", name=f"{store}:{name}", job="", why="no-record")
         for store, name, incarnation in handles
@@ -196,6 +199,8 @@ def _is_of(record: Record, finding: Finding) -> bool:
 def _reap(node: Node, finding: Finding) -> bool:
     # Looked up again at the last moment: between listing and removing a prologue may have made a record.
     records, problems = node.ledger.load_all()
+    if finding.kind == "pins":
+        records = [one for one in records if one.state not in PAST_START]
     if problems or any(_is_of(one, finding) for one in records):
         return False
     try:
@@ -204,6 +209,8 @@ def _reap(node: Node, finding: Finding) -> bool:
                 return False  # being removed already; the next pass looks again
         elif finding.kind == "cgroup":
             node.cgroups.remove(finding.name, 5.0)
+        elif finding.kind == "pins":
+            pins.remove(node.paths.pins / finding.name)
         elif finding.kind == "files":
             remove_work(node, finding.name)
         elif finding.kind == "credentials":

@@ -17,8 +17,8 @@ from pbsdock.agent.workers import Worker
 from pbsdock.errors import Refusal
 from pbsdock.ledger import Record
 from pbsdock.mounts import Bound
+from pbsdock.pathrules import below
 from pbsdock.plan import Plan, Stage
-from pbsdock.policy_mounts import below
 from pbsdock.sizes import human
 from pbsdock.staging.order import Access, Direction, Item, Order, Upload
 

@@ -7,7 +7,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 
 from pbsdock import container, mounts, pins, wire
@@ -154,8 +154,10 @@ def _pinned(node: Node, record: Record, plan: Plan, bound: Sequence[Bound]) -> I
             ) from None
         yield pinned
     finally:
-        with suppress(OSError):  # a release tries again, and says so
+        try:
             pins.remove(directory)
+        except OSError as error:  # the reaper and the release try again
+            node.emit("agent.error", level="error", where="pins", reason=f"{directory.name}: {error}")
 
 
 def _launch(
