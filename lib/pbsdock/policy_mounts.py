@@ -29,6 +29,14 @@ def below(path: str, prefix: str) -> bool:
     return PurePosixPath(path).is_relative_to(PurePosixPath(prefix))
 
 
+def above(path: str) -> Iterator[str]:
+    """A plain path, and every directory it lies in, from the nearest to the root."""
+    while path != "/":
+        yield path
+        path = path.rpartition("/")[0] or "/"
+    yield path
+
+
 def variable_at(directive: Directive, name: str) -> str:
     """``script:4:9`` of the first option that uses the variable."""
     used = re.compile(rf"\$(?:\{{{name}\}}|{name}(?![A-Za-z0-9_]))")
