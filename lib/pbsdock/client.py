@@ -12,7 +12,7 @@ import time
 from pbsdock import wire
 from pbsdock.link import AgentGone, Link, connect
 
-REQUEUE = 2
+ABORT, REQUEUE = 1, 2
 _HOOK_ENV = (
     "PBS_NODEFILE", "TMPDIR", "PBS_O_WORKDIR", "PBS_NUM_PPN", "PBS_NUM_NODES", "PBS_NP", "PBS_NODENUM", "PBS_MSHOST",
     "PBS_RESOURCE_NODES",
@@ -90,21 +90,26 @@ def _say(text: str) -> None:
 
 
 def prologue(run_dir: str, paths: str, argv: list[str]) -> int:
-    """Prepare the job. 0: go on (a refusal is told by the run hook); 2: requeue, the node is flagged unhealthy."""
+    """Prepare the job. 0: go on (a refusal is told by the run hook); 1: there is no such job; 2: requeue."""
     try:
         answer = _converse(run_dir, paths, _request("prepare", argv), 300.0)
     except AgentGone as error:
-        if sentence := _refusal(run_dir)[0]:
-            sentence = f"the pbsdock agent of this node does not start, the job is queued again: {sentence}"
-        else:
-            sentence = f"the pbsdock agent does not answer on this node ({error}); the job is queued again"
-            _flag(run_dir, sentence)
-        _say(sentence)
-        return REQUEUE
-    sentence = answer.text("sentence")
-    if answer.op == "fault":
-        _say(sentence)
-        return REQUEUE
+        try:
+            if not _pings(run_dir):
+                raise
+            # It answers others, so it is this job that it does not answer about: no reason to take the node down.
+            answer = _converse(run_dir, paths, _request("failed", argv), 30.0)
+        except AgentGone:
+            if sentence := _refusal(run_dir)[0]:
+                sentence = f"the pbsdock agent of this node does not start, the job is queued again: {sentence}"
+            else:
+                sentence = f"the pbsdock agent does not answer on this node ({error}); the job is queued again"
+                _flag(run_dir, sentence)
+            _say(sentence)
+            return REQUEUE
+    if answer.op in ("fault", "aborted"):
+        _say(answer.text("sentence"))
+        return REQUEUE if answer.op == "fault" else ABORT
     return 0
 
 
@@ -113,7 +118,7 @@ def epilogue(run_dir: str, paths: str, argv: list[str]) -> int:
     try:
         _converse(run_dir, paths, _request("release", argv), 120.0)
     except AgentGone as error:
-        if not _refusal(run_dir)[0]:
+        if not _refusal(run_dir)[0] and not _pings(run_dir):
             _flag(run_dir, f"the pbsdock agent does not answer in the epilogue ({error})")
     return 0
 
@@ -140,6 +145,18 @@ def _refusal(run_dir: str) -> tuple[str, int]:
         return "", 0
     finally:
         os.close(fd)
+
+
+def _pings(run_dir: str) -> bool:
+    """Whether there is an agent that answers, whatever became of one request."""
+    try:
+        link = Link(f"{run_dir}/agent.sock", 5.0)
+        link.send(wire.Message("ping"))
+        message, _fds = link.recv()
+        link.close()
+    except AgentGone:
+        return False
+    return message.op == "pong"
 
 
 def _flag(run_dir: str, sentence: str) -> None:

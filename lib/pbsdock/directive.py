@@ -17,12 +17,15 @@ from pbsdock.directive_tokens import VARIABLE
 from pbsdock.directive_types import Directive, DirectiveError, Problem, TmpfsOption, Volume
 
 __all__ = [
-    "LINE_LIMIT", "SCRIPT_LIMIT", "VALUE_LIMIT", "Directive", "DirectiveError", "Problem", "TmpfsOption", "Volume",
-    "expand", "parse_options", "parse_script",
+    "LINE_LIMIT", "SCRIPT_LIMIT", "VALUE_LIMIT", "Directive", "DirectiveError", "Problem", "TmpfsOption", "TooLong",
+    "Volume", "expand", "parse_options", "parse_script",
 ]  # fmt: skip
 
 SCRIPT_LIMIT = 16 * 1024 * 1024  # bytes
 DIRECTIVE_LINES = 256
+DIRECTIVE_LIMIT = 64 * 1024  # bytes of all #DOCKER lines
+EXPANDED_LIMIT = 256 * 1024  # characters of all values in which variables expand: a short $NAME may be a long text
+_NEAR_MISSES = 1000  # comments looked at for a misspelled directive
 _WORD = b"#DOCKER"
 # The word in any case at the start of a line, then a blank of any kind (a no-break space is told) or the end.
 _MARK = re.compile(rb"^#docker(?=[\s\x00]|\xc2\xa0|$)", re.IGNORECASE | re.MULTILINE)
@@ -39,16 +42,24 @@ def parse_script(data: bytes, filename: str = "script") -> Directive | None:
         raise DirectiveError(filename, draft.problems)
     command = _COMMAND.search(data)
     header = command.start() if command else len(data)
-    number, seen, first, count = 1, 0, 0, 0
+    number, seen, first, count, size, misses = 1, 0, 0, 0, 0, 0
     for mark in _MARK.finditer(data):
+        if mark.group() != _WORD:
+            misses += 1
+            if mark.start() >= header or misses > _NEAR_MISSES:
+                continue
         number += data.count(b"\n", seen, mark.start())
         seen = mark.start()
         line = _line_at(data, seen)
         if mark.group() != _WORD:
-            if seen < header and _is_near_miss(line[len(_WORD) :]):
+            if _is_near_miss(line[len(_WORD) :]):
                 draft.unreadable(number, 1, "did you mean #DOCKER? a directive is written in capital letters")
         else:
-            first, count = first or number, count + 1
+            first, count, size = first or number, count + 1, size + len(line)
+            if size > DIRECTIVE_LIMIT:
+                said = f"the #DOCKER lines up to this one have {size} bytes; at most {DIRECTIVE_LIMIT} are taken"
+                draft.unreadable(number, 1, said)
+                break
             _read_mark(draft, line, number, seen < header, count)
         if draft.is_full or count > DIRECTIVE_LINES:
             break
@@ -103,27 +114,41 @@ def _finish(draft: Draft, first: int, no_image: str) -> Directive:
         pull=pull if pull in ("never", "missing", "always") else None,  # type: ignore[arg-type]  # narrowed by value
         platform=draft.single.get("platform"), gpus=draft.single.get("gpus"), s3=tuple(draft.s3),
         stage_in=tuple(draft.stage_in), stage_out=tuple(draft.stage_out),
-        where=tuple(draft.where),
+        where={option: tuple(places) for option, places in draft.where.items()},
     )
 
 
+class TooLong(ValueError):
+    """The values have more than ``EXPANDED_LIMIT`` characters once their variables are filled in."""
+
+
 def expand(directive: Directive, variables: Mapping[str, str]) -> Directive:
-    """Fill in the five variables. Raises KeyError with the name of one that this job does not have.
+    """Fill in the five variables. Raises TooLong, and KeyError with the name of one that this job does not have.
 
     What comes out is a value, not a spelling: a colon or a dollar sign in a variable is an ordinary character.
     """
 
+    left = EXPANDED_LIMIT
+
+    def one(match: re.Match[str]) -> str:
+        nonlocal left
+        value = "$" if match.group() == "$$" else variables[match.group(1) or match.group(2)]
+        left -= len(value)
+        if left < 0:
+            raise TooLong
+        return value
+
     def fill(text: str) -> str:
-        return _PLAIN_DOLLAR.sub(
-            lambda match: "$" if match.group() == "$$" else variables[match.group(1) or match.group(2)], text
-        )
+        nonlocal left
+        left -= len(text)
+        return _PLAIN_DOLLAR.sub(one, text)
 
     return replace(
         directive,
-        volumes=tuple(replace(one, source=fill(one.source), target=fill(one.target)) for one in directive.volumes),
+        volumes=tuple(replace(each, source=fill(each.source), target=fill(each.target)) for each in directive.volumes),
         workdir=fill(directive.workdir) if directive.workdir else None,
         env=tuple((name, fill(value) if value is not None else None) for name, value in directive.env),
-        tmpfs=tuple(replace(one, target=fill(one.target)) for one in directive.tmpfs),
+        tmpfs=tuple(replace(each, target=fill(each.target)) for each in directive.tmpfs),
         stage_in=tuple((fill(url), fill(path)) for url, path in directive.stage_in),
         stage_out=tuple((fill(path), fill(url), when) for path, url, when in directive.stage_out),
     )

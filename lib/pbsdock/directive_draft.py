@@ -9,6 +9,8 @@ from pbsdock.directive_types import Problem, TmpfsOption, Volume
 from pbsdock.image_ref import ImageRef
 
 PROBLEM_LIMIT = 100
+# Options of one kind; each costs the planning of its job, and the engine, something.
+MOST = {"volume": 128, "tmpfs": 64, "env": 1024, "s3": 64, "stage-in": 256, "stage-out": 256}
 
 
 @dataclass(slots=True)
@@ -29,7 +31,8 @@ class Draft:
     stage_out: list[tuple[str, str, str]] = field(default_factory=list)
     single: dict[str, str] = field(default_factory=dict)
     shm_size: int | None = None
-    where: list[tuple[str, int, int]] = field(default_factory=list)
+    where: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    too_many: set[str] = field(default_factory=set)
 
     def wrong(self, line: int, column: int, message: str) -> None:
         """Note an error. A script that is nothing but errors is not told every one."""
@@ -42,6 +45,17 @@ class Draft:
     def is_full(self) -> bool:
         """Whether nothing more will be noted."""
         return len(self.problems) > PROBLEM_LIMIT
+
+    def note(self, option: str, line: int, column: int) -> bool:
+        """Note where an option stands; False, after one complaint, if there are too many of its kind."""
+        places = self.where.setdefault(option, [])
+        if option in MOST and len(places) >= MOST[option]:
+            if option not in self.too_many:
+                self.too_many.add(option)
+                self.wrong(line, column, f"--{option} is given more than {MOST[option]} times; no job may have more")
+            return False
+        places.append((line, column))
+        return True
 
     def unreadable(self, line: int, column: int, message: str) -> None:
         """Note an error that hides the rest of its line."""

@@ -147,8 +147,7 @@ def _read_value(draft: Draft, token: Token, option: str, argument: Token, tokens
             token.line, argument.column,
             f"the value of --{option} has {len(value)} characters; at most {VALUE_LIMIT} are taken",
         )  # fmt: skip
-    elif not _has_strange_variable(draft, option, argument):
-        draft.where.append((option, token.line, token.column))
+    elif not _has_strange_variable(draft, option, argument) and draft.note(option, token.line, token.column):
         if option in _STAGES:
             _read_stage(draft, token, option, argument, tokens)
         else:
@@ -156,6 +155,8 @@ def _read_value(draft: Draft, token: Token, option: str, argument: Token, tokens
         return
     if option in _STAGES and tokens and not tokens[0].is_option:
         tokens.pop(0)
+        if tokens and tokens[0].text.startswith("on="):
+            tokens.pop(0)
 
 
 def _has_strange_variable(draft: Draft, option: str, argument: Token) -> bool:

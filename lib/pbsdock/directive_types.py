@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pbsdock.image_ref import ImageRef
@@ -31,7 +32,7 @@ class TmpfsOption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Directive:
-    """What the script asks for. ``where`` has (option, line, column) of every option, in the script's order.
+    """What the script asks for. ``where`` has line and column of each option's every use, in the script's order.
 
     In volumes, workdir, tmpfs, environment values and stage paths variables stand as ``$NAME`` or ``${NAME}`` and a
     plain dollar sign as ``$$`` until :func:`pbsdock.directive.expand` has filled them in.
@@ -56,14 +57,12 @@ class Directive:
     s3: tuple[str, ...] = ()
     stage_in: tuple[tuple[str, str], ...] = ()  # (s3://BUCKET/KEY, path)
     stage_out: tuple[tuple[str, str, str], ...] = ()  # (path, s3://BUCKET/KEY, "success" or "always")
-    where: tuple[tuple[str, int, int], ...] = ()
+    where: Mapping[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
 
     def at(self, option: str) -> str:
         """``script:4:9`` of an option, for a sentence; the image's place if the option was not given."""
-        for name, line, column in self.where:
-            if name == option:
-                return f"{self.filename}:{line}:{column}"
-        return f"{self.filename}:{self.line}:{self.column}"
+        line, column = next(iter(self.where.get(option, ())), (self.line, self.column))
+        return f"{self.filename}:{line}:{column}"
 
 
 @dataclass(frozen=True, slots=True, order=True)

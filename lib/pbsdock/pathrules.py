@@ -6,7 +6,7 @@ what was opened, which alone counts. By components: ``/scratch2`` is not below `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -32,6 +32,14 @@ class ReadOnly(Exception):
 def below(path: str, prefix: str) -> bool:
     """Whether *path* is *prefix* or below it, by components: ``/scratch2`` is not below ``/scratch``."""
     return PurePosixPath(path).is_relative_to(PurePosixPath(prefix))
+
+
+def above(path: str) -> Iterator[str]:
+    """A plain path, and every directory it lies in, from the nearest to the root."""
+    while path != "/":
+        yield path
+        path = path.rpartition("/")[0] or "/"
+    yield path
 
 
 def is_state(path: str) -> bool:

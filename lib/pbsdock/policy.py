@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pbsdock.config import OVERRIDABLE, Config
-from pbsdock.directive import Directive, expand
+from pbsdock.directive import EXPANDED_LIMIT, Directive, TooLong, expand
 from pbsdock.errors import Refusal
 from pbsdock.image_ref import ImageRef
 from pbsdock.plan import Device, Plan, PullPolicy
@@ -22,6 +22,7 @@ from pbsdock.sizes import some
 from pbsdock.torque import Job
 
 __all__ = ["HostFacts", "decide", "effective"]
+_MOST_GPUS = 1024  # a list is made of them; what a request says is only as true as the server's list of nodes
 
 
 def effective(config: Config, job: Job) -> Config:
@@ -183,6 +184,13 @@ def _expanded(job: Job, directive: Directive) -> Directive:
         raise Refusal(
             "no-such-variable", f"{variable_at(directive, name)}: ${name} is not set for this job on this node"
         ) from None
+    except TooLong:
+        name = max(variables, key=lambda one: len(variables[one]))
+        raise Refusal(
+            "values-too-long",
+            f"{variable_at(directive, name)}: with the variables filled in, the options have more than"
+            f" {EXPANDED_LIMIT} characters; ${name} alone has {len(variables[name])}",
+        ) from None
 
 
 # -- devices ----------------------------------------------------------------------------------------------------------
@@ -200,6 +208,10 @@ def _gpus(job: Job, directive: Directive, settings: Config) -> tuple[str, ...]:
         raise Refusal(
             "gpus-not-granted",
             f"{where}: --gpus needs GPUs granted by the scheduler; ask with qsub -l nodes=1:gpus=N",
+        )
+    if granted > _MOST_GPUS:
+        raise Refusal(
+            "gpus-not-granted", f"{where}: --gpus: {granted} GPUs on one node is more than any has; ask for fewer"
         )
     count = granted if wanted == "all" else int(wanted) if wanted.isascii() and wanted.isdigit() else 0
     if not 0 < count <= granted:

@@ -30,7 +30,7 @@ def plain(path: str) -> str:
 
 def position(directive: Directive, option: str, index: int) -> str:
     """``script:4:9`` of the *index*-th use of an option."""
-    places = [(line, column) for name, line, column in directive.where if name == option]
+    places = directive.where.get(option, ())
     if index >= len(places):
         return directive.at(option)
     line, column = places[index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pbsdock.config import LEAST_MEMORY, LimitsConfig
 from pbsdock.directive import Directive
@@ -15,16 +16,28 @@ _TMP = "/tmp"  # noqa: S108 - the container's own
 # A multiple of every page size that neither the engine's int64 nor the kernel's counters overflow: a job that asks for
 # more vmem than that is not a fault of the node.
 _MOST_SWAP = 1 << 60
+_MOST_SIZE = (1 << 63) - 1  # of a C long, which is what the kernel's and the engine's sizes are
 
 
 def limits_of(job: Job, directive: Directive, settings: LimitsConfig, host: HostFacts) -> Limits:
     """Decide the job's limits on this host. Raises Refusal; NodeFault if the site leaves no memory to anybody."""
     memory = _memory(job, settings, host)
-    cpu_millis, cpuset = _cpu(job, settings, host)
-    return Limits(
-        memory_bytes=memory, memory_swap_bytes=_swap(job, settings, memory), cpu_millis=cpu_millis, cpuset=cpuset,
-        pids=settings.pids, shm_bytes=_shm(directive, settings, memory, host),
+    limits = Limits(
+        memory_bytes=memory, memory_swap_bytes=_swap(job, settings, memory), cpu_millis=_cpu(job, settings, host),
+        cpuset=None, pids=settings.pids, shm_bytes=_shm(directive, settings, memory, host),
     )
+    return limits if host.free_cpus is None else with_cpus(limits, settings, host.free_cpus)
+
+
+def with_cpus(limits: Limits, settings: LimitsConfig, free: Sequence[int]) -> Limits:
+    """The same limits with as many CPUs of the job's own, where the site wants that and enough are free.
+
+    The one part of a decision that depends on what the other jobs got.
+    """
+    count = (limits.cpu_millis or 0) // 1000
+    if settings.cpu != "cpuset" or not 0 < count <= len(free):
+        return limits
+    return replace(limits, cpu_millis=None, cpuset=",".join(str(one) for one in sorted(free)[:count]))
 
 
 def _share(job: Job, total: int) -> int:
@@ -63,6 +76,13 @@ def _memory(job: Job, settings: LimitsConfig, host: HostFacts) -> int | None:
         # A job that asks for nothing must not get more than one that asks.
         return most if settings.max_memory or settings.reserve_memory else None
     key, memory = wanted
+    if memory > _MOST_SIZE:
+        asked = next((value for name, value in job.resources.raw if name == key), str(memory))
+        raise Refusal(
+            "memory-too-large",
+            f"{key}={asked[:80]} is no size that a node can have, and what Torque makes of a negative size or one it"
+            f" cannot hold; a container may have {most} bytes on {host.node}",
+        )
     if memory > most:
         raise Refusal(
             "memory-too-large", f"{key} asks for {memory} bytes on {host.node}; a container may have {most} there"
@@ -81,15 +101,12 @@ def _swap(job: Job, settings: LimitsConfig, memory: int | None) -> int | None:
     return memory
 
 
-def _cpu(job: Job, settings: LimitsConfig, host: HostFacts) -> tuple[int | None, str | None]:
-    """CPU time in thousandths of a CPU, or CPUs by number; a node's np may exceed its CPUs."""
+def _cpu(job: Job, settings: LimitsConfig, host: HostFacts) -> int | None:
+    """CPU time in thousandths of a CPU; a node's np may exceed its CPUs."""
     if settings.cpu == "none":
-        return None, None
+        return None
     slots = job.resources.ncpus if not job.resources.nodes and job.resources.ncpus else job.slots_here
-    count = min(max(slots, 1), max(host.cpus, 1))
-    if settings.cpu == "cpuset" and host.free_cpus is not None and len(host.free_cpus) >= count:
-        return None, ",".join(str(one) for one in sorted(host.free_cpus)[:count])
-    return count * 1000, None
+    return min(max(slots, 1), max(host.cpus, 1)) * 1000
 
 
 def _shm(directive: Directive, settings: LimitsConfig, memory: int | None, host: HostFacts) -> int:

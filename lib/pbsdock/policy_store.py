@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from pbsdock.config import StoreConfig
 from pbsdock.directive import Directive
 from pbsdock.errors import Refusal
-from pbsdock.pathrules import below
+from pbsdock.pathrules import above
 from pbsdock.plan import Grant, Mount, Stage, Store, Tmpfs
 from pbsdock.policy_host import plain, position
 from pbsdock.s3_names import Access, BadName, Url, parse_access, parse_url
@@ -199,9 +200,11 @@ def stages_of(
     job's script could not see.
     """
     found: dict[str, list[Stage]] = {"stage-in": [], "stage-out": []}
+    usable = {one.target: one for one in mounts if one.origin != "nodefile"}
+    memory = {one.target for one in tmpfs}
     for option, where, path, text, when in _stages(directive):
         url = _url(where, option, text)
-        _check_path(where, f"--{option} path {path!r}", path, option == "stage-in", mounts, tmpfs)
+        _check_path(where, f"--{option} path {path!r}", path, option == "stage-in", usable, memory)
         slash = "/" if path.endswith("/") else ""
         found[option].append(
             Stage(
@@ -213,14 +216,13 @@ def stages_of(
 
 
 def _check_path(
-    where: str, said: str, path: str, writes: bool, mounts: Sequence[Mount], tmpfs: Sequence[Tmpfs]
+    where: str, said: str, path: str, writes: bool, usable: Mapping[str, Mount], memory: AbstractSet[str]
 ) -> None:
-    usable = [one for one in mounts if one.origin != "nodefile"]
-    given = plain(path)
-    mount = max((one for one in usable if below(given, one.target)), key=lambda one: len(one.target), default=None)
-    memory = any(below(given, one.target) for one in tmpfs if mount is None or below(one.target, mount.target))
-    if mount is None or memory:
-        listed = some([one.target for one in usable])
+    # From the path upwards, since options times mounts would be many.
+    nearest = next((one for one in above(plain(path)) if one in memory or one in usable), "")
+    mount = None if nearest in memory else usable.get(nearest)
+    if mount is None:
+        listed = some(list(usable))
         raise Refusal(
             "stage-path-not-mounted",
             f"{where}: {said} is not in a directory of the host that the container gets; those are {listed}",

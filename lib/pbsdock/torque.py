@@ -9,15 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-_JOB_ID = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,9})|\[([0-9]{0,9})\])?(?:\.([A-Za-z0-9][A-Za-z0-9.-]{0,254}))?")
-_SIZE = re.compile(r"([0-9]{1,18})([kmgtp]?)([bw]?)", re.IGNORECASE | re.ASCII)
+# The server's name may have a port (``host:15001``, Torque's pbsd_main.c), and job_suffix_alias is whatever a manager
+# has set: letters of DNS alone would make a site's jobs unknown here.
+_JOB_ID = re.compile(
+    r"([0-9]{1,18})(?:-([0-9]{1,9})|\[([0-9]{0,9})\])?(?:\.((?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9._:+=@%,~-]*))?", re.ASCII
+)
+_ID_LIMIT = 255  # bytes of a file's name (NAME_MAX): a job's marker has its id for a name
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]", re.ASCII)
+# 20 digits: a size Torque cannot hold, -1gb too, comes as 2^63-1 of its unit (observed).
+_SIZE = re.compile(r"([0-9]{1,20})([kmgtp]?)([bw]?)", re.IGNORECASE | re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 _SCALE = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
-_WORD = 8  # bytes; Torque counts "w" in machine words
+_WORD = 4  # bytes, as mom counts them
+_DIGITS = 20  # what a C long can have with its sign; more is no number of Torque's
 _NAME_LIMIT = 100
 
 
@@ -37,8 +45,9 @@ class JobId:
 
     @property
     def safe(self) -> str:
-        """The id as a file name, as mom's own file prefix has it: ``16[0].vm`` becomes ``16-0.vm``."""
-        name = self.text.replace("[", "-").replace("]", "")
+        """The id as a name for files, containers and cgroups, where it can be that of mom's own file prefix:
+        ``16[0].vm`` becomes ``16-0.vm``."""
+        name = _UNSAFE.sub("_", self.text.replace("[", "-").replace("]", ""))
         if len(name) <= _NAME_LIMIT:
             return name
         return f"{name[:_NAME_LIMIT - 13]}-{hashlib.sha256(self.text.encode()).hexdigest()[:12]}"
@@ -46,7 +55,7 @@ class JobId:
 
 def parse_job_id(text: str) -> JobId:
     """Parse a job id strictly: no path, no pattern, no surprise. Raises BadValue."""
-    match = _JOB_ID.fullmatch(text)
+    match = _JOB_ID.fullmatch(text) if len(text) <= _ID_LIMIT else None
     if match is None:
         raise BadValue(f"{text[:80]!r} is not a job id; one looks like 12.server, 12[3].server or 12-3.server")
     number, dashed, bracketed, server = match.groups()
@@ -58,7 +67,7 @@ def parse_job_id(text: str) -> JobId:
 
 
 def parse_size(text: str) -> int:
-    """Parse a Torque size into bytes: ``b kb mb gb tb pb``, ``w kw mw …`` (words of 8 bytes), bare is bytes."""
+    """Parse a Torque size into bytes: ``b kb mb gb tb pb``, ``w kw mw …`` (words of 4 bytes), bare is bytes."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise BadValue(f"{text[:80]!r} is not a size; write a whole number and b, kb, mb, gb, tb or w, kw, mw, gw, tw")
@@ -83,7 +92,7 @@ def parse_duration(text: str) -> int:
 
 def _is_number(text: str) -> bool:
     """Whether *text* is a number as Torque writes them: other alphabets' digits, signs and endless rows are not."""
-    return text.isascii() and text.isdigit() and len(text) < 12
+    return text.isascii() and text.isdigit() and len(text) <= _DIGITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +162,7 @@ def parse_resource_list(text: str) -> Resources:
     mom joins the items with commas and escapes none, so a text resource can hold what looks like another item: of two
     sizes or times of one name the smaller counts, and a user gains nothing by writing a second one.
     """
-    return _resources([(key, value) for key, _, value in (item.partition("=") for item in text.split(",") if item)])
+    return _resources(_items(text))
 
 
 def _resources(items: Sequence[tuple[str, str]]) -> Resources:
@@ -163,10 +172,10 @@ def _resources(items: Sequence[tuple[str, str]]) -> Resources:
     ncpus = None
     for key, value in items:
         if key in _SIZES:
-            size = parse_size(value)
+            size = _named(key, value, parse_size)
             sizes[key] = min(size, sizes.get(key, size))
         elif key in _TIMES:
-            seconds = parse_duration(value)
+            seconds = _named(key, value, parse_duration)
             times[key] = min(seconds, times.get(key, seconds))
         elif key == "nodes":
             nodes = nodes or parse_nodes(value)
@@ -178,9 +187,28 @@ def _resources(items: Sequence[tuple[str, str]]) -> Resources:
     )
 
 
+def _named(key: str, value: str, parse: Callable[[str], int]) -> int:
+    try:
+        return parse(value)
+    except BadValue as error:
+        raise BadValue(f"{key}: {error}") from None
+
+
+def _understood(items: Sequence[tuple[str, str]]) -> tuple[Resources, str]:
+    """The resources and "", or none and what is wrong: whoever asks for nonsense still has a job with an id."""
+    try:
+        return _resources(items), ""
+    except BadValue as error:
+        return Resources(raw=tuple(items)), str(error)
+
+
+def _items(text: str) -> list[tuple[str, str]]:
+    return [(key, value) for key, _, value in (item.partition("=") for item in text.split(",") if item)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrologueArgs:
-    """The prologue's eight arguments."""
+    """The prologue's eight arguments. ``wrong`` says what of the resources cannot be understood, "" if nothing."""
 
     job_id: JobId
     user: str
@@ -190,6 +218,7 @@ class PrologueArgs:
     queue: str
     account: str
     script_path: str
+    wrong: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +230,7 @@ class EpilogueArgs:
     group: str
     name: str
     session_id: int
-    resources: Resources
+    resources: str
     resources_used: str
     queue: str
     account: str
@@ -210,14 +239,18 @@ class EpilogueArgs:
 
 
 def parse_prologue_argv(argv: Sequence[str]) -> PrologueArgs:
-    """Parse the arguments after argv[0]; an older mom leaves the last one out. Raises BadValue."""
+    """Parse the arguments after argv[0]; an older mom leaves the last one out.
+
+    Raises BadValue for what leaves no job to speak of: another number of arguments, or no job id.
+    """
     if len(argv) not in (7, 8):
         raise BadValue(f"a prologue gets 7 or 8 arguments, not {len(argv)}")
     padded = [*argv, ""][:8]
-    job_id, user, group, name, resources, queue, account, script_path = padded
+    job_id, user, group, name, text, queue, account, script_path = padded
+    resources, wrong = _understood(_items(text))
     return PrologueArgs(
-        job_id=parse_job_id(job_id), user=user, group=group, name=name, resources=parse_resource_list(resources),
-        queue=queue, account=account, script_path=script_path,
+        job_id=parse_job_id(job_id), user=user, group=group, name=name, resources=resources, queue=queue,
+        account=account, script_path=script_path, wrong=wrong,
     )
 
 
@@ -228,7 +261,7 @@ def parse_epilogue_argv(argv: Sequence[str]) -> EpilogueArgs:
     job_id, user, group, name, session, resources, used, queue, account, status, script = [*argv, ""][:11]
     return EpilogueArgs(
         job_id=parse_job_id(job_id), user=user, group=group, name=name, session_id=_integer(session, "a session id"),
-        resources=parse_resource_list(resources), resources_used=used, queue=queue, account=account,
+        resources=resources, resources_used=used, queue=queue, account=account,
         exit_status=_integer(status, "an exit status"), script_path=script,
     )
 
@@ -263,6 +296,7 @@ class JobFile:
     node_id: int | None  # 0 on the mother superior
     start_time: int | None
     interactive: bool
+    wrong: str = ""  # what of the resources cannot be understood
 
 
 class _NoDocumentType(ElementTree.TreeBuilder):
@@ -286,15 +320,17 @@ def parse_jb(data: bytes) -> JobFile:
         raise BadValue(f"the .JB is not well-formed: {error}") from None
     if not isinstance(root, ElementTree.Element) or root.tag != "job":
         raise BadValue("the .JB has no job in it; this file is not mom's")
+    resources, wrong = _understood(_listed(root))
     owner = _text(root, "euser") or _text(root, "Job_Owner").partition("@")[0]
     return JobFile(
         job_id=parse_job_id(_text(root, "jobid")), user=owner, group=_text(root, "egroup"),
         uid=_maybe(_text(root, "execution_uid")), gid=_maybe(_text(root, "execution_gid")),
-        name=_text(root, "Job_Name"), queue=_text(root, "queue"), resources=_resources(_listed(root)),
+        name=_text(root, "Job_Name"), queue=_text(root, "queue"), resources=resources,
         variables=_variables(_text(root, "Variable_List")), exec_host=_text(root, "exec_host"),
         session_id=_maybe(_text(root, "session_id")), node_id=_maybe(_text(root, "nodeid")),
         start_time=_maybe(_text(root, "start_time")),
         interactive=_text(root, "interactive") not in ("", "0", "False"),  # the port qsub waits on
+        wrong=wrong,
     )
 
 

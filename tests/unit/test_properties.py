@@ -80,7 +80,7 @@ def test_sizes(count: int, scale: str, unit: str, upper: bool) -> None:
     """A size is its count times its unit, whatever the case."""
     text = f"{count}{scale.upper() if upper else scale}{unit}"
 
-    assert parse_size(text) == count * 1024 ** ("kmgtp".index(scale) + 1) * (8 if unit in ("w", "W") else 1)
+    assert parse_size(text) == count * 1024 ** ("kmgtp".index(scale) + 1) * (4 if unit in ("w", "W") else 1)
 
 
 @given(st.integers(0, 99), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))

@@ -24,6 +24,10 @@ from pbsdock.torque import (
     ("16[0].vm", 16, 0, False, "16-0.vm"),
     ("16[].vm", 16, None, True, "16-.vm"),
     ("16-3.srv.example.org", 16, 3, False, "16-3.srv.example.org"),
+    ("7.head_node", 7, None, False, "7.head_node"),
+    ("7.vm.my_alias", 7, None, False, "7.vm.my_alias"),
+    ("7._x", 7, None, False, "7._x"),
+    ("7[2].vm:15011.prod+1", 7, 2, False, "7-2.vm_15011.prod_1"),
 ])  # fmt: skip
 def test_job_id(text: str, number: int, index: int | None, parent: bool, safe: str) -> None:
     """Every form of a job id, and its name as mom's files have it."""
@@ -33,7 +37,8 @@ def test_job_id(text: str, number: int, index: int | None, parent: bool, safe: s
 
 
 @pytest.mark.parametrize("text", ["", "x", "../1.vm", "1.vm/..", "1[", "1[a].vm", "1.vm\n", "1 .vm", "-1.vm", "1.-x",
-                                  "١.vm", "1[1][2].vm", "*"])  # fmt: skip
+                                  "١.vm", "1[1][2].vm", "*", "1.v..w", "1.v/w", "1.v*", "1.v?",
+                                  "1.v[1]", "1.v\x7f", "1.v\u00e9"])  # fmt: skip
 def test_no_job_id(text: str) -> None:
     """Nothing that could be a path or a pattern passes."""
     with pytest.raises(BadValue) as caught:
@@ -52,10 +57,11 @@ def test_long_job_id_keeps_a_short_name() -> None:
 
 @pytest.mark.parametrize(("text", "size"), [
     ("100", 100), ("100b", 100), ("1kb", 1024), ("200mb", 200 << 20), ("3GB", 3 << 30), ("1tb", 1 << 40),
-    ("2w", 16), ("1kw", 8192), ("1mw", 8 << 20), ("4k", 4096), ("0", 0),
+    ("2w", 8), ("1kw", 4096), ("1mw", 4 << 20), ("4k", 4096), ("0", 0),
+    ("9223372036854775807gb", ((1 << 63) - 1) << 30),
 ])  # fmt: skip
 def test_size(text: str, size: int) -> None:
-    """Every unit, words of eight bytes included."""
+    """Every unit, words of four bytes included, and what Torque makes of a size it cannot hold."""
     assert parse_size(text) == size
 
 
@@ -87,7 +93,7 @@ def test_nodes() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ["", ":", "1:", "-1", "1:2:3:4:5", "1.", "1.x", "1.5:30", "x", "²", "1" * 12, "1e3"])
+@pytest.mark.parametrize("text", ["", ":", "1:", "-1", "1:2:3:4:5", "1.", "1.x", "1.5:30", "x", "²", "1" * 21, "1e3"])
 def test_no_duration(text: str) -> None:
     """What is no time is told with what one looks like."""
     with pytest.raises(BadValue) as caught:
@@ -159,8 +165,6 @@ def test_a_text_resource_cannot_forge_a_limit() -> None:
 @pytest.mark.parametrize(("argv", "says"), [
     (["7.vm"] * 9, "a prologue gets 7 or 8 arguments, not 9"),
     (["../7", *"ugnrqas"], "'../7' is not a job id; one looks like 12.server, 12[3].server or 12-3.server"),
-    (["7.vm", *"ugn", "mem=x", *"qas"],
-     "'x' is not a size; write a whole number and b, kb, mb, gb, tb or w, kw, mw, gw, tw"),
 ])  # fmt: skip
 def test_bad_prologue_arguments(argv: list[str], says: str) -> None:
     """The argument that is wrong is in the sentence."""
@@ -168,6 +172,31 @@ def test_bad_prologue_arguments(argv: list[str], says: str) -> None:
         parse_prologue_argv(argv)
 
     assert str(caught.value) == says
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("mem=x", "mem: 'x' is not a size; write a whole number and b, kb, mb, gb, tb or w, kw, mw, gw, tw"),
+    ("nodes=1,vmem=-5", "vmem: '-5' is not a size; write a whole number and b, kb, mb, gb, tb or w, kw, mw, gw, tw"),
+    ("walltime=-1", "walltime: '-1' is not a time; write seconds or [[DD:]HH:]MM:SS"),
+    ("nodes=1:ppn=-1", "'ppn=-1' in nodes=1:ppn=-1 needs a whole number after '='"),
+    ("nodes=", "'' is not a nodes request; write for example 2:ppn=4+1:bigmem"),
+    ("mem=1gb,walltime=2562047788015215:30:07,ncpus=99999999999999999999,nodes=1:ppn=9223372036854775807", ""),
+])  # fmt: skip
+def test_a_job_that_asks_for_nonsense_is_still_a_job(text: str, says: str) -> None:
+    """The sentence is kept for whoever can tell it: the hooks of such a job are called as any other's."""
+    started = parse_prologue_argv(["7.vm", "u", "g", "n", text, "q", "a", "s"])
+    ended = parse_epilogue_argv(["7.vm", "u", "g", "n", "1", text, "", "q", "a", "0"])
+    file = parse_jb((f"<job><jobid>7.vm</jobid><attributes><Resource_List>{_elements(text)}</Resource_List></attributes>"
+                    "</job>").encode())  # fmt: skip
+
+    assert (started.job_id.text, started.wrong) == ("7.vm", says)
+    assert (ended.job_id.text, ended.resources) == ("7.vm", text)
+    assert (file.job_id.text, file.wrong) == ("7.vm", says)
+
+
+def _elements(text: str) -> str:
+    pairs = [one.partition("=") for one in text.split(",")]
+    return "".join(f"<{key}>{value}</{key}>" for key, _, value in pairs)
 
 
 @pytest.mark.parametrize(("session", "status", "says"), [

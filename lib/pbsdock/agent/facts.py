@@ -81,7 +81,7 @@ def _users_own(path: str | None, job_id: str, uid: int) -> str | None:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isascii() and text.isdigit() else None
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
 def _slots_in(nodefile: Path, node: str) -> tuple[int, int] | None:

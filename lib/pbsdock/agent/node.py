@@ -6,14 +6,17 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pbsdock import wire
+from pbsdock.agent import health
+from pbsdock.agent.attempts import Attempts
 from pbsdock.agent.locks import Locks
+from pbsdock.agent.planning import Planning
 from pbsdock.agent.process import stat
 from pbsdock.agent.shell import awaits_script
 from pbsdock.agent.stores import Stores
@@ -32,6 +35,9 @@ from pbsdock.policy import HostFacts
 
 if TYPE_CHECKING:
     from pbsdock.agent.stage import Work
+
+
+_CONFIRMED_S = 5.0
 
 
 @dataclass(slots=True)
@@ -92,7 +98,10 @@ class Node:
         self.staging: dict[str, Work] = {}  # by incarnation
         self._cgroups: JobCgroup | None = None
         self._locks = Locks()
-        self.plan_lock = threading.Lock()
+        self.attempts = Attempts(paths.state_dir / "attempts.json")
+        self.planning = Planning()
+        self.cpu_lock = threading.Lock()  # two jobs must not be given the same CPUs; nothing else is done under it
+        self.promised: dict[str, frozenset[int]] = {}  # CPUs by incarnation, until its record is written
         self._info: dict[str, Any] = {}
 
     # -- events -------------------------------------------------------------------------------------------------
@@ -160,8 +169,7 @@ class Node:
     def host(self) -> HostFacts:
         """What policy needs to know of this execution host."""
         return HostFacts(
-            node=self.name, memory_bytes=host_memory(), cpus=len(os.sched_getaffinity(0)), free_cpus=self._free_cpus(),
-            closed=self.closed_paths(),
+            node=self.name, memory_bytes=host_memory(), cpus=len(os.sched_getaffinity(0)), closed=self.closed_paths()
         )
 
     def closed_paths(self) -> ClosedPaths:
@@ -175,9 +183,9 @@ class Node:
         sealed = [str(one) for one in (*((root,) if root else ()), *own)]
         return ClosedPaths(guarded=(str(paths.mom_priv.parent),), sealed=tuple(sealed))
 
-    def _free_cpus(self) -> tuple[int, ...]:
+    def free_cpus(self) -> tuple[int, ...]:
         """CPUs no other job on this node has for itself; one whose container is over has none any more."""
-        taken: set[int] = set()
+        taken = {one for cpus in list(self.promised.values()) for one in cpus}  # before the records they end in
         for record in (one for one in self.ledger.load_all()[0] if one.state != "ended"):
             taken.update(parse_cpus(str(((record.plan or {}).get("limits") or {}).get("cpuset") or "")))
         return tuple(sorted(os.sched_getaffinity(0) - taken))
@@ -240,7 +248,15 @@ class Node:
         if fresh:
             self.emit("node.unhealthy", level="error", code=error.code, sentence=sentence)
 
-    def recover(self, probe: Callable[[], bool]) -> None:
+    def is_flagged(self, code: str) -> bool:
+        """Whether the node went out of service for this reason a moment ago, so that nobody need look again."""
+        try:
+            lines = self.paths.unhealthy.read_text().splitlines()
+            return lines[1:2] == [code] and time.time() - self.paths.unhealthy.stat().st_mtime < _CONFIRMED_S
+        except OSError:
+            return False
+
+    def recover(self) -> None:
         """Put the node back into service once its reason is gone (or, where nobody can tell, after a pause)."""
         try:
             lines = self.paths.unhealthy.read_text().splitlines()
@@ -248,8 +264,10 @@ class Node:
         except OSError:
             return
         code = lines[1] if len(lines) > 1 else ""
-        pause = 0.0 if code in ("engine-unreachable", "") else self.config.health.hold_s
-        if age >= pause and probe():
+        wrong = health.look(self, code)
+        if wrong is None:
+            wrong = "" if age >= self.config.health.hold_s and self.engine.probe() else code
+        if not wrong:
             self.paths.unhealthy.unlink(missing_ok=True)
             self.emit("node.healthy", after_s=round(age, 1))
 

@@ -14,11 +14,14 @@ import re
 import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from pbsdock import mounts, torque
-from pbsdock.agent import facts, stage
-from pbsdock.agent.node import Node, ms_since
+from pbsdock.agent import facts, health, stage
+from pbsdock.agent.attempts import MOST
+from pbsdock.agent.node import Node, ms_since, parse_cpus
 from pbsdock.agent.release import release
 from pbsdock.config import ImagesConfig
 from pbsdock.container import group, passwd
@@ -30,10 +33,13 @@ from pbsdock.images import Image
 from pbsdock.ledger import Record, uptime
 from pbsdock.plan import Plan
 from pbsdock.policy import decide, effective
+from pbsdock.policy_limits import with_cpus
 from pbsdock.policy_mounts import rules_of
 from pbsdock.s3_environment import DIRECTORY, has_credentials
 
 _INTERPRETER = re.compile(rb"#![ \t]*(/[A-Za-z0-9._/+-]+)(?=[ \t\n]|$)")
+
+_BUSY_S = 5.0
 
 Notify = Callable[[str], None]
 
@@ -41,13 +47,11 @@ Notify = Callable[[str], None]
 def from_prologue(node: Node, argv: Sequence[str], env: Mapping[str, str], notify: Notify) -> Record | None:
     """Prepare what a prologue was called for; None if the job has no directive.
 
-    A user's fault becomes a record in state ``refused`` for the run hook to tell. Raises NodeFault.
+    A user's fault becomes a record in state ``refused`` for the run hook to tell. Raises BadValue for what is no job,
+    NodeFault for what may be the node's fault.
     """
     began = time.monotonic()
-    try:
-        args = torque.parse_prologue_argv(list(argv))
-    except torque.BadValue as error:
-        raise NodeFault("bad-prologue-arguments", str(error)) from None
+    args = torque.parse_prologue_argv(list(argv))
     with node.job_lock(args.job_id.text, node.config.prologue.alarm_s - node.config.prologue.margin_s):
         sweep_older(node, args.job_id.text)
         try:
@@ -55,19 +59,83 @@ def from_prologue(node: Node, argv: Sequence[str], env: Mapping[str, str], notif
         except KeyError:
             raise NodeFault("unknown-user", f"user {args.user!r} of job {args.job_id.text} is not known here") from None
         try:
-            script = read_script(args.script_path, job.uid)
-            directive = parse_script(script, filename=args.name or "script") if script is not None else None
+            with node.planning.turn(job.uid, job.user):
+                script = read_script(args.script_path, job.uid)
+                directive = parse_script(script, filename=args.name or "script") if script is not None else None
+                if directive is None:
+                    return None
+                plan = _decide(node, job, directive, args.wrong)
         except DirectiveError as error:
             return _refused(node, job, Refusal("bad-directive", str(error)))
         except Refusal as error:
             return _refused(node, job, error)
-        if directive is None:
-            return None
-        return _prepare(node, job, directive, script, notify, began)
+        record = _prepare(node, job, plan, script, notify, began)
+        if job.id.text in node.attempts:
+            node.attempts.forget(job.id.text)
+        return record
 
 
-def on_demand(node: Node, job: torque.Job, text: str, notify: Notify) -> Record:
-    """Prepare a live job without a script from a directive's text; *job* comes from mom's own .JB."""
+def has_directive(argv: Sequence[str]) -> bool:
+    """Whether the script of a prologue whose arguments make no sense has a directive: a plain job is none of ours."""
+    try:
+        path = argv[7]
+        script = read_script(path, os.lstat(path).st_uid)
+        return script is not None and parse_script(script) is not None
+    except (IndexError, FileNotFoundError):
+        return False
+    except (OSError, ValueError, Refusal):
+        return True
+
+
+def failed(node: Node, argv: Sequence[str], error: Exception) -> Record:
+    """After a prologue that did not come through: whose fault it is.
+
+    The node goes out of service if it confirms the fault without this job. Raises the fault as a NodeFault, for the
+    job to be queued again; from the third time for one reason on it is the job's own, and a record in state
+    ``refused``.
+    """
+    fault = _fault(node, error)
+    job_id = argv[0] if argv else ""
+    confirmed = fault.sentence if node.is_flagged(fault.code) else health.look(node, fault.code)
+    node.emit("job.fault", level="error", code=fault.code, sentence=fault.sentence, job=job_id)
+    if confirmed:
+        node.fault(NodeFault(fault.code, confirmed))
+    elif (count := node.attempts.failed(job_id, fault.code)) >= MOST:
+        with suppress(torque.BadValue, OSError, HookError), node.job_lock(job_id, _BUSY_S):
+            said = f"preparing job {job_id} on {node.name} has failed {count} times for one reason: {fault.sentence}"
+            record = _refused_unseen(node, torque.parse_prologue_argv(list(argv)), Refusal("failed-again", said))
+            node.attempts.forget(job_id)
+            return record
+    raise fault
+
+
+def _fault(node: Node, error: Exception) -> NodeFault:
+    if isinstance(error, NodeFault):
+        return error
+    if isinstance(error, OSError | HookError | EngineError):  # a full disk, no descriptors left
+        return NodeFault("prepare-failed", f"the agent of {node.name} cannot prepare jobs: {error}")
+    node.emit("agent.error", level="error", where="prepare", reason=repr(error)[:500])
+    return NodeFault("agent-error", f"the agent of {node.name} could not prepare the job: {type(error).__name__}")
+
+
+def _refused_unseen(node: Node, args: torque.PrologueArgs, error: Refusal) -> Record:
+    """A refusal for a job that need not even have a user here: then whoever has its script."""
+    try:
+        uid = pwd.getpwnam(args.user).pw_uid
+    except KeyError:
+        uid = os.lstat(args.script_path).st_uid
+    record = Record.new(
+        job_id=args.job_id.text, safe=args.job_id.safe, uid=uid, user=args.user, node=node.owner, boot_id=node.boot
+    )
+    record.script_path = args.script_path
+    name = os.path.basename(args.script_path)
+    record.facts["job_file"] = f"{name.removesuffix('.SC') or args.job_id.safe}.JB"
+    return _keep_refused(node, record, error)
+
+
+def on_demand(node: Node, job: torque.Job, text: str, notify: Notify, wrong: str = "") -> Record:
+    """Prepare a live job without a script from a directive's text; *job*, and what is *wrong* with its resources,
+    come from mom's own .JB."""
     began = time.monotonic()
     with node.job_lock(job.id.text, 60.0):
         # Whoever asked first: each record is granted the job's whole memory and CPUs.
@@ -76,10 +144,20 @@ def on_demand(node: Node, job: torque.Job, text: str, notify: Notify) -> Record:
         if not node.config.interactive.allow:
             return _refused(node, job, Refusal("on-demand-off", "this site does not start containers on demand"))
         try:
-            directive = parse_options(text)
+            with node.planning.turn(job.uid, job.user):
+                plan = _decide(node, job, parse_options(text), wrong)
         except DirectiveError as error:
             return _refused(node, job, Refusal("bad-directive", str(error)))
-        return _prepare(node, job, directive, None, notify, began)
+        except Refusal as error:
+            return _refused(node, job, error)
+        return _prepare(node, job, plan, None, notify, began)
+
+
+def _decide(node: Node, job: torque.Job, directive: Directive, wrong: str) -> Plan:
+    """The plan, as if no other job had CPUs of its own. Under no lock but the job's: it costs what a user writes."""
+    if wrong:
+        raise Refusal("bad-resources", f"what the job asks for with qsub -l cannot be understood: {wrong}")
+    return decide(job, directive, node.config, node.host())
 
 
 def read_script(path: str, uid: int) -> bytes | None:
@@ -131,7 +209,10 @@ def _new_record(node: Node, job: torque.Job) -> Record:
 
 
 def _refused(node: Node, job: torque.Job, error: Refusal) -> Record:
-    record = _new_record(node, job)
+    return _keep_refused(node, _new_record(node, job), error)
+
+
+def _keep_refused(node: Node, record: Record, error: Refusal) -> Record:
     _note_refusal(record, error)
     node.ledger.create(record)
     node.mark(record)
@@ -154,25 +235,23 @@ def _note_refusal(record: Record, error: Refusal) -> None:
 
 
 def _prepare(
-    node: Node, job: torque.Job, directive: Directive, script: bytes | None, notify: Notify, began: float
+    node: Node, job: torque.Job, plan: Plan, script: bytes | None, notify: Notify, began: float
 ) -> Record:
-    # One at a time from the decision to the record: two jobs must not be given the same CPUs.
-    with node.plan_lock:
-        try:
-            plan = decide(job, directive, node.config, node.host())
-        except Refusal as error:
-            return _refused(node, job, error)
-        record = _new_record(node, job)
-        record.plan = plan.to_dict()
-        record.state = "preparing"
-        # One durable write before the first side effect names every handle there will ever be: container name, cgroup
-        # and files follow from the record's own name, so a crash later leaves nothing that is not written down.
-        steps = ["image", "files", "cgroup", "container"]
-        steps += ["credentials"] if plan.stores else []
-        steps += ["staging"] if plan.stage_in or plan.stage_out else []
-        for step in steps:
-            record.steps[step] = {"begun": True}
+    record = _new_record(node, job)
+    plan = _with_cpus(node, job, plan, record)
+    record.plan = plan.to_dict()
+    record.state = "preparing"
+    # One durable write before the first side effect names every handle there will ever be: container name, cgroup
+    # and files follow from the record's own name, so a crash later leaves nothing that is not written down.
+    steps = ["image", "files", "cgroup", "container"]
+    steps += ["credentials"] if plan.stores else []
+    steps += ["staging"] if plan.stage_in or plan.stage_out else []
+    for step in steps:
+        record.steps[step] = {"begun": True}
+    try:
         node.ledger.create(record)
+    finally:
+        node.promised.pop(record.incarnation, None)  # its record tells of them now
     node.mark(record)
     node.emit("job.planned", record, image=plan.image, queue=plan.queue, network=plan.network, phase="prologue")
     try:
@@ -185,6 +264,16 @@ def _prepare(
             raise
         raise NodeFault("prepare-failed", f"preparing job {job.id.text} failed on {node.name}: {error}") from error
     return record
+
+
+def _with_cpus(node: Node, job: torque.Job, plan: Plan, record: Record) -> Plan:
+    settings = effective(node.config, job).limits
+    if settings.cpu != "cpuset":
+        return plan
+    with node.cpu_lock:
+        limits = with_cpus(plan.limits, settings, node.free_cpus())
+        node.promised[record.incarnation] = frozenset(parse_cpus(limits.cpuset or ""))
+    return replace(plan, limits=limits)
 
 
 def _carry_out(

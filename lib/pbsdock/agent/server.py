@@ -44,7 +44,7 @@ _SIGNALS = frozenset({
     signal.SIGTSTP, signal.SIGXCPU,
 })  # fmt: skip
 _FATAL = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
-_ROOT_OPS = frozenset({"prepare", "release", "sweep", "reap", "list"})
+_ROOT_OPS = frozenset({"prepare", "failed", "release", "sweep", "reap", "list"})
 _PBS_TRACK = ("/usr/local/bin/pbs_track", "/usr/bin/pbs_track", "/opt/torque/bin/pbs_track")
 
 
@@ -79,6 +79,9 @@ class Connection:
                 self._answer(wire.Message("fault", code=error.code, sentence=error.sentence))
             except (EngineError, HookError) as error:
                 self._answer(wire.Message("fault", code="engine-error", sentence=str(error)))
+            except torque.BadValue as error:  # told, not hung up on: a hook would take silence for a dead agent
+                self.node.emit("client.refused", level="warning", uid=self.peer.uid, reason=str(error))
+                self._answer(wire.Message("refused", code="bad-request", sentence=str(error)))
 
     def _recv(self) -> wire.Message | None:
         # Only a run hook whose job runs has a reason to be silent for long.
@@ -127,7 +130,8 @@ class Connection:
             self.node.emit("client.refused", level="warning", uid=self.peer.uid, op=message.op)
             raise Refusal("root-only", f"{message.op} is for root; you may start, signal and ask about your own job")
         handlers: dict[str, Callable[[wire.Message], None]] = {
-            "prepare": self._prepare, "release": self._release, "sweep": self._sweep, "reap": self._reap,
+            "prepare": self._prepare, "failed": self._failed, "release": self._release, "sweep": self._sweep,
+            "reap": self._reap,
             "list": self._list, "start": self._start, "rejoin": self._rejoin, "signal": self._signal,
             "resize": self._resize, "adopted": self._adopted, "eof": self._eof, "ping": self._ping,
         }  # fmt: skip
@@ -138,14 +142,14 @@ class Connection:
     # -- root's requests ----------------------------------------------------------------------------------------
 
     def _prepare(self, message: wire.Message) -> None:
+        argv = _argv(message)
         try:
-            record = self._prepared(message)
-        except NodeFault as error:
-            self.node.fault(error)
-            argv = _argv(message)
-            self.node.emit("job.fault", level="error", code=error.code, sentence=error.sentence,
-                           job=argv[0] if argv else "")
-            raise
+            record = prepare.from_prologue(self.node, argv, _env(message), self._notify)
+        except torque.BadValue as error:
+            self._answer(self._aborted(argv, str(error)))
+            return
+        except Exception as error:
+            record = prepare.failed(self.node, argv, error)
         try:
             self._answer(wire.Message("prepared", state=record.state if record else "none"))
         except OSError:
@@ -155,16 +159,24 @@ class Connection:
                     release(self.node, record, why="prologue-gone")
             raise
 
-    def _prepared(self, message: wire.Message) -> Record | None:
-        try:
-            return prepare.from_prologue(self.node, _argv(message), _env(message), self._notify)
-        except OSError as error:  # the ledger's disk is full, or there are no descriptors left: not the client's doing
-            raise NodeFault("prepare-failed", f"the agent of {self.node.name} cannot prepare jobs: {error}") from None
+    def _aborted(self, argv: list[str], reason: str) -> wire.Message:
+        """What names no job can have no record to be told from, and would be the same on every node."""
+        if not prepare.has_directive(argv):
+            return wire.Message("prepared", state="none")
+        job = argv[0] if argv else ""
+        self.node.emit("job.refused", job=job, code="bad-arguments", sentence=reason, phase="prologue")
+        return wire.Message("aborted", sentence=f"the job is ended: {reason}")
+
+    def _failed(self, message: wire.Message) -> None:
+        """The prologue's agent was gone in the middle of it, or gave no answer; this one is here."""
+        sentence = f"the agent of {self.node.name} gave no answer about the job"
+        prepare.failed(self.node, _argv(message), NodeFault("agent-error", sentence))
+        self._answer(wire.Message("prepared", state="refused"))
 
     def _release(self, message: wire.Message) -> None:
         argv = _argv(message)
-        args = torque.parse_epilogue_argv(argv) if len(argv) > 1 else None
-        job_id = args.job_id.text if args else torque.parse_job_id(argv[0]).text
+        job_id = torque.parse_job_id(argv[0] if argv else "").text
+        exit_status = _exit_status(argv)
         until = time.monotonic() + self.node.config.prologue.alarm_s - self.node.config.prologue.margin_s
         for one in self._of(job_id):
             stage.settle(self.node, one, until, lambda running: finish(self.node, running), self._notify)
@@ -177,7 +189,7 @@ class Connection:
             mine = self._of(job_id)
             clean = all([release(self.node, one, why="epilogue") for one in mine])
             for one in mine:
-                self._finished(one, args.exit_status if args else None)
+                self._finished(one, exit_status)
         if not clean:
             self.node.emit("job.fault", level="warning", job=job_id, code="release-failed",
                            sentence="the release is not complete; the reaper goes on with it")
@@ -303,7 +315,7 @@ class Connection:
         if file.uid != self.peer.uid:
             raise Refusal("not-your-job", f"job {job_id.text} belongs to another user")
         job = facts.from_job_file(file, self.node.name, _env(message), self.node.paths.mom_priv)
-        return prepare.on_demand(self.node, job, directive, self._notify)
+        return prepare.on_demand(self.node, job, directive, self._notify, file.wrong)
 
     def _pbs_track(self, record: Record) -> str:
         for path in _PBS_TRACK:
@@ -437,6 +449,14 @@ class Connection:
 def _is_revoked(record: Record) -> bool:
     """Whether nothing of the job's works any more at any store."""
     return bool(record.steps.get("credentials", {"gone": True}).get("gone"))
+
+
+def _exit_status(argv: list[str]) -> int | None:
+    """As an epilogue was told it, if it was: whatever the arguments, a job has to be released."""
+    try:
+        return torque.parse_epilogue_argv(argv).exit_status
+    except torque.BadValue:
+        return None
 
 
 def _argv(message: wire.Message) -> list[str]:

@@ -133,7 +133,7 @@ class Watcher:
                 now = time.monotonic()
                 if now >= next_probe:
                     next_probe = now + 5.0
-                    self.node.recover(self.node.engine.probe)
+                    self.node.recover()
                 if self._came_back() or now >= next_pass:
                     next_pass = now + self.node.config.reaper.period_s
                     reconcile(self.node)

@@ -19,6 +19,7 @@ from pbsdock.torque import BadValue, JobId, Resources, parse_duration, parse_job
 
 ABORT, REQUEUE = -2, -14  # exit_status Torque records when a prologue fails (observed)
 _SIGNAL = 256
+_LARGEST = (1 << 63) - 1
 _ARGUMENT = 2048  # bytes of the buffer mom packs a Resource_List into; what does not fit is left out
 # resource_def in Torque's src/server/resc_def_all.c, without what needs other machines.
 _RESOURCES = frozenset(
@@ -245,4 +246,4 @@ def rlimits(items: tuple[tuple[str, str], ...]) -> dict[str, int]:
         stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
         floor = limits["DATA"] + stack if "DATA" in limits and stack != resource.RLIM_INFINITY else 0
         limits["AS"] = max(min(space), floor)
-    return limits
+    return {name: min(value, _LARGEST) for name, value in limits.items()}  # as mom's saturated numbers
