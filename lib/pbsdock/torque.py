@@ -19,6 +19,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 _SCALE = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
 _WORD = 8  # bytes; Torque counts "w" in machine words
 _NAME_LIMIT = 100
+_JOB_BASE = 61  # PBS_JOBBASE in Torque's server_limits.h
 
 
 class BadValue(ValueError):
@@ -37,11 +38,16 @@ class JobId:
 
     @property
     def safe(self) -> str:
-        """The id as a file name, as mom's own file prefix has it: ``16[0].vm`` becomes ``16-0.vm``."""
+        """The id as a file name of our own: ``16[0].vm`` becomes ``16-0.vm``; a long one ends in a hash."""
         name = self.text.replace("[", "-").replace("]", "")
         if len(name) <= _NAME_LIMIT:
             return name
         return f"{name[:_NAME_LIMIT - 13]}-{hashlib.sha256(self.text.encode()).hexdigest()[:12]}"
+
+    @property
+    def file_prefix(self) -> str:
+        """What mom's own files of the job are called: ``16[0].vm`` becomes ``16-0.vm``, a long one is cut."""
+        return self.text.replace("[", "-").replace("]", "")[:_JOB_BASE]
 
 
 def parse_job_id(text: str) -> JobId:
@@ -377,3 +383,4 @@ class Job:
     interactive: bool
     slots_here: int
     slots_total: int
+    job_file: str | None = None  # the name of its .JB where that was found already

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pbsdock import wire
+from pbsdock.agent.job_files import JobFiles
 from pbsdock.agent.locks import Locks
 from pbsdock.agent.process import stat
 from pbsdock.agent.shell import awaits_script
@@ -88,6 +89,7 @@ class Node:
         self.stores = Stores(config, self.owner, self.emit)
         self.running: dict[str, Running] = {}  # incarnation, or exec id for a task
         self.spawner = Spawner(paths.lib)
+        self.job_files = JobFiles(paths.mom_jobs)
         self.staging: dict[str, Work] = {}  # by incarnation
         self._cgroups: JobCgroup | None = None
         self._locks = Locks()
