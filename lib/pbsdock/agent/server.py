@@ -284,11 +284,16 @@ class Connection:
             self._notify(f"the job's directory {lost} is not in the container; it starts in /")
         self.running = running
         with stream:
-            running.connection = self.socket
-            self._answer(
-                wire.Message("started", pid=running.pid, task=running.exec_id, pbs_track=self._pbs_track(record)),
-                [stream.fileno()],
+            started = wire.Message(
+                "started", pid=running.pid, task=running.exec_id, pbs_track=self._pbs_track(record)
             )
+            with running.lock:  # a task that is over in a moment: its end is told after its start
+                self._answer(started, [stream.fileno()])
+                running.connection = self.socket
+                over = running.ended
+            if over is not None:
+                self._answer(over)
+                record.facts.pop("untold", None)
         if record.facts.get("tty") and not running.exec_id:
             self._resize(message)
 
