@@ -159,7 +159,7 @@ class InteractiveConfig:
 class AgentConfig:
     """The agent's door."""
 
-    max_connections: int = setting(1024, "Connections at a time; a user gets a quarter of them.", least=32, most=65536)
+    max_connections: int = setting(1024, "Connections at a time; a user gets a quarter and 8.", least=32, most=65536)
     request_timeout_s: float = setting(30.0, "A request must have arrived whole after so many seconds.", least=1)
     credentials_port: int = setting(
         97, "Loopback port where jobs on the host's network get sessions anew; no user can take it, nor Torque below"

@@ -9,7 +9,7 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "agent.started": ("The agent answers from now on.", ("pid", "version")),
     "agent.stopped": ("The agent was told to stop.", ("pid",)),
     "agent.adopted": ("After a restart the agent goes on with the records it found.", ("records", "running")),
-    "agent.error": ("Something unforeseen, survived.", ("where", "reason")),
+    "agent.error": ("Something unforeseen, survived.", ("where", "reason", "uid")),
     "client.refused": ("A client asked for what is not its own.", ("uid", "op", "reason")),
     "cgroup.created": ("The job's cgroup holds its limits.", ("cgroup",)),
     "cgroup.removed": ("The job's cgroup is gone.", ("cgroup",)),
@@ -28,6 +28,10 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "engine.lost": ("The Docker engine does not answer.", ("reason",)),
     "env.dropped": ("Variables that are not UTF-8 cannot be passed on.", ("names",)),
     "events.dropped": ("Lines could not be written before this one.", ("count",)),
+    "events.limited": (
+        "A user caused more events of a kind than are written; so many were left out since the last such line.",
+        ("of", "who", "count"),
+    ),
     "image.present": ("The image was here already.", ("image", "image_id", "digest")),
     "image.pulling": ("A pull began.", ("image",)),
     "image.progress": ("Layers of a pull.", ("image", "layers_done", "layers", "bytes_done", "bytes")),
@@ -65,6 +69,21 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "store.failed": ("An object store did not do as asked.", ("store", "code", "reason")),
     "task.started": ("A TM task runs inside the job's container.", ("task", "pid")),
     "task.ended": ("A TM task is over.", ("task", "code")),
+}
+# What a user's own programs can cause at will, and so is limited: lines at once, and lines a minute for ever, of one
+# user. All else comes a few times a job, a container, a pull or a pass, of which Torque and the engine let nobody have
+# any number, and is always written. A wide job's tasks fit into the first number.
+AT_WILL: dict[str, tuple[int, float]] = {
+    "agent.error": (10, 2),  # a message nobody has foreseen, sent again and again
+    "client.refused": (20, 4),
+    "env.dropped": (20, 4),  # a start that is refused afterwards can be asked for again
+    "job.adopted": (20, 4),
+    "job.adoption_skipped": (600, 20),  # one a task
+    "job.signalled": (60, 10),
+    "mount.skipped": (200, 20),
+    "store.failed": (20, 4),  # a container may ask for a session for ever while the store is down
+    "task.ended": (600, 20),
+    "task.started": (600, 20),
 }
 COMMON = ("job", "incarnation", "user", "phase", "ms")
 LEVELS = ("info", "warning", "error")

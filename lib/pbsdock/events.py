@@ -21,6 +21,7 @@ from typing import Any
 import structlog
 
 from pbsdock.config import EventsConfig
+from pbsdock.event_limits import EventLimits
 from pbsdock.event_names import EVENTS
 from pbsdock.redact import known
 
@@ -48,7 +49,7 @@ class EventStream:
 
     def __init__(
         self, file: Path, *, node: str, journald: bool = False, max_field: int = 4096, max_line: int = 32768,
-        clock: Callable[[], float] = time.time, strict: bool = False,
+        clock: Callable[[], float] = time.time, strict: bool = False, limits: EventLimits | None = None,
     ) -> None:
         self.file = file
         self.node = node
@@ -62,11 +63,12 @@ class EventStream:
         self._identity: tuple[int, int] = (0, 0)
         self._dropped = 0
         self._seq = _last_seq(file)
+        self._limits = limits or EventLimits()
         self._render_json = structlog.processors.JSONRenderer(
             serializer=json.dumps, ensure_ascii=True, separators=(",", ":")
         )
         self._log: structlog.BoundLogger = structlog.wrap_logger(
-            _Sink(self._append), processors=[self._stamp, self._clean, self._to_journal, self._render],
+            _Sink(self._append), processors=[self._limit, self._stamp, self._clean, self._to_journal, self._render],
             wrapper_class=structlog.BoundLogger,
         )
 
@@ -79,7 +81,7 @@ class EventStream:
         )
 
     def emit(self, event: str, *, level: str = "info", **fields: Any) -> None:
-        """Write one event; fields that are None are left out."""
+        """Write one event; fields that are None are left out, and so is what a user causes too often."""
         with self._lock:
             if self._dropped and event != "events.dropped":
                 count, self._dropped = self._dropped, 0
@@ -88,12 +90,17 @@ class EventStream:
             if not self._write(event, level, fields):
                 self._dropped += 1
 
+    def tell_limited(self, *, now: bool = False) -> None:
+        """Write how many events were left out, if it is time, or *now* because there will be no other."""
+        with self._lock:
+            for left_out in self._limits.due(now=now):
+                self.emit("events.limited", level="warning", **left_out)
+
     def _write(self, event: str, level: str, fields: dict[str, Any]) -> bool:
         try:
             self._log.write(event, level=level, **fields)
         except OSError:
             return False
-        self._seq += 1
         return True
 
     def _append(self, line: str) -> None:
@@ -104,6 +111,12 @@ class EventStream:
             # Half a line would swallow the next one.
             os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
             raise OSError(errno.ENOSPC, "short write")
+        self._seq += 1
+
+    def _limit(self, _logger: Any, _name: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if not self._limits.admit(entry["event"], entry):
+            raise structlog.DropEvent
+        return entry
 
     def _stamp(self, _logger: Any, _name: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         entry["ts"] = datetime.fromtimestamp(self.clock(), UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -27,6 +27,7 @@ _SCALE = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
 _WORD = 4  # bytes, as mom counts them
 _DIGITS = 20  # what a C long can have with its sign; more is no number of Torque's
 _NAME_LIMIT = 100
+_JOB_BASE = 61  # PBS_JOBBASE in Torque's server_limits.h
 
 
 class BadValue(ValueError):
@@ -45,12 +46,17 @@ class JobId:
 
     @property
     def safe(self) -> str:
-        """The id as a name for files, containers and cgroups, where it can be that of mom's own file prefix:
-        ``16[0].vm`` becomes ``16-0.vm``."""
+        """The id as a name for files, containers and cgroups of our own: ``16[0].vm`` becomes ``16-0.vm``; a long one
+        ends in a hash."""
         name = _UNSAFE.sub("_", self.text.replace("[", "-").replace("]", ""))
         if len(name) <= _NAME_LIMIT:
             return name
         return f"{name[:_NAME_LIMIT - 13]}-{hashlib.sha256(self.text.encode()).hexdigest()[:12]}"
+
+    @property
+    def file_prefix(self) -> str:
+        """What mom's own files of the job are called: ``16[0].vm`` becomes ``16-0.vm``, a long one is cut."""
+        return self.text.replace("[", "-").replace("]", "")[:_JOB_BASE]
 
 
 def parse_job_id(text: str) -> JobId:
@@ -413,3 +419,4 @@ class Job:
     interactive: bool
     slots_here: int
     slots_total: int
+    job_file: str | None = None  # the name of its .JB where that was found already

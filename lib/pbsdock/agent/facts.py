@@ -7,6 +7,7 @@ import pwd
 import stat
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pbsdock import torque
@@ -28,17 +29,20 @@ def from_prologue(args: torque.PrologueArgs, env: Mapping[str, str], node: str) 
     )
 
 
-def from_job_file(file: torque.JobFile, node: str, env: Mapping[str, str], mom_priv: Path) -> torque.Job:
-    """Build the job of a live .JB; *env* is the run hook's and used for TMPDIR and the node file's paths only."""
+def from_job_file(
+    name: str, file: torque.JobFile, node: str, env: Mapping[str, str], mom_priv: Path
+) -> torque.Job:
+    """Build the job of a live .JB of that *name*; *env* is the run hook's, used for TMPDIR and the node file only."""
     variables = dict(file.variables)
     here, total = torque.slots_on(file.exec_host, node) if file.exec_host else (1, 1)
     tmpdir = _users_own(env.get("TMPDIR"), file.job_id.text, pwd.getpwnam(file.user).pw_uid)
-    return _job(
+    job = _job(
         file.job_id, file.user, file.name, file.resources, file.queue, "", script_path=None,
         work_dir=variables.get("PBS_O_WORKDIR"), tmpdir=tmpdir,
         nodefile=_moms_own(env.get("PBS_NODEFILE"), file.job_id.text, mom_priv.parent / "aux"), interactive=True,
         slots_here=max(1, here), slots_total=max(1, total, here),
     )
+    return replace(job, job_file=name)
 
 
 def _job(
@@ -94,24 +98,12 @@ def _slots_in(nodefile: Path, node: str) -> tuple[int, int] | None:
 
 
 def job_file_name(job: torque.Job) -> str:
-    """The name of mom's .JB: the script's own prefix where there is one (arrays, long ids), else the safe id."""
+    """The name of mom's .JB: as found, else by the script's own prefix (arrays, long ids), else by the id."""
+    if job.job_file:
+        return job.job_file
     if job.script_path and job.script_path.endswith(".SC"):
         return os.path.basename(job.script_path)[:-3] + ".JB"
-    return f"{job.id.safe}.JB"
-
-
-def find_job_file(directory: Path, job_id: torque.JobId) -> torque.JobFile | None:
-    """Read the .JB of a live job, by name or, for shortened names, by what is in it; None if there is none."""
-    direct = directory / f"{job_id.safe}.JB"
-    candidates = [direct] if direct.exists() else sorted(directory.glob("*.JB"))
-    for path in candidates:
-        try:
-            file = torque.parse_jb(path.read_bytes())
-        except (OSError, torque.BadValue):
-            continue
-        if file.job_id.text == job_id.text:
-            return file
-    return None
+    return f"{job.id.file_prefix}.JB"
 
 
 def shell_chosen(directory: Path, record: Record, argv: tuple[str, ...]) -> bool:

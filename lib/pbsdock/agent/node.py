@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pbsdock import wire
 from pbsdock.agent import health
 from pbsdock.agent.attempts import Attempts
+from pbsdock.agent.job_files import JobFiles
 from pbsdock.agent.locks import Locks
 from pbsdock.agent.planning import Planning
 from pbsdock.agent.process import stat
@@ -95,6 +96,7 @@ class Node:
         self.stores = Stores(config, self.owner, self.emit)
         self.running: dict[str, Running] = {}  # incarnation, or exec id for a task
         self.spawner = Spawner(paths.lib)
+        self.job_files = JobFiles(paths.mom_jobs)
         self.staging: dict[str, Work] = {}  # by incarnation
         self._cgroups: JobCgroup | None = None
         self._locks = Locks()

@@ -11,13 +11,15 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pbsdock import torque, wire
 from pbsdock.agent import facts, prepare, stage
 from pbsdock.agent.finish import AWAY, begin_stage_out, finish
-from pbsdock.agent.manners import Manners
+from pbsdock.agent.manners import Held, Manners, cost
+from pbsdock.agent.memory import few_arenas
 from pbsdock.agent.node import Node, Running, alive
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
     from pbsdock.credentials.secret import Secret
 
 _FIRST_MESSAGE_S = 10.0
+_ROOM_S = 120.0  # how long a request waits until its user's others have been answered
+_JOB_FILE_S = 5.0  # how long mom's file of a job that has just begun is waited for
+_AWAITED = 32  # such waits of one user at a time
 _TASK = re.compile(r"[0-9a-f]{64}")  # the engine's name of an exec
 _EVENT_S = 0.3  # how long the engine's own event of an end is waited for
 _SIGNALS = frozenset({
@@ -68,9 +73,19 @@ class Connection:
 
     def serve(self) -> None:
         """Answer messages until the client goes."""
-        while (message := self._recv()) is not None:
+        while self._serve_one():
+            pass
+
+    def _serve_one(self) -> bool:
+        """Answer one message, and keep nothing of it; False if the client goes."""
+        if (size := self._announced()) is None:
+            return False
+        self.manners.wait(self.peer.uid)
+        with self.manners.held(self.peer.uid) as held:
+            message = self._recv(size, held)
+            if message is None:
+                return False
             self.socket.settimeout(None)
-            self.manners.wait(self.peer.uid)
             try:
                 self._handle(message)
             except Refusal as error:
@@ -82,22 +97,29 @@ class Connection:
             except torque.BadValue as error:  # told, not hung up on: a hook would take silence for a dead agent
                 self.node.emit("client.refused", level="warning", uid=self.peer.uid, reason=str(error))
                 self._answer(wire.Message("refused", code="bad-request", sentence=str(error)))
+        return True
 
-    def _recv(self) -> wire.Message | None:
+    def _announced(self) -> int | None:
         # Only a run hook whose job runs has a reason to be silent for long.
         waits = self.running is not None and not self.running.over.is_set()
         header = self._exactly(wire.HEADER, None if waits else _FIRST_MESSAGE_S)
-        if header is None:
+        return None if header is None else wire.length(header, self.node.config.agent.message_bytes)
+
+    def _recv(self, size: int, held: Held) -> wire.Message | None:
+        # What is not read yet lies in the client's own memory: it may wait there for room here.
+        if not held.grow(cost(size, 0), _ROOM_S):
+            self._too_much()
             return None
-        size = wire.length(header, self.node.config.agent.message_bytes)
-        if not self.manners.take(self.peer.uid, size):
-            self.node.emit("client.refused", level="warning", uid=self.peer.uid, reason="too many bytes under way")
+        payload = self._exactly(size, self.node.config.agent.request_timeout_s)
+        if payload is None:
             return None
-        try:
-            payload = self._exactly(size, self.node.config.agent.request_timeout_s)
-            return None if payload is None else wire.decode(payload)
-        finally:
-            self.manners.give(self.peer.uid, size)
+        if not held.grow(cost(size, payload.count(b"\0") + 1), _ROOM_S):
+            self._too_much()
+            return None
+        return wire.decode(payload)
+
+    def _too_much(self) -> None:
+        self.node.emit("client.refused", level="warning", uid=self.peer.uid, reason="too many bytes under way")
 
     def _exactly(self, size: int, seconds: float | None) -> bytes | None:
         """So many bytes, all of them within *seconds*: a byte now and then does not keep a connection."""
@@ -264,29 +286,53 @@ class Connection:
         if record.state == "refused":
             refusal = record.refusal or {}
             raise Refusal(refusal.get("code", "refused"), refusal.get("sentence", "refused"))
-        self._await_stage_in(record)
-        with self.node.job_lock(record.job_id, 120.0):
-            if message.number("again"):
-                discard_half_started(self.node, record, message)
-            if record.state == "ready":
-                running, stream = start_job(self.node, record, message, self.peer.pid)
-            elif record.state == "running":
-                running, stream = start_task(self.node, record, message)
-            else:
-                raise Refusal("job-over", f"job {record.job_id} is over; nothing can be started in it any more")
+        with self._in_turn(record, message):
+            self._await_stage_in(record)
+            with self.node.job_lock(record.job_id, 120.0):
+                running, stream = self._started(record, message)
         if record.facts.get("nodes", 1) > 1 and not running.exec_id:
             self._notify("tasks on the other nodes of this job run there without the container")
         if lost := record.facts.pop("cwd_lost", None):
             self._notify(f"the job's directory {lost} is not in the container; it starts in /")
         self.running = running
         with stream:
-            running.connection = self.socket
-            self._answer(
-                wire.Message("started", pid=running.pid, task=running.exec_id, pbs_track=self._pbs_track(record)),
-                [stream.fileno()],
+            started = wire.Message(
+                "started", pid=running.pid, task=running.exec_id, pbs_track=self._pbs_track(record)
             )
+            with running.lock:  # a task that is over in a moment: its end is told after its start
+                self._answer(started, [stream.fileno()])
+                running.connection = self.socket
+                over = running.ended
+            if over is not None:
+                self._answer(over)
+                record.facts.pop("untold", None)
         if record.facts.get("tty") and not running.exec_id:
             self._resize(message)
+
+    @contextmanager
+    def _in_turn(self, record: Record, message: wire.Message) -> Iterator[None]:
+        """One start of a prepared job's shell at a time: mom asks once, and there are no tasks before it runs.
+
+        One more may be asked for in its place when an agent or engine was lost. Where there was no prologue (a task on
+        another node of the job) all tasks ask at once, and whichever is first is the container's. Raises Refusal.
+        """
+        if record.state != "ready" or not record.script_path:
+            yield
+            return
+        most = 2 if message.number("again") else 1
+        with self.manners.under_way(("start", record.incarnation), most) as granted:
+            if not granted:
+                raise Refusal("busy", f"job {record.job_id} is being started already")
+            yield
+
+    def _started(self, record: Record, message: wire.Message) -> tuple[Running, socket.socket]:
+        if message.number("again"):
+            discard_half_started(self.node, record, message)
+        if record.state == "ready":
+            return start_job(self.node, record, message, self.peer.pid)
+        if record.state == "running":
+            return start_task(self.node, record, message)
+        raise Refusal("job-over", f"job {record.job_id} is over; nothing can be started in it any more")
 
     def _await_stage_in(self, record: Record) -> None:
         """Wait without the job's lock, which an epilogue may want meanwhile."""
@@ -307,15 +353,25 @@ class Connection:
         if not directive:
             return None
         job_id = torque.parse_job_id(message.text("job"))
-        deadline = time.monotonic() + 5.0
-        while (file := facts.find_job_file(self.node.paths.mom_jobs, job_id)) is None:
-            if time.monotonic() > deadline:
-                raise Refusal("no-such-job", f"job {job_id.text} is not alive on {self.node.name}")
-            time.sleep(0.02)
+        name, file = self.node.job_files.find(job_id) or self._await_job_file(job_id)
         if file.uid != self.peer.uid:
             raise Refusal("not-your-job", f"job {job_id.text} belongs to another user")
-        job = facts.from_job_file(file, self.node.name, _env(message), self.node.paths.mom_priv)
+        job = facts.from_job_file(name, file, self.node.name, _env(message), self.node.paths.mom_priv)
         return prepare.on_demand(self.node, job, directive, self._notify, file.wrong)
+
+    def _await_job_file(self, job_id: torque.JobId) -> tuple[str, torque.JobFile]:
+        """A job's .JB may come a moment after its shell. Raises Refusal if it does not, or too many are waited for."""
+        gone = Refusal("no-such-job", f"job {job_id.text} is not alive on {self.node.name}")
+        with self.manners.under_way(("job file", self.peer.uid), _AWAITED) as granted:
+            if not granted:
+                raise gone
+            pause, deadline = 0.02, time.monotonic() + _JOB_FILE_S
+            while time.monotonic() < deadline:
+                time.sleep(pause)
+                pause = min(2 * pause, 0.32)
+                if (found := self.node.job_files.find(job_id)) is not None:
+                    return found
+        raise gone
 
     def _pbs_track(self, record: Record) -> str:
         for path in _PBS_TRACK:
@@ -514,7 +570,7 @@ class Door:
         except torque.BadValue as error:
             self.node.emit("client.refused", level="warning", uid=peer.uid, reason=str(error))
         except Exception as error:
-            self.node.emit("agent.error", level="error", where="connection", reason=repr(error)[:500])
+            self.node.emit("agent.error", level="error", where="connection", uid=peer.uid, reason=repr(error)[:500])
         finally:
             if served.running is not None and served.running.connection is connection:
                 served.running.connection = None
@@ -551,6 +607,7 @@ def serve(paths: Paths, service: Service) -> int:
     except (ConfigError, OSError) as error:
         service.turn_away()
         return _unusable(paths, "bad-configuration", f"the configuration is not usable: {error}")
+    few_arenas()
     events = EventStream.from_config(config.events, paths.log_dir, socket.gethostname())
     ledger = Ledger(paths.state_dir / "jobs")
     node = Node(paths, config, events, ledger)
@@ -599,6 +656,7 @@ def _note_stores(paths: Paths, config: Config) -> None:
 
 def _stop(node: Node, service: Service) -> None:
     service.stopping()
+    node.events.tell_limited(now=True)
     node.emit("agent.stopped", pid=os.getpid())
     os._exit(0)
 

@@ -10,6 +10,7 @@ from typing import Any
 import requests.exceptions
 
 from pbsdock.agent.finish import finish
+from pbsdock.agent.memory import heap
 from pbsdock.agent.node import Node, Running, alive
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.start import finish_task
@@ -130,6 +131,8 @@ class Watcher:
         while not self.stop.wait(_LOOK_S):
             try:
                 self.look()
+                self.node.events.tell_limited()
+                heap.tidy()
                 now = time.monotonic()
                 if now >= next_probe:
                     next_probe = now + 5.0

@@ -18,7 +18,7 @@ class Spool:
     def __init__(self, mom_priv: Path, job: Job) -> None:
         self.mom_priv = mom_priv
         self.job = job
-        top, prefix = mom_priv.parent, job.id.safe
+        top, prefix = mom_priv.parent, job.id.file_prefix
         self.script = mom_priv / "jobs" / f"{prefix}.SC"
         self.job_file = mom_priv / "jobs" / f"{prefix}.JB"
         self.task_file = mom_priv / "jobs" / f"{prefix}.TK"
@@ -92,15 +92,15 @@ def job_file(job: Job, session: int | None, exit_status: int, start_time: int) -
         _attribute("Join_Path", "n"), _attribute("Keep_Files", "n"), _attribute("mtime", str(start_time)),
         f"    <Resource_List>\n{resources}    </Resource_List>\n",
         _attribute("session_id", str(session), 9) if session is not None else "",
-        _attribute("Variable_List", joined), _attribute("euser", job.entry.pw_name),
-        _attribute("egroup", job.group, 5), _attribute("hashname", job.id.safe), _attribute("cookie", job.cookie),
+        _attribute("Variable_List", joined), _attribute("euser", job.entry.pw_name), _attribute("egroup", job.group, 5),
+        _attribute("hashname", job.id.file_prefix), _attribute("cookie", job.cookie),
         _attribute("start_time", str(start_time)), _attribute("fault_tolerant", "0"), _attribute("job_radix", "0"),
         _attribute("request_version", "1"),
     ]  # fmt: skip
     text = (
         '<?xml version="1.0"?>\n<job>\n  <version>131842</version>\n  <state>4</state>\n  <substate>42</substate>\n'
         f"  <server_flags>65569</server_flags>\n  <start_time>{start_time}</start_time>\n"
-        f"  <jobid>{escape(job.id.text)}</jobid>\n  <fileprefix>{escape(job.id.safe)}</fileprefix>\n  <queue/>\n"
+        f"  <jobid>{escape(job.id.text)}</jobid>\n  <fileprefix>{escape(job.id.file_prefix)}</fileprefix>\n  <queue/>\n"
         "  <destination_queue/>\n  <record_type>3</record_type>\n  <svr_addr>0</svr_addr>\n"
         f"  <exit_status>{exit_status}</exit_status>\n  <execution_uid>{job.entry.pw_uid}</execution_uid>\n"
         f"  <execution_gid>{job.entry.pw_gid}</execution_gid>\n  <attributes>\n{''.join(attributes)}  </attributes>\n"
