@@ -7,9 +7,10 @@ it cannot hand over a stream: its buffered reader may swallow the first bytes.
 from __future__ import annotations
 
 import http.client
-import select
 import socket
 import threading
+
+from pbsdock.waiting import readable
 
 
 class _Connection(http.client.HTTPConnection):
@@ -25,7 +26,7 @@ class _Connection(http.client.HTTPConnection):
     @property
     def alive(self) -> bool:
         """Whether it can be used again: an idle connection with something to read is one the engine has closed."""
-        return self.sock is not None and not select.select([self.sock], [], [], 0)[0]
+        return self.sock is not None and not readable(self.sock.fileno(), 0.0)
 
 
 class Pool:

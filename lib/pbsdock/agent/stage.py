@@ -118,9 +118,11 @@ def begin_out(
     work = node.staging[running.record.incarnation] = Work()
 
     def act() -> None:
-        _stage_out(node, running.record, work)
-        conclude(node, running)
-        work.over.set()
+        try:
+            _stage_out(node, running.record, work)
+            conclude(node, running)
+        finally:
+            work.over.set()  # whoever waits must be let go
         tidy(node, running.record)
 
     threading.Thread(target=act, name="stage-out", daemon=True).start()
