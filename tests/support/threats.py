@@ -24,7 +24,7 @@ ROWS = {
     23: "processes, descriptors, memory", 24: "disk", 25: "tags and names of images", 26: "between check and start",
     27: "known escapes", 28: "hostile registries", 29: "registry credentials", 30: "networks", 31: "devices",
     32: "the event stream", 33: "hangs and floods", 34: "mom's trust in ports", 35: "predictable names",
-    36: "mount propagation",
+    36: "mount propagation", 39: "shared threads held up",
 }  # fmt: skip
 _NAMED = re.compile(r"/test_t(\d\d)_")
 _counts: dict[int, Counter[str]] = {number: Counter() for number in ROWS}

@@ -15,6 +15,7 @@ from pbsdock import wire
 from pbsdock.waiting import hung_up, readable, writable
 
 _AT_ONCE = 1 << 20
+_LONG_S = 3600.0  # and then once more
 
 
 class ClientGone(Exception):
@@ -51,8 +52,9 @@ class Channel:
         return bytes(parts)
 
     def _await_more(self, deadline: float | None) -> None:
-        left = 3600.0 if deadline is None else deadline - time.monotonic()
-        if (left <= 0 or not readable(self._socket.fileno(), left)) and deadline is not None:
+        if deadline is None:
+            readable(self._socket.fileno(), _LONG_S)
+        elif (left := deadline - time.monotonic()) <= 0 or not readable(self._socket.fileno(), left):
             raise ClientGone("it says no more")
 
     def send(self, message: wire.Message, fds: Sequence[int] = (), *, wait_s: float = 0.0) -> None:
