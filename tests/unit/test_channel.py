@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -14,14 +15,16 @@ from typing import Any
 import pytest
 
 from pbsdock import wire
-from pbsdock.agent import prepare
+from pbsdock.agent import prepare, stage
 from pbsdock.agent.channel import Channel, ClientGone
 from pbsdock.agent.manners import Manners
 from pbsdock.agent.node import Running
 from pbsdock.agent.pulse import Pulse
 from pbsdock.agent.server import Connection, Peer
 from pbsdock.agent.streams import Streams
+from pbsdock.agent.workers import Worker
 from pbsdock.ledger import Record
+from pbsdock.staging.order import Order
 from pbsdock.waiting import hung_up, readable, writable
 
 _BIG = wire.Message("notice", sentence=b"x" * 3_000_000)
@@ -194,6 +197,24 @@ def test_what_was_begun_is_released_whatever_happens(monkeypatch: pytest.MonkeyP
         prepare._prepare(node, job, SimpleNamespace(), b"", lambda _: None, 0.0)  # type: ignore[arg-type]
 
     assert released == [record.incarnation]
+
+
+def test_a_worker_that_is_stopped_does_not_hold_up_a_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user may stop a process of theirs. A program that does nothing stands here for one that was stopped."""
+    monkeypatch.setattr(stage, "_UNDO_S", 0.3)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(["sleep", "60"], pass_fds=[theirs.fileno()])
+    node: Any = SimpleNamespace(spawner=SimpleNamespace(worker=lambda: Worker(ours, os.pidfd_open(process.pid))))
+    order = Order(
+        direction="undo", uid=1, gid=1, groups=(), mark="m", items=(), stores={}, uploads=(), keep="/k", patience_s=1.0
+    )
+    began = time.monotonic()
+    with pytest.raises(stage.StageFailed, match="killed"):
+        stage._obeyed(node, _record(), SimpleNamespace(), order, stage.Work())  # type: ignore[arg-type]
+
+    assert time.monotonic() - began < 10
+    assert process.wait(5) == -9
 
 
 # -- streams ----------------------------------------------------------------------------------------------------------
