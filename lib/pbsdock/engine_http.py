@@ -13,6 +13,9 @@ import threading
 from pbsdock.waiting import readable
 
 
+_KEPT = 16  # idle connections: a rush must not cost the engine descriptors for ever after
+
+
 class _Connection(http.client.HTTPConnection):
     def __init__(self, path: str, timeout_s: float) -> None:
         super().__init__("docker", timeout=timeout_s)
@@ -49,11 +52,12 @@ class Pool:
         except BaseException:
             connection.close()
             raise
-        if answer.will_close:
-            connection.close()
-        else:
-            with self._lock:
+        with self._lock:
+            is_kept = not answer.will_close and len(self._idle) < _KEPT
+            if is_kept:
                 self._idle.append(connection)
+        if not is_kept:
+            connection.close()
         return answer.status, content
 
     def _take(self) -> _Connection:

@@ -35,7 +35,7 @@ def _prepared(instance: Instance, user: str) -> Trial:
 
 def test_the_last_thing_the_agent_talks_to(instance: Instance) -> None:
     """The job of a client that reads nothing is taken away from it: the reaper, whose word it does not read, goes on."""
-    with _configured(instance, "[reaper]\nperiod_s = 1\ngrace_s = 1\n"):
+    with _configured(instance, "[reaper]\nperiod_s = 1\ngrace_s = 8\n"):
         trial = _prepared(instance, ATTACKER)
         with begin_as(instance, """
             link = Link(sys.argv[1], 20.0)
@@ -59,10 +59,10 @@ def test_the_last_thing_the_agent_talks_to(instance: Instance) -> None:
             try:
                 assert process.stdout is not None
                 assert process.stdout.readline().split()[0] in ("ready", "over")
-                trial.job_file.unlink()
+                trial.job_file.unlink(missing_ok=True)
                 wait_until("its job is reaped", lambda: not instance.present(), 30)
                 other = _prepared(instance, USERS[0])
-                other.job_file.unlink()
+                other.job_file.unlink(missing_ok=True)
                 wait_until("the reaper goes on", lambda: not instance.present(), 30)
                 assert works(instance)
                 assert is_healthy(instance)
