@@ -12,7 +12,6 @@ import threading
 
 from pbsdock.waiting import readable
 
-
 _KEPT = 16  # idle connections: a rush must not cost the engine descriptors for ever after
 
 
