@@ -71,7 +71,8 @@ class Engine:
     def _pooled(self) -> Any:
         with self._lock:
             if self._client is None:
-                if time.monotonic() < self._hung_until:  # whoever had the lock has waited for all who stand here
+                # Whoever had the lock has waited for all who stand here.
+                if self.down_because is not None and time.monotonic() < self._hung_until:
                     raise NodeFault("engine-unreachable", f"the Docker engine does not answer: {self.down_because}")
                 self._client = self._connect("auto", self.timeout_s)
             return self._client
