@@ -71,6 +71,9 @@ class Engine:
     def _pooled(self) -> Any:
         with self._lock:
             if self._client is None:
+                # Whoever had the lock has waited for all who stand here.
+                if self.down_because is not None and time.monotonic() < self._hung_until:
+                    raise NodeFault("engine-unreachable", f"the Docker engine does not answer: {self.down_because}")
                 self._client = self._connect("auto", self.timeout_s)
             return self._client
 
@@ -180,8 +183,8 @@ class Engine:
 
     def exec_inspect(self, exec_id: str) -> dict[str, Any]:
         """Inspect an exec."""
-        with self._guard("exec inspect") as client:
-            return dict(client.exec_inspect(exec_id))
+        # Not by the SDK, which keeps a connection for each address it has asked, so for each exec.
+        return dict(self._ask("exec inspect", "GET", f"/exec/{quote(exec_id)}/json"))
 
     def attach(self, container: str) -> socket.socket:
         """Open the container's streams; the socket is past the HTTP header and nothing of the stream is read."""

@@ -7,9 +7,12 @@ it cannot hand over a stream: its buffered reader may swallow the first bytes.
 from __future__ import annotations
 
 import http.client
-import select
 import socket
 import threading
+
+from pbsdock.waiting import readable
+
+_KEPT = 16  # idle connections: a rush must not cost the engine descriptors for ever after
 
 
 class _Connection(http.client.HTTPConnection):
@@ -25,7 +28,7 @@ class _Connection(http.client.HTTPConnection):
     @property
     def alive(self) -> bool:
         """Whether it can be used again: an idle connection with something to read is one the engine has closed."""
-        return self.sock is not None and not select.select([self.sock], [], [], 0)[0]
+        return self.sock is not None and not readable(self.sock.fileno(), 0.0)
 
 
 class Pool:
@@ -48,11 +51,12 @@ class Pool:
         except BaseException:
             connection.close()
             raise
-        if answer.will_close:
-            connection.close()
-        else:
-            with self._lock:
+        with self._lock:
+            is_kept = not answer.will_close and len(self._idle) < _KEPT
+            if is_kept:
                 self._idle.append(connection)
+        if not is_kept:
+            connection.close()
         return answer.status, content
 
     def _take(self) -> _Connection:

@@ -8,6 +8,10 @@ from typing import Any
 EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "agent.started": ("The agent answers from now on.", ("pid", "version")),
     "agent.stopped": ("The agent was told to stop.", ("pid",)),
+    "agent.stuck": (
+        "A thread that serves all jobs hangs (seconds: at one thing; 0: it has ended); the agent is started anew.",
+        ("thread", "seconds"),
+    ),
     "agent.adopted": ("After a restart the agent goes on with the records it found.", ("records", "running")),
     "agent.error": ("Something unforeseen, survived.", ("where", "reason", "uid")),
     "client.refused": ("A client asked for what is not its own.", ("uid", "op", "reason")),

@@ -46,7 +46,9 @@ def write_all(fd: int, data: memoryview) -> None:
         try:
             data = data[os.write(fd, data) :]
         except BlockingIOError:
-            select.select([], [fd], [])
+            poller = select.poll()
+            poller.register(fd, select.POLLOUT)
+            poller.poll()
         except InterruptedError:
             continue
 

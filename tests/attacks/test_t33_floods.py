@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -312,4 +313,35 @@ def test_an_engine_that_never_answers(instance: Instance) -> None:
     assert plain.stdout == b"plain\n"
     subprocess.run([str(instance.root / "opt/pbsdock/hooks/node-check")], check=True, capture_output=True)
     wait_until("the node is back", lambda: is_healthy(instance), 40)
+    assert works(instance)
+
+
+def test_more_descriptors_than_select_knows(instance: Instance) -> None:
+    """With 1,100 connections open, what the agent opens next has numbers above 1023: jobs run all the same."""
+    with impatient(instance, "[agent]\nmax_connections = 6000\nrequest_timeout_s = 120\n") as (agent, before):
+        with begin_as(instance, """
+            import resource
+            resource.setrlimit(resource.RLIMIT_NOFILE, (2000, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+            held = []
+            for number in range(1100):
+                one = socket.socket(socket.AF_UNIX)
+                one.connect(sys.argv[1])
+                one.sendall((100).to_bytes(4, "big"))
+                held.append(one)
+            print("ready", flush=True)
+            time.sleep(100)
+        """) as process:  # fmt: skip
+            try:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "ready\n"
+                wait_until("they are open", lambda: _descriptors(agent) > before + 1090)
+                for _ in range(3):  # at once: the engine is asked by new connections, which are kept and asked again
+                    with ThreadPoolExecutor(6) as pool:
+                        assert all(pool.map(lambda _: works(instance), range(6)))
+                done = instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\necho out; sleep 0.5; echo err >&2; exit 3\n")
+                assert (done.exit_status, done.stdout, done.stderr) == (3, b"out\n", b"err\n")
+                assert _descriptors(agent) > before + 1090
+                assert is_healthy(instance)
+            finally:
+                process.kill()
     assert works(instance)

@@ -31,11 +31,14 @@ sys.path.insert(0, LIBRARY)
 from pbsdock import engine, engine_http, pins  # noqa: E402 - found only through the line above
 from pbsdock.agent import daemon, finish, node, prepare, release, server, stage, watch  # noqa: E402
 from pbsdock.agent.planning import Planning  # noqa: E402
+from pbsdock.agent.pulse import Pulse  # noqa: E402
+from pbsdock.agent.streams import Streams  # noqa: E402
 from pbsdock.config import Config  # noqa: E402
 from pbsdock.events import EventStream  # noqa: E402
 from pbsdock.paths import Paths  # noqa: E402
 
-_PLAIN = (Config, EventStream, Paths, Planning)  # what a node holds that does nothing to the world, or only tells of it
+# What a node holds that does nothing to the world, or only tells of it, or closes what is open.
+_PLAIN = (Config, EventStream, Paths, Planning, Pulse, Streams)
 _PATIENCE_S = 60.0
 _real_time = time.time
 

@@ -110,3 +110,19 @@ def test_without_a_manager_nothing_is_said() -> None:
     """An agent that a hook started has nobody to tell."""
     Service().ready("/nowhere")
     Service().stopping()
+
+
+def test_no_sign_of_life_while_a_thread_hangs(manager: socket.socket, door: socket.socket, tmp_path: Path) -> None:
+    """Answering at the door is not enough: who does the rest must be well too."""
+    service = Service.take({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}, 7)
+
+    def serve() -> None:
+        for _ in range(6):
+            door.accept()[0].close()
+
+    threading.Thread(target=serve, daemon=True).start()
+    service.ready(str(tmp_path / "door"), lambda: False)
+    assert manager.recv(64) == b"READY=1"
+    manager.settimeout(1.0)
+    with pytest.raises(TimeoutError):
+        manager.recv(64)

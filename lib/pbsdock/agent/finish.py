@@ -50,7 +50,7 @@ def finish(node: Node, running: Running, said: int | None = None) -> None:
             # Told first: should the agent die before the record is saved, the next one asks the engine again.
             _tell(running)
             record.state = "ended"
-        node.ledger.save(record)
+        _save(node, record)
         if killed:
             node.emit("container.oom", record, level="warning", limit_bytes=_limit(record),
                       peak_bytes=usage.get("memory_peak_bytes"))
@@ -71,7 +71,15 @@ def _conclude(node: Node, running: Running) -> None:
     if record.state == "staging":
         _tell(running)
         record.state = "ended"
+        _save(node, record)
+
+
+def _save(node: Node, record: Record) -> None:
+    """Write it down if the disk takes it: what is to come next must not wait for that, nor the run hook for ever."""
+    try:
         node.ledger.save(record)
+    except OSError as error:
+        node.emit("agent.error", record, level="error", where="ledger", reason=str(error)[:300])
 
 
 def _tell(running: Running) -> None:
@@ -88,7 +96,7 @@ def _tidy(node: Node, record: Record) -> None:
         if record.state == "ended":
             for failure in tear_down(node, record):
                 node.emit("release.failed", record, level="warning", reason=failure, phase="run")
-            node.ledger.save(record)
+            _save(node, record)
 
 
 def _state(node: Node, running: Running, said: int | None) -> dict[str, Any] | None:

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 from pbsdock import wire
 from pbsdock.agent import health
 from pbsdock.agent.attempts import Attempts
+from pbsdock.agent.channel import Channel, ClientGone
 from pbsdock.agent.job_files import JobFiles
 from pbsdock.agent.locks import Locks
 from pbsdock.agent.planning import Planning
 from pbsdock.agent.process import stat
+from pbsdock.agent.pulse import Pulse
 from pbsdock.agent.shell import awaits_script
 from pbsdock.agent.stores import Stores
+from pbsdock.agent.streams import Streams
 from pbsdock.agent.workers import Spawner
 from pbsdock.cgroup.base import JobCgroup
 from pbsdock.cgroup.detect import choose
@@ -43,19 +46,25 @@ _CONFIRMED_S = 5.0
 
 @dataclass(slots=True)
 class Running:
-    """A job or TM task whose run hook waits for the end. ``send`` may be called from any thread."""
+    """A job or TM task whose run hook waits for the end; any thread may end it."""
 
     record: Record
     exec_id: str = ""
     pid: int = 0
-    connection: socket.socket | None = None
+    channel: Channel | None = None  # the run hook's, who alone may speak for this run
     ended: wire.Message | None = None
     engine_was_lost: bool = False
+    restoring: Channel | None = None  # for whom a thread is at work to open new streams
     stream_lost_at: float | None = None  # since when nobody reads the container's output; seconds since the epoch
     out_of_memory: bool = False  # the engine has said so; a process was killed, not necessarily the first one
     gone_since: float | None = None  # since when the kernel has no such first process; monotonic seconds
     lock: threading.Lock = field(default_factory=threading.Lock)
     over: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def key(self) -> str:
+        """What it is known by: the task's exec, or the job's incarnation."""
+        return self.exec_id or self.record.incarnation
 
     def awaits_script(self) -> bool:
         """Whether its shell has run nothing and never will; takes a moment to be sure of."""
@@ -63,22 +72,34 @@ class Running:
 
     def end(self, message: wire.Message) -> bool:
         """Tell the run hook how it ended, and whoever waits for that here; returns whether the hook was there."""
-        self.ended = message
-        told = self.send(message)
+        with self.lock:
+            self.ended = message
+            told = self._send(message)
         self.over.set()
         return told
 
-    def send(self, message: wire.Message) -> bool:
-        """Send to the run hook if it is there; a hook that is gone comes back and asks."""
+    def _send(self, message: wire.Message) -> bool:
+        """Send to the run hook if it is there, without waiting: a hook that is gone comes back and asks."""
+        if self.channel is None:
+            return False
+        try:
+            self.channel.send(message)
+        except ClientGone:
+            self.channel = None
+            return False
+        return True
+
+    def join(self, channel: Channel) -> wire.Message | None:
+        """From now on the run hook is at the other end of *channel*; returns the end it may have missed."""
         with self.lock:
-            if self.connection is None:
-                return False
-            try:
-                self.connection.sendall(wire.encode(message))
-            except OSError:
-                self.connection = None
-                return False
-            return True
+            self.channel = channel
+            return self.ended
+
+    def leave(self, channel: Channel) -> None:
+        """The connection is over; another may have taken its place."""
+        with self.lock:
+            if self.channel is channel:
+                self.channel = None
 
 
 class Node:
@@ -95,6 +116,8 @@ class Node:
         self.images = Images(self.engine.client, self.engine.inspect_image, self.emit)
         self.stores = Stores(config, self.owner, self.emit)
         self.running: dict[str, Running] = {}  # incarnation, or exec id for a task
+        self.streams = Streams()
+        self.pulse = Pulse()
         self.spawner = Spawner(paths.lib)
         self.job_files = JobFiles(paths.mom_jobs)
         self.staging: dict[str, Work] = {}  # by incarnation
@@ -119,6 +142,7 @@ class Node:
             self.emit("engine.back")
         else:
             self.emit("engine.lost", level="error", reason=why)
+            self.streams.engine_lost()
             for one in list(self.running.values()):
                 one.engine_was_lost = True
 
@@ -133,6 +157,12 @@ class Node:
     def owner(self) -> str:
         """This instance on this node; two nodes that share an engine do not share it."""
         return f"{self.paths.instance}@{self.name}"
+
+    def tasks(self, record: Record) -> int:
+        """How many tasks of a job the engine has something open for."""
+        running = [one for one in list(self.running.values()) if one.exec_id]
+        mine = {one.key for one in running if one.record.incarnation == record.incarnation}
+        return len(mine | self.streams.tasks(record.incarnation))
 
     def labels(self, record: Record) -> dict[str, str]:
         """Labels of a job's container."""

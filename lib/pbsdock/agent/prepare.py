@@ -252,9 +252,9 @@ def _prepare(
         node.ledger.create(record)
     finally:
         node.promised.pop(record.incarnation, None)  # its record tells of them now
-    node.mark(record)
-    node.emit("job.planned", record, image=plan.image, queue=plan.queue, network=plan.network, phase="prologue")
     try:
+        node.mark(record)
+        node.emit("job.planned", record, image=plan.image, queue=plan.queue, network=plan.network, phase="prologue")
         _carry_out(node, job, record, plan, script, notify, began)
     except Refusal as error:
         return refuse(node, record, error)
@@ -263,6 +263,9 @@ def _prepare(
         if isinstance(error, NodeFault):
             raise
         raise NodeFault("prepare-failed", f"preparing job {job.id.text} failed on {node.name}: {error}") from error
+    except BaseException:
+        release(node, record, why="prologue-failed")
+        raise
     return record
 
 

@@ -48,10 +48,10 @@ def release(node: Node, record: Record, *, why: str, keep: bool = False) -> bool
 def _tell_run_hook(node: Node, record: Record, why: str) -> None:
     """Let a run hook that still waits go: its container was taken away from under it."""
     running = node.running.pop(record.incarnation, None)
-    if running is None or running.ended is not None:
-        return
-    sentence = f"the container was removed while the job ran ({why}); exit status 137 is not the job's own"
-    running.end(wire.Message("ended", code=137, sentence=sentence))
+    if running is not None and running.ended is None:
+        sentence = f"the container was removed while the job ran ({why}); exit status 137 is not the job's own"
+        running.end(wire.Message("ended", code=137, sentence=sentence))
+    node.streams.end(record.incarnation)
 
 
 def tear_down(node: Node, record: Record) -> list[str]:

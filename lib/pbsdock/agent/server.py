@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pbsdock import torque, wire
-from pbsdock.agent import facts, prepare, stage
+from pbsdock.agent import facts, prepare, stage, vigil
+from pbsdock.agent.channel import Channel, ClientGone
 from pbsdock.agent.finish import AWAY, begin_stage_out, finish
 from pbsdock.agent.manners import Held, Manners, cost
 from pbsdock.agent.memory import few_arenas
@@ -43,6 +44,8 @@ _ROOM_S = 120.0  # how long a request waits until its user's others have been an
 _JOB_FILE_S = 5.0  # how long mom's file of a job that has just begun is waited for
 _AWAITED = 32  # such waits of one user at a time
 _TASK = re.compile(r"[0-9a-f]{64}")  # the engine's name of an exec
+_READ_S = 10.0  # how long a client may take to read an answer
+_ACCEPT_S = 30.0
 _EVENT_S = 0.3  # how long the engine's own event of an end is waited for
 _SIGNALS = frozenset({
     signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT,
@@ -66,7 +69,7 @@ class Connection:
 
     def __init__(self, node: Node, connection: socket.socket, peer: Peer, manners: Manners) -> None:
         self.node = node
-        self.socket = connection
+        self.channel = Channel(connection)
         self.peer = peer
         self.manners = manners
         self.running: Running | None = None
@@ -85,7 +88,6 @@ class Connection:
             message = self._recv(size, held)
             if message is None:
                 return False
-            self.socket.settimeout(None)
             try:
                 self._handle(message)
             except Refusal as error:
@@ -97,12 +99,27 @@ class Connection:
             except torque.BadValue as error:  # told, not hung up on: a hook would take silence for a dead agent
                 self.node.emit("client.refused", level="warning", uid=self.peer.uid, reason=str(error))
                 self._answer(wire.Message("refused", code="bad-request", sentence=str(error)))
+            except (ClientGone, wire.WireError):
+                raise
+            except Exception as error:  # a full disk, no descriptors, a slip of ours: the client is there, and is told
+                self._unforeseen(message.op, error)
         return True
+
+    def _unforeseen(self, op: str, error: Exception) -> None:
+        self.node.emit("agent.error", level="error", where=op, uid=self.peer.uid, reason=repr(error)[:500])
+        what = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        sentence = f"the pbsdock agent of {self.node.name} could not do this: {what}"
+        self._answer(wire.Message("fault", code="agent-error", sentence=sentence))
+
+    def leave(self) -> None:
+        """The client is gone: what it waited for is told to whoever comes back for it."""
+        if self.running is not None:
+            self.running.leave(self.channel)
 
     def _announced(self) -> int | None:
         # Only a run hook whose job runs has a reason to be silent for long.
         waits = self.running is not None and not self.running.over.is_set()
-        header = self._exactly(wire.HEADER, None if waits else _FIRST_MESSAGE_S)
+        header = self.channel.read(wire.HEADER, None if waits else _FIRST_MESSAGE_S)
         return None if header is None else wire.length(header, self.node.config.agent.message_bytes)
 
     def _recv(self, size: int, held: Held) -> wire.Message | None:
@@ -110,7 +127,8 @@ class Connection:
         if not held.grow(cost(size, 0), _ROOM_S):
             self._too_much()
             return None
-        payload = self._exactly(size, self.node.config.agent.request_timeout_s)
+            return None
+        payload = self.channel.read(size, self.node.config.agent.request_timeout_s)
         if payload is None:
             return None
         if not held.grow(cost(size, payload.count(b"\0") + 1), _ROOM_S):
@@ -121,30 +139,18 @@ class Connection:
     def _too_much(self) -> None:
         self.node.emit("client.refused", level="warning", uid=self.peer.uid, reason="too many bytes under way")
 
-    def _exactly(self, size: int, seconds: float | None) -> bytes | None:
-        """So many bytes, all of them within *seconds*: a byte now and then does not keep a connection."""
-        deadline = None if seconds is None else time.monotonic() + seconds
-        parts = bytearray()
-        while len(parts) < size:
-            self.socket.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
-            data = self.socket.recv(min(size - len(parts), 1 << 20))
-            if not data:
-                return None
-            parts += data
-        return bytes(parts)
-
     def _answer(self, message: wire.Message, fds: list[int] | None = None) -> None:
         if "sentence" in message.fields:
             message.fields["sentence"] = [known.clean(one.decode("utf-8", "replace")).encode("utf-8", "replace")
                                           for one in message.fields["sentence"]]
         if fds:
             message.fields["fds"] = [str(len(fds)).encode()]  # the kernel may deliver them with an earlier message
-        socket.send_fds(self.socket, [wire.encode(message)], fds or [])
+        self.channel.send(message, fds or [], wait_s=_READ_S)
 
     def _notify(self, sentence: str) -> None:
         try:
             self._answer(wire.Message("notice", sentence=sentence))
-        except OSError:
+        except ClientGone:
             pass
 
     def _handle(self, message: wire.Message) -> None:
@@ -174,7 +180,7 @@ class Connection:
             record = prepare.failed(self.node, argv, error)
         try:
             self._answer(wire.Message("prepared", state=record.state if record else "none"))
-        except OSError:
+        except ClientGone:
             # Mom has killed the prologue meanwhile, and its epilogue may be over: nobody else would release this.
             if record is not None:
                 with self.node.job_lock(record.job_id, 90.0):
@@ -274,6 +280,7 @@ class Connection:
         return record
 
     def _start(self, message: wire.Message) -> None:
+        self._must_be_free(is_again=bool(message.number("again")))
         if self.peer.uid == 0:
             raise Refusal("root-start", "a job is never started as root; install the run hook as $job_starter only")
         record = self._own(message) or self._on_demand(message)
@@ -294,18 +301,12 @@ class Connection:
             self._notify("tasks on the other nodes of this job run there without the container")
         if lost := record.facts.pop("cwd_lost", None):
             self._notify(f"the job's directory {lost} is not in the container; it starts in /")
-        self.running = running
-        with stream:
-            started = wire.Message(
-                "started", pid=running.pid, task=running.exec_id, pbs_track=self._pbs_track(record)
-            )
-            with running.lock:  # a task that is over in a moment: its end is told after its start
-                self._answer(started, [stream.fileno()])
-                running.connection = self.socket
-                over = running.ended
-            if over is not None:
-                self._answer(over)
-                record.facts.pop("untold", None)
+        started = wire.Message("started", pid=running.pid, task=running.exec_id, pbs_track=self._pbs_track(record))
+        with self.node.streams.giving(running, stream) as fd:
+            self._answer(started, [fd])
+            self.running, over = running, running.join(self.channel)
+        if over is not None:
+            self._answer_end(running, over)
         if record.facts.get("tty") and not running.exec_id:
             self._resize(message)
 
@@ -333,6 +334,16 @@ class Connection:
         if record.state == "running":
             return start_task(self.node, record, message)
         raise Refusal("job-over", f"job {record.job_id} is over; nothing can be started in it any more")
+
+    def _must_be_free(self, *, is_again: bool = False, of: Running | None = None) -> None:
+        """One run a connection: whoever may start many must hold as many connections, which are counted."""
+        mine = self.running
+        if mine is not None and mine is not of and not is_again and not mine.over.is_set():
+            raise Refusal("one-run-a-connection", "what was started by this connection still runs")
+
+    def _answer_end(self, running: Running, over: wire.Message) -> None:
+        self._answer(over)
+        running.record.facts.pop("untold", None)  # now it is; the epilogue need not
 
     def _await_stage_in(self, record: Record) -> None:
         """Wait without the job's lock, which an epilogue may want meanwhile."""
@@ -392,15 +403,21 @@ class Connection:
             self._answer(wire.Message("ended", code=end["code"], sentence=sentences))
             record.facts.pop("untold", None)
             return
+        self._must_be_free(of=running)
+        owner = running.channel
+        if owner is not None and owner is not self.channel and not owner.is_gone:
+            raise Refusal("has-a-run-hook", f"the run hook of job {record.job_id} is there and waits for it")
         self.running = running
-        with running.lock:
-            running.connection = self.socket
-            over = running.ended
-        if over is not None:
-            self._answer(over)
-            record.facts.pop("untold", None)  # now it is; the epilogue need not
+        if (over := running.join(self.channel)) is not None:
+            self._answer_end(running, over)
         elif not message.number("attached") and not task:
-            self._reattach(running)
+            if owner is self.channel and not self.node.streams.is_lost(running):
+                raise Refusal("stream-not-lost", f"the streams of job {record.job_id} are not lost")
+            self._may_have_another(running)
+            try:
+                self._reattach(running)
+            except (EngineError, HookError):
+                self._begin_to_restore(running)
 
     def _task(self, record: Record, task: str) -> Running:
         """A task of this very job: what others' are called is no secret, since /proc and the cgroup tree show it.
@@ -429,8 +446,17 @@ class Connection:
         if not record.facts.get("tty") and running.awaits_script():
             self._answer(wire.Message("again"))
             return
-        with self.node.engine.attach(record.container_id or record.container_name) as stream:
-            self._answer(wire.Message("attached", sentence=sentence), [stream.fileno()])
+        stream = self.node.engine.attach(record.container_id or record.container_name)
+        with self.node.streams.giving(running, stream) as fd:
+            self._answer(wire.Message("attached", sentence=sentence), [fd])
+
+    def _may_have_another(self, running: Running) -> None:
+        if not self.node.streams.again(running):
+            running.stream_lost_at = running.stream_lost_at or time.time()
+            raise Refusal(
+                "too-many-streams", f"the streams of job {running.record.job_id} were lost again and again although the"
+                " Docker engine was there; they are not opened any more",
+            )  # fmt: skip
 
     def _mine(self, message: wire.Message) -> Running:
         record = self._own(message)
@@ -455,6 +481,8 @@ class Connection:
         rows, columns = message.number("rows"), message.number("columns")
         if 0 < rows < 10000 and 0 < columns < 10000 and not message.text("task"):
             running = self._mine(message)
+            if not running.record.facts.get("tty"):
+                return
             try:
                 self.node.engine.resize(running.record.container_id or "", rows, columns)
             except EngineError:
@@ -470,11 +498,16 @@ class Connection:
     def _eof(self, message: wire.Message) -> None:
         """The streams are over; the job is so too, or the engine dropped the connection."""
         running = self._mine(message)
+        if running.channel is not self.channel:
+            raise Refusal("not-your-stream", "only the run hook that was given a job's streams can have lost them")
         if running.over.wait(_EVENT_S):
             return
         if not running.exec_id and (alive(running.pid) or not self.node.engine.probe()):
-            running.stream_lost_at = time.time()
-            threading.Thread(target=self._restore_stream, args=(running,), daemon=True).start()
+            if not self.node.streams.is_lost(running):
+                raise Refusal("stream-not-lost", f"the streams of job {running.record.job_id} are not lost")
+            if running.restoring is not self.channel:
+                self._may_have_another(running)
+                self._begin_to_restore(running)
             return
         deadline = time.monotonic() + 2.0
         while time.monotonic() < deadline:
@@ -482,9 +515,20 @@ class Connection:
             if running.over.wait(0.05):
                 return
 
+    def _begin_to_restore(self, running: Running) -> None:
+        running.restoring, running.stream_lost_at = self.channel, time.time()
+        threading.Thread(target=self._restore_stream, args=(running,), daemon=True).start()
+
     def _restore_stream(self, running: Running) -> None:
         """Attach again as soon as the engine answers: with live-restore the container runs on without it."""
-        while not running.over.wait(0.2):
+        try:
+            self._restore(running)
+        finally:
+            if running.restoring is self.channel:
+                running.restoring = None
+
+    def _restore(self, running: Running) -> None:
+        while not running.over.wait(0.2) and running.channel is self.channel:
             if not self.node.engine.probe():
                 continue
             if not alive(running.pid):
@@ -498,7 +542,7 @@ class Connection:
                 return
             except (EngineError, HookError):
                 continue  # it has ended, or the engine is gone again
-            except OSError:
+            except ClientGone:
                 return  # the run hook is gone, or comes back and asks for itself
 
 
@@ -548,32 +592,43 @@ class Door:
 
     def accept_for_ever(self, listener: socket.socket) -> None:
         """Serve until the process ends."""
+        threading.current_thread().name = "accept"
+        self.node.pulse.watch(threading.current_thread())
         while True:
             try:
                 connection, _ = listener.accept()
             except OSError:
                 time.sleep(0.05)  # out of descriptors: clients wait in the backlog meanwhile
                 continue
-            peer = Peer(connection)
-            if not self.manners.enter(peer.uid):
-                connection.close()
-                continue
+            with self.node.pulse.at_work(_ACCEPT_S):
+                self._take(connection)
+
+    def _take(self, connection: socket.socket) -> None:
+        peer = Peer(connection)
+        if not self.manners.enter(peer.uid):
+            connection.close()
+            return
+        try:
             threading.Thread(target=self._serve, args=(connection, peer), daemon=True).start()
+        except RuntimeError:  # no thread more can be had: who comes later may find one
+            connection.close()
+            self.manners.leave(peer.uid)
 
     def _serve(self, connection: socket.socket, peer: Peer) -> None:
         served = Connection(self.node, connection, peer, self.manners)
         try:
             with connection:
-                served.serve()
-        except (OSError, wire.WireError):
+                try:
+                    served.serve()
+                finally:
+                    served.leave()
+        except (ClientGone, wire.WireError):
             pass  # the client went, stalled, or does not speak our language: nothing is owed to it
         except torque.BadValue as error:
             self.node.emit("client.refused", level="warning", uid=peer.uid, reason=str(error))
         except Exception as error:
             self.node.emit("agent.error", level="error", where="connection", uid=peer.uid, reason=repr(error)[:500])
         finally:
-            if served.running is not None and served.running.connection is connection:
-                served.running.connection = None
             self.manners.leave(peer.uid)
 
 
@@ -623,7 +678,8 @@ def serve(paths: Paths, service: Service) -> int:
     door = Door(node)
     listener = door.open(service)
     threading.Thread(target=lambda: reconcile(node), daemon=True).start()
-    service.ready(str(paths.socket))
+    vigil.keep(node, is_watched=bool(service.watchdog_s))
+    service.ready(str(paths.socket), lambda: not node.pulse.stuck())
     door.accept_for_ever(listener)
     return 0
 

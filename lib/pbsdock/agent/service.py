@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pbsdock import wire
@@ -54,11 +54,11 @@ class Service:
         except OSError:
             pass
 
-    def ready(self, door: str) -> None:
-        """Say that we answer, and go on saying so as long as we do at *door*."""
+    def ready(self, door: str, is_well: Callable[[], bool] = lambda: True) -> None:
+        """Say that we answer, and go on saying so as long as we do at *door* and *is_well* says yes."""
         self.tell("READY=1")
         if self.watchdog_s:
-            threading.Thread(target=self._watch, args=(door,), name="watchdog", daemon=True).start()
+            threading.Thread(target=self._watch, args=(door, is_well), name="watchdog", daemon=True).start()
 
     def stopping(self) -> None:
         """Say that we end because we were told to."""
@@ -78,9 +78,9 @@ class Service:
                 except OSError:
                     return
 
-    def _watch(self, door: str) -> None:
+    def _watch(self, door: str, is_well: Callable[[], bool]) -> None:
         while True:
-            if answers(door, self.watchdog_s / 2):
+            if answers(door, self.watchdog_s / 2) and is_well():
                 self.tell("WATCHDOG=1")
             time.sleep(self.watchdog_s / 4)
 

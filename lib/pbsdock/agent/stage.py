@@ -25,6 +25,7 @@ from pbsdock.staging.order import Access, Direction, Item, Order, Upload
 NOT_UPLOADED = 74  # EX_IOERR of sysexits.h: what a job ends with whose results are not where it asked for them
 _EVENT_S = 5.0
 _UNDO_PATIENCE_S = 5.0
+_UNDO_S = 120.0
 
 
 class StageFailed(Exception):
@@ -118,9 +119,11 @@ def begin_out(
     work = node.staging[running.record.incarnation] = Work()
 
     def act() -> None:
-        _stage_out(node, running.record, work)
-        conclude(node, running)
-        work.over.set()
+        try:
+            _stage_out(node, running.record, work)
+            conclude(node, running)
+        finally:
+            work.over.set()  # whoever waits must be let go
         tidy(node, running.record)
 
     threading.Thread(target=act, name="stage-out", daemon=True).start()
@@ -304,6 +307,21 @@ def _obeyed(node: Node, record: Record, plan: Plan, order: Order, work: Work) ->
     work.worker = node.spawner.worker()
     if work.interrupted:
         work.worker.kill()
+    if order.direction != "undo":
+        return _heard(node, record, plan, order, work)
+    # A release waits for it, be it the reaper's, and its user can stop a process that is theirs.
+    timer = threading.Timer(_UNDO_S, work.worker.kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        return _heard(node, record, plan, order, work)
+    finally:
+        timer.cancel()
+
+
+def _heard(node: Node, record: Record, plan: Plan, order: Order, work: Work) -> dict[str, Any]:
+    """What the worker says once it is done. Raises StageFailed."""
+    assert work.worker is not None
     told = time.monotonic()
     for message in work.worker.obey(order, lambda store: _fresh_keys(node, record, plan, store)):
         if "done" in message:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import socket
 import time
@@ -21,6 +22,7 @@ from pbsdock.mounts import Bound
 from pbsdock.plan import Plan
 
 _PID_S = 2.0
+_TASKS, _TASKS_PER_CPU = 64, 4  # of one job at a time: each is an exec, a shim's threads and a dozen descriptors
 _ENDING_S = 0.3
 _CHANGED = (errno.ESTALE, errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EACCES)
 _REMOVED_S = 10.0
@@ -112,7 +114,8 @@ def discard_half_started(node: Node, record: Record, request: wire.Message) -> N
     if began or len(request.raw("argv")) != 1:
         raise Refusal("agent-lost", "the pbsdock agent of this node was lost while it started the job; submit it again")
     if running is not None:
-        running.ended = wire.Message("again")  # its end is nobody's news
+        with running.lock:
+            running.ended, running.channel = wire.Message("again"), None  # its end is nobody's news
         running.over.set()
         node.running.pop(record.incarnation)
     node.remove_container(record, _REMOVED_S)
@@ -269,6 +272,9 @@ def start_task(node: Node, record: Record, request: wire.Message) -> tuple[Runni
     call, _lost = read_call(request)
     call = _standing(call, plan, bounds(record))
     rlimits: container.Rlimits = {}
+    most = max(_TASKS, _TASKS_PER_CPU * (os.cpu_count() or 1))
+    if node.tasks(record) >= most:
+        raise Refusal("too-many-tasks", f"job {record.job_id} has {most} tasks on this node, as many as it may")
     for argv in (container.command(call, rlimits, plan.image), list(call.argv)):
         identifier = node.engine.exec_create(
             record.container_id or record.container_name, cmd=argv, environment=container.environment(plan, call),
@@ -281,10 +287,15 @@ def start_task(node: Node, record: Record, request: wire.Message) -> tuple[Runni
             if argv[0] == "/bin/sh" and call.argv[0] != "/bin/sh" and _NO_PROGRAM.search(str(error)):
                 continue
             raise NodeFault("engine-error", f"the task could not be started in the container: {error}") from None
-        pid = _task_pid(node, identifier)
-        running = Running(record=record, exec_id=identifier, pid=pid)
-        node.running[identifier] = running
-        node.emit("task.started", record, task=identifier[:12], pid=pid)
+        running = Running(record=record, exec_id=identifier)
+        try:
+            running.pid = _task_pid(node, identifier)
+        except BaseException:
+            stream.close()
+            raise
+        finally:
+            node.running[identifier] = running  # and counts until it is over
+        node.emit("task.started", record, task=identifier[:12], pid=running.pid)
         return running, stream
     raise NodeFault("engine-error", "the task could not be started in the container")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import requests.exceptions
@@ -16,24 +17,42 @@ from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.start import finish_task
 from pbsdock.engine import EngineError
 from pbsdock.errors import HookError
+from pbsdock.ledger import Record
 
 _LOOK_S = 1.0
+# What one thing may take: some calls of the engine that run into their deadlines one after another; a pass of the
+# reaper some releases of jobs with all they wait for.
+_CALLS, _LEAST_S = 4, 10.0
+_PASS_S = 1200.0
+_REFRESH_S = 900.0  # one job's sessions: some questions of at most 60 s to each of its stores
 
 
 class Watcher:
-    """Two threads: one on the engine's events, one that ticks."""
+    """Two threads: one on the engine's events, one that ticks. What may take long has further ones."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self.stop = threading.Event()
         self.was_down = False
+        self._reaper: threading.Thread | None = None
+        self._looked_at: set[str] = set()  # what a thread is finishing because its first process is gone
 
     def start(self) -> None:
-        """Start both."""
-        threading.Thread(target=self._follow, name="events", daemon=True).start()
-        threading.Thread(target=self._tick, name="tick", daemon=True).start()
+        """Start them."""
+        self._begin(self._follow, "events")
+        self._begin(self._tick, "tick")
         if self.node.config.s3:
-            threading.Thread(target=self._refresh, name="refresh", daemon=True).start()
+            self._begin(self._refresh, "refresh")
+
+    def _begin(self, target: Callable[[], None], name: str) -> threading.Thread:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        thread.start()
+        self.node.pulse.watch(thread)
+        return thread
+
+    @property
+    def _limit_s(self) -> float:
+        return max(_LEAST_S, _CALLS * self.node.config.engine.timeout_s)
 
     # -- events -------------------------------------------------------------------------------------------------
 
@@ -46,8 +65,9 @@ class Watcher:
                     pass
                 except Exception as error:  # the SDK raises what its transport raised; the stream is simply reopened
                     self.node.emit("agent.error", level="warning", where="events", reason=repr(error)[:300])
-                for one in list(self.node.running.values()):
-                    one.engine_was_lost = one.engine_was_lost or not self.node.engine.probe()
+                if not self.node.engine.probe():
+                    for one in list(self.node.running.values()):
+                        one.engine_was_lost = True
             self.stop.wait(0.2)
 
     def _stream(self) -> None:
@@ -55,20 +75,23 @@ class Watcher:
         try:
             wanted = {"type": "container", "label": [self.node.label], "event": ["die", "exec_die", "oom"]}
             stream: Any = client.events(decode=False, filters=wanted)
-            self.node.look_again()
-            self.look()  # whatever ended before the stream was open
+            with self.node.pulse.at_work(self._limit_s):
+                self.node.look_again()
+                self.look()  # whatever ended before the stream was open
             buffer = b""
             for chunk in stream:
                 buffer += chunk
                 *lines, buffer = buffer.split(b"\n")
-                for line in lines:
-                    if line.strip():
-                        self._event(json.loads(line))
+                with self.node.pulse.at_work(self._limit_s):
+                    for line in lines:
+                        if line.strip():
+                            self._event(json.loads(line))
         finally:
             client.close()
         self._lost()
 
     def _lost(self) -> None:
+        self.node.streams.engine_lost()
         for one in list(self.node.running.values()):
             one.engine_was_lost = True
 
@@ -102,14 +125,22 @@ class Watcher:
     def _refresh(self) -> None:
         """Replace sessions that would end before their jobs. A thread of its own: a gateway may be slow."""
         while not self.stop.wait(_LOOK_S):
-            for record in self.node.ledger.load_all()[0]:
-                if record.state != "running":
-                    continue
-                try:
-                    if self.node.stores.refresh(record, self.node.store_dir(record)):
-                        self.node.ledger.save(record)
-                except Exception as error:  # one job's trouble must not end the others' sessions
-                    self.node.emit("agent.error", level="error", where="refresh", reason=repr(error)[:300])
+            with self.node.pulse.at_work(_REFRESH_S) as next_one:
+                for record in self._records():
+                    next_one()
+                    if record.state != "running":
+                        continue
+                    try:
+                        if self.node.stores.refresh(record, self.node.store_dir(record)):
+                            self.node.ledger.save(record)
+                    except Exception as error:  # one job's trouble must not end the others' sessions
+                        self.node.emit("agent.error", level="error", where="refresh", reason=repr(error)[:300])
+
+    def _records(self) -> list[Record]:
+        try:
+            return self.node.ledger.load_all()[0]
+        except OSError:  # no descriptors: the next look may have some
+            return []
 
     # -- ticks --------------------------------------------------------------------------------------------------
 
@@ -118,7 +149,24 @@ class Watcher:
         for running in list(self.node.running.values()):
             if running.ended is None and not alive(running.pid):
                 running.gone_since = running.gone_since or time.monotonic()
+                self._look_at(running)
+
+    def _look_at(self, running: Running) -> None:
+        """Finish it in a thread of its own, one at a time: the engine may let it wait, and the other jobs must not."""
+        if running.key in self._looked_at:
+            return
+        self._looked_at.add(running.key)
+
+        def act() -> None:
+            try:
                 self._finish(running)
+            finally:
+                self._looked_at.discard(running.key)
+
+        try:
+            threading.Thread(target=act, daemon=True).start()
+        except RuntimeError:  # no thread more can be had; the next look may have one
+            self._looked_at.discard(running.key)
 
     def _came_back(self) -> bool:
         """Whether the engine answers again since the last look: what could not be released then can be now."""
@@ -128,17 +176,39 @@ class Watcher:
     def _tick(self) -> None:
         next_pass = time.monotonic() + self.node.config.reaper.period_s
         next_probe = 0.0
+        is_due = False
         while not self.stop.wait(_LOOK_S):
             try:
-                self.look()
-                self.node.events.tell_limited()
-                heap.tidy()
-                now = time.monotonic()
-                if now >= next_probe:
-                    next_probe = now + 5.0
-                    self.node.recover()
-                if self._came_back() or now >= next_pass:
-                    next_pass = now + self.node.config.reaper.period_s
-                    reconcile(self.node)
+                with self.node.pulse.at_work(self._limit_s):
+                    self.look()
+                    self.node.streams.look()
+                    self.node.events.tell_limited()
+                    heap.tidy()
+                    now = time.monotonic()
+                    if now >= next_probe:
+                        next_probe = now + 5.0
+                        self.node.recover()
+                    is_due = self._came_back() or is_due or now >= next_pass
+                    if is_due and self._reap():
+                        is_due, next_pass = False, now + self.node.config.reaper.period_s
             except Exception as error:  # the ticking thread must outlive whatever one pass meets
                 self.node.emit("agent.error", level="error", where="tick", reason=repr(error)[:300])
+
+    def _reap(self) -> bool:
+        """Begin a pass in a thread of its own; False while the one before is under way."""
+        if self._reaper is not None and self._reaper.is_alive():
+            return False
+
+        def act() -> None:
+            try:
+                self.node.pulse.watch(threading.current_thread())
+                with self.node.pulse.at_work(_PASS_S):
+                    reconcile(self.node)
+            except Exception as error:  # the next pass may fare better
+                self.node.emit("agent.error", level="error", where="reaper", reason=repr(error)[:300])
+            finally:
+                self.node.pulse.forget(threading.current_thread())
+
+        self._reaper = threading.Thread(target=act, name="reaper", daemon=True)
+        self._reaper.start()
+        return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pbsdock.staging.order import Order, messages, send
+from pbsdock.waiting import readable
 
 _START_S = 20.0
 _CODE = (
@@ -54,7 +54,7 @@ class Worker:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-            select.select([self._pidfd], [], [], _START_S)  # readable once it has ended (pidfd_open(2))
+            readable(self._pidfd, _START_S)  # it is so once it has ended (pidfd_open(2))
             os.close(self._pidfd)
             self._pidfd = -1
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import sys
@@ -22,6 +21,7 @@ def main(control: socket.socket) -> None:
     import pbsdock.staging.worker  # noqa: F401 - loaded once, for all that are forked
     from pbsdock.staging.client import client_of
     from pbsdock.staging.order import Access
+    from pbsdock.waiting import readable
 
     # Loads what the first client of a process loads: its models and endpoint rules.
     access = Access(
@@ -30,7 +30,7 @@ def main(control: socket.socket) -> None:
     )  # fmt: skip
     client_of("", access, lambda _store: {}).close()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # workers are waited for by nobody: their pidfd tells
-    while select.select([control], [], [], _IDLE_S)[0]:
+    while readable(control.fileno(), _IDLE_S):  # its number may be any: it is the agent's
         try:
             data, fds, _, _ = socket.recv_fds(control, 1, 4)
         except OSError:

@@ -225,7 +225,10 @@ def converse(trial: Trial, keyboard: int, screen: int) -> None:
     assert trial.leader is not None
     sources = [trial.terminal, keyboard]
     while True:
-        ready, _, _ = select.select(sources, [], [], 0.1)
+        poller = select.poll()
+        for one in sources:
+            poller.register(one, select.POLLIN)
+        ready = [fd for fd, _ in poller.poll(100)]
         if trial.terminal in ready:
             data = os.read(trial.terminal, 65536)
             trial.screen += data

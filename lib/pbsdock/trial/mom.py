@@ -23,6 +23,7 @@ from pbsdock.trial.launcher import kill_all, kill_session
 from pbsdock.trial.process import Process, Spec, spawn
 from pbsdock.trial.request import ABORT, REQUEUE, Outcome, Request, mom_config, resolve
 from pbsdock.trial.spool import Spool
+from pbsdock.waiting import readable
 
 _DOWN = "ERROR"  # how a node check's line begins that takes the node down
 _DELIVERIES = 2  # mom walks the session two to four times for one signal (observed)
@@ -298,7 +299,7 @@ class Trial:
         if self.slave is not None:
             os.close(self.slave)
         if self.terminal is not None:
-            while select.select([self.terminal], [], [], 0)[0]:
+            while readable(self.terminal, 0.0):
                 try:
                     self.screen += os.read(self.terminal, 65536)
                 except OSError:  # nobody has the other end any more

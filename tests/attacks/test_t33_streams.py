@@ -1,0 +1,187 @@
+"""T33: a user's own program as the run hook. What it makes the engine open is bounded, and closed when the job is over."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pbsdock.trial import Trial
+from tests.conftest import IMAGE, USERS, Instance, wait_until
+from tests.support.attack import ATTACKER, as_user, begin_as, works
+
+pytestmark = pytest.mark.engine
+_ONE_STREAM = 20  # descriptors of the engine's for one stream, and something more
+_KEPT = 30  # connections the agent keeps for what it asks next
+_JOB = 60  # and those for a job: the container's, its shim's, its streams
+
+
+def _engine_descriptors() -> int:
+    pid = Path("/var/run/docker.pid").read_text().strip()
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def _threads(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
+@contextmanager
+def _prepared(instance: Instance) -> Iterator[Trial]:
+    """A job of the attacker's whose run hook is to be a program of their own."""
+    trial = Trial(instance.request(f"#!/bin/sh\n#DOCKER {IMAGE}\ntrue\n", user=ATTACKER))
+    trial.prepare_files()
+    assert trial.prologue() == 0
+    try:
+        yield trial
+    finally:
+        trial.epilogue(0)
+
+
+@pytest.fixture
+def at_rest(instance: Instance) -> Iterator[int]:
+    """The engine's descriptors before; once the jobs are over there are no more of them."""
+    assert works(instance)
+    before = _engine_descriptors()
+    yield before
+    assert works(instance)
+    try:
+        wait_until("it has closed what it had opened", lambda: _engine_descriptors() <= before + _KEPT, 20)
+    except AssertionError:
+        raise AssertionError(f"the engine had {before} descriptors and has {_engine_descriptors()}") from None
+
+
+_START = """
+    import threading
+    job = sys.argv[2]
+    def ask(link, op, **fields):
+        link.send(wire.Message(op, job=job, **fields))
+        return link.recv()
+    one = Link(sys.argv[1], 20.0)
+    task = dict(argv=[b"/bin/sh", b"-c", b"sleep 60 & wait"], env=[b"PATH=/bin"], cwd="/", umask=18)
+    answer, fds = ask(one, "start", **task)
+    assert answer.op == "started", answer.text("sentence")
+"""
+
+
+def test_streams_said_to_be_lost(instance: Instance, at_rest: int) -> None:
+    """240 connections say so of a stream that another was given and still has: no thread, no descriptor is had for it."""
+    agent = instance.agent_pids()[-1]
+    threads = _threads(agent)
+    with _prepared(instance) as trial, begin_as(instance, _START + """
+    links = [Link(sys.argv[1], 20.0) for _ in range(240)]
+    for link in links:
+        link.send(wire.Message("eof", job=job))
+    time.sleep(3)
+    print("ready", flush=True)
+    said = {link.recv()[0].text("code") for link in links}
+    print(*said, flush=True)
+    for link in links:
+        link.close()
+    one.send(wire.Message("eof", job=job))
+    print(one.recv()[0].text("code"), flush=True)
+    time.sleep(100)
+    """, trial.job_id) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            assert said == "ready\n", process.stderr.read() if process.stderr else ""
+            assert _engine_descriptors() < at_rest + _JOB
+            assert process.stdout.readline() == "not-your-stream\n"
+            assert process.stdout.readline() == "stream-not-lost\n"
+            wait_until("their threads are over", lambda: _threads(agent) < threads + 10)
+            assert _engine_descriptors() < at_rest + _JOB
+        finally:
+            process.kill()
+
+
+def test_streams_lost_on_purpose(instance: Instance, at_rest: int) -> None:
+    """Who shuts down the stream it was given, again and again, is given a few, not one for each time."""
+    with _prepared(instance) as trial, begin_as(instance, _START + """
+    count = 0
+    for _ in range(40):
+        last = socket.socket(fileno=fds[0])
+        last.shutdown(socket.SHUT_RDWR)
+        held = globals().setdefault("held", [])
+        held.append(last)
+        answer, fds = ask(one, "eof")
+        if answer.op != "attached":
+            print(count, answer.text("code"), flush=True)
+            break
+        count += 1
+    for _ in range(40):
+        one.close()
+        one = Link(sys.argv[1], 20.0)
+        answer, fds = ask(one, "rejoin", attached=0)
+    print(answer.text("code"), flush=True)
+    time.sleep(100)
+    """, trial.job_id) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "4 too-many-streams\n"
+            assert process.stdout.readline() == "too-many-streams\n"
+            assert _engine_descriptors() < at_rest + _JOB + 5 * _ONE_STREAM
+        finally:
+            process.kill()
+
+
+def test_a_run_is_not_joined_by_a_second(instance: Instance, at_rest: int) -> None:
+    """While a run hook is there nobody takes its place; once it is gone, one may."""
+    with _prepared(instance) as trial:
+        said = as_user(instance, _START + """
+    two = Link(sys.argv[1], 20.0)
+    for op in ("rejoin", "eof", "start"):
+        link = one if op == "start" else two
+        print(op, ask(link, op, attached=1, **(task if op == "start" else {}))[0].text("code"))
+    one.close()
+    two.send(wire.Message("rejoin", job=job, attached=1))
+    print("eof", ask(two, "eof")[0].text("code"))
+    """, trial.job_id)  # fmt: skip
+
+    assert said == ["rejoin has-a-run-hook", "eof not-your-stream", "start one-run-a-connection", "eof stream-not-lost"]
+
+
+def test_tasks_without_end(instance: Instance, at_rest: int) -> None:
+    """Tasks that do not end, be their hooks there or not, are bounded, told so, and gone with the job."""
+    most = max(64, 4 * (os.cpu_count() or 1))
+    with _prepared(instance) as trial:
+        said = as_user(instance, _START + """
+    started, links = 0, []
+    while True:
+        link = Link(sys.argv[1], 60.0)
+        answer, _ = ask(link, "start", **task)
+        if answer.op != "started":
+            break
+        started += 1
+        if started % 2:
+            links.append(link)
+        else:
+            link.close()
+    print(started, answer.text("code"))
+    """, trial.job_id)  # fmt: skip
+        assert said == [f"{most} too-many-tasks"]
+        assert works(instance, USERS[0])
+
+
+def test_a_stream_nobody_reads_any_more(instance: Instance, at_rest: int) -> None:
+    """A run hook that is killed does not stop its job's output: who keeps its stream keeps a dead one."""
+    with _prepared(instance) as trial:
+        code = _START.replace("sleep 60 & wait", "yes | head -c 3000000; echo > /tmp/done; sleep 60")
+        with begin_as(instance, code + """
+    one.close()
+    print("ready", flush=True)
+    time.sleep(100)
+    """, trial.job_id) as process:  # fmt: skip
+            try:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "ready\n"
+                container = instance.inspect(trial.job_id)["State"]["Pid"]
+                began = time.monotonic()
+                done = Path(f"/proc/{container}/root/tmp/done")
+                wait_until("all is written", done.exists, 20)
+                assert time.monotonic() - began > 1
+            finally:
+                process.kill()

@@ -1,0 +1,314 @@
+"""The agent's ends: of a client's connection, of the engine's streams, and what is known of its threads. Real sockets."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pbsdock import wire
+from pbsdock.agent import prepare, stage
+from pbsdock.agent.channel import Channel, ClientGone
+from pbsdock.agent.manners import Manners
+from pbsdock.agent.node import Running
+from pbsdock.agent.pulse import Pulse
+from pbsdock.agent.server import Connection, Peer
+from pbsdock.agent.streams import Streams
+from pbsdock.agent.workers import Worker
+from pbsdock.ledger import Record
+from pbsdock.staging.order import Order
+from pbsdock.waiting import hung_up, readable, writable
+
+_BIG = wire.Message("notice", sentence=b"x" * 3_000_000)
+_PONG = wire.Message("pong")
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The agent's end and the client's."""
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(10)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def _record(**fields: Any) -> Record:
+    return Record.new(job_id="1.s", safe="1.s", uid=os.getuid(), user="u", node="n", boot_id="b", **fields)
+
+
+def _fill(end: socket.socket) -> None:
+    end.setblocking(False)
+    try:
+        while True:
+            end.send(b"x" * 4096)
+    except BlockingIOError:
+        pass
+
+
+# -- channel ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_client_is_dropped_at_once(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Where nobody may wait: what does not go at once is not sent, and the client is let go."""
+    ours, theirs = pair
+    channel = Channel(ours)
+    _fill(ours)
+    began = time.monotonic()
+    with pytest.raises(ClientGone):
+        channel.send(_PONG)
+
+    assert time.monotonic() - began < 0.5
+    assert channel.read(1, 5) is None
+    while theirs.recv(1 << 20):
+        pass
+
+
+def test_a_slow_client_gets_the_whole_message(pair: tuple[socket.socket, socket.socket]) -> None:
+    """And another thread, which must not wait meanwhile, drops it."""
+    ours, theirs = pair
+    channel = Channel(ours)
+    sender = threading.Thread(target=lambda: channel.send(_BIG, wait_s=10))
+    sender.start()
+    got = bytearray()
+    while len(got) < 3_000_000:
+        got += theirs.recv(1 << 16)
+    sender.join(10)
+    assert wire.decode(bytes(got[4:])).raw("sentence") == [b"x" * 3_000_000]
+
+    failed = threading.Event()
+
+    def send() -> None:
+        try:
+            channel.send(_BIG, wait_s=30)
+        except ClientGone:
+            failed.set()
+
+    threading.Thread(target=send, daemon=True).start()
+    time.sleep(0.2)
+    began = time.monotonic()
+    with pytest.raises(ClientGone):
+        channel.send(_PONG)
+    assert time.monotonic() - began < 0.5
+    assert failed.wait(5)
+
+
+def test_reading_has_a_deadline_for_the_whole(pair: tuple[socket.socket, socket.socket]) -> None:
+    """A byte now and then does not prolong it; the end of the connection is no fault."""
+    ours, theirs = pair
+    channel = Channel(ours)
+    theirs.send(b"ab")
+    began = time.monotonic()
+    with pytest.raises(ClientGone):
+        channel.read(3, 0.2)
+    assert 0.15 < time.monotonic() - began < 2
+    theirs.send(b"cde")
+    assert channel.read(3, 1) == b"cde"
+    assert not channel.is_gone
+    theirs.close()
+    assert channel.is_gone
+    assert channel.read(1, 1) is None
+
+
+def test_descriptors_above_1023(pair: tuple[socket.socket, socket.socket]) -> None:
+    """poll(2) takes any number."""
+    ours, theirs = pair
+    high = os.dup(ours.fileno())
+    fd = os.dup2(high, 3000)
+    try:
+        assert not readable(fd, 0)
+        assert writable(fd, 0)
+        theirs.send(b"x")
+        assert readable(fd, 1)
+        assert not hung_up(fd)
+        theirs.close()
+        assert hung_up(fd)
+    finally:
+        os.close(fd)
+        os.close(high)
+
+
+def test_nothing_of_the_agents_uses_select() -> None:
+    """select(2) has no room for descriptors above 1023."""
+    library = Path(prepare.__file__).parent.parent
+
+    assert [str(one) for one in library.rglob("*.py") if "select.select(" in one.read_text()] == []
+
+
+# -- a request that fails -------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_told_and_the_connection_goes_on(pair: tuple[socket.socket, socket.socket]) -> None:
+    """An OSError of ours is not the client's going: it gets a sentence. The node here is a fake without a disk."""
+    ours, theirs = pair
+    told: list[tuple[str, dict[str, Any]]] = []
+
+    def full(*_arguments: Any) -> Any:
+        raise OSError(28, "No space left on device", "/secret/path")
+
+    node: Any = SimpleNamespace(
+        name="n1", emit=lambda event, record=None, **fields: told.append((event, fields)),
+        ledger=SimpleNamespace(for_job=full),
+        config=SimpleNamespace(agent=SimpleNamespace(message_bytes=1 << 20, request_timeout_s=5.0)),
+    )  # fmt: skip
+    connection = Connection(node, ours, Peer(ours), Manners(32, 1 << 20))
+    thread = threading.Thread(target=connection.serve)
+    thread.start()
+    theirs.sendall(wire.encode(wire.Message("signal", job="7.s", signal=15)))
+    answer = wire.decode(theirs.recv(4096)[4:])
+    theirs.sendall(wire.encode(wire.Message("ping")))
+    second = wire.decode(theirs.recv(4096)[4:])
+    theirs.close()
+    thread.join(5)
+
+    assert (answer.op, answer.text("code")) == ("fault", "agent-error")
+    assert answer.text("sentence") == "the pbsdock agent of n1 could not do this: No space left on device"
+    assert second.op == "pong"
+    assert [(event, fields["where"]) for event, fields in told] == [("agent.error", "signal")]
+
+
+@pytest.mark.parametrize("error", [ValueError("a slip"), MemoryError(), SystemExit()])
+def test_what_was_begun_is_released_whatever_happens(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Also what nobody has foreseen in mid-prologue; the steps here are fakes."""
+    released: list[str] = []
+    record = _record()
+
+    def fail(*_arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(prepare, "decide", lambda *_: SimpleNamespace(
+        to_dict=dict, stores=(), stage_in=(), stage_out=(), image="i", queue="q", network="n"))  # fmt: skip
+    monkeypatch.setattr(prepare, "_new_record", lambda *_: record)
+    monkeypatch.setattr(prepare, "_carry_out", fail)
+    monkeypatch.setattr(prepare, "release", lambda node, one, why: released.append(one.incarnation))
+    node: Any = SimpleNamespace(
+        plan_lock=threading.Lock(), config=None, host=lambda: None, mark=lambda _: None,
+        ledger=SimpleNamespace(create=lambda _: None), emit=lambda *_, **__: None,
+    )  # fmt: skip
+    job: Any = SimpleNamespace(id=SimpleNamespace(text="1.s"))
+    with pytest.raises(type(error)):
+        prepare._prepare(node, job, SimpleNamespace(), b"", lambda _: None, 0.0)  # type: ignore[arg-type]
+
+    assert released == [record.incarnation]
+
+
+def test_a_worker_that_is_stopped_does_not_hold_up_a_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user may stop a process of theirs. A program that does nothing stands here for one that was stopped."""
+    monkeypatch.setattr(stage, "_UNDO_S", 0.3)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(["sleep", "60"], pass_fds=[theirs.fileno()])
+    node: Any = SimpleNamespace(spawner=SimpleNamespace(worker=lambda: Worker(ours, os.pidfd_open(process.pid))))
+    order = Order(
+        direction="undo", uid=1, gid=1, groups=(), mark="m", items=(), stores={}, uploads=(), keep="/k", patience_s=1.0
+    )
+    began = time.monotonic()
+    with pytest.raises(stage.StageFailed, match="killed"):
+        stage._obeyed(node, _record(), SimpleNamespace(), order, stage.Work())  # type: ignore[arg-type]
+
+    assert time.monotonic() - began < 10
+    assert process.wait(5) == -9
+
+
+# -- streams ----------------------------------------------------------------------------------------------------------
+
+
+def _give(streams: Streams, running: Running) -> socket.socket:
+    """Give it a stream; returns the engine's end."""
+    ours, engines = socket.socketpair()
+    engines.settimeout(5)
+    with streams.giving(running, ours):
+        pass
+    return engines
+
+
+def test_one_stream_for_each_run(pair: tuple[socket.socket, socket.socket]) -> None:
+    """A new one ends the old one, for everybody who has a copy; a lost one is seen to be so."""
+    streams, running = Streams(), Running(record=_record(), channel=Channel(pair[0]))
+    assert streams.is_lost(running)
+    first = _give(streams, running)
+    assert not streams.is_lost(running)
+    second = _give(streams, running)
+    assert first.recv(1) == b""
+    second.close()
+    assert streams.is_lost(running)
+    third = _give(streams, running)
+    streams.end(running.record.incarnation)
+    assert third.recv(1) == b""
+
+
+def test_a_stream_that_cannot_be_given_is_ended() -> None:
+    """The client went while it was sent."""
+    streams, running = Streams(), Running(record=_record())
+    ours, engines = socket.socketpair()
+    with pytest.raises(ClientGone), streams.giving(running, ours):
+        raise ClientGone("gone")
+    engines.settimeout(5)
+    assert engines.recv(1) == b""
+    assert streams.is_lost(running)
+
+
+def test_streams_nobody_reads_are_ended(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at once: a run hook may come back."""
+    now = [100.0]
+    monkeypatch.setattr("pbsdock.agent.streams.time.monotonic", lambda: now[0])
+    streams, running = Streams(), Running(record=_record(), channel=Channel(pair[0]))
+    engines = _give(streams, running)
+    for later, channel, is_there in ((0, running.channel, 1), (60, running.channel, 1), (1, None, 1), (4, None, 1), (2, None, 0)):
+        now[0] += later
+        running.channel = channel
+        streams.look()
+        assert hung_up(engines.fileno()) is not bool(is_there)
+
+
+def test_how_often_a_stream_is_opened_anew() -> None:
+    """A few times, and as often again when the engine was away."""
+    streams, running = Streams(), Running(record=_record())
+    assert [streams.again(running) for _ in range(5)] == [True] * 4 + [False]
+    streams.engine_lost()
+    assert streams.again(running)
+
+
+# -- pulse ------------------------------------------------------------------------------------------------------------
+
+
+def test_threads_that_hang_or_have_ended() -> None:
+    """One that waits for work is well however long it waits; steps are judged one by one."""
+    now, go = [0.0], threading.Event()
+    pulse = Pulse(lambda: now[0])
+    working, next_step, done = threading.Event(), threading.Event(), threading.Event()
+
+    def act() -> None:
+        pulse.watch(threading.current_thread())
+        with pulse.at_work(10) as begin:
+            working.set()
+            next_step.wait(5)
+            begin()
+            done.set()
+            go.wait(5)
+
+    thread = threading.Thread(target=act, name="tick", daemon=True)
+    thread.start()
+    assert working.wait(5)
+    now[0] = 9.0
+    assert pulse.stuck() == {}
+    next_step.set()
+    assert done.wait(5)
+    now[0] = 18.0
+    assert pulse.stuck() == {}
+    now[0] = 20.0
+    assert pulse.stuck() == {"tick": 11.0}
+    go.set()
+    thread.join(5)
+    assert pulse.stuck() == {"tick": 0.0}
+    pulse.forget(thread)
+    assert pulse.stuck() == {}
