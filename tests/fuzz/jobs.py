@@ -7,7 +7,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -180,8 +180,3 @@ class Honest(threading.Thread):
                 load = os.getloadavg()[0]
                 self.repeated.append((took, self.measure(), load))
             self.ending.wait(0.5)
-
-
-def median(numbers: Sequence[float]) -> float:
-    """The middle one; 0 of none."""
-    return sorted(numbers)[len(numbers) // 2] if numbers else 0.0
