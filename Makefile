@@ -1,4 +1,4 @@
-.PHONY: help demo demo-s3 test test-v2 attack faults load bench lint lock
+.PHONY: help demo demo-s3 test test-v2 attack fuzz faults load bench lint lock
 
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check
@@ -9,6 +9,7 @@ help:
 	@echo 'make demo-s3  the same with an object store of its own: input from a bucket, result back into one'
 	@echo 'make test   everything CI runs: linters, types, unit tests, tests on the real engine (root)'
 	@echo 'make attack the attacks of docs/security.md with a table of its rows (root); part of make test; LONG=1: longer races'
+	@echo 'make fuzz   four users against the agent for ten minutes, with a table of what must hold (root); FUZZ_S=seconds'
 	@echo 'make faults every fault at every step, the engine hung for five minutes (root, about an hour and a half)'
 	@echo 'make load   2,000 jobs in a row, 64 at once, 10,000 dead records, 500 foreign containers (root)'
 	@echo 'make test-v2 all of it that needs cgroup v2 and systemd, in a virtual machine (root)'
@@ -27,6 +28,9 @@ test: setup lint
 
 attack: setup
 	PBSDOCK_ATTACK_LONG=$(LONG) $(PYTHON) -m pytest -m threat --threats -o timeout=$(if $(LONG),900,180)
+
+fuzz: setup
+	PBSDOCK_FUZZ_S=$(or $(FUZZ_S),600) $(PYTHON) -m pytest tests/fuzz
 
 faults: setup
 	PBSDOCK_FAULTS=full $(PYTHON) -m pytest -s tests/faults
