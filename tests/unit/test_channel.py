@@ -183,18 +183,18 @@ def test_what_was_begun_is_released_whatever_happens(monkeypatch: pytest.MonkeyP
     def fail(*_arguments: Any) -> None:
         raise error
 
-    monkeypatch.setattr(prepare, "decide", lambda *_: SimpleNamespace(
-        to_dict=dict, stores=(), stage_in=(), stage_out=(), image="i", queue="q", network="n"))  # fmt: skip
+    plan: Any = SimpleNamespace(to_dict=dict, stores=(), stage_in=(), stage_out=(), image="i", queue="q", network="n")
+    monkeypatch.setattr(prepare, "_with_cpus", lambda *_: plan)
     monkeypatch.setattr(prepare, "_new_record", lambda *_: record)
     monkeypatch.setattr(prepare, "_carry_out", fail)
     monkeypatch.setattr(prepare, "release", lambda node, one, why: released.append(one.incarnation))
     node: Any = SimpleNamespace(
-        plan_lock=threading.Lock(), config=None, host=lambda: None, mark=lambda _: None,
+        promised={}, mark=lambda _: None,
         ledger=SimpleNamespace(create=lambda _: None), emit=lambda *_, **__: None,
     )  # fmt: skip
     job: Any = SimpleNamespace(id=SimpleNamespace(text="1.s"))
     with pytest.raises(type(error)):
-        prepare._prepare(node, job, SimpleNamespace(), b"", lambda _: None, 0.0)  # type: ignore[arg-type]
+        prepare._prepare(node, job, plan, b"", lambda _: None, 0.0)
 
     assert released == [record.incarnation]
 

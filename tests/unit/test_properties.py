@@ -131,7 +131,7 @@ def test_accepted_job_ids_are_harmless(text: str) -> None:
     except BadValue:
         return
     assert parse_job_id(found.text) == found
-    assert re.fullmatch(r"[A-Za-z0-9.-]+", found.safe)
+    assert re.fullmatch(r"[A-Za-z0-9._-]+", found.safe)
 
 
 # -- the directive ----------------------------------------------------------------------------------------------------
