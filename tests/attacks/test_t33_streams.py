@@ -47,6 +47,10 @@ def at_rest(instance: Instance) -> Iterator[int]:
     assert works(instance)
     before = _engine_descriptors()
     yield before
+    _assert_closed(instance, before)
+
+
+def _assert_closed(instance: Instance, before: int) -> None:
     assert works(instance)
     try:
         wait_until("it has closed what it had opened", lambda: _engine_descriptors() <= before + _KEPT, 20)
@@ -144,8 +148,17 @@ def test_a_run_is_not_joined_by_a_second(instance: Instance, at_rest: int) -> No
     assert said == ["rejoin has-a-run-hook", "eof not-your-stream", "start one-run-a-connection", "eof stream-not-lost"]
 
 
-def test_tasks_without_end(instance: Instance, at_rest: int) -> None:
+def test_tasks_without_end(instance: Instance) -> None:
     """Tasks that do not end, be their hooks there or not, are bounded, told so, and gone with the job."""
+    _too_many_tasks(instance)
+    # After dozens of execs at once the engine keeps some forty connections of its own to containerd, plain `docker exec`
+    # or not (observed with 20.10); a second job adds none to them.
+    before = _engine_descriptors()
+    _too_many_tasks(instance)
+    _assert_closed(instance, before)
+
+
+def _too_many_tasks(instance: Instance) -> None:
     most = max(64, 4 * (os.cpu_count() or 1))
     with _prepared(instance) as trial:
         said = as_user(instance, _START + """

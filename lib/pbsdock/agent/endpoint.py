@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import socketserver
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pbsdock.agent.sessions import Sessions
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pbsdock.credentials.secret import Secret
 
 _AT_ONCE = 64
+_OF_ONE_USER = 16
 _REQUEST_S = 5.0
 _LOOPBACK = ("0100007F", "0000000000000000FFFF00000100007F")  # 127.0.0.1, and the same of an IPv6 socket
 
@@ -95,25 +97,36 @@ class Endpoint(ThreadingHTTPServer):
         self.sessions = sessions
         self.answer = answer
         self._free = threading.Semaphore(_AT_ONCE)
+        self._open: Counter[int | None] = Counter()  # by user
+        self._lock = threading.Lock()
 
     def server_bind(self) -> None:
         """Bind, without the look-up of a host name that the base class makes."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "127.0.0.1", int(self.server_address[1])
 
-    def process_request(self, request: object, client_address: object) -> None:
-        """A thread for it, if there are not too many."""
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)  # type: ignore[arg-type]  # as the base class has it
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """A thread for it, if there are not too many, of this user or of all."""
+        uid = peer_uid(_tables(), client_address[1], self.server_port)
+        with self._lock:
+            granted = self._open[uid] < _OF_ONE_USER and self._free.acquire(blocking=False)
+            self._open[uid] += granted
+        if granted:
+            super().process_request(request, (client_address, uid))
         else:
-            self.shutdown_request(request)  # type: ignore[arg-type]
+            self.shutdown_request(request)
 
-    def process_request_thread(self, request: object, client_address: object) -> None:
-        """Serve one connection."""
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve one connection; its address comes with the user from the method above."""
+        address, uid = client_address
         try:
-            super().process_request_thread(request, client_address)  # type: ignore[arg-type]
+            super().process_request_thread(request, address)
         finally:
             self._free.release()
+            with self._lock:
+                self._open[uid] -= 1
+                if not self._open[uid]:
+                    del self._open[uid]
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Nothing: a client that went away is no news."""

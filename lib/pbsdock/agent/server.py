@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 _FIRST_MESSAGE_S = 10.0
 _ROOM_S = 120.0  # how long a request waits until its user's others have been answered
 _JOB_FILE_S = 5.0  # how long mom's file of a job that has just begun is waited for
+_SHELL_S = 5.0  # how long a task waits for its job's shell
+_SHELL_WAITS = 8  # such waits of one job at a time
 _AWAITED = 32  # such waits of one user at a time
 _TASK = re.compile(r"[0-9a-f]{64}")  # the engine's name of an exec
 _READ_S = 10.0  # how long a client may take to read an answer
@@ -312,10 +314,11 @@ class Connection:
 
     @contextmanager
     def _in_turn(self, record: Record, message: wire.Message) -> Iterator[None]:
-        """One start of a prepared job's shell at a time: mom asks once, and there are no tasks before it runs.
+        """One start of a prepared job's shell at a time: mom asks once.
 
-        One more may be asked for in its place when an agent or engine was lost. Where there was no prologue (a task on
-        another node of the job) all tasks ask at once, and whichever is first is the container's. Raises Refusal.
+        One more may be asked for in its place when an agent or engine was lost. A task that comes while the shell is
+        being started, by its first line perhaps, waits for that a while. Where there was no prologue (a task on another
+        node of the job) all tasks ask at once, and whichever is first is the container's. Raises Refusal.
         """
         if record.state != "ready" or not record.script_path:
             yield
@@ -323,8 +326,17 @@ class Connection:
         most = 2 if message.number("again") else 1
         with self.manners.under_way(("start", record.incarnation), most) as granted:
             if not granted:
-                raise Refusal("busy", f"job {record.job_id} is being started already")
+                self._await_shell(record)
             yield
+
+    def _await_shell(self, record: Record) -> None:
+        busy = Refusal("busy", f"job {record.job_id} is being started already")
+        with self.manners.under_way(("shell", record.incarnation), _SHELL_WAITS) as granted:
+            deadline = time.monotonic() + _SHELL_S
+            while record.state == "ready":
+                if not granted or time.monotonic() > deadline:
+                    raise busy
+                time.sleep(0.05)
 
     def _started(self, record: Record, message: wire.Message) -> tuple[Running, socket.socket]:
         if message.number("again"):
