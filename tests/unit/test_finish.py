@@ -13,9 +13,9 @@ import pytest
 
 from pbsdock.agent.finish import finish
 from pbsdock.agent.node import Running, alive
-from pbsdock.cgroup.base import Usage
-from pbsdock.errors import NodeFault
-from pbsdock.ledger import Record
+from pbsdock.core.errors import NodeFault
+from pbsdock.core.ledger import Record
+from pbsdock.host.cgroup.base import Usage
 
 
 def _running_for_ever(_container: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pbsdock.agent.sessions import Sessions
 
 if TYPE_CHECKING:
-    from pbsdock.credentials.secret import Secret
+    from pbsdock.stores.secret import Secret
 
 _AT_ONCE = 64
 _REQUEST_S = 5.0

@@ -15,10 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pbsdock.config import LEAST_MEMORY
-from pbsdock.engine import EngineError, host_memory
-from pbsdock.errors import HookError
-from pbsdock.plan import Limits
+from pbsdock.config.tables import LEAST_MEMORY
+from pbsdock.core.errors import HookError
+from pbsdock.core.plan import Limits
+from pbsdock.engine.docker.api import EngineError, host_memory
 
 if TYPE_CHECKING:
     from pbsdock.agent.node import Node

@@ -12,30 +12,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pbsdock import wire
 from pbsdock.agent import health
 from pbsdock.agent.attempts import Attempts
 from pbsdock.agent.channel import Channel, ClientGone
 from pbsdock.agent.job_files import JobFiles
 from pbsdock.agent.locks import Locks
 from pbsdock.agent.planning import Planning
-from pbsdock.agent.process import stat
 from pbsdock.agent.pulse import Pulse
 from pbsdock.agent.shell import awaits_script
 from pbsdock.agent.stores import Stores
 from pbsdock.agent.streams import Streams
 from pbsdock.agent.workers import Spawner
-from pbsdock.cgroup.base import JobCgroup
-from pbsdock.cgroup.detect import choose
-from pbsdock.config import Config
-from pbsdock.engine import Engine, EngineError, boot_id, host_memory
-from pbsdock.errors import HookError, NodeFault
-from pbsdock.events import EventStream
-from pbsdock.images import Images, load_auth
-from pbsdock.ledger import Ledger, Record
-from pbsdock.pathrules import ClosedPaths
-from pbsdock.paths import Paths
-from pbsdock.policy import HostFacts
+from pbsdock.config.tables import Config
+from pbsdock.core.errors import HookError, NodeFault
+from pbsdock.core.ledger import Ledger, Record
+from pbsdock.core.pathrules import ClosedPaths
+from pbsdock.core.paths import Paths
+from pbsdock.engine.docker.api import Engine, EngineError, boot_id, host_memory
+from pbsdock.engine.images import Images, load_auth
+from pbsdock.events.stream import EventStream
+from pbsdock.host.cgroup.base import JobCgroup
+from pbsdock.host.cgroup.detect import choose
+from pbsdock.host.process import stat
+from pbsdock.policy.decide import HostFacts
+from pbsdock.protocol import wire
 
 if TYPE_CHECKING:
     from pbsdock.agent.stage import Work

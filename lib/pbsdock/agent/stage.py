@@ -14,12 +14,12 @@ from typing import Any
 
 from pbsdock.agent.node import Node, Running, ms_since
 from pbsdock.agent.workers import Worker
-from pbsdock.errors import Refusal
-from pbsdock.ledger import Record
-from pbsdock.mounts import Bound
-from pbsdock.pathrules import below
-from pbsdock.plan import Plan, Stage
-from pbsdock.sizes import human
+from pbsdock.core.errors import Refusal
+from pbsdock.core.ledger import Record
+from pbsdock.core.pathrules import below
+from pbsdock.core.plan import Plan, Stage
+from pbsdock.core.sizes import human
+from pbsdock.host.mounts import Bound
 from pbsdock.staging.order import Access, Direction, Item, Order, Upload
 
 NOT_UPLOADED = 74  # EX_IOERR of sysexits.h: what a job ends with whose results are not where it asked for them

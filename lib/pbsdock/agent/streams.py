@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pbsdock.waiting import hung_up
+from pbsdock.core.waiting import hung_up
 
 if TYPE_CHECKING:
     from pbsdock.agent.node import Running

@@ -15,9 +15,9 @@ from pbsdock.agent.memory import heap
 from pbsdock.agent.node import Node, Running, alive
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.start import finish_task
-from pbsdock.engine import EngineError
-from pbsdock.errors import HookError
-from pbsdock.ledger import Record
+from pbsdock.core.errors import HookError
+from pbsdock.core.ledger import Record
+from pbsdock.engine.docker.api import EngineError
 
 _LOOK_S = 1.0
 # What one thing may take: some calls of the engine that run into their deadlines one after another; a pass of the
