@@ -17,8 +17,8 @@ import pytest
 from pbsdock.agent import prepare, stage
 from pbsdock.agent.channel import Channel, ClientGone
 from pbsdock.agent.manners import Manners
-from pbsdock.agent.node import Running
 from pbsdock.agent.pulse import Pulse
+from pbsdock.agent.running import Running
 from pbsdock.agent.server import Connection, Peer
 from pbsdock.agent.streams import Streams
 from pbsdock.agent.workers import Worker

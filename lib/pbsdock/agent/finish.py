@@ -6,8 +6,9 @@ import time
 from typing import Any
 
 from pbsdock.agent import stage
-from pbsdock.agent.node import Node, Running
+from pbsdock.agent.node import Node
 from pbsdock.agent.release import remember_usage, tear_down
+from pbsdock.agent.running import Running
 from pbsdock.core.errors import HookError
 from pbsdock.core.ledger import Record
 from pbsdock.core.sizes import human

@@ -15,25 +15,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pbsdock.admin.doctor.engine import untrusted
 from pbsdock.agent import facts, prepare, stage, vigil
 from pbsdock.agent.channel import Channel, ClientGone
 from pbsdock.agent.finish import AWAY, begin_stage_out, finish
 from pbsdock.agent.manners import Held, Manners, cost
 from pbsdock.agent.memory import few_arenas
-from pbsdock.agent.node import Node, Running, alive
+from pbsdock.agent.node import Node
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
+from pbsdock.agent.running import Running
 from pbsdock.agent.service import Service
 from pbsdock.agent.start import discard_half_started, finish_task, start_job, start_task
 from pbsdock.agent.watch import Watcher
 from pbsdock.config.tables import Config, ConfigError, load
+from pbsdock.config.trust import untrusted
 from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.core.ledger import Ledger, Record
 from pbsdock.core.paths import Paths
 from pbsdock.core.redact import known
 from pbsdock.engine.docker.api import EngineError
 from pbsdock.events.stream import EventStream
+from pbsdock.host.process import alive
 from pbsdock.protocol import wire
 from pbsdock.rm import torque
 

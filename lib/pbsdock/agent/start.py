@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from pbsdock.agent import facts
-from pbsdock.agent.node import Node, Running, alive, ms_since
+from pbsdock.agent.node import Node, ms_since
+from pbsdock.agent.running import Running
 from pbsdock.agent.shell import waited_for
 from pbsdock.core.errors import NodeFault, Refusal
 from pbsdock.core.ledger import Record, uptime
@@ -21,6 +22,7 @@ from pbsdock.engine import spec as container
 from pbsdock.engine.docker.api import EngineError, process_groups
 from pbsdock.host import mounts, pins
 from pbsdock.host.mounts import Bound
+from pbsdock.host.process import alive
 from pbsdock.protocol import wire
 
 _PID_S = 2.0

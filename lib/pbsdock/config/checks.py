@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 
+from pbsdock.s3.names import BUCKET
+
 _NETWORK = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
-BUCKET = r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from pbsdock.config.reader import ConfigError
+from pbsdock.core.paths import Paths
 
 _MOST_LINKS = 40  # as the kernel's own limit, path_resolution(7)
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -20,6 +22,22 @@ def untrusted_part(path: Path) -> str | None:
     except ConfigError as error:
         return str(error)
     return None
+
+
+def untrusted(paths: Paths) -> Iterator[str]:
+    """A sentence for each of our files and directories that others could change, or could put another in place of."""
+    program = paths.lib / "pbsdock"
+    hooks = paths.prefix / "hooks"
+    directories = [paths.lib, paths.state_dir, paths.run_dir, paths.mom_priv, paths.config.parent, hooks]
+    files = [paths.python, *sorted(hooks.glob("*")), *sorted(program.rglob("*.py"))]
+    for one in [*directories, *files]:
+        try:
+            if problem := untrusted_part(Path(one)):
+                yield problem
+        except FileNotFoundError:
+            continue  # not there yet; where it will be made is judged with its directory
+        except (OSError, ConfigError) as error:
+            yield str(error)
 
 
 def check_trusted(path: Path, *, any_kind: bool = False) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pbsdock.config.checks import BUCKET
-
+BUCKET = r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}"
 ACCESS_FORM = "[PROFILE:]BUCKET[/PREFIX][:ro|rw]"
 URL_FORM = "s3://[PROFILE:]BUCKET/KEY"
 # Bytes; S3's own limit (Amazon S3, "Object key names"). A longer name in a policy makes radosgw 16.2 crash (observed

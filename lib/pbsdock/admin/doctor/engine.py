@@ -8,12 +8,10 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pbsdock.admin.doctor.report import Judged
-from pbsdock.config.reader import ConfigError
-from pbsdock.config.trust import untrusted_part
+from pbsdock.config.trust import untrusted
 from pbsdock.core.paths import Paths
 
 _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(.*)")
@@ -108,19 +106,3 @@ def judge_paths(paths: Paths) -> Iterator[Judged]:
         yield Judged("files", "trust", False, problem)
         return
     yield Judged("files", "trust", True, f"only root can change {paths.prefix} and {paths.config.parent}")
-
-
-def untrusted(paths: Paths) -> Iterator[str]:
-    """A sentence for each of our files and directories that others could change, or could put another in place of."""
-    program = paths.lib / "pbsdock"
-    hooks = paths.prefix / "hooks"
-    directories = [paths.lib, paths.state_dir, paths.run_dir, paths.mom_priv, paths.config.parent, hooks]
-    files = [paths.python, *sorted(hooks.glob("*")), *sorted(program.rglob("*.py"))]
-    for one in [*directories, *files]:
-        try:
-            if problem := untrusted_part(Path(one)):
-                yield problem
-        except FileNotFoundError:
-            continue  # not there yet; where it will be made is judged with its directory
-        except (OSError, ConfigError) as error:
-            yield str(error)
