@@ -14,7 +14,7 @@ help:
 	@echo 'make load   2,000 jobs in a row, 64 at once, 10,000 dead records, 500 foreign containers (root)'
 	@echo 'make test-v2 all of it that needs cgroup v2 and systemd, in a virtual machine (root)'
 	@echo 'make bench  the costs as ratios to plain docker (root)'
-	@echo 'make lint   ruff, mypy --strict and shellcheck alone'
+	@echo 'make lint   ruff, mypy --strict, import-linter and shellcheck alone'
 	@echo 'make lock   lock/*.txt anew: the newest packages setup.cfg allows, with their hashes (needs a package index)'
 
 demo:
@@ -47,6 +47,7 @@ bench: setup
 lint: .venv/stamp
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
+	$(PYTHON) -c 'from importlinter.cli import lint_imports_command as lint; lint()' --no-cache --no-logo
 	shellcheck -x $(SHELL_FILES)
 
 # The oldest Python that is supported resolves; the newest releases that setup.cfg allows are taken.

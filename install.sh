@@ -278,7 +278,7 @@ write_commands() {
   cat >"$prefix/bin/pbsdock" <<TEXT
 #!/bin/sh
 exec "$prefix/venv/bin/python3" -I -c 'import sys
-from pbsdock.cli import main
+from pbsdock.admin.cli import main
 sys.exit(main())' --paths "$paths" "\$@"
 TEXT
   cat >"$prefix/bin/pbsdock-agent" <<TEXT

@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench import IMAGE, Site, scratch, show
+from instance import IMAGE, Site
+
+from bench import scratch, show
 from pbsdock.trial import Request, Trial
 
 USERS = [f"pbsdock-l{os.getpid()}-{number}" for number in range(8)]

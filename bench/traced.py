@@ -14,8 +14,9 @@ from typing import Any
 LIBRARY, NOTES = sys.argv[1:3]
 sys.path.insert(0, LIBRARY)
 
-from pbsdock import engine, pins  # noqa: E402 - found only through the line above
-from pbsdock.agent import daemon, finish, node, prepare, server, watch  # noqa: E402
+from pbsdock.agent import daemon, finish, node, prepare, server, watch  # noqa: E402 - found only through the line above
+from pbsdock.engine.docker import api as engine  # noqa: E402
+from pbsdock.host import pins  # noqa: E402
 
 _notes = -1
 

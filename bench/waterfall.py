@@ -13,10 +13,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from bench import Site
+from instance import Site
 
 _INSIDE = (
     "engine-inspect-image", "engine-create", "engine-attach", "engine-start", "engine-inspect", "fsync", "files", "cgroup",

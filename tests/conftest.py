@@ -18,8 +18,8 @@ from typing import Any
 import docker
 import pytest
 
-from pbsdock.agent.node import alive
-from pbsdock.cgroup.systemd import escape
+from pbsdock.host.cgroup.systemd import escape
+from pbsdock.host.process import alive
 from pbsdock.trial import Outcome, Request, Trial, run_job
 
 pytest_plugins = ["tests.support.threats"]

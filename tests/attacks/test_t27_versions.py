@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from pbsdock.doctor_engine import judge_versions
+from pbsdock.admin.doctor.engine import judge_versions
 from tests.conftest import USERS, Instance
 from tests.support.attack import works
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pbsdock import wire
+from pbsdock.protocol import wire
 from tests.conftest import IMAGE, Instance, wait_until
 from tests.support.attack import ATTACKER, as_user, begin_as, is_healthy, works
 from tests.support.threats import seconds

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pbsdock import mounts, pins, syscalls
-from pbsdock.errors import Refusal
-from pbsdock.pathrules import PathRules
-from pbsdock.plan import Mount
+from pbsdock.core.errors import Refusal
+from pbsdock.core.pathrules import PathRules
+from pbsdock.core.plan import Mount
+from pbsdock.host import mounts, pins, syscalls
 from pbsdock.trial import Trial
 from tests.conftest import IMAGE, USERS, Instance, wait_until
 from tests.support.attack import as_user, is_healthy

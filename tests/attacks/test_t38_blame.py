@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pbsdock import wire
-from pbsdock.link import Link
-from pbsdock.torque import Resources
+from pbsdock.protocol import wire
+from pbsdock.protocol.link import Link
+from pbsdock.rm.torque import Resources
 from pbsdock.trial import request
 from tests.conftest import IMAGE, USERS, Instance
 from tests.support.attack import is_healthy, works

@@ -16,10 +16,10 @@ from typing import Any
 import docker
 import pytest
 
-from pbsdock.cgroup.detect import choose
-from pbsdock.cgroup.v1 import V1Cgroup
-from pbsdock.errors import NodeFault
-from pbsdock.plan import Limits
+from pbsdock.core.errors import NodeFault
+from pbsdock.core.plan import Limits
+from pbsdock.host.cgroup.detect import choose
+from pbsdock.host.cgroup.v1 import V1Cgroup
 from tests.conftest import IMAGE
 
 pytestmark = [

@@ -171,7 +171,7 @@ def test_users_are_kept_apart(instance: Instance) -> None:
     trial = _running(instance, "sleep 30")
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from pbsdock import wire\nfrom pbsdock.link import Link\n"
+        "from pbsdock.protocol import wire\nfrom pbsdock.protocol.link import Link\n"
         "link = Link(sys.argv[2], 5.0)\n"
         "for op in ('start', 'signal', 'rejoin', 'resize', 'prepare', 'release', 'reap', 'list'):\n"
         "    link.send(wire.Message(op, job=sys.argv[3], signal=15, rows=9, columns=9, argv=[b'/bin/sh']))\n"

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from pbsdock.engine import Engine
-from pbsdock.errors import HookError, NodeFault, Refusal
-from pbsdock.images import Images, classify, load_auth
+from pbsdock.core.errors import HookError, NodeFault, Refusal
+from pbsdock.engine.docker.api import Engine
+from pbsdock.engine.images import Images, classify, load_auth
 from tests.conftest import IMAGE, Instance
 from tests.support.ports import free_port
 from tests.support.registry import registry, silent_registry

@@ -149,7 +149,7 @@ import sys, threading, time
 sys.path.insert(0, sys.argv[1])
 from pbsdock.agent.endpoint import Endpoint
 from pbsdock.agent.sessions import Sessions
-from pbsdock.credentials.secret import Secret
+from pbsdock.stores.secret import Secret
 from pathlib import Path
 sessions = Sessions()
 server = Endpoint(0, sessions, lambda incarnation, store: Secret("access", "secret", "token", time.time() + 60))

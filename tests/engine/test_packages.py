@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import ROOT, USERS, Instance
 
 pytestmark = [pytest.mark.engine, pytest.mark.threat(27)]
-_CALL = "import sys; from pbsdock.cli import main; sys.exit(main())"
+_CALL = "import sys; from pbsdock.admin.cli import main; sys.exit(main())"
 
 
 class Copy:
@@ -73,7 +73,7 @@ def test_everything_that_was_changed_is_told(copy: Copy) -> None:
     """A source, a compiled file that no longer follows from its source, a file that is gone, files nobody installed."""
     source = copy.site / "docker/api/client.py"
     changed = copy.replace("docker/api/client.py", source.read_bytes() + b"# and more\n")
-    honest = copy.site / "pbsdock/policy.py"
+    honest = copy.site / "pbsdock/policy/decide.py"
     compiled = Path(importlib.util.cache_from_source(str(honest)))
     head = compiled.read_bytes()[:16]  # its source's time and size: an import would take it
     other = compile("ALLOW_ALL = True\n", str(honest), "exec")
@@ -91,7 +91,7 @@ def test_everything_that_was_changed_is_told(copy: Copy) -> None:
     )
     assert told == {
         f"{changed} of docker {locked['docker']} is not as it was installed; run install.sh again",
-        f"{compiled} is not what policy.py compiles to; remove it",
+        f"{compiled} is not what decide.py compiles to; remove it",
         f"{gone} of urllib3 {locked['urllib3']} cannot be read (No such file or directory); run install.sh again",
         f"{orphan} belongs to no package's source; remove it",
         f"{path_file} belongs to no package; remove it",

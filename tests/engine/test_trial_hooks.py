@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from pbsdock.torque import parse_epilogue_argv, parse_jb, parse_prologue_argv
+from pbsdock.rm.torque import parse_epilogue_argv, parse_jb, parse_prologue_argv
 from pbsdock.trial import Request, Trial, run_job, start
 from pbsdock.trial.hooks import NOT_RUN, TIMED_OUT
 from pbsdock.trial.launcher import in_session

@@ -8,7 +8,7 @@ import subprocess
 import jsonschema
 import pytest
 
-from pbsdock import container
+from pbsdock.engine import spec as container
 from tests.conftest import IMAGE, ROOT, Instance, wait_until
 
 pytestmark = pytest.mark.engine
@@ -53,7 +53,7 @@ def test_container_as_the_engine_and_the_kernel_see_it(instance: Instance) -> No
 
 def test_every_event_of_the_run_is_of_the_schema(installed: Instance) -> None:
     """Whatever any test above made the agent say validates, and the numbers have no gap."""
-    schema = json.loads((ROOT / "lib/pbsdock/event_schema.json").read_text())
+    schema = json.loads((ROOT / "lib/pbsdock/events/schema.json").read_text())
     validator = jsonschema.Draft202012Validator(schema)
     events = installed.events()
 

@@ -28,14 +28,16 @@ from typing import Any
 LIBRARY, CONTROL = sys.argv[1], Path(sys.argv[2])
 sys.path.insert(0, LIBRARY)
 
-from pbsdock import engine, engine_http, pins  # noqa: E402 - found only through the line above
-from pbsdock.agent import daemon, finish, node, prepare, release, server, stage, watch  # noqa: E402
+from pbsdock.agent import daemon, finish, node, prepare, release, server, stage, watch  # noqa: E402 - found only through the line above
 from pbsdock.agent.planning import Planning  # noqa: E402
 from pbsdock.agent.pulse import Pulse  # noqa: E402
 from pbsdock.agent.streams import Streams  # noqa: E402
-from pbsdock.config import Config  # noqa: E402
-from pbsdock.events import EventStream  # noqa: E402
-from pbsdock.paths import Paths  # noqa: E402
+from pbsdock.config.tables import Config  # noqa: E402
+from pbsdock.core.paths import Paths  # noqa: E402
+from pbsdock.engine.docker import api as engine  # noqa: E402
+from pbsdock.engine.docker import http as engine_http  # noqa: E402
+from pbsdock.events.stream import EventStream  # noqa: E402
+from pbsdock.host import pins  # noqa: E402
 
 # What a node holds that does nothing to the world, or only tells of it, or closes what is open.
 _PLAIN = (Config, EventStream, Paths, Planning, Pulse, Streams)

@@ -22,8 +22,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pbsdock import wire
-from pbsdock.link import AgentGone, Link
+from pbsdock.protocol import wire
+from pbsdock.protocol.link import AgentGone, Link
 from tests.fuzz import actions
 from tests.fuzz.actions import Request, Step
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from pbsdock.options import ALIASES, FLAGS, OPTIONS, REFUSED, VARIABLES
+from pbsdock.directive.vocabulary import ALIASES, FLAGS, OPTIONS, REFUSED, VARIABLES
 
 _LONGEST = 4096  # bytes of a line that are read
 _PATHS = (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pbsdock.directive import DirectiveError, parse_options
+from pbsdock.directive.parse import DirectiveError, parse_options
 from tests.conftest import Instance
 from tests.fuzz import actions, invariants
 from tests.fuzz.directives import directive

@@ -231,12 +231,12 @@ def test_agent_killed_and_the_job_gone(site: Site) -> None:
 @pytest.mark.threat(15, 20)
 def test_ledger_lost(site: Site) -> None:
     """Roles and users of ours that no record knows are found at the gateway; another node's are not touched."""
-    from pbsdock.config import StoreConfig
-    from pbsdock.credentials.make import minter_of
-    from pbsdock.credentials.rgw import Gateway
-    from pbsdock.credentials.secret import name_of
-    from pbsdock.plan import Grant
-    from pbsdock.plan import Store as Asked
+    from pbsdock.config.tables import StoreConfig
+    from pbsdock.core.plan import Grant
+    from pbsdock.core.plan import Store as Asked
+    from pbsdock.stores.make import minter_of
+    from pbsdock.stores.rgw import Gateway
+    from pbsdock.stores.secret import name_of
 
     asked = Asked(
         name="ceph", endpoint="", region="", ca_file="", staging=(),
@@ -374,9 +374,9 @@ def test_no_key_anywhere(site: Site) -> None:
 @pytest.mark.threat(14)
 def test_unforeseen_error_is_redacted(store: Store, tmp_path: Path) -> None:
     """An exception that quotes the signed request reaches neither the stream nor the user with a key in it."""
-    from pbsdock.credentials import identity
-    from pbsdock.events import EventStream
-    from pbsdock.redact import known
+    from pbsdock.core.redact import known
+    from pbsdock.events.stream import EventStream
+    from pbsdock.stores import identity
 
     who = identity.load("ceph", store.role_identity)
     stream = EventStream(tmp_path / "events.jsonl", node="n")

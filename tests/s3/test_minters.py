@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from pbsdock.config import StoreConfig
-from pbsdock.credentials.errors import StoreError
-from pbsdock.credentials.make import minter_of
-from pbsdock.credentials.rgw import Gateway
-from pbsdock.credentials.secret import Minter, Secret, incarnation_of, name_of
-from pbsdock.plan import Grant
-from pbsdock.plan import Store as Asked
+from pbsdock.config.tables import StoreConfig
+from pbsdock.core.plan import Grant
+from pbsdock.core.plan import Store as Asked
+from pbsdock.stores.errors import StoreError
+from pbsdock.stores.make import minter_of
+from pbsdock.stores.rgw import Gateway
+from pbsdock.stores.secret import Minter, Secret, incarnation_of, name_of
 from tests.s3.conftest import Store
 
 OWNER = "instance-1@node1"
@@ -226,7 +226,7 @@ def test_clock_that_is_off(store: Store, monkeypatch: pytest.MonkeyPatch) -> Non
     import time
 
     minter, now = _minter(store, "role"), time.time
-    monkeypatch.setattr("pbsdock.credentials.rgw.time.time", lambda: now() + 600)
+    monkeypatch.setattr("pbsdock.stores.rgw.time.time", lambda: now() + 600)
     code, sentence = _fails(minter)
     monkeypatch.undo()
     minter.revoke(name_of(OWNER, INCARNATION, "ceph"))

@@ -22,7 +22,7 @@ ATTACKER = USERS[1]
 _NAMES = IMAGE.split("/", maxsplit=1)[0]
 _HEAD = (
     "import sys, os, socket, time, random; sys.path.insert(0, sys.argv.pop())\n"
-    "from pbsdock import wire\nfrom pbsdock.link import Link, AgentGone\n"
+    "from pbsdock.protocol import wire\nfrom pbsdock.protocol.link import Link, AgentGone\n"
 )
 
 

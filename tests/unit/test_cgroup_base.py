@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pbsdock.cgroup import base
-from pbsdock.errors import NodeFault
-from pbsdock.plan import Limits
+from pbsdock.core.errors import NodeFault
+from pbsdock.core.plan import Limits
+from pbsdock.host.cgroup import base
 
 
 def limits(memory: int | None, both: int | None) -> Limits:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pbsdock.cgroup.detect import choose
-from pbsdock.cgroup.systemd import SystemdCgroup
-from pbsdock.cgroup.v1 import V1Cgroup
-from pbsdock.cgroup.v2 import V2Cgroup
-from pbsdock.errors import NodeFault
+from pbsdock.core.errors import NodeFault
+from pbsdock.host.cgroup.detect import choose
+from pbsdock.host.cgroup.systemd import SystemdCgroup
+from pbsdock.host.cgroup.v1 import V1Cgroup
+from pbsdock.host.cgroup.v2 import V2Cgroup
 
 
 def fake_v1(top: Path, *controllers: str) -> Path:

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pbsdock.cgroup import bus
-from pbsdock.cgroup.systemd import Property, SystemdCgroup, escape, properties, unescape
-from pbsdock.errors import NodeFault
-from pbsdock.plan import Limits
+from pbsdock.core.errors import NodeFault
+from pbsdock.core.plan import Limits
+from pbsdock.host.cgroup import bus
+from pbsdock.host.cgroup.systemd import Property, SystemdCgroup, escape, properties, unescape
 
 LIMITS = Limits(memory_bytes=1 << 20, memory_swap_bytes=3 << 20, cpu_millis=1500, cpuset="0-1,8", pids=64, shm_bytes=0)
 

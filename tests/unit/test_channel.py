@@ -14,18 +14,18 @@ from typing import Any
 
 import pytest
 
-from pbsdock import wire
 from pbsdock.agent import prepare, stage
 from pbsdock.agent.channel import Channel, ClientGone
 from pbsdock.agent.manners import Manners
-from pbsdock.agent.node import Running
 from pbsdock.agent.pulse import Pulse
+from pbsdock.agent.running import Running
 from pbsdock.agent.server import Connection, Peer
 from pbsdock.agent.streams import Streams
 from pbsdock.agent.workers import Worker
-from pbsdock.ledger import Record
+from pbsdock.core.ledger import Record
+from pbsdock.core.waiting import hung_up, readable, writable
+from pbsdock.protocol import wire
 from pbsdock.staging.order import Order
-from pbsdock.waiting import hung_up, readable, writable
 
 _BIG = wire.Message("notice", sentence=b"x" * 3_000_000)
 _PONG = wire.Message("pong")

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbsdock import config_text
-from pbsdock.config import Config, ConfigError, Override, StoreConfig, StoreRules, check_trusted, load, parse
-from pbsdock.config_lines import line_of, positions
+from pbsdock.config import text as config_text
+from pbsdock.config.lines import line_of, positions
+from pbsdock.config.tables import Config, ConfigError, Override, StoreConfig, StoreRules, check_trusted, load, parse
 from tests.conftest import ROOT
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of root's, which are all it trusts")

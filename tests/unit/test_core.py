@@ -14,14 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbsdock import container, mounts, wire
 from pbsdock.agent.reconcile import Verdict, judge
-from pbsdock.errors import Refusal
-from pbsdock.ledger import Record
-from pbsdock.link import Link
-from pbsdock.pathrules import PathRules, below
-from pbsdock.plan import Mount
-from pbsdock.runner import Demux
+from pbsdock.core.errors import Refusal
+from pbsdock.core.ledger import Record
+from pbsdock.core.pathrules import PathRules, below
+from pbsdock.core.plan import Mount
+from pbsdock.engine import spec as container
+from pbsdock.hook.runner import Demux
+from pbsdock.host import mounts
+from pbsdock.protocol import wire
+from pbsdock.protocol.link import Link
 from tests.conftest import ROOT
 from tests.unit.test_policy import _plan
 
@@ -62,7 +64,7 @@ def test_messages_have_limits() -> None:
 
 def test_hooks_import_next_to_nothing() -> None:
     """The client keeps out of socket, json, signal, re and everything third-party: start-up is paid by every job."""
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import pbsdock.client, pbsdock.runner; print(*sys.modules)"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import pbsdock.hook.client, pbsdock.hook.runner; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code, str(ROOT / "lib")], capture_output=True, text=True, check=True
     ).stdout.split()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pbsdock.directive import Directive, DirectiveError, Problem, expand, parse_options, parse_script
-from pbsdock.image_ref import BadImage, parse_image
-from pbsdock.options import ALIASES, FLAGS, OPTIONS, REFUSED, REFUSED_FLAGS
+from pbsdock.directive.image_ref import BadImage, parse_image
+from pbsdock.directive.parse import Directive, DirectiveError, Problem, expand, parse_options, parse_script
+from pbsdock.directive.vocabulary import ALIASES, FLAGS, OPTIONS, REFUSED, REFUSED_FLAGS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ONLY = "only $USER $HOME $PBS_JOBID $PBS_O_WORKDIR $TMPDIR do"

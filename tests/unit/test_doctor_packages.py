@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pbsdock.doctor_packages import HOLES, before, judge_holes, judge_lock, pins
+from pbsdock.admin.doctor.packages import HOLES, before, judge_holes, judge_lock, pins
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOCK = """\

@@ -13,8 +13,8 @@ from typing import BinaryIO
 
 import pytest
 
-from pbsdock import event_view
-from pbsdock.event_view import lines, render, show
+from pbsdock.events import view as event_view
+from pbsdock.events.view import lines, render, show
 
 _REFUSED = {
     "ts": "2023-11-14T22:13:20.250000Z", "seq": 1, "event": "job.refused", "level": "warning", "node": "n1",

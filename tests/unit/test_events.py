@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbsdock import event_names
-from pbsdock.events import EventStream
+from pbsdock.events import register as event_names
+from pbsdock.events.stream import EventStream
 from tests.conftest import ROOT
 
 
@@ -90,7 +90,7 @@ def test_short_write_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
     """What a disk that fills up took of a line is taken back, so that the next line stands alone."""
     stream = _stream(tmp_path / "e")
     stream.emit("engine.back")
-    monkeypatch.setattr("pbsdock.events.os.write", lambda fd, data: os.pwrite(fd, data[:10], 1 << 20))
+    monkeypatch.setattr("pbsdock.events.stream.os.write", lambda fd, data: os.pwrite(fd, data[:10], 1 << 20))
     stream.emit("engine.back")
     monkeypatch.undo()
     stream.emit("engine.back")
@@ -124,5 +124,5 @@ def test_unknown_events_and_fields_are_mistakes(tmp_path: Path) -> None:
 
 def test_schema_file_and_manual_are_the_register() -> None:
     """What is shipped and documented is what is emitted."""
-    assert json.loads((ROOT / "lib/pbsdock/event_schema.json").read_text()) == event_names.schema()
+    assert json.loads((ROOT / "lib/pbsdock/events/schema.json").read_text()) == event_names.schema()
     assert event_names.documented().strip() in (ROOT / "docs/events.md").read_text()

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from pbsdock.agent.finish import finish
-from pbsdock.agent.node import Running, alive
-from pbsdock.cgroup.base import Usage
-from pbsdock.errors import NodeFault
-from pbsdock.ledger import Record
+from pbsdock.agent.running import Running
+from pbsdock.core.errors import NodeFault
+from pbsdock.core.ledger import Record
+from pbsdock.host.cgroup.base import Usage
+from pbsdock.host.process import alive
 
 
 def _running_for_ever(_container: str) -> dict[str, Any]:

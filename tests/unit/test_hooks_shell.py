@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from pbsdock import client, wire
+from pbsdock.hook import client
+from pbsdock.protocol import wire
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HOOKS = ("prologue", "epilogue", "run", "prologue.parallel", "epilogue.parallel", "node-check", "ask")

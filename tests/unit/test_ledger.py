@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pbsdock.ledger import Ledger, Record
+from pbsdock.core.ledger import Ledger, Record
 
 
 def _record(job: str = "7.vm", nonce: str = "aa") -> Record:

@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbsdock import event_names, torque
 from pbsdock.agent.job_files import JobFiles
 from pbsdock.agent.manners import Manners, cost
 from pbsdock.agent.memory import Heap
-from pbsdock.event_limits import EventLimits
-from pbsdock.event_names import AT_WILL
-from pbsdock.events import EventStream
-from pbsdock.rates import Rates
+from pbsdock.core.rates import Rates
+from pbsdock.events import register as event_names
+from pbsdock.events.limits import EventLimits
+from pbsdock.events.register import AT_WILL
+from pbsdock.events.stream import EventStream
+from pbsdock.rm import torque
 from tests.conftest import ROOT
 
 _NEVER_LIMITED = ("agent.started", "agent.stopped", "container.", "credentials.", "job.ended", "job.fault", "job.finished",
@@ -221,7 +222,7 @@ def test_the_cost_of_many_small_fields() -> None:
     """What decoding takes is no more than what is counted, for few large fields and for many empty ones."""
     import tracemalloc
 
-    from pbsdock import wire
+    from pbsdock.protocol import wire
 
     for value, count in ((b"", 100_000), (b"x", 50_000), (b"y" * 4000, 500)):
         payload = wire.encode(wire.Message("start", env=[value] * count))[4:]

@@ -11,7 +11,7 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
 from lock import lock as generator
-from pbsdock.doctor_packages import judge_holes, normal, pins
+from pbsdock.admin.doctor.packages import judge_holes, normal, pins
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOCKS = tuple(generator.wanted())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pbsdock.pathrules import Closed, PathRules, ReadOnly, is_state
-from pbsdock.plan import MountOrigin
+from pbsdock.core.pathrules import Closed, PathRules, ReadOnly, is_state
+from pbsdock.core.plan import MountOrigin
 
 RULES = PathRules(
     guarded=("/srv/torque",), sealed=("/srv/torque/mom_priv", "/srv/docker"), deny=("/scratch/admin",),

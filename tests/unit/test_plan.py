@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pbsdock.plan import Device, Grant, Limits, Mount, Plan, Stage, Store, Tmpfs
+from pbsdock.core.plan import Device, Grant, Limits, Mount, Plan, Stage, Store, Tmpfs
 
 PLAN = Plan(
     job_id="16[0].vm", user="alice", group="users", uid=2001, gid=100, groups=(3001, 3002), home="/home/alice",

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from pbsdock import directive, directive_draft, policy_store
-from pbsdock.config import parse
-from pbsdock.directive import Directive, DirectiveError, parse_script
-from pbsdock.errors import Refusal
-from pbsdock.policy import HostFacts, decide
-from pbsdock.torque import Job, parse_job_id, parse_resource_list
+from pbsdock.config.tables import parse
+from pbsdock.core.errors import Refusal
+from pbsdock.directive import draft as directive_draft
+from pbsdock.directive import parse as directive
+from pbsdock.directive.parse import Directive, DirectiveError, parse_script
+from pbsdock.policy import stores as policy_store
+from pbsdock.policy.decide import HostFacts, decide
+from pbsdock.rm.torque import Job, parse_job_id, parse_resource_list
 
 HOST = HostFacts(node="n1", memory_bytes=8 << 30, cpus=4)
 SITE = parse("[mounts]\nallow=['/scratch']\n[s3.ceph]\nendpoint='https://s3.example.org'\nidentity='/etc/x'\nallow=['*']\n")

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbsdock.config import parse
-from pbsdock.directive import parse_options, parse_script
-from pbsdock.errors import NodeFault, Refusal
-from pbsdock.pathrules import ClosedPaths, below
-from pbsdock.plan import Mount, Plan
-from pbsdock.policy import HostFacts, decide, effective
-from pbsdock.torque import Job, parse_job_id, parse_resource_list
+from pbsdock.config.tables import parse
+from pbsdock.core.errors import NodeFault, Refusal
+from pbsdock.core.pathrules import ClosedPaths, below
+from pbsdock.core.plan import Mount, Plan
+from pbsdock.directive.parse import parse_options, parse_script
+from pbsdock.policy.decide import HostFacts, decide, effective
+from pbsdock.rm.torque import Job, parse_job_id, parse_resource_list
 from tests.conftest import ROOT
 
 HOST = HostFacts(node="n1", memory_bytes=8 << 30, cpus=4)

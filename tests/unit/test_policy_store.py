@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbsdock.config import parse
-from pbsdock.directive import parse_options
-from pbsdock.errors import Refusal
-from pbsdock.plan import Grant, Plan, Stage, Store
-from pbsdock.policy import decide
-from pbsdock.s3_names import Access, BadName, parse_access, parse_url
-from pbsdock.s3_policy import document
+from pbsdock.config.tables import parse
+from pbsdock.core.errors import Refusal
+from pbsdock.core.plan import Grant, Plan, Stage, Store
+from pbsdock.directive.parse import parse_options
+from pbsdock.policy.decide import decide
+from pbsdock.s3.document import document
+from pbsdock.s3.names import Access, BadName, parse_access, parse_url
 from tests.unit.test_policy import HOST, _job
 
 CONFIG = """

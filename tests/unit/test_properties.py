@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbsdock.directive import Directive, DirectiveError, expand, parse_options, parse_script
-from pbsdock.directive_tokens import DASHES
-from pbsdock.image_ref import BadImage, parse_image
-from pbsdock.options import ALIASES, FLAGS, OPTIONS, REFUSED, VARIABLES
-from pbsdock.torque import (
+from pbsdock.directive.image_ref import BadImage, parse_image
+from pbsdock.directive.parse import Directive, DirectiveError, expand, parse_options, parse_script
+from pbsdock.directive.tokens import DASHES
+from pbsdock.directive.vocabulary import ALIASES, FLAGS, OPTIONS, REFUSED, VARIABLES
+from pbsdock.rm.torque import (
     BadValue,
     NodeSpec,
     parse_duration,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pbsdock import wire
+from pbsdock.protocol import wire
 from tests.conftest import ROOT
 
 
@@ -39,7 +39,7 @@ def hook(tmp_path: Path) -> Iterator[Hook]:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(tmp_path / "agent.sock"))
     listener.listen()
-    code = "import sys; from pbsdock.client import hook; hook()"
+    code = "import sys; from pbsdock.hook.client import hook; hook()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "--run-dir", str(tmp_path), "run", "/bin/sh"], stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT / "lib"), "PBS_JOBID": "7.vm"},

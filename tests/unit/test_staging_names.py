@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from pbsdock.s3_names import Url
+from pbsdock.s3.names import Url
 from pbsdock.staging import names
 from pbsdock.staging.crew import Crew, Task
 from pbsdock.staging.order import Access, Item, Order, Upload

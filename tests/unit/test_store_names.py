@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from pbsdock.credentials.secret import incarnation_of, name_of, owner_tag, session_name
+from pbsdock.stores.secret import incarnation_of, name_of, owner_tag, session_name
 
 HOSTS = ("node1", "node1.a.example.org", "node1.b.example.org", "NODE1", "n" * 64, "n" * 63 + "m")
 

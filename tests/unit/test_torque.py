@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pbsdock.torque import (
+from pbsdock.rm.torque import (
     BadValue,
     parse_duration,
     parse_epilogue_argv,

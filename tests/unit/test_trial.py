@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pbsdock.torque import parse_jb, parse_prologue_argv
+from pbsdock.rm.torque import parse_jb, parse_prologue_argv
 from pbsdock.trial import BadRequest, Outcome, Request, Trial, add_arguments, main
 from pbsdock.trial import environment as environments
 from pbsdock.trial.command import merged, pbs_lines, variables
@@ -273,7 +273,7 @@ def test_bad_usage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], sentence: str
 ) -> None:
     """The command says what is wrong in one sentence and exits 2."""
-    monkeypatch.setattr("pbsdock.paths.load", lambda _: argparse.Namespace(mom_priv=tmp_path))
+    monkeypatch.setattr("pbsdock.core.paths.load", lambda _: argparse.Namespace(mom_priv=tmp_path))
     script = tmp_path / "job.sh"
     script.write_text("true\n")
     parser = argparse.ArgumentParser()

@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from pbsdock.agent.node import alive
+from pbsdock.host.process import alive
 from tests.conftest import ROOT
 from tests.vm import conftest as harness
 from tests.vm.lab import Lab

@@ -11,8 +11,8 @@ import threading
 import time
 from collections.abc import Sequence
 
-from pbsdock import wire
-from pbsdock.waiting import hung_up, readable, writable
+from pbsdock.core.waiting import hung_up, readable, writable
+from pbsdock.protocol import wire
 
 _AT_ONCE = 1 << 20
 _LONG_S = 3600.0  # and then once more

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from pbsdock.agent.service import Service
-from pbsdock.paths import Paths, load
+from pbsdock.core.paths import Paths, load
 
 _RESTART_PAUSE_S = 0.2
 _FAST_DEATHS = 20

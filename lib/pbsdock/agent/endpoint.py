@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pbsdock.agent.sessions import Sessions
 
 if TYPE_CHECKING:
-    from pbsdock.credentials.secret import Secret
+    from pbsdock.stores.secret import Secret
 
 _AT_ONCE = 64
 _OF_ONE_USER = 16

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from pbsdock import torque
-from pbsdock.ledger import Record
+from pbsdock.core.ledger import Record
+from pbsdock.rm import torque
 
 
 def from_prologue(args: torque.PrologueArgs, env: Mapping[str, str], node: str) -> torque.Job:

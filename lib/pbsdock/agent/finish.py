@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from pbsdock import wire
 from pbsdock.agent import stage
-from pbsdock.agent.node import Node, Running
+from pbsdock.agent.node import Node
 from pbsdock.agent.release import remember_usage, tear_down
-from pbsdock.engine import EngineError
-from pbsdock.errors import HookError
-from pbsdock.ledger import Record
-from pbsdock.sizes import human
+from pbsdock.agent.running import Running
+from pbsdock.core.errors import HookError
+from pbsdock.core.ledger import Record
+from pbsdock.core.sizes import human
+from pbsdock.engine.docker.api import EngineError
+from pbsdock.protocol import wire
 
 _BY_SIGNAL = (137, 143)
 _LAST_BREATH_S = 0.3

@@ -10,20 +10,18 @@ from __future__ import annotations
 import os
 import pwd
 import secrets
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pbsdock.config import LEAST_MEMORY
-from pbsdock.engine import EngineError, host_memory
-from pbsdock.errors import HookError
-from pbsdock.plan import Limits
+from pbsdock.agent.node import Node
+from pbsdock.config.tables import LEAST_MEMORY
+from pbsdock.core.errors import HookError
+from pbsdock.core.plan import Limits
+from pbsdock.engine.docker.api import EngineError, host_memory
 
-if TYPE_CHECKING:
-    from pbsdock.agent.node import Node
-
-Probe = Callable[["Node"], str]
+Probe = Callable[[Node], str]
 _LEAST_DISK = 256 << 20  # bytes; with less the engine can hardly unpack anything
 _BLOCK = b"\0" * 65536
 
@@ -165,3 +163,19 @@ def look(node: Node, code: str) -> str | None:
     """What is wrong with the node as *code* says, "" if nothing is; None for a code of another release."""
     probe = engine if code in OURS else PROBES.get(code)
     return None if probe is None else probe(node)
+
+
+def recover(node: Node) -> None:
+    """Put the node back into service once its reason is gone (or, where nobody can tell, after a pause)."""
+    try:
+        lines = node.paths.unhealthy.read_text().splitlines()
+        age = time.time() - node.paths.unhealthy.stat().st_mtime
+    except OSError:
+        return
+    code = lines[1] if len(lines) > 1 else ""
+    wrong = look(node, code)
+    if wrong is None:
+        wrong = "" if age >= node.config.health.hold_s and node.engine.probe() else code
+    if not wrong:
+        node.paths.unhealthy.unlink(missing_ok=True)
+        node.emit("node.healthy", after_s=round(age, 1))

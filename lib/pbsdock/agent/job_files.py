@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import time_ns
 
-from pbsdock import torque
+from pbsdock.rm import torque
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _LIMIT = 4 << 20  # bytes of a .JB that are read: mom's, with all variables a qsub can send

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 
 from pbsdock.agent.memory import heap
-from pbsdock.rates import Rates
+from pbsdock.core.rates import Rates
 
 _LEAST_CONNECTIONS = 8
 _SHARES = 4  # a user gets one part in so many of the connections

@@ -8,98 +8,33 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pbsdock import wire
-from pbsdock.agent import health
 from pbsdock.agent.attempts import Attempts
-from pbsdock.agent.channel import Channel, ClientGone
 from pbsdock.agent.job_files import JobFiles
 from pbsdock.agent.locks import Locks
 from pbsdock.agent.planning import Planning
-from pbsdock.agent.process import stat
 from pbsdock.agent.pulse import Pulse
-from pbsdock.agent.shell import awaits_script
+from pbsdock.agent.running import Running
 from pbsdock.agent.stores import Stores
 from pbsdock.agent.streams import Streams
+from pbsdock.agent.work import Work
 from pbsdock.agent.workers import Spawner
-from pbsdock.cgroup.base import JobCgroup
-from pbsdock.cgroup.detect import choose
-from pbsdock.config import Config
-from pbsdock.engine import Engine, EngineError, boot_id, host_memory
-from pbsdock.errors import HookError, NodeFault
-from pbsdock.events import EventStream
-from pbsdock.images import Images, load_auth
-from pbsdock.ledger import Ledger, Record
-from pbsdock.pathrules import ClosedPaths
-from pbsdock.paths import Paths
-from pbsdock.policy import HostFacts
-
-if TYPE_CHECKING:
-    from pbsdock.agent.stage import Work
-
+from pbsdock.config.tables import Config
+from pbsdock.core.errors import HookError, NodeFault
+from pbsdock.core.ledger import Ledger, Record
+from pbsdock.core.pathrules import ClosedPaths
+from pbsdock.core.paths import Paths
+from pbsdock.engine.docker.api import Engine, EngineError, boot_id, host_memory
+from pbsdock.engine.images import Images, load_auth
+from pbsdock.events.stream import EventStream
+from pbsdock.host.cgroup.base import JobCgroup
+from pbsdock.host.cgroup.detect import choose
+from pbsdock.host.process import session
+from pbsdock.policy.decide import HostFacts
 
 _CONFIRMED_S = 5.0
-
-
-@dataclass(slots=True)
-class Running:
-    """A job or TM task whose run hook waits for the end; any thread may end it."""
-
-    record: Record
-    exec_id: str = ""
-    pid: int = 0
-    channel: Channel | None = None  # the run hook's, who alone may speak for this run
-    ended: wire.Message | None = None
-    engine_was_lost: bool = False
-    restoring: Channel | None = None  # for whom a thread is at work to open new streams
-    stream_lost_at: float | None = None  # since when nobody reads the container's output; seconds since the epoch
-    out_of_memory: bool = False  # the engine has said so; a process was killed, not necessarily the first one
-    gone_since: float | None = None  # since when the kernel has no such first process; monotonic seconds
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    over: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def key(self) -> str:
-        """What it is known by: the task's exec, or the job's incarnation."""
-        return self.exec_id or self.record.incarnation
-
-    def awaits_script(self) -> bool:
-        """Whether its shell has run nothing and never will; takes a moment to be sure of."""
-        return awaits_script(self.pid, self.record.facts.get("waited_for", -1))
-
-    def end(self, message: wire.Message) -> bool:
-        """Tell the run hook how it ended, and whoever waits for that here; returns whether the hook was there."""
-        with self.lock:
-            self.ended = message
-            told = self._send(message)
-        self.over.set()
-        return told
-
-    def _send(self, message: wire.Message) -> bool:
-        """Send to the run hook if it is there, without waiting: a hook that is gone comes back and asks."""
-        if self.channel is None:
-            return False
-        try:
-            self.channel.send(message)
-        except ClientGone:
-            self.channel = None
-            return False
-        return True
-
-    def join(self, channel: Channel) -> wire.Message | None:
-        """From now on the run hook is at the other end of *channel*; returns the end it may have missed."""
-        with self.lock:
-            self.channel = channel
-            return self.ended
-
-    def leave(self, channel: Channel) -> None:
-        """The connection is over; another may have taken its place."""
-        with self.lock:
-            if self.channel is channel:
-                self.channel = None
 
 
 class Node:
@@ -268,7 +203,7 @@ class Node:
         return self.work_dir(record) / "s3"
 
     def fault(self, error: NodeFault) -> None:
-        """Take the node out of service: the node check reports the flag until :meth:`recover` clears it."""
+        """Take the node out of service: the node check reports the flag until ``health.recover`` clears it."""
         temporary = self.paths.unhealthy.with_suffix(".new")
         fresh = not self.paths.unhealthy.exists()
         sentence = " ".join(error.sentence.split())
@@ -287,21 +222,6 @@ class Node:
             return lines[1:2] == [code] and time.time() - self.paths.unhealthy.stat().st_mtime < _CONFIRMED_S
         except OSError:
             return False
-
-    def recover(self) -> None:
-        """Put the node back into service once its reason is gone (or, where nobody can tell, after a pause)."""
-        try:
-            lines = self.paths.unhealthy.read_text().splitlines()
-            age = time.time() - self.paths.unhealthy.stat().st_mtime
-        except OSError:
-            return
-        code = lines[1] if len(lines) > 1 else ""
-        wrong = health.look(self, code)
-        if wrong is None:
-            wrong = "" if age >= self.config.health.hold_s and self.engine.probe() else code
-        if not wrong:
-            self.paths.unhealthy.unlink(missing_ok=True)
-            self.emit("node.healthy", after_s=round(age, 1))
 
     # -- signals ------------------------------------------------------------------------------------------------
 
@@ -333,17 +253,3 @@ def parse_cpus(text: str) -> set[int]:
     return found
 
 
-def alive(pid: int) -> bool:
-    """Whether *pid* is a process that can still run (proc(5), stat field 3): a zombie's end may be nobody's news."""
-    try:
-        return stat(pid)[0] not in (b"Z", b"X")
-    except (OSError, IndexError):
-        return False
-
-
-def session(pid: int) -> int:
-    """The session of a process (proc(5), stat field 6); 0 if it is gone."""
-    try:
-        return int(stat(pid)[3])
-    except (OSError, IndexError, ValueError):
-        return 0

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pbsdock.errors import Refusal
+from pbsdock.core.errors import Refusal
 
 BUDGET_S = 10.0  # of a processor
 PER_S = 0.05

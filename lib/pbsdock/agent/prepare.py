@@ -18,24 +18,25 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from pbsdock import mounts, torque
 from pbsdock.agent import facts, health, stage
 from pbsdock.agent.attempts import MOST
 from pbsdock.agent.node import Node, ms_since, parse_cpus
 from pbsdock.agent.release import release
-from pbsdock.config import ImagesConfig
-from pbsdock.container import group, passwd
-from pbsdock.credentials import files
-from pbsdock.directive import SCRIPT_LIMIT, Directive, DirectiveError, parse_options, parse_script
-from pbsdock.engine import EngineError
-from pbsdock.errors import HookError, NodeFault, Refusal
-from pbsdock.images import Image
-from pbsdock.ledger import Record, uptime
-from pbsdock.plan import Plan
-from pbsdock.policy import decide, effective
-from pbsdock.policy_limits import with_cpus
-from pbsdock.policy_mounts import rules_of
-from pbsdock.s3_environment import DIRECTORY, has_credentials
+from pbsdock.config.tables import ImagesConfig
+from pbsdock.core.errors import HookError, NodeFault, Refusal
+from pbsdock.core.ledger import Record, uptime
+from pbsdock.core.plan import Plan
+from pbsdock.directive.parse import SCRIPT_LIMIT, Directive, DirectiveError, parse_options, parse_script
+from pbsdock.engine.docker.api import EngineError
+from pbsdock.engine.images import Image
+from pbsdock.engine.spec import group, passwd
+from pbsdock.host import mounts
+from pbsdock.policy.decide import decide, effective
+from pbsdock.policy.limits import with_cpus
+from pbsdock.policy.mounts import rules_of
+from pbsdock.rm import torque
+from pbsdock.s3.environment import DIRECTORY, has_credentials
+from pbsdock.stores import files
 
 _INTERPRETER = re.compile(rb"#![ \t]*(/[A-Za-z0-9._/+-]+)(?=[ \t\n]|$)")
 

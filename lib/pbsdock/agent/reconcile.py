@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
-from pbsdock import pins
 from pbsdock.agent.node import Node
 from pbsdock.agent.release import release, remove_work
-from pbsdock.engine import EngineError
-from pbsdock.errors import HookError, NodeFault
-from pbsdock.ledger import PAST_START, Record, uptime
+from pbsdock.core.errors import HookError, NodeFault
+from pbsdock.core.ledger import PAST_START, Record, uptime
+from pbsdock.engine.docker.api import EngineError
+from pbsdock.host import pins
 
 _AT_ONCE = 16
 _BUSY_S = 2.0

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from pbsdock import pins, wire
 from pbsdock.agent import stage
 from pbsdock.agent.node import Node, ms_since
-from pbsdock.engine import EngineError
-from pbsdock.errors import HookError, NodeFault
-from pbsdock.ledger import Record
-from pbsdock.syscalls import unmount
+from pbsdock.core.errors import HookError, NodeFault
+from pbsdock.core.ledger import Record
+from pbsdock.engine.docker.api import EngineError
+from pbsdock.host import pins
+from pbsdock.host.syscalls import unmount
+from pbsdock.protocol import wire
 
 _EMPTY_S = 5.0
 

@@ -15,29 +15,32 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pbsdock import torque, wire
 from pbsdock.agent import facts, prepare, stage, vigil
 from pbsdock.agent.channel import Channel, ClientGone
 from pbsdock.agent.finish import AWAY, begin_stage_out, finish
 from pbsdock.agent.manners import Held, Manners, cost
 from pbsdock.agent.memory import few_arenas
-from pbsdock.agent.node import Node, Running, alive
+from pbsdock.agent.node import Node
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
+from pbsdock.agent.running import Running
 from pbsdock.agent.service import Service
 from pbsdock.agent.start import discard_half_started, finish_task, start_job, start_task
 from pbsdock.agent.watch import Watcher
-from pbsdock.config import Config, ConfigError, load
-from pbsdock.doctor_engine import untrusted
-from pbsdock.engine import EngineError
-from pbsdock.errors import HookError, NodeFault, Refusal
-from pbsdock.events import EventStream
-from pbsdock.ledger import Ledger, Record
-from pbsdock.paths import Paths
-from pbsdock.redact import known
+from pbsdock.config.tables import Config, ConfigError, load
+from pbsdock.config.trust import untrusted
+from pbsdock.core.errors import HookError, NodeFault, Refusal
+from pbsdock.core.ledger import Ledger, Record
+from pbsdock.core.paths import Paths
+from pbsdock.core.redact import known
+from pbsdock.engine.docker.api import EngineError
+from pbsdock.events.stream import EventStream
+from pbsdock.host.process import alive
+from pbsdock.protocol import wire
+from pbsdock.rm import torque
 
 if TYPE_CHECKING:
-    from pbsdock.credentials.secret import Secret
+    from pbsdock.stores.secret import Secret
 
 _FIRST_MESSAGE_S = 10.0
 _ROOM_S = 120.0  # how long a request waits until its user's others have been answered

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from pbsdock import wire
+from pbsdock.protocol import wire
 
 _FIRST_FD = 3
 _TURN_AWAY_S = 1.0

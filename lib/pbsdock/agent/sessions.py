@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pbsdock.redact import known
-from pbsdock.s3_environment import TOKEN
+from pbsdock.core.redact import known
+from pbsdock.s3.environment import TOKEN
 
 if TYPE_CHECKING:
-    from pbsdock.credentials.secret import Secret
+    from pbsdock.stores.secret import Secret
 
 
 class Sessions:

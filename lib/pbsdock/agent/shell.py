@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from pbsdock.agent.process import stat
+from pbsdock.host.process import stat
 
 _LOOK_S = 2.0
 _WAITS_S = 0.3

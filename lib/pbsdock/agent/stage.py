@@ -9,17 +9,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from pbsdock.agent.node import Node, Running, ms_since
-from pbsdock.agent.workers import Worker
-from pbsdock.errors import Refusal
-from pbsdock.ledger import Record
-from pbsdock.mounts import Bound
-from pbsdock.pathrules import below
-from pbsdock.plan import Plan, Stage
-from pbsdock.sizes import human
+from pbsdock.agent.node import Node, ms_since
+from pbsdock.agent.running import Running
+from pbsdock.agent.work import Work
+from pbsdock.core.errors import Refusal
+from pbsdock.core.ledger import Record
+from pbsdock.core.pathrules import below
+from pbsdock.core.plan import Plan, Stage
+from pbsdock.core.sizes import human
+from pbsdock.host.mounts import Bound
 from pbsdock.staging.order import Access, Direction, Item, Order, Upload
 
 NOT_UPLOADED = 74  # EX_IOERR of sysexits.h: what a job ends with whose results are not where it asked for them
@@ -35,23 +35,6 @@ class StageFailed(Exception):
         super().__init__(sentence)
         self.code = code
         self.sentence = f"{where}: {sentence}" if where else sentence
-
-
-@dataclass(slots=True)
-class Work:
-    """One order under way."""
-
-    worker: Worker | None = None
-    interrupted: str = ""  # why
-    error: Refusal | None = None
-    said: list[str] = field(default_factory=list)
-    over: threading.Event = field(default_factory=threading.Event)
-
-    def interrupt(self, why: str) -> None:
-        """End it soon."""
-        self.interrupted = self.interrupted or why
-        if self.worker is not None:
-            self.worker.kill()
 
 
 # -- stage-in ---------------------------------------------------------------------------------------------------------

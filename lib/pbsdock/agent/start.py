@@ -11,15 +11,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from pbsdock import container, mounts, pins, wire
 from pbsdock.agent import facts
-from pbsdock.agent.node import Node, Running, alive, ms_since
+from pbsdock.agent.node import Node, ms_since
+from pbsdock.agent.running import Running
 from pbsdock.agent.shell import waited_for
-from pbsdock.engine import EngineError, process_groups
-from pbsdock.errors import NodeFault, Refusal
-from pbsdock.ledger import Record, uptime
-from pbsdock.mounts import Bound
-from pbsdock.plan import Plan
+from pbsdock.core.errors import NodeFault, Refusal
+from pbsdock.core.ledger import Record, uptime
+from pbsdock.core.plan import Plan
+from pbsdock.engine import spec as container
+from pbsdock.engine.docker.api import EngineError, process_groups
+from pbsdock.host import mounts, pins
+from pbsdock.host.mounts import Bound
+from pbsdock.host.process import alive
+from pbsdock.protocol import wire
 
 _PID_S = 2.0
 _TASKS, _TASKS_PER_CPU = 64, 4  # of one job at a time: each is an exec, a shim's threads and a dozen descriptors

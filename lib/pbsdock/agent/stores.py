@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pbsdock.agent.sessions import Sessions
-from pbsdock.config import Config, StoreConfig
-from pbsdock.errors import NodeFault, Refusal
-from pbsdock.ledger import Record
-from pbsdock.plan import Plan, Store
-from pbsdock.redact import known
-from pbsdock.s3_environment import TOKEN
+from pbsdock.config.tables import Config, StoreConfig
+from pbsdock.core.errors import NodeFault, Refusal
+from pbsdock.core.ledger import Record
+from pbsdock.core.plan import Plan, Store
+from pbsdock.core.redact import known
+from pbsdock.s3.environment import TOKEN
 
 if TYPE_CHECKING:  # botocore and urllib3 are loaded only where a store is configured
-    from pbsdock.credentials.secret import Minter, Secret
+    from pbsdock.stores.secret import Minter, Secret
 
 _LEAST_MARGIN_S = 5.0
 _TRY_AGAIN_S = 15.0
@@ -93,7 +93,7 @@ class Stores:
         return found
 
     def _write(self, record: Record, plan: Plan, minted: list[tuple[Store, Secret]], directory: Path) -> None:
-        from pbsdock.credentials import files
+        from pbsdock.stores import files
 
         record.facts["credentials"] = {"refresh_at": None}
         if not minted:
@@ -211,7 +211,7 @@ class Stores:
         A gateway that does not answer is passed over, and told: it is asked again with the next pass. One that has to
         go through all its users for it is asked once an hour.
         """
-        from pbsdock.credentials.secret import incarnation_of
+        from pbsdock.stores.secret import incarnation_of
 
         found = []
         for store, settings in self.config.s3.items():
@@ -249,13 +249,13 @@ class Stores:
             return self._minters[store]
 
     def _name(self, record: Record, store: str) -> str:
-        from pbsdock.credentials.secret import name_of
+        from pbsdock.stores.secret import name_of
 
         return name_of(self.owner, record.incarnation, store)
 
     def _make(self, name: str, store: StoreConfig) -> Minter:
-        from pbsdock.credentials.make import minter_of
-        from pbsdock.credentials.rgw import Gateway
+        from pbsdock.stores.make import minter_of
+        from pbsdock.stores.rgw import Gateway
 
         def failed(bucket: str, reason: str) -> None:
             self.emit("store.failed", level="warning", store=name, reason=f"sharing bucket {bucket!r}: {reason}")

@@ -14,12 +14,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from pbsdock.waiting import hung_up
-
-if TYPE_CHECKING:
-    from pbsdock.agent.node import Running
+from pbsdock.agent.running import Running
+from pbsdock.core.waiting import hung_up
 
 _COMES_BACK_S = 5.0  # a run hook that has lost its connection
 _OVER_S = 1.0  # one whose run is over has gone

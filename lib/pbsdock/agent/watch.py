@@ -10,14 +10,17 @@ from typing import Any
 
 import requests.exceptions
 
+from pbsdock.agent import health
 from pbsdock.agent.finish import finish
 from pbsdock.agent.memory import heap
-from pbsdock.agent.node import Node, Running, alive
+from pbsdock.agent.node import Node
 from pbsdock.agent.reconcile import reconcile
+from pbsdock.agent.running import Running
 from pbsdock.agent.start import finish_task
-from pbsdock.engine import EngineError
-from pbsdock.errors import HookError
-from pbsdock.ledger import Record
+from pbsdock.core.errors import HookError
+from pbsdock.core.ledger import Record
+from pbsdock.engine.docker.api import EngineError
+from pbsdock.host.process import alive
 
 _LOOK_S = 1.0
 # What one thing may take: some calls of the engine that run into their deadlines one after another; a pass of the
@@ -187,7 +190,7 @@ class Watcher:
                     now = time.monotonic()
                     if now >= next_probe:
                         next_probe = now + 5.0
-                        self.node.recover()
+                        health.recover(self.node)
                     is_due = self._came_back() or is_due or now >= next_pass
                     if is_due and self._reap():
                         is_due, next_pass = False, now + self.node.config.reaper.period_s

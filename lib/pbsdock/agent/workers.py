@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pbsdock.core.waiting import readable
 from pbsdock.staging.order import Order, messages, send
-from pbsdock.waiting import readable
 
 _START_S = 20.0
 _CODE = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os.path
 
-from pbsdock.s3_names import Url
+from pbsdock.s3.names import Url
 
 
 class Unfit(ValueError):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from pbsdock.s3_names import Url
+from pbsdock.s3.names import Url
 
 Direction = Literal["in", "out", "undo"]
 LIMIT = 1 << 20  # bytes of one line

@@ -19,9 +19,9 @@ _IDLE_S = 300.0
 def main(control: socket.socket) -> None:
     """Serve until the agent is gone, or nothing was wanted for some minutes."""
     import pbsdock.staging.worker  # noqa: F401 - loaded once, for all that are forked
+    from pbsdock.core.waiting import readable
     from pbsdock.staging.client import client_of
     from pbsdock.staging.order import Access
-    from pbsdock.waiting import readable
 
     # Loads what the first client of a process loads: its models and endpoint rules.
     access = Access(

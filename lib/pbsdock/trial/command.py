@@ -129,7 +129,7 @@ def _owner(arguments: argparse.Namespace) -> str:
 
 def request(arguments: argparse.Namespace) -> Request:
     """What the arguments and the script's own #PBS lines ask for; arguments win. Raises BadRequest."""
-    from pbsdock.paths import load
+    from pbsdock.core.paths import load
 
     if os.geteuid() != 0:
         raise BadRequest("pbsdock try stands in for pbs_mom and needs root; use sudo")

@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from pbsdock.core.waiting import readable
 from pbsdock.trial import environment
 from pbsdock.trial.hooks import NOT_RUN, TIMED_OUT, Hooks, append
 from pbsdock.trial.launcher import kill_all, kill_session
 from pbsdock.trial.process import Process, Spec, spawn
 from pbsdock.trial.request import ABORT, REQUEUE, Outcome, Request, mom_config, resolve
 from pbsdock.trial.spool import Spool
-from pbsdock.waiting import readable
 
 _DOWN = "ERROR"  # how a node check's line begins that takes the node down
 _DELIVERIES = 2  # mom walks the session two to four times for one signal (observed)

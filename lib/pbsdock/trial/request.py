@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pbsdock.torque import BadValue, JobId, Resources, parse_duration, parse_job_id, parse_resource_list, parse_size
+from pbsdock.rm.torque import BadValue, JobId, Resources, parse_duration, parse_job_id, parse_resource_list, parse_size
 
 ABORT, REQUEUE = -2, -14  # exit_status Torque records when a prologue fails (observed)
 _SIGNAL = 256

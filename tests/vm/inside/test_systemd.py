@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from pbsdock.cgroup.bus import SystemBus
-from pbsdock.cgroup.systemd import SystemdCgroup
-from pbsdock.errors import NodeFault
-from pbsdock.plan import Limits
+from pbsdock.core.errors import NodeFault
+from pbsdock.core.plan import Limits
+from pbsdock.host.cgroup.bus import SystemBus
+from pbsdock.host.cgroup.systemd import SystemdCgroup
 from pbsdock.trial import Trial
 from tests.conftest import IMAGE, Instance, wait_until
 

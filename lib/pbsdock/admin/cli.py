@@ -1,0 +1,268 @@
+"""``pbsdock``: the command for users (check, try), operators (events, ps) and admins (reap, config, doctor)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pbsdock.protocol import wire
+from pbsdock.protocol.link import AgentGone, connect
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0 well, 1 not, 2 wrong input."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pbsdock", description="Torque jobs in Docker containers.")
+    parser.add_argument("--paths", type=Path, default=Path("/opt/pbsdock/paths.json"), help=argparse.SUPPRESS)
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    check = verbs.add_parser("check", help="check the #DOCKER lines of scripts; needs neither engine nor root")
+    check.add_argument("scripts", nargs="+", metavar="SCRIPT")
+    check.set_defaults(run=_check)
+
+    trial = verbs.add_parser("try", help="run a script on this host as Torque would")
+    from pbsdock.trial import add_arguments as add_trial_arguments
+
+    add_trial_arguments(trial)
+    trial.set_defaults(run=_try)
+
+    ps = verbs.add_parser("ps", help="list the jobs with containers on this node")
+    ps.add_argument("--json", action="store_true", help="one JSON object")
+    ps.set_defaults(run=_ps)
+
+    events = verbs.add_parser("events", help="show the event stream")
+    events.add_argument("--follow", "-f", action="store_true", help="wait for more")
+    events.add_argument("--job", metavar="ID", help="only this job's")
+    events.add_argument("--json", action="store_true", help="the lines as they are")
+    events.set_defaults(run=_events)
+
+    reap = verbs.add_parser("reap", help="remove what belongs to no live job, now")
+    reap.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    reap.add_argument("--json", action="store_true", help="one JSON object")
+    reap.set_defaults(run=_reap)
+
+    doctor = verbs.add_parser("doctor", help="prove a part of the site by using it")
+    parts = doctor.add_subparsers(required=True, metavar="PART")
+    stores = parts.add_parser("s3", help="mint, read, be denied, revoke, be denied: at each object store")
+    stores.add_argument("stores", nargs="*", metavar="STORE", help="only these; otherwise all")
+    stores.add_argument("--json", action="store_true", help="one JSON list")
+    stores.set_defaults(run=_doctor_s3)
+
+    engine = parts.add_parser("engine", help="known escapes of its version, who can reach it or change our files")
+    engine.add_argument("--json", action="store_true", help="one JSON list")
+    engine.set_defaults(run=_doctor_engine)
+
+    packages = parts.add_parser("packages", help="the installed packages: the lock's, unchanged, without known holes")
+    packages.add_argument("--json", action="store_true", help="one JSON list")
+    packages.set_defaults(run=_doctor_packages)
+
+    mounts = parts.add_parser("mounts", help="what is mounted for jobs on this host: each of a job that needs it")
+    mounts.add_argument("--json", action="store_true", help="one JSON list")
+    mounts.set_defaults(run=_doctor_mounts)
+
+    config = verbs.add_parser("config", help="check the site's configuration file and show it")
+    config.set_defaults(run=_config)
+    return parser
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from pbsdock.directive.parse import DirectiveError, parse_script
+
+    wrong = False
+    for name in arguments.scripts:
+        try:
+            directive = parse_script(Path(name).read_bytes(), filename=name)
+        except OSError as error:
+            print(f"{name}: cannot be read: {error.strerror}", file=sys.stderr)
+            wrong = True
+        except DirectiveError as error:
+            print(error, file=sys.stderr)
+            wrong = True
+        else:
+            print(f"{name}: {directive.image.canonical if directive else 'no #DOCKER line: runs without a container'}")
+    return 2 if wrong else 0
+
+
+def _try(arguments: argparse.Namespace) -> int:
+    from pbsdock.trial import main as run
+
+    return int(run(arguments))
+
+
+def _ask(arguments: argparse.Namespace, message: wire.Message) -> wire.Message | None:
+    from pbsdock.core.paths import load
+
+    if os.geteuid() != 0:
+        print("pbsdock: only root may ask the agent about all jobs; use sudo", file=sys.stderr)
+        return None
+    try:
+        link = connect(str(load(arguments.paths).socket), wait_s=0.0, timeout_s=300.0)
+        link.send(message)
+        answer, _fds = link.recv()
+    except AgentGone as error:
+        print(f"pbsdock: the agent does not answer ({error}); the next job's prologue starts it", file=sys.stderr)
+        return None
+    if answer.op in ("refused", "fault"):
+        print(f"pbsdock: {answer.text('sentence')}", file=sys.stderr)
+        return None
+    return answer
+
+
+def _ps(arguments: argparse.Namespace) -> int:
+    answer = _ask(arguments, wire.Message("list"))
+    if answer is None:
+        return 1
+    data = json.loads(answer.text("json"))
+    if arguments.json:
+        print(json.dumps(data, indent=1))
+        return 0
+    print(f"{'JOB':<24} {'USER':<12} {'STATE':<10} {'CONTAINER':<12} IMAGE")
+    for one in data["jobs"]:
+        container = (one["container"] or "-")[:12]
+        print(f"{one['job']:<24} {one['user']:<12} {one['state']:<10} {container:<12} {one['image'] or '-'}")
+    for problem in data["problems"]:
+        print(f"ledger: {problem}", file=sys.stderr)
+    return 1 if data["problems"] else 0
+
+
+def _reap(arguments: argparse.Namespace) -> int:
+    answer = _ask(arguments, wire.Message("reap", dry_run=int(arguments.dry_run)))
+    if answer is None:
+        return 1
+    data = json.loads(answer.text("json"))
+    if arguments.json:
+        print(json.dumps(data, indent=1))
+    elif data["blocked"]:
+        print(f"nothing was touched: {data['blocked']}")
+    else:
+        for one in data["findings"]:
+            print(f"{'would remove' if arguments.dry_run else 'found'} {one['kind']} {one['name']} ({one['why']})")
+        print(f"{len(data['findings'])} found, {data['reaped']} removed")
+    return 1 if data["blocked"] or (data["left"] and not arguments.dry_run) else 0
+
+
+def _events(arguments: argparse.Namespace) -> int:
+    from pbsdock.config.tables import load as load_config
+    from pbsdock.core.paths import load
+    from pbsdock.events.view import show
+
+    paths = load(arguments.paths)
+    file = load_config(paths.config).events.file
+    return show(
+        Path(file) if file else paths.log_dir / "events.jsonl", job=arguments.job, follow=arguments.follow,
+        raw=arguments.json, out=sys.stdout,
+    )
+
+
+def _doctor_s3(arguments: argparse.Namespace) -> int:
+    import socket
+
+    from pbsdock.admin.doctor.report import report
+    from pbsdock.admin.doctor.stores import examine
+    from pbsdock.config.tables import ConfigError
+    from pbsdock.config.tables import load as load_config
+    from pbsdock.core.paths import load
+
+    if os.geteuid() != 0:
+        print("pbsdock: only root can read the node's identity; use sudo", file=sys.stderr)
+        return 1
+    paths = load(arguments.paths)
+    try:
+        config = load_config(paths.config)
+    except (ConfigError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    unknown = [one for one in arguments.stores if one not in config.s3]
+    if unknown or not config.s3:
+        known = ", ".join(config.s3) or "none"
+        print(f"pbsdock: there is no store {unknown[0] if unknown else ''!r}; configured are {known}", file=sys.stderr)
+        return 2
+    findings = examine(config, f"{paths.instance}@{socket.gethostname()}", arguments.stores)
+    return report(findings, sys.stdout, as_json=arguments.json)
+
+
+def _doctor_engine(arguments: argparse.Namespace) -> int:
+    from itertools import chain
+
+    from pbsdock.admin.doctor.engine import components, judge_paths, judge_socket, judge_versions
+    from pbsdock.admin.doctor.report import report
+    from pbsdock.config.tables import ConfigError
+    from pbsdock.config.tables import load as load_config
+    from pbsdock.core.errors import HookError
+    from pbsdock.core.paths import load
+    from pbsdock.engine.docker.api import Engine, EngineError
+
+    if os.geteuid() != 0:
+        print("pbsdock: only root may ask the engine; use sudo", file=sys.stderr)
+        return 1
+    paths = load(arguments.paths)
+    try:
+        settings = load_config(paths.config).engine
+        versions = components(Engine(settings.socket, settings.timeout_s).version())
+    except (ConfigError, HookError, EngineError, OSError) as error:
+        print(f"pbsdock: {error}", file=sys.stderr)
+        return 2
+    findings = chain(judge_versions(versions), judge_socket(settings.socket), judge_paths(paths))
+    return report(iter(findings), sys.stdout, as_json=arguments.json)
+
+
+def _doctor_packages(arguments: argparse.Namespace) -> int:
+    from pbsdock.admin.doctor.packages import examine
+    from pbsdock.admin.doctor.report import report
+    from pbsdock.core.paths import load
+
+    try:
+        findings = list(examine(load(arguments.paths)))
+    except (OSError, ValueError) as error:
+        print(f"pbsdock: the installation cannot be read ({error}); run install.sh again", file=sys.stderr)
+        return 2
+    return report(iter(findings), sys.stdout, as_json=arguments.json)
+
+
+def _doctor_mounts(arguments: argparse.Namespace) -> int:
+    from pbsdock.admin.doctor.mounts import examine
+    from pbsdock.admin.doctor.report import report
+    from pbsdock.core.paths import load
+
+    try:
+        findings = list(examine(load(arguments.paths)))
+    except OSError as error:
+        print(f"pbsdock: the jobs' records cannot be read ({error}); only root may", file=sys.stderr)
+        return 2
+    return report(iter(findings), sys.stdout, as_json=arguments.json)
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    import dataclasses
+
+    from pbsdock.config.tables import ConfigError
+    from pbsdock.config.tables import load as load_config
+    from pbsdock.core.paths import load
+
+    paths = load(arguments.paths)
+    try:
+        config = load_config(paths.config)
+    except (ConfigError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(json.dumps(dataclasses.asdict(config), indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

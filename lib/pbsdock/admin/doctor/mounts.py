@@ -1,0 +1,40 @@
+"""``pbsdock doctor mounts``: what this instance has mounted on the host, and whether a job there accounts for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+from pbsdock.admin.doctor.report import Judged
+from pbsdock.core.ledger import PAST_START, Ledger
+from pbsdock.core.paths import Paths
+from pbsdock.host import syscalls
+
+
+def examine(paths: Paths) -> Iterator[Judged]:
+    """Look at the mounts below the run directory. Raises OSError if the ledger cannot be read."""
+    records, problems = Ledger(paths.state_dir / "jobs").load_all()
+    if problems:
+        raise OSError(f"ledger: {problems[0]}")
+    states = {f"{one.safe}.{one.incarnation}": one.state for one in records}
+    points = [point for point, _ in syscalls.mount_points()]
+    yield from judge("pins", _owners(points, str(paths.pins)), states, PAST_START)
+    yield from judge("credentials", _owners(points, str(paths.work)), states, ())
+
+
+def judge(
+    step: str, mounts: Mapping[str, int], states: Mapping[str, str], over: Iterable[str]
+) -> Iterator[Judged]:
+    """Judge how many mounts each record's name has; those of none, or of one in a state in *over*, stay. Pure."""
+    staying = {name: count for name, count in mounts.items() if name not in states or states[name] in over}
+    for name, count in sorted(staying.items()):
+        word = "mount" if count == 1 else "mounts"
+        yield Judged("mounts", step, False, f"{count} {word} of {name} stay; pbsdock reap removes them")
+    if not staying:
+        yield Judged("mounts", step, True, f"{sum(mounts.values())}, each of a job that needs it")
+
+
+def _owners(points: Iterable[str], directory: str) -> Counter[str]:
+    """How many mount points there are below each name in *directory*."""
+    prefix = f"{directory}/"
+    return Counter(one.removeprefix(prefix).split("/")[0] for one in points if one.startswith(prefix))

@@ -1,0 +1,69 @@
+"""A job or TM task under way: what the agent knows of it from its start to its end."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from pbsdock.agent.channel import Channel, ClientGone
+from pbsdock.agent.shell import awaits_script
+from pbsdock.core.ledger import Record
+from pbsdock.protocol import wire
+
+
+@dataclass(slots=True)
+class Running:
+    """A job or TM task whose run hook waits for the end; any thread may end it."""
+
+    record: Record
+    exec_id: str = ""
+    pid: int = 0
+    channel: Channel | None = None  # the run hook's, who alone may speak for this run
+    ended: wire.Message | None = None
+    engine_was_lost: bool = False
+    restoring: Channel | None = None  # for whom a thread is at work to open new streams
+    stream_lost_at: float | None = None  # since when nobody reads the container's output; seconds since the epoch
+    out_of_memory: bool = False  # the engine has said so; a process was killed, not necessarily the first one
+    gone_since: float | None = None  # since when the kernel has no such first process; monotonic seconds
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def key(self) -> str:
+        """What it is known by: the task's exec, or the job's incarnation."""
+        return self.exec_id or self.record.incarnation
+
+    def awaits_script(self) -> bool:
+        """Whether its shell has run nothing and never will; takes a moment to be sure of."""
+        return awaits_script(self.pid, self.record.facts.get("waited_for", -1))
+
+    def end(self, message: wire.Message) -> bool:
+        """Tell the run hook how it ended, and whoever waits for that here; returns whether the hook was there."""
+        with self.lock:
+            self.ended = message
+            told = self._send(message)
+        self.over.set()
+        return told
+
+    def _send(self, message: wire.Message) -> bool:
+        """Send to the run hook if it is there, without waiting: a hook that is gone comes back and asks."""
+        if self.channel is None:
+            return False
+        try:
+            self.channel.send(message)
+        except ClientGone:
+            self.channel = None
+            return False
+        return True
+
+    def join(self, channel: Channel) -> wire.Message | None:
+        """From now on the run hook is at the other end of *channel*; returns the end it may have missed."""
+        with self.lock:
+            self.channel = channel
+            return self.ended
+
+    def leave(self, channel: Channel) -> None:
+        """The connection is over; another may have taken its place."""
+        with self.lock:
+            if self.channel is channel:
+                self.channel = None

@@ -1,0 +1,1 @@
+"""The site's configuration: its tables, how they are read, and whether the file can be believed."""

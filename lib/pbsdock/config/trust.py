@@ -1,0 +1,88 @@
+"""Whether a file can be believed: nobody but root could have written it, or put another in its place."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from pbsdock.config.reader import ConfigError
+from pbsdock.core.paths import Paths
+
+_MOST_LINKS = 40  # as the kernel's own limit, path_resolution(7)
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def untrusted_part(path: Path) -> str | None:
+    """What of the way to *path*, of any kind, others than root can change; None if nothing. Raises OSError."""
+    try:
+        check_trusted(path, any_kind=True)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def untrusted(paths: Paths) -> Iterator[str]:
+    """A sentence for each of our files and directories that others could change, or could put another in place of."""
+    program = paths.lib / "pbsdock"
+    hooks = paths.prefix / "hooks"
+    directories = [paths.lib, paths.state_dir, paths.run_dir, paths.mom_priv, paths.config.parent, hooks]
+    files = [paths.python, *sorted(hooks.glob("*")), *sorted(program.rglob("*.py"))]
+    for one in [*directories, *files]:
+        try:
+            if problem := untrusted_part(Path(one)):
+                yield problem
+        except FileNotFoundError:
+            continue  # not there yet; where it will be made is judged with its directory
+        except (OSError, ConfigError) as error:
+            yield str(error)
+
+
+def check_trusted(path: Path, *, any_kind: bool = False) -> None:
+    """Walk to *path* as the kernel would and refuse at the first component others than root can change.
+
+    Links are followed by hand, because whoever can exchange a link, or the directory it lies in, chooses the file. A
+    sticky directory such as /tmp passes if root owns it: there only the owner of an entry can exchange it, and the
+    next component must be root's again. Raises ConfigError naming the component; FileNotFoundError if the file, or a
+    directory on the way, is plainly missing; OSError.
+    """
+    pending = list(reversed(Path(os.path.join(os.getcwd(), path)).parts[1:]))
+    here, links, link = Path("/"), 0, None
+    _check(path, here, is_last=False)
+    while pending:
+        part = pending.pop()
+        if part == "..":
+            here = here.parent
+            continue
+        here /= part
+        try:
+            is_link = _check(path, here, is_last=not pending and not any_kind)
+        except FileNotFoundError:
+            if link is None:
+                raise
+            raise ConfigError([f"{path}: {link} points to {here}, which does not exist"]) from None
+        if is_link:
+            links, link = links + 1, here
+            if links > _MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+            target = Path(os.readlink(here))
+            here = Path("/") if target.is_absolute() else here.parent
+            pending += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+
+
+def _check(path: Path, one: Path, *, is_last: bool) -> bool:
+    """Judge one component of *path*; returns whether it is a symbolic link."""
+    found = one.lstat()
+    if found.st_uid != 0:
+        raise ConfigError([f"{path}: {one} belongs to uid {found.st_uid}; it must belong to root"])
+    if stat.S_ISLNK(found.st_mode):
+        return True
+    is_directory = stat.S_ISDIR(found.st_mode)
+    if found.st_mode & _OTHERS and not (is_directory and found.st_mode & stat.S_ISVTX):
+        mode = stat.S_IMODE(found.st_mode)
+        raise ConfigError([f"{path}: {one} is writable by others (mode {mode:04o}); use chmod go-w"])
+    if is_last and not stat.S_ISREG(found.st_mode):
+        raise ConfigError([f"{path}: {one} is not a plain file"])
+    return False

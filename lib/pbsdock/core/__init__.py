@@ -1,0 +1,1 @@
+"""What every part may know: plans, records, errors, paths."""

@@ -1,0 +1,1 @@
+"""The #DOCKER line, from its text to what was asked for. Pure."""

@@ -1,0 +1,1 @@
+"""What hooks run: the standard library and the protocol alone, and little of the former."""

@@ -1,0 +1,1 @@
+"""The kernel: mounts, processes, system calls, cgroups."""

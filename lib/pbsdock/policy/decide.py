@@ -1,0 +1,219 @@
+"""Site policy: job + directive + configuration -> plan, or a refusal. Pure: no engine, no clock, no file.
+
+Paths are judged by components as written; what they really are is judged again when they are resolved as the user.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pbsdock.config.tables import OVERRIDABLE, Config
+from pbsdock.core.errors import Refusal
+from pbsdock.core.plan import Device, Plan, PullPolicy
+from pbsdock.core.sizes import some
+from pbsdock.directive.image_ref import ImageRef
+from pbsdock.directive.parse import EXPANDED_LIMIT, Directive, TooLong, expand
+from pbsdock.policy.host import HostFacts, position
+from pbsdock.policy.limits import limits_of, tmpfs_of
+from pbsdock.policy.mounts import check_paths, mounts_of, variable_at
+from pbsdock.policy.stores import stages_of, stores_of
+from pbsdock.rm.torque import Job
+
+__all__ = ["HostFacts", "decide", "effective"]
+_MOST_GPUS = 1024  # a list is made of them; what a request says is only as true as the server's list of nodes
+
+
+def effective(config: Config, job: Job) -> Config:
+    """The configuration with the first override that matches the job laid over it."""
+    for one in config.override:
+        if (
+            (not one.users or job.user in one.users)
+            and (not one.groups or _in_groups(job, one.groups))
+            and (not one.queues or job.queue in one.queues)
+        ):
+            tables = {name: getattr(one, name) for name in OVERRIDABLE if getattr(one, name) is not None}
+            rules = {name: replace(config.s3[name], allow=found.allow) for name, found in (one.s3 or {}).items()}
+            return replace(config, **tables, s3={**config.s3, **rules})
+    return config
+
+
+def decide(job: Job, directive: Directive, config: Config, host: HostFacts) -> Plan:
+    """Make the plan.
+
+    Raises Refusal with one sentence that says what is allowed, NodeFault if the configuration leaves no room for any
+    job on this host.
+    """
+    settings = effective(config, job)
+    _check_user(job, settings)
+    _check_image(directive, settings)
+    pull = _pull(directive, settings)
+    network = _network(directive, settings)
+    _check_environment(directive, settings)
+    directive = _expanded(job, directive)
+    check_paths(job, directive)
+    limits = limits_of(job, directive, settings.limits, host)
+    mounts = mounts_of(job, directive, settings.mounts, host)
+    tmpfs = tmpfs_of(directive, limits, host, mounts)
+    stores = stores_of(job, directive, settings.s3)
+    stage_in, stage_out = stages_of(directive, settings.s3, mounts, tmpfs)
+    return Plan(
+        job_id=job.id.text, user=job.user, group=job.group, uid=job.uid, gid=job.gid, groups=job.groups,
+        home=job.home, queue=job.queue, image=directive.image.canonical, pull=pull, platform=directive.platform,
+        limits=limits, network=network, mounts=mounts, tmpfs=tmpfs,
+        devices=tuple(Device(path=one) for one in settings.devices.allow), gpus=_gpus(job, directive, settings),
+        read_only_root=directive.read_only, environment=directive.env, environment_deny=settings.env.deny,
+        workdir=directive.workdir, entrypoint=directive.entrypoint, oom_score_adj=settings.limits.oom_score_adj,
+        interactive=job.interactive, walltime_s=job.resources.walltime, stores=stores, stage_in=stage_in,
+        stage_out=stage_out,
+        # No other network reaches the host's loopback address.
+        credentials_port=config.agent.credentials_port if network == "host" else 0,
+    )
+
+
+def _in_groups(job: Job, names: Sequence[str]) -> bool:
+    """Whether the job's owner is in one of *names*: the primary group's name, or the number of any group."""
+    return bool({job.group, str(job.gid), *map(str, job.groups)} & set(names))
+
+
+def _check_user(job: Job, settings: Config) -> None:
+    users = settings.users
+    if job.uid < users.min_uid:
+        raise Refusal(
+            "user-not-allowed",
+            f"user {job.user} has uid {job.uid}; containers are for users from uid {users.min_uid} on",
+        )
+    if job.user in users.deny:
+        raise Refusal("user-not-allowed", f"user {job.user} may not run containers at this site")
+    if users.allow_groups and not _in_groups(job, users.allow_groups):
+        raise Refusal(
+            "user-not-allowed",
+            f"user {job.user} may not run containers at this site; members of {some(users.allow_groups)} may",
+        )
+
+
+# -- image ------------------------------------------------------------------------------------------------------------
+
+
+def _check_image(directive: Directive, settings: Config) -> None:
+    image, images = directive.image, settings.images
+    where = f"{directive.filename}:{directive.line}:{directive.column}"
+    denied = next((one for one in images.deny if _matches(image, one)), None)
+    if denied is not None:
+        raise Refusal(
+            "image-not-allowed",
+            f"{where}: image {image.canonical!r} is not allowed at this site: {denied} is on its list of images that"
+            " may not run",
+        )
+    if not any(_matches(image, one) for one in images.allow):
+        raise Refusal(
+            "image-not-allowed",
+            f"{where}: image {image.canonical!r} is not allowed at this site; allowed are {some(images.allow)}",
+        )
+    if images.require_digest and not image.digest:
+        raise Refusal(
+            "image-not-pinned",
+            f"{where}: image {image.canonical!r} names no digest; this site wants IMAGE@sha256:…",
+        )
+
+
+def _matches(image: ImageRef, pattern: str) -> bool:
+    """Match registry with registry and repository with repository.
+
+    One match over the whole text would let the ``*`` of ``*.example.org/*`` run across the slash and cover
+    ``evil.test/x.example.org/y``. A host's case and the port every registry has anyway do not make another registry.
+    """
+    if pattern == "*" or pattern == image.digest:
+        return True
+    registry, _, repository = pattern.partition("/")
+    named = image.registry.lower().removesuffix(":443")
+    if not fnmatch.fnmatchcase(named, registry.lower().removesuffix(":443")):
+        return False
+    forms = [image.repository]
+    forms += [f"{image.repository}:{image.tag}"] if image.tag else []
+    forms += [f"{image.repository}@{image.digest}"] if image.digest else []
+    return any(fnmatch.fnmatchcase(one, repository) for one in forms)
+
+
+def _pull(directive: Directive, settings: Config) -> PullPolicy:
+    wanted = directive.pull or settings.images.pull
+    if settings.images.pull == "never" and wanted != "never":
+        raise Refusal(
+            "pull-not-allowed",
+            f"{directive.at('pull')}: --pull {wanted}: this site runs only images that are on the node already",
+        )
+    return wanted
+
+
+# -- network, environment ---------------------------------------------------------------------------------------------
+
+
+def _network(directive: Directive, settings: Config) -> str:
+    wanted = directive.network or settings.network.default
+    allowed = tuple(dict.fromkeys((*settings.network.allow, settings.network.default)))
+    if wanted not in allowed:
+        raise Refusal(
+            "network-not-allowed",
+            f"{directive.at('network')}: network {wanted!r} is not allowed; use one of {some(allowed)}",
+        )
+    return wanted
+
+
+def _check_environment(directive: Directive, settings: Config) -> None:
+    """The list is about the host job's own values; what a directive spells out is the user's wish for their process."""
+    for index, (name, value) in enumerate(directive.env):
+        if value is None and any(fnmatch.fnmatchcase(name, one) for one in settings.env.deny):
+            raise Refusal(
+                "variable-not-allowed",
+                f"{position(directive, 'env', index)}: --env {name} would take the host's own {name} into the"
+                f" container; write --env {name}=VALUE",
+            )
+
+
+def _expanded(job: Job, directive: Directive) -> Directive:
+    variables = {"USER": job.user, "HOME": job.home, "PBS_JOBID": job.id.text}
+    if job.work_dir:
+        variables["PBS_O_WORKDIR"] = job.work_dir
+    if job.tmpdir:
+        variables["TMPDIR"] = job.tmpdir
+    try:
+        return expand(directive, variables)
+    except KeyError as error:
+        name = str(error.args[0])
+        raise Refusal(
+            "no-such-variable", f"{variable_at(directive, name)}: ${name} is not set for this job on this node"
+        ) from None
+    except TooLong:
+        name = max(variables, key=lambda one: len(variables[one]))
+        raise Refusal(
+            "values-too-long",
+            f"{variable_at(directive, name)}: with the variables filled in, the options have more than"
+            f" {EXPANDED_LIMIT} characters; ${name} alone has {len(variables[name])}",
+        ) from None
+
+
+# -- devices ----------------------------------------------------------------------------------------------------------
+
+
+def _gpus(job: Job, directive: Directive, settings: Config) -> tuple[str, ...]:
+    if directive.gpus is None:
+        return ()
+    where, wanted = directive.at("gpus"), directive.gpus
+    if not settings.devices.gpus:
+        raise Refusal("gpus-not-offered", f"{where}: --gpus is not offered at this site")
+    # gpus=N is per node, and which part of an uneven request this node serves is not known: the least is safe.
+    granted = min((one.gpus for one in job.resources.nodes), default=0)
+    if not granted:
+        raise Refusal(
+            "gpus-not-granted",
+            f"{where}: --gpus needs GPUs granted by the scheduler; ask with qsub -l nodes=1:gpus=N",
+        )
+    if granted > _MOST_GPUS:
+        raise Refusal(
+            "gpus-not-granted", f"{where}: --gpus: {granted} GPUs on one node is more than any has; ask for fewer"
+        )
+    count = granted if wanted == "all" else int(wanted) if wanted.isascii() and wanted.isdigit() else 0
+    if not 0 < count <= granted:
+        raise Refusal("gpus-not-granted", f"{where}: --gpus {wanted}: this job was granted {granted}")
+    return tuple(str(one) for one in range(count))

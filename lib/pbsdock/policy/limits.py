@@ -1,0 +1,140 @@
+"""Policy on limits: what was granted by Torque, what the site allows, what the host has -> what the cgroup enforces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pbsdock.config.tables import LEAST_MEMORY, LimitsConfig
+from pbsdock.core.errors import NodeFault, Refusal
+from pbsdock.core.plan import Limits, Mount, Tmpfs
+from pbsdock.directive.parse import Directive
+from pbsdock.policy.host import HostFacts, plain, position
+from pbsdock.rm.torque import Job
+
+_TMP = "/tmp"  # noqa: S108 - the container's own
+# A multiple of every page size that neither the engine's int64 nor the kernel's counters overflow: a job that asks for
+# more vmem than that is not a fault of the node.
+_MOST_SWAP = 1 << 60
+_MOST_SIZE = (1 << 63) - 1  # of a C long, which is what the kernel's and the engine's sizes are
+
+
+def limits_of(job: Job, directive: Directive, settings: LimitsConfig, host: HostFacts) -> Limits:
+    """Decide the job's limits on this host. Raises Refusal; NodeFault if the site leaves no memory to anybody."""
+    memory = _memory(job, settings, host)
+    limits = Limits(
+        memory_bytes=memory, memory_swap_bytes=_swap(job, settings, memory), cpu_millis=_cpu(job, settings, host),
+        cpuset=None, pids=settings.pids, shm_bytes=_shm(directive, settings, memory, host),
+    )
+    return limits if host.free_cpus is None else with_cpus(limits, settings, host.free_cpus)
+
+
+def with_cpus(limits: Limits, settings: LimitsConfig, free: Sequence[int]) -> Limits:
+    """The same limits with as many CPUs of the job's own, where the site wants that and enough are free.
+
+    The one part of a decision that depends on what the other jobs got.
+    """
+    count = (limits.cpu_millis or 0) // 1000
+    if settings.cpu != "cpuset" or not 0 < count <= len(free):
+        return limits
+    return replace(limits, cpu_millis=None, cpuset=",".join(str(one) for one in sorted(free)[:count]))
+
+
+def _share(job: Job, total: int) -> int:
+    """This node's part of what was asked for the whole job: by slots."""
+    return total * job.slots_here // max(job.slots_total, 1)
+
+
+def _asked(job: Job) -> tuple[str, int] | None:
+    """What the job asks for on this node and by which resource: mem and vmem are the job's, pmem and pvmem a slot's."""
+    asked = job.resources
+    totals = [
+        (key, _share(job, total)) for key, total in (("mem", asked.mem), ("vmem", asked.vmem)) if total is not None
+    ]
+    if totals:
+        return min(totals, key=lambda one: one[1])
+    for key, each in (("pmem", asked.pmem), ("pvmem", asked.pvmem)):
+        if each is not None:
+            return key, each * job.slots_here
+    return None
+
+
+def _memory(job: Job, settings: LimitsConfig, host: HostFacts) -> int | None:
+    most = host.memory_bytes - settings.reserve_memory
+    if settings.max_memory:
+        most = min(most, settings.max_memory)
+    if most < LEAST_MEMORY:
+        raise NodeFault(
+            "no-memory-for-jobs",
+            f"limits.reserve_memory keeps {settings.reserve_memory} of the {host.memory_bytes} bytes of {host.node};"
+            " that leaves nothing for a job",
+        )
+    wanted = _asked(job)
+    if wanted is None:
+        if settings.default_memory:
+            return min(settings.default_memory, most)
+        # A job that asks for nothing must not get more than one that asks.
+        return most if settings.max_memory or settings.reserve_memory else None
+    key, memory = wanted
+    if memory > _MOST_SIZE:
+        asked = next((value for name, value in job.resources.raw if name == key), str(memory))
+        raise Refusal(
+            "memory-too-large",
+            f"{key}={asked[:80]} is no size that a node can have, and what Torque makes of a negative size or one it"
+            f" cannot hold; a container may have {most} bytes on {host.node}",
+        )
+    if memory > most:
+        raise Refusal(
+            "memory-too-large", f"{key} asks for {memory} bytes on {host.node}; a container may have {most} there"
+        )
+    if memory < LEAST_MEMORY:
+        raise Refusal("memory-too-small", f"{key} asks for {memory} bytes; the engine needs at least 6mb")
+    return memory
+
+
+def _swap(job: Job, settings: LimitsConfig, memory: int | None) -> int | None:
+    if memory is None:
+        return None
+    vmem = job.resources.vmem
+    if settings.swap == "as-vmem" and vmem is not None:
+        return max(memory, min(_share(job, vmem), _MOST_SWAP))
+    return memory
+
+
+def _cpu(job: Job, settings: LimitsConfig, host: HostFacts) -> int | None:
+    """CPU time in thousandths of a CPU; a node's np may exceed its CPUs."""
+    if settings.cpu == "none":
+        return None
+    slots = job.resources.ncpus if not job.resources.nodes and job.resources.ncpus else job.slots_here
+    return min(max(slots, 1), max(host.cpus, 1)) * 1000
+
+
+def _shm(directive: Directive, settings: LimitsConfig, memory: int | None, host: HostFacts) -> int:
+    most = memory or host.memory_bytes
+    if settings.max_shm:
+        most = min(most, settings.max_shm)
+    if directive.shm_size is None:
+        return min(settings.shm, most)
+    if directive.shm_size > most:
+        raise Refusal(
+            "shm-too-large",
+            f"{directive.at('shm-size')}: --shm-size asks for {directive.shm_size} bytes; this job may have {most}",
+        )
+    return directive.shm_size
+
+
+def tmpfs_of(directive: Directive, limits: Limits, host: HostFacts, mounts: Sequence[Mount]) -> tuple[Tmpfs, ...]:
+    """The tmpfs a directive asks for, each within the job's memory. Raises Refusal."""
+    most = limits.memory_bytes or host.memory_bytes
+    made = [Tmpfs(target=plain(one.target), size_bytes=one.size_bytes) for one in directive.tmpfs]
+    for index, one in enumerate(made):
+        if one.size_bytes is not None and one.size_bytes > most:
+            raise Refusal(
+                "tmpfs-too-large",
+                f"{position(directive, 'tmpfs', index)}: --tmpfs {one.target} asks for {one.size_bytes} bytes; it"
+                f" lives in the job's memory of {most}",
+            )
+    taken = {one.target for one in made} | {one.target for one in mounts}
+    if directive.read_only and _TMP not in taken:
+        made.append(Tmpfs(target=_TMP, size_bytes=None))  # most programs need one they can write to
+    return tuple(made)

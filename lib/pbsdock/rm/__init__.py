@@ -1,0 +1,1 @@
+"""Resource managers: what they say of a job."""

@@ -1,0 +1,35 @@
+"""What Torque says of a job: ids, argument vectors, resource lists and mom's .JB files. Pure.
+
+Facts about the formats were measured on a Torque 6.1 pbs_mom and read in its source, where each module says.
+The names here are all the rest of the program knows of Torque's formats.
+"""
+
+from __future__ import annotations
+
+from pbsdock.rm.torque.args import EpilogueArgs, PrologueArgs, parse_epilogue_argv, parse_prologue_argv
+from pbsdock.rm.torque.ids import JobId, parse_job_id
+from pbsdock.rm.torque.job import Job
+from pbsdock.rm.torque.jobfile import JobFile, of_host, parse_jb, slots_on
+from pbsdock.rm.torque.resources import NodeSpec, Resources, parse_nodes, parse_resource_list
+from pbsdock.rm.torque.values import BadValue, parse_duration, parse_size
+
+__all__ = [
+    "BadValue",
+    "EpilogueArgs",
+    "Job",
+    "JobFile",
+    "JobId",
+    "NodeSpec",
+    "PrologueArgs",
+    "Resources",
+    "of_host",
+    "parse_duration",
+    "parse_epilogue_argv",
+    "parse_jb",
+    "parse_job_id",
+    "parse_nodes",
+    "parse_prologue_argv",
+    "parse_resource_list",
+    "parse_size",
+    "slots_on",
+]

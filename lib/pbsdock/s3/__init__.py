@@ -1,0 +1,1 @@
+"""Names, policies and environments of object stores. Pure."""
