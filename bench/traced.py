@@ -14,7 +14,11 @@ from typing import Any
 LIBRARY, NOTES = sys.argv[1:3]
 sys.path.insert(0, LIBRARY)
 
-from pbsdock.agent import daemon, finish, node, prepare, server, watch  # noqa: E402 - found only through the line above
+from pbsdock.agent import daemon, finish, node, prepare, watch  # noqa: E402 - found only through the line above
+from pbsdock.agent.requests import root, streams, users  # noqa: E402
+from pbsdock.agent.requests.root import RootRequests  # noqa: E402
+from pbsdock.agent.requests.users import UserRequests  # noqa: E402
+from pbsdock.agent.session import Session  # noqa: E402
 from pbsdock.engine.docker import api as engine  # noqa: E402
 from pbsdock.host import pins  # noqa: E402
 
@@ -41,11 +45,15 @@ def _wrap(owner: Any, method: str, name: str) -> None:
     setattr(owner, method, _noted(name, getattr(owner, method)))
 
 
-for method, name in (("_prepare", "prologue"), ("_start", "run"), ("_release", "epilogue"), ("_answer", "answer")):
-    _wrap(server.Connection, method, name)
+for owner, method, name in (
+    (RootRequests, "prepare", "prologue"), (UserRequests, "start", "run"), (RootRequests, "release", "epilogue"),
+    (Session, "answer", "answer"),
+):  # fmt: skip
+    _wrap(owner, method, name)
 for method in ("inspect_image", "create", "attach", "start", "inspect"):
     _wrap(engine.Engine, method, f"engine-{method.replace('_', '-')}")
-server.finish = watch.finish = _noted("end", finish.finish)  # type: ignore[attr-defined]
+for module in (root, users, streams, watch):
+    module.finish = _noted("end", finish.finish)  # type: ignore[attr-defined]
 _wrap(finish, "_tell", "told")
 _wrap(os, "fsync", "fsync")
 _wrap(prepare, "_files", "files")

@@ -28,9 +28,12 @@ from typing import Any
 LIBRARY, CONTROL = sys.argv[1], Path(sys.argv[2])
 sys.path.insert(0, LIBRARY)
 
-from pbsdock.agent import daemon, finish, node, prepare, release, server, stage, watch  # noqa: E402 - found only through the line above
+from pbsdock.agent import daemon, finish, node, prepare, release, stage, watch  # noqa: E402 - found only through the line above
 from pbsdock.agent.planning import Planning  # noqa: E402
 from pbsdock.agent.pulse import Pulse  # noqa: E402
+from pbsdock.agent.requests import root, streams, users  # noqa: E402
+from pbsdock.agent.requests.root import RootRequests  # noqa: E402
+from pbsdock.agent.requests.users import UserRequests  # noqa: E402
 from pbsdock.agent.streams import Streams  # noqa: E402
 from pbsdock.config.tables import Config  # noqa: E402
 from pbsdock.core.paths import Paths  # noqa: E402
@@ -214,13 +217,14 @@ def _wrap_engine() -> None:
 
 
 def _wrap_phases() -> None:
-    door = server.Connection
-    door._prepare = _phase("prologue", door._prepare)  # type: ignore[method-assign]
-    door._start = _phase("run", door._start)  # type: ignore[method-assign]
-    door._release = _phase("epilogue", door._release)  # type: ignore[method-assign]
+    RootRequests.prepare = _phase("prologue", RootRequests.prepare)  # type: ignore[method-assign]
+    UserRequests.start = _phase("run", UserRequests.start)  # type: ignore[method-assign]
+    RootRequests.release = _phase("epilogue", RootRequests.release)  # type: ignore[method-assign]
     stage._stage_in = _phase("stage-in", stage._stage_in)
     stage._stage_out = _phase("stage-out", stage._stage_out)
-    server.finish = watch.finish = _phase("end", finish.finish)  # type: ignore[attr-defined]
+    noted = _phase("end", finish.finish)
+    for module in (root, users, streams, watch):
+        module.finish = noted  # type: ignore[attr-defined]
 
 
 _CHANGES = frozenset({

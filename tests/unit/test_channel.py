@@ -16,10 +16,8 @@ import pytest
 
 from pbsdock.agent import prepare, stage
 from pbsdock.agent.channel import Channel, ClientGone
-from pbsdock.agent.manners import Manners
 from pbsdock.agent.pulse import Pulse
 from pbsdock.agent.running import Running
-from pbsdock.agent.server import Connection, Peer
 from pbsdock.agent.streams import Streams
 from pbsdock.agent.workers import Worker
 from pbsdock.core.ledger import Record
@@ -66,7 +64,8 @@ def test_a_full_client_is_dropped_at_once(pair: tuple[socket.socket, socket.sock
         channel.send(_PONG)
 
     assert time.monotonic() - began < 0.5
-    assert channel.read(1, 5) is None
+    with pytest.raises(ClientGone):
+        channel.receive(1)
     while theirs.recv(1 << 20):
         pass
 
@@ -100,23 +99,6 @@ def test_a_slow_client_gets_the_whole_message(pair: tuple[socket.socket, socket.
     assert failed.wait(5)
 
 
-def test_reading_has_a_deadline_for_the_whole(pair: tuple[socket.socket, socket.socket]) -> None:
-    """A byte now and then does not prolong it; the end of the connection is no fault."""
-    ours, theirs = pair
-    channel = Channel(ours)
-    theirs.send(b"ab")
-    began = time.monotonic()
-    with pytest.raises(ClientGone):
-        channel.read(3, 0.2)
-    assert 0.15 < time.monotonic() - began < 2
-    theirs.send(b"cde")
-    assert channel.read(3, 1) == b"cde"
-    assert not channel.is_gone
-    theirs.close()
-    assert channel.is_gone
-    assert channel.read(1, 1) is None
-
-
 def test_descriptors_above_1023(pair: tuple[socket.socket, socket.socket]) -> None:
     """poll(2) takes any number."""
     ours, theirs = pair
@@ -143,35 +125,6 @@ def test_nothing_of_the_agents_uses_select() -> None:
 
 
 # -- a request that fails -------------------------------------------------------------------------------------------
-
-
-def test_a_full_disk_is_told_and_the_connection_goes_on(pair: tuple[socket.socket, socket.socket]) -> None:
-    """An OSError of ours is not the client's going: it gets a sentence. The node here is a fake without a disk."""
-    ours, theirs = pair
-    told: list[tuple[str, dict[str, Any]]] = []
-
-    def full(*_arguments: Any) -> Any:
-        raise OSError(28, "No space left on device", "/secret/path")
-
-    node: Any = SimpleNamespace(
-        name="n1", emit=lambda event, record=None, **fields: told.append((event, fields)),
-        ledger=SimpleNamespace(for_job=full),
-        config=SimpleNamespace(agent=SimpleNamespace(message_bytes=1 << 20, request_timeout_s=5.0)),
-    )  # fmt: skip
-    connection = Connection(node, ours, Peer(ours), Manners(32, 1 << 20))
-    thread = threading.Thread(target=connection.serve)
-    thread.start()
-    theirs.sendall(wire.encode(wire.Message("signal", job="7.s", signal=15)))
-    answer = wire.decode(theirs.recv(4096)[4:])
-    theirs.sendall(wire.encode(wire.Message("ping")))
-    second = wire.decode(theirs.recv(4096)[4:])
-    theirs.close()
-    thread.join(5)
-
-    assert (answer.op, answer.text("code")) == ("fault", "agent-error")
-    assert answer.text("sentence") == "the pbsdock agent of n1 could not do this: No space left on device"
-    assert second.op == "pong"
-    assert [(event, fields["where"]) for event, fields in told] == [("agent.error", "signal")]
 
 
 @pytest.mark.parametrize("error", [ValueError("a slip"), MemoryError(), SystemExit()])

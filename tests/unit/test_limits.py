@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 
 import jsonschema
@@ -12,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbsdock.agent.job_files import JobFiles
-from pbsdock.agent.manners import Manners, cost
 from pbsdock.agent.memory import Heap
+from pbsdock.agent.quota import Held, UserQuota, cost
 from pbsdock.core.rates import Rates
 from pbsdock.events import register as event_names
 from pbsdock.events.limits import EventLimits
@@ -182,40 +181,41 @@ def test_what_became_of_jobs_is_no_users_to_drop() -> None:
 
 
 def test_held_until_it_is_given_back() -> None:
-    """A share of memory, of each user alone; what does not fit waits until something is given back; root never waits."""
-    manners = Manners(1024, 4 << 20)
-    with manners.held(7) as first, manners.held(8) as other, manners.held(0) as root:
-        assert first.grow(60 << 20, 0)
-        assert other.grow(60 << 20, 0)
-        assert root.grow(600 << 20, 0)
-        with manners.held(7) as second:
-            assert not second.grow(8 << 20, 0.01)
-            threading.Timer(0.1, manners.give, (7, 60 << 20)).start()
-            assert second.grow(8 << 20, 10)
-        first.size = 0
-    with manners.held(7) as again:
-        assert again.grow(64 << 20, 0)
+    """A share of memory for each user and one for all; what does not fit waits until something is given back."""
+    quota = UserQuota(1024, 4 << 20)
+    first, second, other, root = (Held(quota, uid) for uid in (7, 7, 8, 0))
+    assert first.grow(40 << 20)  # the largest there is, alone
+    assert root.grow(600 << 20)
+    root.release()
+    assert not second.grow(1 << 20)
+    assert not other.grow(10 << 20)  # no room in all
+    assert other.grow(200 << 10)  # an ordinary one is let in beside the others' large ones
+    first.release()
+    assert second.grow(12 << 20)
+    assert not Held(quota, 7).grow(1 << 20)
+    assert other.grow(10 << 20)
 
 
 def test_a_signal_gets_through() -> None:
     """However much of a user's is under way: a short message, as those that end a job, waits for nothing."""
-    manners = Manners(1024, 4 << 20)
-    with manners.held(7) as all_of_it, manners.held(7) as signal:
-        assert all_of_it.grow(64 << 20, 0)
-        assert signal.grow(cost(60, 0), 0)
-        assert signal.grow(cost(60, 6), 0)
+    quota = UserQuota(1024, 4 << 20)
+    all_of_it, signal = Held(quota, 7), Held(quota, 7)
+    assert all_of_it.grow(48 << 20)
+    assert signal.grow(cost(60, 0))
+    assert signal.grow(cost(60, 6))
 
 
 @given(parts=st.lists(st.binary(min_size=0, max_size=50), min_size=1, max_size=30))
 def test_growing_counts_once(parts: list[bytes]) -> None:
     """What was held before is part of what is held after."""
-    manners = Manners(1024, 4 << 20)
-    with manners.held(7) as held:
-        for part in parts:
-            held.grow(len(part), 0)
-        assert held.size == max(len(one) for one in parts)
-        assert manners._held[7] == held.size
-    assert manners._held[7] == 0
+    quota = UserQuota(1024, 4 << 20)
+    held = Held(quota, 7)
+    for part in parts:
+        held.grow(len(part))
+    assert held.size == max(len(one) for one in parts)
+    assert quota._held[7] == held.size
+    held.release()
+    assert quota._held[7] == 0
 
 
 def test_the_cost_of_many_small_fields() -> None:
@@ -234,35 +234,25 @@ def test_the_cost_of_many_small_fields() -> None:
         assert peak + len(payload) < 1.25 * cost(len(payload), payload.count(b"\0") + 1), (value[:1], peak)
 
 
-def test_only_so_much_under_way() -> None:
-    """A place is free again when its holder is done."""
-    manners = Manners(1024, 4 << 20)
-    with manners.under_way("a", 1) as first, manners.under_way("a", 1) as second, manners.under_way("b", 1) as other:
-        assert (first, second, other) == (True, False, True)
-    with manners.under_way("a", 1) as again:
-        assert again
-    assert not manners._under_way
-
-
 def test_connections_at_a_rate() -> None:
     """Who reconnects faster than anybody needs is hung up on, whatever they had open; a wide job's tasks get in."""
     clock = Clock()
-    manners = Manners(1024, 4 << 20, clock)
-    assert all(manners.enter(7) for _ in range(257))
+    quota = UserQuota(1024, 4 << 20, clock)
+    assert all(quota.enter(7) for _ in range(257))
     for _ in range(257):
-        manners.leave(7)
+        quota.leave(7)
     granted = 0
     for _ in range(5000):
-        if manners.enter(7):
+        if quota.enter(7):
             granted += 1
-            manners.leave(7)
+            quota.leave(7)
     assert granted == 1000 - 257
-    assert manners.enter(8)
-    assert all(manners.enter(0) for _ in range(5000))
+    assert quota.enter(8)
+    assert all(quota.enter(0) for _ in range(5000))
     for _ in range(5000):
-        manners.leave(0)
+        quota.leave(0)
     clock.now += 1
-    assert sum(manners.enter(7) for _ in range(100)) == 50
+    assert sum(quota.enter(7) for _ in range(100)) == 50
 
 
 def test_memory_is_given_back_when_it_is_worth_it() -> None:

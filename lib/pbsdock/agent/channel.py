@@ -11,11 +11,8 @@ import threading
 import time
 from collections.abc import Sequence
 
-from pbsdock.core.waiting import hung_up, readable, writable
+from pbsdock.core.waiting import hung_up, writable
 from pbsdock.protocol import wire
-
-_AT_ONCE = 1 << 20
-_LONG_S = 3600.0  # and then once more
 
 
 class ClientGone(Exception):
@@ -23,7 +20,7 @@ class ClientGone(Exception):
 
 
 class Channel:
-    """One thread reads; any thread may send."""
+    """The listener reads; any thread may send."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -31,31 +28,25 @@ class Channel:
         self._lock = threading.Lock()  # held for single calls that do not block
         self._is_full = False  # whether somebody waits for the client to take the rest of a message
 
-    def read(self, size: int, seconds: float | None) -> bytes | None:
-        """So many bytes, all of them within *seconds*: a byte now and then does not keep a connection. None at its end.
+    def fileno(self) -> int:
+        """The descriptor, for a selector; -1 once it is closed."""
+        return self._socket.fileno()
 
-        Raises ClientGone.
-        """
-        deadline = None if seconds is None else time.monotonic() + seconds
-        parts = bytearray()
-        while len(parts) < size:
-            try:
-                data = self._socket.recv(min(size - len(parts), _AT_ONCE))
-            except BlockingIOError:
-                self._await_more(deadline)
-                continue
-            except OSError as error:
-                raise ClientGone(str(error)) from None
-            if not data:
-                return None
-            parts += data
-        return bytes(parts)
+    def receive(self, most: int) -> bytes | None:
+        """What has come, *most* bytes of it; None if nothing has yet. Raises ClientGone at the connection's end."""
+        try:
+            data = self._socket.recv(most)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise ClientGone(str(error)) from None
+        if not data:
+            raise ClientGone("it has closed the connection")
+        return data
 
-    def _await_more(self, deadline: float | None) -> None:
-        if deadline is None:
-            readable(self._socket.fileno(), _LONG_S)
-        elif (left := deadline - time.monotonic()) <= 0 or not readable(self._socket.fileno(), left):
-            raise ClientGone("it says no more")
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
 
     def send(self, message: wire.Message, fds: Sequence[int] = (), *, wait_s: float = 0.0) -> None:
         """Send one message whole, waiting for the client to read for *wait_s* at most; if it does not, it is dropped.
@@ -79,7 +70,7 @@ class Channel:
                     self.drop()
                     raise ClientGone("it does not read")
                 rest, fds = self._put(rest, fds)
-        except ValueError:  # from poll: the thread that reads has closed the connection
+        except ValueError:  # from poll: the listener has closed the connection
             raise ClientGone("it is closed") from None
         finally:
             self._is_full = False
@@ -95,7 +86,7 @@ class Channel:
         return data[sent:], ()  # they go with the first bytes
 
     def drop(self) -> None:
-        """End the connection; the thread that reads it finds out."""
+        """End the connection; the listener finds out."""
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -103,6 +94,6 @@ class Channel:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the client has closed its end, which its thread here may not yet have seen."""
+        """Whether the client has closed its end, which the listener may not yet have seen."""
         fd = self._socket.fileno()
         return fd < 0 or hung_up(fd)

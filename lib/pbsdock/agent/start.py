@@ -281,9 +281,9 @@ def start_task(node: Node, record: Record, request: wire.Message) -> tuple[Runni
         raise Refusal("too-many-tasks", f"job {record.job_id} has {most} tasks on this node, as many as it may")
     for argv in (container.command(call, rlimits, plan.image), list(call.argv)):
         identifier = node.engine.exec_create(
-            record.container_id or record.container_name, cmd=argv, environment=container.environment(plan, call),
-            user=f"{plan.uid}:{plan.gid}", workdir=container.working_directory(plan, call, bounds(record)),
-            tty=call.tty, stdin=True, stdout=True, stderr=True, privileged=False,
+            record.container_id or record.container_name, argv, environment=container.environment(plan, call),
+            user=f"{plan.uid}:{plan.gid}", directory=container.working_directory(plan, call, bounds(record)),
+            tty=call.tty,
         )
         try:
             stream = node.engine.exec_start(identifier, tty=call.tty)

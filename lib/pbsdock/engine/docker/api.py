@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException
 from typing import Any
@@ -123,8 +123,7 @@ class Engine:
 
     def info(self) -> dict[str, Any]:
         """``GET /info``."""
-        with self._guard("info") as client:
-            return dict(client.info())
+        return dict(self._ask("info", "GET", "/info"))
 
     def version(self) -> dict[str, Any]:
         """``GET /version``: the engine's and its components'."""
@@ -168,22 +167,25 @@ class Engine:
 
     def labelled(self, label: str) -> list[dict[str, Any]]:
         """All containers with *label* (``key=value``), running or not, as the list call describes them."""
-        with self._guard("list") as client:
-            return [dict(one) for one in client.containers(all=True, filters={"label": [label]})]
+        filters = quote(json.dumps({"label": [label]}))
+        return [dict(one) for one in self._ask("list", "GET", f"/containers/json?all=1&filters={filters}")]
 
     def resize(self, container: str, rows: int, columns: int) -> None:
         """Set the terminal's size."""
-        with self._guard("resize") as client:
-            client.resize(container, height=rows, width=columns)
+        self._ask("resize", "POST", f"/containers/{quote(container)}/resize?h={rows}&w={columns}")
 
-    def exec_create(self, container: str, **options: Any) -> str:
-        """Create an exec; *options* are the SDK's. Returns its id."""
-        with self._guard("exec") as client:
-            return str(client.exec_create(container, **options)["Id"])
+    def exec_create(
+        self, container: str, argv: Sequence[str], *, environment: Sequence[str], user: str, directory: str, tty: bool
+    ) -> str:
+        """Create an exec with all three streams; returns its id."""
+        body = {
+            "Cmd": [*argv], "Env": [*environment], "User": user, "WorkingDir": directory, "Tty": tty,
+            "AttachStdin": True, "AttachStdout": True, "AttachStderr": True, "Privileged": False,
+        }  # fmt: skip
+        return str(self._ask("exec", "POST", f"/containers/{quote(container)}/exec", body)["Id"])
 
     def exec_inspect(self, exec_id: str) -> dict[str, Any]:
         """Inspect an exec."""
-        # Not by the SDK, which keeps a connection for each address it has asked, so for each exec.
         return dict(self._ask("exec inspect", "GET", f"/exec/{quote(exec_id)}/json"))
 
     def attach(self, container: str) -> socket.socket:

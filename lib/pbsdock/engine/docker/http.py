@@ -1,7 +1,8 @@
 """HTTP to the engine's unix socket for the calls every job makes: kept-alive connections, and streams taken over.
 
-The SDK serves what is rare or long (pulls, events, execs). Its transport costs three times the CPU time of these, and
-it cannot hand over a stream: its buffered reader may swallow the first bytes.
+The SDK serves what is rare or long (pulls, events). Its transport costs three times the CPU time of these, it keeps a
+connection for each address it has asked, such as an exec's, and it cannot hand over a stream: its buffered reader may
+swallow the first bytes.
 """
 
 from __future__ import annotations

@@ -10,8 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from pbsdock.agent.memory import heap
 from pbsdock.core.rates import Rates
@@ -19,7 +18,8 @@ from pbsdock.core.rates import Rates
 _LEAST_CONNECTIONS = 8
 _SHARES = 4  # a user gets one part in so many of the connections
 _LEADERS = 8  # and some more: a job of 256 tasks has its own shell too
-_MESSAGES = 16  # largest messages a user may have under way at a time
+_MESSAGES_OF_ALL, _MESSAGES_OF_ONE = 12, 3  # so many of the largest messages' bytes may be held, root's apart
+_ORDINARY = 256 << 10  # bytes a request costs that others' large ones do not keep out
 _BURST, _PER_SECOND = 1000, 50.0  # connections, requests: a wide job's tasks at once, and then for ever
 _SMALL = 1024  # bytes; whatever else is under way, a signal gets through. The connections bound how many there are
 _A_PART = 64  # bytes of a short bytes object, its place in a list and the allocator's rounding (measured)
@@ -33,33 +33,38 @@ def cost(size: int, parts: int) -> int:
 class Held:
     """What one request holds of its user's share."""
 
-    def __init__(self, manners: Manners, uid: int) -> None:
-        self._manners = manners
+    def __init__(self, quota: UserQuota, uid: int) -> None:
+        self._quota = quota
         self._uid = uid
         self.size = 0
 
-    def grow(self, size: int, wait_s: float) -> bool:
-        """Hold *size* bytes in all from now on; False if there is no room for them within *wait_s*."""
-        more = size - self.size
-        if more > 0 and not self._manners.take(self._uid, more, wait_s):
-            return False
-        self.size = max(self.size, size)
+    def grow(self, size: int) -> bool:
+        """Hold *size* bytes in all from now on; False if there is no room for them."""
+        if size > self.size:
+            if not self._quota.take(self._uid, size - self.size):
+                return False
+            self.size = size
         return True
 
+    def release(self) -> None:
+        """Give all of it back: the request has been answered, or will never be."""
+        size, self.size = self.size, 0
+        if size:
+            self._quota.give(self._uid, size)
 
-class Manners:
+
+class UserQuota:
     """Counts by user id; any thread."""
 
     def __init__(self, connections: int, message_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.connections = connections
-        self.bytes = message_bytes * _MESSAGES
+        self.bytes_of_all = message_bytes * _MESSAGES_OF_ALL
+        self.bytes_of_one = message_bytes * _MESSAGES_OF_ONE
         self._lock = threading.Lock()
         self._open: Counter[int] = Counter()
         self._held: Counter[int] = Counter()
-        self._room: defaultdict[int, threading.Condition] = defaultdict(lambda: threading.Condition(self._lock))
         self._rates = Rates(clock)
         self._turns: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
-        self._under_way: Counter[Hashable] = Counter()
 
     def enter(self, uid: int) -> bool:
         """Whether one more connection of *uid* is served."""
@@ -79,22 +84,16 @@ class Manners:
             if not self._open[uid]:
                 del self._open[uid]
 
-    @contextmanager
-    def held(self, uid: int) -> Iterator[Held]:
-        """What one request of *uid* holds; all of it is given back when it has been answered."""
-        one = Held(self, uid)
-        try:
-            yield one
-        finally:
-            self.give(uid, one.size)
+    def take(self, uid: int, size: int) -> bool:
+        """Whether *size* bytes more may be held now.
 
-    def take(self, uid: int, size: int, wait_s: float) -> bool:
-        """Whether *size* bytes more may be held, now or within *wait_s* (seconds)."""
-        if not uid or size <= _SMALL:
-            wait_s = 0.0
+        A user's first request may be as large as there is room for in all; others' ordinary ones get in beside it.
+        """
         with self._lock:
-            fits = self._room[uid].wait_for(lambda: self._held[uid] + size <= self.bytes, wait_s)
-            if not fits and uid and size > _SMALL:
+            mine = self._held[uid]
+            fits_one = not mine or mine + size <= self.bytes_of_one
+            fits_all = size <= _ORDINARY or self._held.total() + size <= self.bytes_of_all
+            if uid and size > _SMALL and not (fits_one and fits_all):
                 return False
             self._held[uid] += size
             return True
@@ -103,7 +102,8 @@ class Manners:
         """The request is no longer held."""
         with self._lock:
             self._held[uid] -= size
-            self._room[uid].notify_all()
+            if not self._held[uid]:
+                del self._held[uid]
         heap.freed(size)
 
     def wait(self, uid: int) -> None:
@@ -119,17 +119,3 @@ class Manners:
     def _take_turn(self, uid: int) -> bool:
         with self._lock:
             return self._rates.take(("ask", uid), _BURST, _PER_SECOND)
-
-    @contextmanager
-    def under_way(self, what: Hashable, most: int) -> Iterator[bool]:
-        """Whether there are fewer than *most* of *what* under way; if so, there is one more until the end."""
-        with self._lock:
-            granted = self._under_way[what] < most
-            self._under_way[what] += granted
-        try:
-            yield granted
-        finally:
-            with self._lock:
-                self._under_way[what] -= granted
-                if not self._under_way[what]:
-                    del self._under_way[what]

@@ -1,0 +1,30 @@
+"""Every request there is, and who may make it."""
+
+from __future__ import annotations
+
+import os
+
+from pbsdock.agent.requests.root import RootRequests
+from pbsdock.agent.requests.users import UserRequests
+from pbsdock.agent.session import Session
+from pbsdock.core.errors import Refusal
+from pbsdock.protocol import wire
+
+_OF_ROOT = {one: one for one in ("prepare", "failed", "release", "sweep", "reap")} | {"list": "list_jobs"}
+_OF_USERS = frozenset({"start", "rejoin", "signal", "resize", "adopted", "eof"})
+
+
+def respond(session: Session, message: wire.Message) -> None:
+    """Do what is asked for. Raises Refusal for a request that is not there, or not this peer's to make."""
+    op = message.op
+    if op == "ping":
+        session.answer(wire.Message("pong", pid=os.getpid()))
+    elif op in _OF_USERS:
+        getattr(UserRequests(session), op)(message)
+    elif op not in _OF_ROOT:
+        raise Refusal("unknown-request", f"the agent knows no request {op!r}")
+    elif session.peer.uid != 0:
+        session.node.emit("client.refused", level="warning", uid=session.peer.uid, op=op)
+        raise Refusal("root-only", f"{op} is for root; you may start, signal and ask about your own job")
+    else:
+        getattr(RootRequests(session), _OF_ROOT[op])(message)

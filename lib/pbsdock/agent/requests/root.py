@@ -1,0 +1,133 @@
+"""What root's hooks and the admin's command ask for."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from pbsdock.agent import prepare, stage
+from pbsdock.agent.channel import ClientGone
+from pbsdock.agent.finish import finish
+from pbsdock.agent.reconcile import reconcile
+from pbsdock.agent.release import release
+from pbsdock.agent.requests.fields import argv_of, env_of
+from pbsdock.agent.session import Session
+from pbsdock.core.errors import NodeFault
+from pbsdock.core.ledger import Record
+from pbsdock.protocol import wire
+from pbsdock.rm import torque
+
+
+class RootRequests:
+    """One method a request; they raise what :meth:`pbsdock.agent.session.Session.handle` tells the client."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.node = session.node
+
+    def prepare(self, message: wire.Message) -> None:
+        argv = argv_of(message)
+        try:
+            record = prepare.from_prologue(self.node, argv, env_of(message), self.session.notify)
+        except torque.BadValue as error:
+            self.session.answer(self._aborted(argv, str(error)))
+            return
+        except Exception as error:
+            record = prepare.failed(self.node, argv, error)
+        try:
+            self.session.answer(wire.Message("prepared", state=record.state if record else "none"))
+        except ClientGone:
+            # Mom has killed the prologue meanwhile, and its epilogue may be over: nobody else would release this.
+            if record is not None:
+                with self.node.job_lock(record.job_id, 90.0):
+                    release(self.node, record, why="prologue-gone")
+            raise
+
+    def _aborted(self, argv: list[str], reason: str) -> wire.Message:
+        """What names no job can have no record to be told from, and would be the same on every node."""
+        if not prepare.has_directive(argv):
+            return wire.Message("prepared", state="none")
+        job = argv[0] if argv else ""
+        self.node.emit("job.refused", job=job, code="bad-arguments", sentence=reason, phase="prologue")
+        return wire.Message("aborted", sentence=f"the job is ended: {reason}")
+
+    def failed(self, message: wire.Message) -> None:
+        """The prologue's agent was gone in the middle of it, or gave no answer; this one is here."""
+        sentence = f"the agent of {self.node.name} gave no answer about the job"
+        prepare.failed(self.node, argv_of(message), NodeFault("agent-error", sentence))
+        self.session.answer(wire.Message("prepared", state="refused"))
+
+    def release(self, message: wire.Message) -> None:
+        argv = argv_of(message)
+        job_id = torque.parse_job_id(argv[0] if argv else "").text
+        exit_status = _exit_status(argv)
+        until = time.monotonic() + self.node.config.prologue.alarm_s - self.node.config.prologue.margin_s
+        for one in self._of(job_id):
+            stage.settle(self.node, one, until, lambda running: finish(self.node, running), self.session.notify)
+        # Where the container is over nothing of the job runs any more: mom need not wait while the engine tidies up.
+        mine = self._of(job_id)
+        early = bool(mine) and all(one.state == "ended" and _is_revoked(one) for one in mine)
+        if early:
+            self.session.answer(wire.Message("released", clean=1))
+        with self.node.job_lock(job_id, 90.0):
+            mine = self._of(job_id)
+            clean = all([release(self.node, one, why="epilogue") for one in mine])
+            for one in mine:
+                self._finished(one, exit_status)
+        if not clean:
+            self.node.emit("job.fault", level="warning", job=job_id, code="release-failed",
+                           sentence="the release is not complete; the reaper goes on with it")
+        if not early:
+            self.session.answer(wire.Message("released", clean=int(clean)))
+
+    def _of(self, job_id: str) -> list[Record]:
+        return [one for one in self.node.ledger.load_all()[0] if one.job_id == job_id]
+
+    def _finished(self, record: Record, exit_status: int | None) -> None:
+        usage = record.facts.get("usage", {})
+        end = record.exit or {}
+        started = record.facts.get("started_at")
+        self.node.emit(
+            "job.finished", record, exit_status=exit_status, code=end.get("code"), oom=end.get("oom"),
+            outcome="refused" if record.refusal else "ran" if started else "not-started",
+            image_digest=record.image_digest, memory_peak_bytes=usage.get("memory_peak_bytes"),
+            cpu_seconds=usage.get("cpu_seconds"), io_read_bytes=usage.get("io_read_bytes"),
+            io_write_bytes=usage.get("io_write_bytes"), pids_peak=usage.get("pids_peak"),
+            run_s=round(end["at"] - started, 3) if started and "at" in end else None,
+            total_s=round(time.time() - record.created, 3), phase="epilogue",
+        )
+
+    def sweep(self, message: wire.Message) -> None:
+        job_id = torque.parse_job_id(argv_of(message)[0]).text
+        with self.node.job_lock(job_id, 60.0):
+            count = prepare.sweep_older(self.node, job_id)
+        self.session.answer(wire.Message("swept", count=count))
+
+    def reap(self, message: wire.Message) -> None:
+        done = reconcile(self.node, dry_run=bool(message.number("dry_run")))
+        self.session.answer(wire.Message("reaped", json=json.dumps(done.to_dict())))
+
+    def list_jobs(self, _message: wire.Message) -> None:
+        records, problems = self.node.ledger.load_all()
+        rows = [
+            {
+                "job": one.job_id, "user": one.user, "state": one.state, "image": (one.plan or {}).get("image"),
+                "container": one.container_id, "since": one.created, "incarnation": one.incarnation,
+            }
+            for one in records
+        ]
+        told = {"jobs": rows, "problems": [str(one) for one in problems]}
+        self.session.answer(wire.Message("jobs", json=json.dumps(told)))
+
+
+def _is_revoked(record: Record) -> bool:
+    """Whether nothing of the job's works any more at any store."""
+    return bool(record.steps.get("credentials", {"gone": True}).get("gone"))
+
+
+def _exit_status(argv: list[str]) -> int | None:
+    """As an epilogue was told it, if it was: whatever the arguments, a job has to be released."""
+    try:
+        return torque.parse_epilogue_argv(argv).exit_status
+    except torque.BadValue:
+        return None

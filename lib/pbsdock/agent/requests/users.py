@@ -1,0 +1,240 @@
+"""What a user asks for: start, signal, come back to and ask about a job of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import time
+
+from pbsdock.agent import facts, prepare, stage
+from pbsdock.agent.finish import finish
+from pbsdock.agent.requests.fields import env_of
+from pbsdock.agent.requests.streams import StreamRestorer
+from pbsdock.agent.running import Running
+from pbsdock.agent.session import Session
+from pbsdock.agent.start import discard_half_started, finish_task, start_job, start_task
+from pbsdock.core.errors import HookError, Refusal
+from pbsdock.core.ledger import Record
+from pbsdock.engine.docker.api import EngineError
+from pbsdock.host.process import alive
+from pbsdock.protocol import wire
+from pbsdock.rm import torque
+
+_JOB_FILE_S = 5.0  # how long mom's file of a job that has just begun is waited for
+_TASK = re.compile(r"[0-9a-f]{64}")  # the engine's name of an exec
+_EVENT_S = 0.3  # how long the engine's own event of an end is waited for
+_SIGNALS = frozenset({
+    signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT,
+    signal.SIGTSTP, signal.SIGXCPU,
+})  # fmt: skip
+_FATAL = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
+_PBS_TRACK = ("/usr/local/bin/pbs_track", "/usr/bin/pbs_track", "/opt/torque/bin/pbs_track")
+
+
+class UserRequests:
+    """One method a request; whose job it is about is asked in one place, :meth:`_own`."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.node = session.node
+        self.streams = StreamRestorer(session)
+
+    def _own(self, message: wire.Message) -> Record | None:
+        """The newest record of the job asked about, if it is the peer's own."""
+        try:
+            job_id = torque.parse_job_id(message.text("job")).text
+        except torque.BadValue as error:
+            raise Refusal("bad-job-id", str(error)) from None
+        record = self.node.ledger.for_job(job_id)
+        if record is not None and record.uid != self.session.peer.uid:
+            self.node.emit("client.refused", record, level="warning", uid=self.session.peer.uid, op=message.op)
+            raise Refusal("not-your-job", f"job {job_id} belongs to another user")
+        return record
+
+    def start(self, message: wire.Message) -> None:
+        self.session.must_be_free(is_again=bool(message.number("again")))
+        if self.session.peer.uid == 0:
+            raise Refusal("root-start", "a job is never started as root; install the run hook as $job_starter only")
+        record = self._own(message) or self._on_demand(message)
+        if record is None:
+            # The hook saw the marker: a container was prepared, and released since. Never run on the host in its place.
+            raise Refusal(
+                "no-such-job", f"what was prepared for job {message.text('job')} is gone; nothing was started, please"
+                " submit it again",
+            )  # fmt: skip
+        if record.state == "refused":
+            refusal = record.refusal or {}
+            raise Refusal(refusal.get("code", "refused"), refusal.get("sentence", "refused"))
+        self._await_stage_in(record)
+        with self.node.job_lock(record.job_id, 120.0):
+            running, stream = self._started(record, message)
+        if record.facts.get("nodes", 1) > 1 and not running.exec_id:
+            self.session.notify("tasks on the other nodes of this job run there without the container")
+        if lost := record.facts.pop("cwd_lost", None):
+            self.session.notify(f"the job's directory {lost} is not in the container; it starts in /")
+        started = wire.Message("started", pid=running.pid, task=running.exec_id, pbs_track=self._pbs_track(record))
+        with self.node.streams.giving(running, stream) as fd:
+            self.session.answer(started, [fd])
+            self.session.running, over = running, running.join(self.session.channel)
+        if over is not None:
+            self.session.answer_end(running, over)
+        if record.facts.get("tty") and not running.exec_id:
+            self.resize(message)
+
+    def _started(self, record: Record, message: wire.Message) -> tuple[Running, socket.socket]:
+        if message.number("again"):
+            discard_half_started(self.node, record, message)
+        if record.state == "ready":
+            return start_job(self.node, record, message, self.session.peer.pid)
+        if record.state == "running":
+            return start_task(self.node, record, message)
+        raise Refusal("job-over", f"job {record.job_id} is over; nothing can be started in it any more")
+
+    def _await_stage_in(self, record: Record) -> None:
+        """Wait without the job's lock, which an epilogue may want meanwhile."""
+        if record.state != "ready":
+            return
+        try:
+            said = stage.await_in(self.node, record, lambda: self.session.answer(wire.Message("waiting")))
+        except Refusal as error:
+            with self.node.job_lock(record.job_id, 120.0):
+                if record.state == "ready":
+                    prepare.refuse(self.node, record, error)
+            raise
+        for sentence in said:
+            self.session.notify(sentence)
+
+    def _on_demand(self, message: wire.Message) -> Record | None:
+        directive = message.text("directive")
+        if not directive:
+            return None
+        job_id = torque.parse_job_id(message.text("job"))
+        name, file = self.node.job_files.find(job_id) or self._await_job_file(job_id)
+        if file.uid != self.session.peer.uid:
+            raise Refusal("not-your-job", f"job {job_id.text} belongs to another user")
+        job = facts.from_job_file(name, file, self.node.name, env_of(message), self.node.paths.mom_priv)
+        return prepare.on_demand(self.node, job, directive, self.session.notify, file.wrong)
+
+    def _await_job_file(self, job_id: torque.JobId) -> tuple[str, torque.JobFile]:
+        """A job's .JB may come a moment after its shell. Raises Refusal if it does not."""
+        pause, deadline = 0.02, time.monotonic() + _JOB_FILE_S
+        while time.monotonic() < deadline:
+            time.sleep(pause)
+            pause = min(2 * pause, 0.32)
+            if (found := self.node.job_files.find(job_id)) is not None:
+                return found
+        raise Refusal("no-such-job", f"job {job_id.text} is not alive on {self.node.name}")
+
+    def _pbs_track(self, record: Record) -> str:
+        for path in _PBS_TRACK:
+            if os.access(path, os.X_OK):
+                return path
+        self.node.emit("job.adoption_skipped", record, reason="pbs_track is not installed on this node")
+        return ""
+
+    def rejoin(self, message: wire.Message) -> None:
+        record = self._own(message)
+        if record is None:
+            raise Refusal("no-such-job", f"job {message.text('job')} has no container here")
+        task = message.text("task")
+        running = self._task(record, task) if task else self.node.running.get(record.incarnation)
+        if running is None:
+            end = record.exit or {"code": 137, "sentences": []}
+            sentences = [str(one).encode() for one in end.get("sentences", [])]
+            self.session.answer(wire.Message("ended", code=end["code"], sentence=sentences))
+            record.facts.pop("untold", None)
+            return
+        self.session.must_be_free(of=running)
+        owner = running.channel
+        if owner is not None and owner is not self.session.channel and not owner.is_gone:
+            raise Refusal("has-a-run-hook", f"the run hook of job {record.job_id} is there and waits for it")
+        self.session.running = running
+        if (over := running.join(self.session.channel)) is not None:
+            self.session.answer_end(running, over)
+        elif not message.number("attached") and not task:
+            if owner is self.session.channel and not self.node.streams.is_lost(running):
+                raise Refusal("stream-not-lost", f"the streams of job {record.job_id} are not lost")
+            self.streams.check_again(running)
+            try:
+                self.streams.reattach(running)
+            except (EngineError, HookError):
+                self.streams.begin_to_restore(running)
+
+    def _task(self, record: Record, task: str) -> Running:
+        """A task of this very job: what others' are called is no secret, since /proc and the cgroup tree show it.
+
+        One that no agent remembers is looked up in the engine, which alone knows whose container it is in.
+        """
+        running = self.node.running.get(task)
+        if running is None and _TASK.fullmatch(task):
+            running = Running(record=record, exec_id=task)
+            try:
+                is_ours = self.node.engine.exec_inspect(task).get("ContainerID") == record.container_id
+            except EngineError:
+                finish_task(self.node, running)  # forgotten: its end is told, and not kept
+                return running
+            if is_ours:
+                return self.node.running.setdefault(task, running)
+            running = None
+        if running is None or not running.exec_id or running.record.incarnation != record.incarnation:
+            raise Refusal("no-such-task", f"job {record.job_id} has no such task here")
+        return running
+
+    def _mine(self, message: wire.Message) -> Running:
+        record = self._own(message)
+        running = self.node.running.get(message.text("task") or record.incarnation) if record else None
+        if running is None or record is None or running.record.incarnation != record.incarnation:
+            raise Refusal("not-running", f"job {message.text('job')} has nothing running here")
+        return running
+
+    def signal(self, message: wire.Message) -> None:
+        number = message.number("signal")
+        if number not in _SIGNALS:
+            raise Refusal("bad-signal", f"signal {number} is not passed on")
+        running = self._mine(message)
+        if running.record.state == "staging":
+            if number in _FATAL:
+                stage.interrupt(self.node, running.record, f"the job got {signal.Signals(number).name}")
+            return
+        count = self.node.signal(running, number)
+        self.node.emit("job.signalled", running.record, signal=signal.Signals(number).name, processes=count)
+
+    def resize(self, message: wire.Message) -> None:
+        rows, columns = message.number("rows"), message.number("columns")
+        if 0 < rows < 10000 and 0 < columns < 10000 and not message.text("task"):
+            running = self._mine(message)
+            if not running.record.facts.get("tty"):
+                return
+            try:
+                self.node.engine.resize(running.record.container_id or "", rows, columns)
+            except EngineError:
+                pass  # the container ended meanwhile
+
+    def adopted(self, message: wire.Message) -> None:
+        running, status = self._mine(message), message.number("status")
+        if status == 0:
+            self.node.emit("job.adopted", running.record, pid=running.pid)
+        else:
+            self.node.emit("job.adoption_skipped", running.record, reason=f"pbs_track ended with {status}")
+
+    def eof(self, message: wire.Message) -> None:
+        """The streams are over; the job is so too, or the engine dropped the connection."""
+        running = self._mine(message)
+        if running.channel is not self.session.channel:
+            raise Refusal("not-your-stream", "only the run hook that was given a job's streams can have lost them")
+        if running.over.wait(_EVENT_S):
+            return
+        if not running.exec_id and (alive(running.pid) or not self.node.engine.probe()):
+            if not self.node.streams.is_lost(running):
+                raise Refusal("stream-not-lost", f"the streams of job {running.record.job_id} are not lost")
+            if running.restoring is not self.session.channel:
+                self.streams.check_again(running)
+                self.streams.begin_to_restore(running)
+            return
+        deadline = time.monotonic() + 2.0
+        while time.monotonic() < deadline:
+            (finish_task if running.exec_id else finish)(self.node, running)
+            if running.over.wait(0.05):
+                return

@@ -1,0 +1,106 @@
+"""One client of the agent's: who it is, what it may hear, and the run it waits for."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable, Sequence
+
+from pbsdock.agent.channel import Channel, ClientGone
+from pbsdock.agent.node import Node
+from pbsdock.agent.quota import UserQuota
+from pbsdock.agent.running import Running
+from pbsdock.core.errors import HookError, NodeFault, Refusal
+from pbsdock.core.redact import known
+from pbsdock.engine.docker.api import EngineError
+from pbsdock.protocol import wire
+from pbsdock.rm import torque
+
+_READ_S = 10.0  # how long a client may take to read an answer
+
+Respond = Callable[["Session", wire.Message], None]
+
+
+class Peer:
+    """Who is at the other end, as the kernel says (unix(7), SO_PEERCRED)."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        self.pid, self.uid, self.gid = struct.unpack("3i", raw)
+
+
+class Session:
+    """From accept to the end of the connection; one request at a time."""
+
+    def __init__(self, node: Node, channel: Channel, peer: Peer, quota: UserQuota) -> None:
+        self.node = node
+        self.channel = channel
+        self.peer = peer
+        self.quota = quota
+        self.running: Running | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether its run has not ended: only such a client has a reason to be silent for long."""
+        return self.running is not None and not self.running.over.is_set()
+
+    def handle(self, message: wire.Message, respond: Respond) -> None:
+        """Have one request responded to, and tell the client what is in the way. Raises ClientGone."""
+        try:
+            respond(self, message)
+        except Refusal as error:
+            self.answer(wire.Message("refused", code=error.code, sentence=error.sentence))
+        except NodeFault as error:
+            self.answer(wire.Message("fault", code=error.code, sentence=error.sentence))
+        except (EngineError, HookError) as error:
+            self.answer(wire.Message("fault", code="engine-error", sentence=str(error)))
+        except torque.BadValue as error:  # told, not hung up on: a hook would take silence for a dead agent
+            self.node.emit("client.refused", level="warning", uid=self.peer.uid, reason=str(error))
+            self.answer(wire.Message("refused", code="bad-request", sentence=str(error)))
+        except (ClientGone, wire.WireError):
+            raise
+        except Exception as error:  # a full disk, no descriptors, a slip of ours: the client is there, and is told
+            self._unforeseen(message.op, error)
+
+    def _unforeseen(self, op: str, error: Exception) -> None:
+        self.node.emit("agent.error", level="error", where=op, uid=self.peer.uid, reason=repr(error)[:500])
+        what = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        sentence = f"the pbsdock agent of {self.node.name} could not do this: {what}"
+        self.answer(wire.Message("fault", code="agent-error", sentence=sentence))
+
+    def answer(self, message: wire.Message, fds: Sequence[int] = ()) -> None:
+        """Send *message*, known secrets cut out of its sentences, and descriptors. Raises ClientGone."""
+        if "sentence" in message.fields:
+            message.fields["sentence"] = [
+                known.clean(one.decode("utf-8", "replace")).encode("utf-8", "replace")
+                for one in message.fields["sentence"]
+            ]
+        if fds:
+            message.fields["fds"] = [str(len(fds)).encode()]  # the kernel may deliver them with an earlier message
+        self.channel.send(message, fds, wait_s=_READ_S)
+
+    def notify(self, sentence: str) -> None:
+        """Tell the user something while the request goes on, if they are there."""
+        try:
+            self.answer(wire.Message("notice", sentence=sentence))
+        except ClientGone:
+            pass
+
+    def answer_end(self, running: Running, over: wire.Message) -> None:
+        """Tell how a run has ended."""
+        self.answer(over)
+        running.record.facts.pop("untold", None)  # now it is; the epilogue need not
+
+    def must_be_free(self, *, is_again: bool = False, of: Running | None = None) -> None:
+        """One run a connection: whoever may start many must hold as many connections, which are counted.
+
+        Raises Refusal.
+        """
+        mine = self.running
+        if mine is not None and mine is not of and not is_again and not mine.over.is_set():
+            raise Refusal("one-run-a-connection", "what was started by this connection still runs")
+
+    def leave(self) -> None:
+        """The client is gone: what it waited for is told to whoever comes back for it."""
+        if self.running is not None:
+            self.running.leave(self.channel)
