@@ -94,14 +94,16 @@ class Fuzz:
         assert done.exit_status == 0, done.stderr
 
     def _warm_up(self) -> None:
-        """After dozens of execs at once an engine keeps some forty connections to containerd, whoever made them (observed
-        with plain `docker exec` and 20.10): they are no attacker's."""
+        """A container that is removed with dozens of execs in it leaves the engine some forty connections to containerd,
+        whoever made them (observed with plain `docker exec` and 20.10), and the next one no more: they are no attacker's."""
         run = ["docker", "run", "-d", "--rm", "--network", "none", IMAGE, "sleep", "60"]
         name = subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
-        execs = [subprocess.Popen(["docker", "exec", name, "sleep", "2"], stdin=subprocess.DEVNULL) for _ in range(64)]
+        execs = [subprocess.Popen(["docker", "exec", name, "sleep", "60"], stdin=subprocess.DEVNULL) for _ in range(64)]
+        processes = ["docker", "top", name]
+        wait_until("all run", lambda: subprocess.run(processes, capture_output=True).stdout.count(b"sleep") > 64, 30)
+        subprocess.run(["docker", "rm", "-f", name], capture_output=True, check=True)
         for one in execs:
             one.wait()
-        subprocess.run(["docker", "rm", "-f", name], capture_output=True, check=True)
 
     def _share(self) -> None:
         """What attackers may read: their program, and which jobs there are. And what they must not."""

@@ -162,6 +162,19 @@ def test_too_long_and_too_many(serve: Serve) -> None:
     assert one.recv(1) == b""
 
 
+def test_what_never_fits_is_not_waited_for(serve: Serve) -> None:
+    """A message of nothing but separators would take more memory than all requests may."""
+    node = serve()
+    pid = os.fork()
+    if not pid:
+        os.setresuid(65534, 65534, 65534)
+        one = _connect(node)
+        one.sendall((1 << 20).to_bytes(4, "big") + bytes(1 << 20))
+        os._exit(0 if one.recv(1) == b"" else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert [event for event, _ in node.told] == ["client.refused"]
+
+
 def test_a_full_disk_is_told_and_the_connection_goes_on(serve: Serve) -> None:
     """An OSError of ours is not the client's going: it gets a sentence."""
     node = serve()
@@ -219,6 +232,29 @@ def _ask_as_nobody(node: FakeNode) -> int:
         return 0 if signalled and is_fast and all(answers) else 1
     except BaseException:
         return 2
+
+
+def test_what_the_dead_have_asked_is_not_waited_for(serve: Serve) -> None:
+    """A user's connections with hundreds of requests in them are closed when the user is gone, not at the user's rate."""
+    answered = 0
+
+    def answer(session: Session, message: wire.Message) -> None:
+        nonlocal answered
+        answered += 1
+
+    node: Any = serve(answer)
+    pid = os.fork()
+    if not pid:
+        os.setresuid(65534, 65534, 65534)
+        for one in [_connect(node) for _ in range(20)]:
+            one.sendall(wire.encode(wire.Message("signal")) * 200)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    began = time.monotonic()
+    while node.listener.quota._open and time.monotonic() - began < 20:
+        time.sleep(0.01)
+    assert time.monotonic() - began < 5
+    assert answered < 4000
 
 
 def test_a_client_that_goes_while_it_is_answered(serve: Serve) -> None:

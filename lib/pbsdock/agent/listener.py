@@ -151,7 +151,9 @@ class Listener:
     def _look(self, now: float) -> None:
         """Let those go that have been silent for too long, and go on with those there is room for again."""
         for client in [*self._parked]:
-            if client.held.grow(client.needs):
+            if client.session.channel.is_gone:
+                self._close(client)
+            elif client.held.grow(client.needs):
                 self._parked.discard(client)
                 self._listen_to(client)
                 self._read(client)
@@ -210,6 +212,9 @@ class Listener:
     def _has_room(self, client: _Client, size: int) -> bool:
         if client.held.grow(size):
             return True
+        if size > self.quota.bytes_of_all:
+            self._too_much(client)
+            raise ClientGone("there will never be room for what it asks")
         client.needs = size
         client.deadline = time.monotonic() + _ROOM_S
         self._leave_alone(client)
@@ -228,6 +233,8 @@ class Listener:
         """In a worker's thread."""
         session = client.session
         try:
+            if session.peer.uid and not session.waits and session.channel.is_gone:
+                raise ClientGone("it has gone without waiting for its turn")
             self.quota.wait(session.peer.uid)
             payload, client.data = bytes(client.data), bytearray()
             message = wire.decode(payload)
