@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pbsdock import wire
-from pbsdock.agent import health
+from pbsdock.agent import health, outage
 from pbsdock.agent.attempts import Attempts
 from pbsdock.agent.channel import Channel, ClientGone
 from pbsdock.agent.job_files import JobFiles
 from pbsdock.agent.locks import Locks
+from pbsdock.agent.outage import Outage
 from pbsdock.agent.planning import Planning
 from pbsdock.agent.process import stat
 from pbsdock.agent.pulse import Pulse
@@ -53,7 +54,7 @@ class Running:
     pid: int = 0
     channel: Channel | None = None  # the run hook's, who alone may speak for this run
     ended: wire.Message | None = None
-    engine_was_lost: bool = False
+    outage: Outage | None = None  # the engine's last one while this ran
     restoring: Channel | None = None  # for whom a thread is at work to open new streams
     stream_lost_at: float | None = None  # since when nobody reads the container's output; seconds since the epoch
     out_of_memory: bool = False  # the engine has said so; a process was killed, not necessarily the first one
@@ -139,12 +140,24 @@ class Node:
 
     def _engine_changed(self, up: bool, why: str) -> None:
         if up:
+            self.engine_back()
             self.emit("engine.back")
         else:
             self.emit("engine.lost", level="error", reason=why)
             self.streams.engine_lost()
-            for one in list(self.running.values()):
-                one.engine_was_lost = True
+            self.engine_lost()
+
+    def engine_lost(self) -> None:
+        """What runs may end by it."""
+        now = time.time()
+        for one in list(self.running.values()):
+            one.outage = outage.lost(one.outage, now)
+
+    def engine_back(self) -> None:
+        """What ends from here on does not end by it."""
+        now = time.time()
+        for one in list(self.running.values()):
+            one.outage = outage.back(one.outage, now)
 
     # -- facts --------------------------------------------------------------------------------------------------
 

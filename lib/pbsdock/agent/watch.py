@@ -66,8 +66,7 @@ class Watcher:
                 except Exception as error:  # the SDK raises what its transport raised; the stream is simply reopened
                     self.node.emit("agent.error", level="warning", where="events", reason=repr(error)[:300])
                 if not self.node.engine.probe():
-                    for one in list(self.node.running.values()):
-                        one.engine_was_lost = True
+                    self.node.engine_lost()
             self.stop.wait(0.2)
 
     def _stream(self) -> None:
@@ -77,6 +76,7 @@ class Watcher:
             stream: Any = client.events(decode=False, filters=wanted)
             with self.node.pulse.at_work(self._limit_s):
                 self.node.look_again()
+                self.node.engine_back()  # where it was away for so short that no call has noticed
                 self.look()  # whatever ended before the stream was open
             buffer = b""
             for chunk in stream:
@@ -92,8 +92,7 @@ class Watcher:
 
     def _lost(self) -> None:
         self.node.streams.engine_lost()
-        for one in list(self.node.running.values()):
-            one.engine_was_lost = True
+        self.node.engine_lost()
 
     def _event(self, event: dict[str, Any]) -> None:
         attributes = event.get("Actor", {}).get("Attributes", {})
