@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from pbsdock.agent import finish as ends
+from pbsdock.agent import stage
 from pbsdock.agent.finish import finish
 from pbsdock.agent.node import Running, alive
 from pbsdock.agent.outage import Outage, back, explains, lost, moment
@@ -141,3 +143,42 @@ def test_fake_engine_is_blamed_for_what_its_restart_explains(code: int, ago_s: f
 
     assert job.record.exit is not None
     assert any("Docker engine" in one for one in job.record.exit["sentences"]) is is_blamed
+
+
+# -- a stage-out's end ------------------------------------------------------------------------------------------------
+
+
+def test_a_sentence_with_bytes_of_a_name_is_told_by_a_fake_node() -> None:
+    """A record's sentences go on as they are: what a message cannot carry must not keep the run hook waiting."""
+    job = _job(None)
+    job.record.state, job.record.exit = "staging", {"code": 74, "sentences": ["na\udcffme\0"]}
+    ends._conclude(_node(None), job)
+
+    assert job.ended is not None
+    assert job.ended.fields["sentence"] == [b"na\\udcffme"]
+    assert job.over.is_set()
+
+
+def _raises(*_: Any) -> None:
+    raise ValueError("a slip")
+
+
+@pytest.mark.parametrize("fails", ["stage-out", "conclude"])
+def test_a_stage_out_of_a_fake_node_that_goes_wrong_ends_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """Nobody waits for its end in vain: neither the run hook nor a release; and what is over is tidied up."""
+    done: list[str] = []
+    monkeypatch.setattr(stage, "_stage_out", _raises if fails == "stage-out" else lambda *_: None)
+    conclude = _raises if fails == "conclude" else lambda *_: done.append("concluded")
+    job, node = _job(None), _node(None)
+    node.staging, events = {}, []
+    node.emit = lambda event, *_, **fields: events.append((event, fields["where"]))
+    began = time.monotonic()
+    stage.begin_out(node, job, conclude, lambda *_: done.append("tidied"))
+    assert node.staging[job.record.incarnation].over.wait(5)
+    while "tidied" not in done and time.monotonic() < began + 5:
+        time.sleep(0.01)
+
+    assert done == (["tidied"] if fails == "conclude" else ["concluded", "tidied"])
+    assert events == [("agent.error", "stage-out")]

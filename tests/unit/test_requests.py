@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -14,8 +15,11 @@ import pytest
 from pbsdock import wire
 from pbsdock.agent import server
 from pbsdock.agent.manners import Manners
+from pbsdock.agent.node import Running
 from pbsdock.agent.server import Connection, Peer
+from pbsdock.agent.streams import Streams
 from pbsdock.config import AgentConfig, InteractiveConfig, PrologueConfig
+from pbsdock.ledger import Record
 
 _USER = 1000
 
@@ -110,3 +114,41 @@ def test_a_full_disk_on_demand_is_told_by_a_fake_node(
     assert (answer.op, answer.text("code")) == ("fault", "agent-error")
     assert "No space left on device" in answer.text("sentence")
     assert pong.op == "pong"
+
+
+@pytest.mark.parametrize("task", ["", "e" * 64], ids=["job", "task"])
+def test_an_end_before_its_hook_is_joined_is_told_at_once_by_a_fake_node(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    """A command that is over while the answer to its start is on the way."""
+    record = Record.new(job_id="7.s", safe="7.s", uid=_USER, user="u", node="n1", boot_id="b")
+    record.state = "running"
+    running = Running(record, exec_id=task)
+    theirs_stream, stream = socket.socketpair()
+
+    def started(*_: Any) -> tuple[Running, socket.socket]:
+        running.end(wire.Message("ended", code=3))
+        return running, stream
+
+    monkeypatch.setattr(Connection, "_started", started)
+    monkeypatch.setattr(Connection, "_pbs_track", lambda *_: "")
+    node = _node([], ledger=SimpleNamespace(for_job=lambda _: record), streams=Streams())
+    ours, theirs = pair
+    peer = Peer(ours)
+    peer.uid = _USER
+    thread = threading.Thread(target=Connection(node, ours, peer, Manners(32, 1 << 20)).serve)
+    thread.start()
+    theirs.settimeout(3)
+    theirs.sendall(wire.encode(wire.Message("start", job="7.s")))
+    data = b""
+    while b"ended" not in data:
+        more, fds, _, _ = socket.recv_fds(theirs, 4096, 4)
+        for one in fds:
+            os.close(one)
+        assert more
+        data += more
+    theirs_stream.close()
+    theirs.close()
+    thread.join(5)
+
+    assert data.index(b"started") < data.index(b"ended")

@@ -70,9 +70,11 @@ def begin_stage_out(node: Node, running: Running) -> None:
 def _conclude(node: Node, running: Running) -> None:
     record = running.record
     if record.state == "staging":
-        _tell(running)
-        record.state = "ended"
-        _save(node, record)
+        try:
+            _tell(running)
+        finally:
+            record.state = "ended"
+            _save(node, record)
 
 
 def _save(node: Node, record: Record) -> None:
@@ -86,9 +88,14 @@ def _save(node: Node, record: Record) -> None:
 def _tell(running: Running) -> None:
     end = running.record.exit or {}
     sentences = [str(one) for one in end.get("sentences", ())]
-    message = wire.Message("ended", code=int(end.get("code", 137)), sentence=[one.encode() for one in sentences])
+    message = wire.Message("ended", code=int(end.get("code", 137)), sentence=[_plain(one) for one in sentences])
     if not running.end(message):
         running.record.facts["untold"] = sentences
+
+
+def _plain(sentence: str) -> bytes:
+    """A sentence with whatever a name in it may hold, as a message can carry it."""
+    return sentence.replace("\0", "").encode("utf-8", "backslashreplace")
 
 
 def _tidy(node: Node, record: Record) -> None:

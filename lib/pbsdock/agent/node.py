@@ -73,11 +73,12 @@ class Running:
 
     def end(self, message: wire.Message) -> bool:
         """Tell the run hook how it ended, and whoever waits for that here; returns whether the hook was there."""
-        with self.lock:
-            self.ended = message
-            told = self._send(message)
-        self.over.set()
-        return told
+        try:
+            with self.lock:
+                self.ended = message
+                return self._send(message)
+        finally:
+            self.over.set()
 
     def _send(self, message: wire.Message) -> bool:
         """Send to the run hook if it is there, without waiting: a hook that is gone comes back and asks."""
