@@ -12,7 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from pbsdock import torque, wire
@@ -44,6 +44,7 @@ _ROOM_S = 120.0  # how long a request waits until its user's others have been an
 _JOB_FILE_S = 5.0  # how long mom's file of a job that has just begun is waited for
 _AWAITED = 32  # such waits of one user at a time
 _TASK = re.compile(r"[0-9a-f]{64}")  # the engine's name of an exec
+_ALIVE_S = 20.0  # how long a root hook is left without a message, of which both its clients take 120 s at least
 _READ_S = 10.0  # how long a client may take to read an answer
 _ACCEPT_S = 30.0
 _EVENT_S = 0.3  # how long the engine's own event of an end is waited for
@@ -153,6 +154,26 @@ class Connection:
         except ClientGone:
             pass
 
+    @contextmanager
+    def _kept_waiting(self) -> Iterator[None]:
+        """Let a root hook know now and then, by a notice without a sentence, that it is still at work for it.
+
+        How long a hook may wait is mom's to say, who ends it ($prologalarm): one that gave up before would let the
+        job's directories go while its results are staged out.
+        """
+        over = threading.Event()
+
+        def tell() -> None:
+            while not over.wait(_ALIVE_S):
+                self._notify("")
+
+        with suppress(RuntimeError):  # no thread more can be had
+            threading.Thread(target=tell, name="alive", daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+
     def _handle(self, message: wire.Message) -> None:
         if message.op in _ROOT_OPS and self.peer.uid != 0:
             self.node.emit("client.refused", level="warning", uid=self.peer.uid, op=message.op)
@@ -172,7 +193,8 @@ class Connection:
     def _prepare(self, message: wire.Message) -> None:
         argv = _argv(message)
         try:
-            record = prepare.from_prologue(self.node, argv, _env(message), self._notify)
+            with self._kept_waiting():
+                record = prepare.from_prologue(self.node, argv, _env(message), self._notify)
         except torque.BadValue as error:
             self._answer(self._aborted(argv, str(error)))
             return
@@ -202,7 +224,10 @@ class Connection:
         self._answer(wire.Message("prepared", state="refused"))
 
     def _release(self, message: wire.Message) -> None:
-        argv = _argv(message)
+        with self._kept_waiting():
+            self._release_now(_argv(message))
+
+    def _release_now(self, argv: list[str]) -> None:
         job_id = torque.parse_job_id(argv[0] if argv else "").text
         exit_status = _exit_status(argv)
         until = time.monotonic() + self.node.config.prologue.alarm_s - self.node.config.prologue.margin_s
