@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +21,7 @@ from pbsdock.agent.node import Running
 from pbsdock.agent.server import Connection, Peer
 from pbsdock.agent.streams import Streams
 from pbsdock.config import AgentConfig, InteractiveConfig, PrologueConfig
-from pbsdock.ledger import Record
+from pbsdock.ledger import Ledger, Record
 
 _USER = 1000
 
@@ -152,3 +154,40 @@ def test_an_end_before_its_hook_is_joined_is_told_at_once_by_a_fake_node(
     thread.join(5)
 
     assert data.index(b"started") < data.index(b"ended")
+
+
+@pytest.mark.parametrize("question", ["release", "sweep"])
+def test_a_late_release_leaves_a_fast_rerun_alone_on_a_fake_node(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, question: str
+) -> None:
+    """What was there when the epilogue came is released, and what a prologue makes that had asked before; not what one
+    has made of the same job id that asked since."""
+    ledger, released = Ledger(tmp_path), list[str]()
+    first, rerun, gone, slow = (
+        Record.new(job_id="7.s", safe="7.s", uid=_USER, user="u", node="n1", boot_id="b", nonce=one) for one in "abcd"
+    )
+    slow.facts["asked_at"] = time.monotonic()
+    ledger.create(first)
+    ledger.create(gone)
+
+    def release(_node: Any, record: Record, why: str) -> bool:
+        released.append(record.incarnation)
+        return bool(why)
+
+    @contextmanager
+    def locked(*_: Any) -> Iterator[None]:
+        if not released:
+            rerun.facts["asked_at"] = time.monotonic()
+            ledger.create(rerun)
+            ledger.create(slow)
+            ledger.remove(gone)
+        yield
+
+    monkeypatch.setattr(server, "release", release)
+    monkeypatch.setattr(server.prepare, "release", release)
+    node = _node([], ledger=ledger)
+    node.job_lock = locked
+    answer, _ = _ask(pair, node, 0, wire.Message(question, argv="7.s"))
+
+    assert answer.op in ("released", "swept")
+    assert released == [first.incarnation, slow.incarnation]
