@@ -52,6 +52,7 @@ class Running:
     record: Record
     exec_id: str = ""
     pid: int = 0
+    pid_start: int = 0  # when that process began, in ticks; 0 where nobody has noted it
     channel: Channel | None = None  # the run hook's, who alone may speak for this run
     ended: wire.Message | None = None
     outage: Outage | None = None  # the engine's last one while this ran
@@ -69,7 +70,11 @@ class Running:
 
     def awaits_script(self) -> bool:
         """Whether its shell has run nothing and never will; takes a moment to be sure of."""
-        return awaits_script(self.pid, self.record.facts.get("waited_for", -1))
+        return self.is_alive() and awaits_script(self.pid, self.record.facts.get("waited_for", -1))
+
+    def is_alive(self) -> bool:
+        """Whether its first process is there, and not another one with its number."""
+        return alive(self.pid, self.pid_start)
 
     def end(self, message: wire.Message) -> bool:
         """Tell the run hook how it ended, and whoever waits for that here; returns whether the hook was there."""
@@ -347,11 +352,15 @@ def parse_cpus(text: str) -> set[int]:
     return found
 
 
-def alive(pid: int) -> bool:
-    """Whether *pid* is a process that can still run (proc(5), stat field 3): a zombie's end may be nobody's news."""
+def alive(pid: int, started: int = 0) -> bool:
+    """Whether *pid* is a process that can still run (proc(5), stat field 3): a zombie's end may be nobody's news.
+
+    Where *started* is known (field 22; not 0), it must be the one that began then.
+    """
     try:
-        return stat(pid)[0] not in (b"Z", b"X")
-    except (OSError, IndexError):
+        found = stat(pid)
+        return found[0] not in (b"Z", b"X") and (not started or int(found[19]) == started)
+    except (OSError, IndexError, ValueError):
         return False
 
 

@@ -21,7 +21,7 @@ from pbsdock.agent.channel import Channel, ClientGone
 from pbsdock.agent.finish import AWAY, begin_stage_out, finish
 from pbsdock.agent.manners import Held, Manners, cost
 from pbsdock.agent.memory import few_arenas
-from pbsdock.agent.node import Node, Running, alive
+from pbsdock.agent.node import Node, Running
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
 from pbsdock.agent.service import Service
@@ -542,7 +542,7 @@ class Connection:
             raise Refusal("not-your-stream", "only the run hook that was given a job's streams can have lost them")
         if running.over.wait(_EVENT_S):
             return
-        if not running.exec_id and (alive(running.pid) or not self.node.engine.probe()):
+        if not running.exec_id and (running.is_alive() or not self.node.engine.probe()):
             if not self.node.streams.is_lost(running):
                 raise Refusal("stream-not-lost", f"the streams of job {running.record.job_id} are not lost")
             if running.restoring is not self.channel:
@@ -571,7 +571,7 @@ class Connection:
         while not running.over.wait(0.2) and running.channel is self.channel:
             if not self.node.engine.probe():
                 continue
-            if not alive(running.pid):
+            if not running.is_alive():
                 finish(self.node, running)
                 continue
             away = math.ceil(time.time() - (running.stream_lost_at or 0.0))
@@ -680,7 +680,8 @@ def adopt(node: Node) -> None:
         if record.boot_id != node.boot:
             continue
         if record.state in ("running", "staging"):
-            running = Running(record=record, pid=int(record.facts.get("pid", 0)))
+            pid, started = (int(record.facts.get(one) or 0) for one in ("pid", "pid_start"))
+            running = Running(record=record, pid=pid, pid_start=started)
             node.running[record.incarnation] = running
             adopted += 1
             node.stores.recall(record, node.store_dir(record))

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pbsdock import container, mounts, pins, wire
 from pbsdock.agent import facts
 from pbsdock.agent.node import Node, Running, alive, ms_since
+from pbsdock.agent.process import start_time
 from pbsdock.agent.shell import waited_for
 from pbsdock.engine import EngineError, process_groups
 from pbsdock.errors import NodeFault, Refusal
@@ -85,6 +86,7 @@ def start_job(node: Node, record: Record, request: wire.Message, peer_pid: int) 
     record.container_id = identifier
     record.state = "running"
     record.facts["pid"] = pid
+    record.facts["pid_start"] = start_time(pid)
     record.facts["tty"] = call.tty
     record.facts["waited_for"] = waited_for(pid)
     record.facts["started_at"] = time.time()
@@ -94,7 +96,7 @@ def start_job(node: Node, record: Record, request: wire.Message, peer_pid: int) 
     except OSError as error:
         stream.close()
         raise NodeFault("record-not-written", f"the job was stopped before it began: its record: {error}") from None
-    running = Running(record=record, pid=pid)
+    running = Running(record=record, pid=pid, pid_start=record.facts["pid_start"])
     node.running[record.incarnation] = running
     node.emit("job.started", record, container=identifier, pid=pid, phase="run",
               ms=ms_since(began))
@@ -290,6 +292,7 @@ def start_task(node: Node, record: Record, request: wire.Message) -> tuple[Runni
         running = Running(record=record, exec_id=identifier)
         try:
             running.pid = _task_pid(node, identifier)
+            running.pid_start = start_time(running.pid)
         except BaseException:
             stream.close()
             raise

@@ -12,7 +12,7 @@ import requests.exceptions
 
 from pbsdock.agent.finish import finish
 from pbsdock.agent.memory import heap
-from pbsdock.agent.node import Node, Running, alive
+from pbsdock.agent.node import Node, Running
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.start import finish_task
 from pbsdock.engine import EngineError
@@ -146,7 +146,7 @@ class Watcher:
     def look(self) -> None:
         """Check every job whose first process is gone: an event may have been lost with a connection."""
         for running in list(self.node.running.values()):
-            if running.ended is None and not alive(running.pid):
+            if running.ended is None and not running.is_alive():
                 running.gone_since = running.gone_since or time.monotonic()
                 self._look_at(running)
 
