@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pbsdock.agent import server
+from pbsdock.agent import server, start
 from pbsdock.agent.node import Running, alive
-from pbsdock.agent.process import start_time
+from pbsdock.agent.process import Caller, start_time
 from pbsdock.agent.watch import Watcher
+from pbsdock.errors import NodeFault, Refusal
 from pbsdock.ledger import Record
 
 
@@ -46,3 +50,30 @@ def test_a_job_is_over_though_its_number_is_anothers_on_a_fake_node(
     watcher.look()
 
     assert looked_at == ([running[record.incarnation]] if is_over else [])
+
+
+def _child() -> subprocess.Popen[bytes]:
+    """A process of nobody's, with limits that are not ours."""
+    program = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (77, 99)); print(flush=True); input()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, user=65534, group=65534,
+        extra_groups=[],
+    )  # fmt: skip
+    assert child.stdout is not None
+    child.stdout.readline()
+    return child
+
+
+def test_limits_are_those_of_who_has_asked() -> None:
+    """And of nobody who has its number since: another user, or a later process of the same one."""
+    with _child() as child:
+        asked = Caller(child.pid, 65534, start_time(child.pid))
+        assert start._rlimits(asked)["Max open files"] == (77, 99)
+        others = (replace(asked, uid=65533), replace(asked, started=asked.started + 1), replace(asked, started=0))
+        for other in others:
+            with pytest.raises(Refusal, match="^the run hook that asked for the job's start is gone; nothing was started$"):
+                start._rlimits(other)
+        child.kill()
+        child.wait()
+        with pytest.raises(NodeFault, match="^the run hook's limits cannot be read: "):
+            start._rlimits(asked)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 
 def stat(pid: int) -> list[bytes]:
     """The fields from the third on, the state: a name may hold spaces and parentheses. Raises OSError if it is gone."""
@@ -16,3 +18,23 @@ def start_time(pid: int) -> int:
         return int(stat(pid)[19])
     except (OSError, IndexError, ValueError):
         return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who has asked: a process as it was when it connected."""
+
+    pid: int
+    uid: int
+    started: int
+
+    def is_still_there(self) -> bool:
+        """Whether the number is still that process's: what is read of it by number may be another's, even root's.
+
+        To be asked after it has been read. Its effective user counts too (proc(5), status, Uid): a process becomes
+        another's by a set-user-ID program. Raises OSError, ValueError.
+        """
+        with open(f"/proc/{self.pid}/status", "rb") as file:
+            uids = next((line.split()[1:] for line in file if line.startswith(b"Uid:")), [])
+        is_theirs = len(uids) > 1 and int(uids[1]) == self.uid
+        return is_theirs and start_time(self.pid) == self.started != 0

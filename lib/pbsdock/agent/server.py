@@ -22,6 +22,7 @@ from pbsdock.agent.finish import AWAY, begin_stage_out, finish
 from pbsdock.agent.manners import Held, Manners, cost
 from pbsdock.agent.memory import few_arenas
 from pbsdock.agent.node import Node, Running
+from pbsdock.agent.process import Caller, start_time
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
 from pbsdock.agent.service import Service
@@ -63,6 +64,7 @@ class Peer:
     def __init__(self, connection: socket.socket) -> None:
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         self.pid, self.uid, self.gid = struct.unpack("3i", raw)
+        self.started = start_time(self.pid)
 
 
 class Connection:
@@ -370,7 +372,8 @@ class Connection:
         if message.number("again"):
             discard_half_started(self.node, record, message)
         if record.state == "ready":
-            return start_job(self.node, record, message, self.peer.pid)
+            caller = Caller(self.peer.pid, self.peer.uid, self.peer.started)
+            return start_job(self.node, record, message, caller)
         if record.state == "running":
             return start_task(self.node, record, message)
         raise Refusal("job-over", f"job {record.job_id} is over; nothing can be started in it any more")

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pbsdock import container, mounts, pins, wire
 from pbsdock.agent import facts
 from pbsdock.agent.node import Node, Running, alive, ms_since
-from pbsdock.agent.process import start_time
+from pbsdock.agent.process import Caller, start_time
 from pbsdock.agent.shell import waited_for
 from pbsdock.engine import EngineError, process_groups
 from pbsdock.errors import NodeFault, Refusal
@@ -54,7 +54,7 @@ def bounds(record: Record) -> list[Bound]:
     return [Bound(**one) for one in record.facts.get("bound", [])]
 
 
-def start_job(node: Node, record: Record, request: wire.Message, peer_pid: int) -> tuple[Running, socket.socket]:
+def start_job(node: Node, record: Record, request: wire.Message, caller: Caller) -> tuple[Running, socket.socket]:
     """Create and start the job's container; returns it running and its attach stream.
 
     Raises Refusal for what the user can mend, NodeFault otherwise; nothing is left behind then.
@@ -74,7 +74,7 @@ def start_job(node: Node, record: Record, request: wire.Message, peer_pid: int) 
     asked, call = call.cwd, _standing(call, plan, bound)
     if container.working_directory(plan, call, bound) == "/" and asked not in ("/", plan.home):
         record.facts["cwd_lost"] = asked
-    rlimits = _rlimits(peer_pid)
+    rlimits = _rlimits(caller)
     with _pinned(node, record, plan, bound) as pinned:
         stream, identifier = _launch(node, record, plan, call, pinned, rlimits)
         try:
@@ -338,10 +338,17 @@ def finish_task(node: Node, running: Running) -> bool:
     return True
 
 
-def _rlimits(pid: int) -> dict[str, tuple[int, int]]:
-    """The run hook's limits as the kernel holds them: a user's process can lower but not raise them."""
+def _rlimits(caller: Caller) -> dict[str, tuple[int, int]]:
+    """The run hook's limits as the kernel holds them: a user's process can lower but not raise them.
+
+    Raises Refusal where the process that asked is no longer there, whose number may be root's by now.
+    """
     try:
-        with open(f"/proc/{pid}/limits", encoding="ascii") as file:
-            return container.parse_limits(file.read())
+        with open(f"/proc/{caller.pid}/limits", encoding="ascii") as file:
+            found = container.parse_limits(file.read())
+        is_theirs = caller.is_still_there()
     except (OSError, ValueError) as error:
         raise NodeFault("no-limits", f"the run hook's limits cannot be read: {error}") from None
+    if not is_theirs:
+        raise Refusal("run-hook-gone", "the run hook that asked for the job's start is gone; nothing was started")
+    return found
