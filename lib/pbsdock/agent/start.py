@@ -17,7 +17,7 @@ from pbsdock.agent.node import Node, Running, alive, ms_since
 from pbsdock.agent.process import Caller, start_time
 from pbsdock.agent.shell import waited_for
 from pbsdock.engine import EngineError, process_groups
-from pbsdock.errors import NodeFault, Refusal
+from pbsdock.errors import HookError, NodeFault, Refusal
 from pbsdock.ledger import Record, uptime
 from pbsdock.mounts import Bound
 from pbsdock.plan import Plan
@@ -57,7 +57,8 @@ def bounds(record: Record) -> list[Bound]:
 def start_job(node: Node, record: Record, request: wire.Message, caller: Caller) -> tuple[Running, socket.socket]:
     """Create and start the job's container; returns it running and its attach stream.
 
-    Raises Refusal for what the user can mend, NodeFault otherwise; nothing is left behind then.
+    Raises Refusal for what the user can mend, NodeFault otherwise. Nothing is left behind then and the job is as ready
+    as before, unless the engine is away, which is told and left to the release.
     """
     began = time.monotonic()
     plan = Plan.from_dict(record.plan or {})
@@ -75,32 +76,48 @@ def start_job(node: Node, record: Record, request: wire.Message, caller: Caller)
     if container.working_directory(plan, call, bound) == "/" and asked not in ("/", plan.home):
         record.facts["cwd_lost"] = asked
     rlimits = _rlimits(caller)
-    with _pinned(node, record, plan, bound) as pinned:
-        stream, identifier = _launch(node, record, plan, call, pinned, rlimits)
-        try:
+    stream = None
+    try:
+        with _pinned(node, record, plan, bound) as pinned:
+            stream, identifier = _launch(node, record, plan, call, pinned, rlimits)
             pid = _verified(node, record, plan, identifier, bound)
-        except BaseException:
+        _note_start(node, record, identifier, pid, tty=call.tty)
+    except BaseException:
+        if stream is not None:
             stream.close()
-            node.engine.remove(identifier)
-            raise
+        record.container_id, record.state = None, "ready"
+        _discard(node, record)
+        raise
+    running = Running(record=record, pid=pid, pid_start=record.facts["pid_start"])
+    node.running[record.incarnation] = running
+    node.emit("job.started", record, container=identifier, pid=pid, phase="run",
+              ms=ms_since(began))
+    return running, stream
+
+
+def _note_start(node: Node, record: Record, identifier: str, pid: int, *, tty: bool) -> None:
+    """Write down what runs, before it is given its script. Raises NodeFault."""
     record.container_id = identifier
     record.state = "running"
     record.facts["pid"] = pid
     record.facts["pid_start"] = start_time(pid)
-    record.facts["tty"] = call.tty
+    record.facts["tty"] = tty
     record.facts["waited_for"] = waited_for(pid)
     record.facts["started_at"] = time.time()
     record.facts["alive_at"] = uptime()
     try:
         node.ledger.save(record)
     except OSError as error:
-        stream.close()
         raise NodeFault("record-not-written", f"the job was stopped before it began: its record: {error}") from None
-    running = Running(record=record, pid=pid, pid_start=record.facts["pid_start"])
-    node.running[record.incarnation] = running
-    node.emit("job.started", record, container=identifier, pid=pid, phase="run",
-              ms=ms_since(began))
-    return running, stream
+
+
+def _discard(node: Node, record: Record) -> None:
+    """Remove the container of a start that failed, which an engine may have made although it gave no answer."""
+    record.facts.pop("started_at", None)
+    try:
+        node.remove_container(record, _REMOVED_S)
+    except (HookError, EngineError) as error:  # the release, or the reaper, tries again
+        node.emit("release.failed", record, level="warning", reason=f"container: {error}", phase="run")
 
 
 def discard_half_started(node: Node, record: Record, request: wire.Message) -> None:
@@ -168,7 +185,10 @@ def _pinned(node: Node, record: Record, plan: Plan, bound: Sequence[Bound]) -> I
 def _launch(
     node: Node, record: Record, plan: Plan, call: container.Call, bound: Sequence[Bound], rlimits: container.Rlimits
 ) -> tuple[socket.socket, str]:
-    """Create, attach, start. An image without /bin/sh gets its command bare, with runc's own umask."""
+    """Create, attach, start; a container that was made is the caller's to remove, whatever comes of it.
+
+    An image without /bin/sh gets its command bare, with runc's own umask.
+    """
     for wrapped in (True, False):
         body = container.config(
             plan, call, image_id=record.image_id or "", bound=bound,
@@ -187,15 +207,9 @@ def _launch(
             _deliver(node, record, plan)
             node.engine.start(identifier)
             return stream, identifier
-        except Refusal:
-            if stream is not None:
-                stream.close()
-            node.engine.remove(identifier)
-            raise
         except EngineError as error:
             if stream is not None:
                 stream.close()
-            node.engine.remove(identifier)
             if not _NO_PROGRAM.search(str(error)) or "mount" in str(error):
                 raise _engine_fault(node, plan, error) from None
             if not wrapped:
@@ -203,7 +217,8 @@ def _launch(
                     "no-such-program",
                     f"image {plan.image!r} has no {call.argv[0]} that can be run; choose a shell it has with qsub -S",
                 ) from None
-        except NodeFault:
+            node.engine.remove(identifier)
+        except BaseException:
             if stream is not None:
                 stream.close()
             raise
