@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from pbsdock.agent import finish as ends
+from pbsdock.agent import stage
 from pbsdock.agent.finish import finish
+from pbsdock.agent.outage import Outage, back, explains, lost, moment
 from pbsdock.agent.running import Running
 from pbsdock.core.errors import NodeFault
 from pbsdock.core.ledger import Record
@@ -87,3 +90,96 @@ def test_zombie_is_not_alive() -> None:
     child.wait()
     assert not alive(child.pid)
     assert alive(os.getpid())
+
+
+# -- whose end it was -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outage", "finished_at", "is_explained"),
+    [
+        (None, 100.0, False),
+        (Outage(100.0), 90.0, False),  # ended long before, and is only found out now
+        (Outage(100.0), 98.5, True),  # an engine that shuts down
+        (Outage(100.0), 500.0, True),  # away to this day
+        (Outage(100.0, 110.0), 105.0, True),
+        (Outage(100.0, 110.0), 112.0, True),  # ended by the one that came, whose first answer is late
+        (Outage(100.0, 110.0), 40000.0, False),  # a restart in the morning and a qdel at night
+        (Outage(100.0, 40000.0), None, True),  # no time of the end, and back just now
+        (Outage(100.0, 110.0), None, False),
+    ],
+)
+def test_what_an_outage_explains(outage: Outage | None, finished_at: float | None, is_explained: bool) -> None:
+    """An end from just before the engine went until just after it was back; found out at 40001."""
+    assert explains(outage, finished_at, 40001.0) is is_explained
+
+
+def test_an_engine_that_comes_and_goes() -> None:
+    """One outage while it flaps, another once it was well for a while."""
+    first = lost(None, 100.0)
+    assert lost(first, 105.0) == first
+    assert back(first, 110.0) == Outage(100.0, 110.0)
+    assert back(back(first, 110.0), 120.0) == Outage(100.0, 110.0)
+    assert lost(Outage(100.0, 110.0), 111.0) == Outage(100.0)
+    assert lost(Outage(100.0, 110.0), 200.0) == Outage(200.0)
+    assert back(None, 1.0) is None
+
+
+def test_times_of_the_engine() -> None:
+    """Nanoseconds, none at all, and the year 1."""
+    assert moment("1970-01-02T00:00:00.250000001Z") == pytest.approx(86400.25)
+    assert moment("1970-01-02T00:00:00Z") == 86400.0
+    assert [moment(one) for one in ("0001-01-01T00:00:00Z", None, "", "soon")] == [None] * 4
+
+
+@pytest.mark.parametrize(("ago_s", "is_blamed"), [(0.0, True), (36000.0, False)], ids=["restarted-now", "in-the-morning"])
+@pytest.mark.parametrize("code", [137, 143, 255])
+def test_fake_engine_is_blamed_for_what_its_restart_explains(code: int, ago_s: float, is_blamed: bool) -> None:
+    """A qdel, or a job's own status, hours after a restart that the job has survived is not the engine's."""
+    now = time.time()
+    ended = {"Running": False, "ExitCode": code, "FinishedAt": time.strftime("%Y-%m-%dT%H:%M:%S.5Z", time.gmtime(now))}
+    job = _job(None)
+    job.outage = Outage(now - ago_s - 3.0, now - ago_s)
+    finish(_node(lambda _: {"State": ended}), job)
+
+    assert job.record.exit is not None
+    assert any("Docker engine" in one for one in job.record.exit["sentences"]) is is_blamed
+
+
+# -- a stage-out's end ------------------------------------------------------------------------------------------------
+
+
+def test_a_sentence_with_bytes_of_a_name_is_told_by_a_fake_node() -> None:
+    """A record's sentences go on as they are: what a message cannot carry must not keep the run hook waiting."""
+    job = _job(None)
+    job.record.state, job.record.exit = "staging", {"code": 74, "sentences": ["na\udcffme\0"]}
+    ends._conclude(_node(None), job)
+
+    assert job.ended is not None
+    assert job.ended.fields["sentence"] == [b"na\\udcffme"]
+    assert job.over.is_set()
+
+
+def _raises(*_: Any) -> None:
+    raise ValueError("a slip")
+
+
+@pytest.mark.parametrize("fails", ["stage-out", "conclude"])
+def test_a_stage_out_of_a_fake_node_that_goes_wrong_ends_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """Nobody waits for its end in vain: neither the run hook nor a release; and what is over is tidied up."""
+    done: list[str] = []
+    monkeypatch.setattr(stage, "_stage_out", _raises if fails == "stage-out" else lambda *_: None)
+    conclude = _raises if fails == "conclude" else lambda *_: done.append("concluded")
+    job, node = _job(None), _node(None)
+    node.staging, events = {}, []
+    node.emit = lambda event, *_, **fields: events.append((event, fields["where"]))
+    began = time.monotonic()
+    stage.begin_out(node, job, conclude, lambda *_: done.append("tidied"))
+    assert node.staging[job.record.incarnation].over.wait(5)
+    while "tidied" not in done and time.monotonic() < began + 5:
+        time.sleep(0.01)
+
+    assert done == (["tidied"] if fails == "conclude" else ["concluded", "tidied"])
+    assert events == [("agent.error", "stage-out")]

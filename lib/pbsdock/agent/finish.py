@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from pbsdock.agent import stage
+from pbsdock.agent import outage, stage
 from pbsdock.agent.node import Node
 from pbsdock.agent.release import remember_usage, tear_down
 from pbsdock.agent.running import Running
@@ -35,10 +35,11 @@ def finish(node: Node, running: Running, said: int | None = None) -> None:
         if state is None:
             return
         code = int(state.get("ExitCode", 137))
-        if code in _BY_SIGNAL and not state.get("OOMKilled") and not running.engine_was_lost:
+        if code in _BY_SIGNAL and not state.get("OOMKilled") and not _by_engine(running, state):
             # An engine that shuts down ends its containers first and is gone a moment later.
             time.sleep(_LAST_BREATH_S)
-            running.engine_was_lost = not node.engine.probe()
+            if not node.engine.probe():
+                running.outage = outage.lost(running.outage, time.time())
         usage = remember_usage(node, record) if state else {}
         # The kernel's own count, where it outlives the container, also knows what the engine was away for.
         killed = bool(state.get("OOMKilled") or usage.get("oom_at"))
@@ -70,9 +71,11 @@ def begin_stage_out(node: Node, running: Running) -> None:
 def _conclude(node: Node, running: Running) -> None:
     record = running.record
     if record.state == "staging":
-        _tell(running)
-        record.state = "ended"
-        _save(node, record)
+        try:
+            _tell(running)
+        finally:
+            record.state = "ended"
+            _save(node, record)
 
 
 def _save(node: Node, record: Record) -> None:
@@ -86,9 +89,14 @@ def _save(node: Node, record: Record) -> None:
 def _tell(running: Running) -> None:
     end = running.record.exit or {}
     sentences = [str(one) for one in end.get("sentences", ())]
-    message = wire.Message("ended", code=int(end.get("code", 137)), sentence=[one.encode() for one in sentences])
+    message = wire.Message("ended", code=int(end.get("code", 137)), sentence=[_plain(one) for one in sentences])
     if not running.end(message):
         running.record.facts["untold"] = sentences
+
+
+def _plain(sentence: str) -> bytes:
+    """A sentence with whatever a name in it may hold, as a message can carry it."""
+    return sentence.replace("\0", "").encode("utf-8", "backslashreplace")
 
 
 def _tidy(node: Node, record: Record) -> None:
@@ -133,8 +141,12 @@ def _given_up(node: Node, running: Running) -> dict[str, Any] | None:
         return None
     if time.monotonic() - running.gone_since < _STALE_S:
         return None
-    running.engine_was_lost = True
+    running.outage = outage.lost(running.outage, time.time())  # it is there, and knows nothing of what is over
     return {"ExitCode": _LOST}
+
+
+def _by_engine(running: Running, state: dict[str, Any]) -> bool:
+    return outage.explains(running.outage, outage.moment(state.get("FinishedAt")), time.time())
 
 
 def _limit(record: Record) -> int | None:
@@ -151,12 +163,13 @@ def _sentences(running: Running, state: dict[str, Any], usage: dict[str, Any], k
         limit, peak = _limit(running.record), usage.get("memory_peak_bytes")
         sentences.append(oom_sentence(limit, peak, usage.get("oom_at")))
     code = int(state.get("ExitCode", 0))
-    if running.engine_was_lost and code == _LOST:
+    by_engine = _by_engine(running, state)
+    if by_engine and code == _LOST:
         sentences.append(
             "the container ended while the Docker engine of this node was away; the job's own exit status is lost,"
             " 255 stands for it"
         )
-    elif running.engine_was_lost and code in _BY_SIGNAL:
+    elif by_engine and code in _BY_SIGNAL:
         sentences.append(
             f"the Docker engine of this node was restarted while the job ran and ended it; exit status {code} is not"
             " the job's own"

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pbsdock.agent import outage
 from pbsdock.agent.attempts import Attempts
 from pbsdock.agent.job_files import JobFiles
 from pbsdock.agent.locks import Locks
@@ -74,12 +75,24 @@ class Node:
 
     def _engine_changed(self, up: bool, why: str) -> None:
         if up:
+            self.engine_back()
             self.emit("engine.back")
         else:
             self.emit("engine.lost", level="error", reason=why)
             self.streams.engine_lost()
-            for one in list(self.running.values()):
-                one.engine_was_lost = True
+            self.engine_lost()
+
+    def engine_lost(self) -> None:
+        """What runs may end by it."""
+        now = time.time()
+        for one in list(self.running.values()):
+            one.outage = outage.lost(one.outage, now)
+
+    def engine_back(self) -> None:
+        """What ends from here on does not end by it."""
+        now = time.time()
+        for one in list(self.running.values()):
+            one.outage = outage.back(one.outage, now)
 
     # -- facts --------------------------------------------------------------------------------------------------
 

@@ -190,7 +190,11 @@ def read_script(path: str, uid: int) -> bytes | None:
 def sweep_older(node: Node, job_id: str) -> int:
     """Release what an older incarnation of the same job id left; returns how many there were."""
     records, _problems = node.ledger.load_all()
-    older = [one for one in records if one.job_id == job_id]
+    return sweep(node, [one for one in records if one.job_id == job_id])
+
+
+def sweep(node: Node, older: Sequence[Record]) -> int:
+    """Release these incarnations of a job id; returns how many there are."""
     for record in older:
         release(node, record, why="older-incarnation")
     return len(older)
@@ -241,6 +245,7 @@ def _prepare(
     record = _new_record(node, job)
     plan = _with_cpus(node, job, plan, record)
     record.plan = plan.to_dict()
+    record.facts["asked_at"] = began
     record.state = "preparing"
     # One durable write before the first side effect names every handle there will ever be: container name, cgroup
     # and files follow from the record's own name, so a crash later leaves nothing that is not written down.

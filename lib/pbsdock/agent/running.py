@@ -6,8 +6,10 @@ import threading
 from dataclasses import dataclass, field
 
 from pbsdock.agent.channel import Channel, ClientGone
+from pbsdock.agent.outage import Outage
 from pbsdock.agent.shell import awaits_script
 from pbsdock.core.ledger import Record
+from pbsdock.host.process import alive
 from pbsdock.protocol import wire
 
 
@@ -18,9 +20,10 @@ class Running:
     record: Record
     exec_id: str = ""
     pid: int = 0
+    pid_start: int = 0  # when that process began, in ticks; 0 where nobody has noted it
     channel: Channel | None = None  # the run hook's, who alone may speak for this run
     ended: wire.Message | None = None
-    engine_was_lost: bool = False
+    outage: Outage | None = None  # the engine's last one while this ran
     restoring: Channel | None = None  # for whom a thread is at work to open new streams
     stream_lost_at: float | None = None  # since when nobody reads the container's output; seconds since the epoch
     out_of_memory: bool = False  # the engine has said so; a process was killed, not necessarily the first one
@@ -35,15 +38,20 @@ class Running:
 
     def awaits_script(self) -> bool:
         """Whether its shell has run nothing and never will; takes a moment to be sure of."""
-        return awaits_script(self.pid, self.record.facts.get("waited_for", -1))
+        return self.is_alive() and awaits_script(self.pid, self.record.facts.get("waited_for", -1))
+
+    def is_alive(self) -> bool:
+        """Whether its first process is there, and not another one with its number."""
+        return alive(self.pid, self.pid_start)
 
     def end(self, message: wire.Message) -> bool:
         """Tell the run hook how it ended, and whoever waits for that here; returns whether the hook was there."""
-        with self.lock:
-            self.ended = message
-            told = self._send(message)
-        self.over.set()
-        return told
+        try:
+            with self.lock:
+                self.ended = message
+                return self._send(message)
+        finally:
+            self.over.set()
 
     def _send(self, message: wire.Message) -> bool:
         """Send to the run hook if it is there, without waiting: a hook that is gone comes back and asks."""

@@ -37,7 +37,8 @@ def adopt(node: Node) -> None:
         if record.boot_id != node.boot:
             continue
         if record.state in ("running", "staging"):
-            running = Running(record=record, pid=int(record.facts.get("pid", 0)))
+            pid, started = (int(record.facts.get(one) or 0) for one in ("pid", "pid_start"))
+            running = Running(record=record, pid=pid, pid_start=started)
             node.running[record.incarnation] = running
             adopted += 1
             node.stores.recall(record, node.store_dir(record))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from pbsdock.agent.channel import Channel, ClientGone
 from pbsdock.agent.node import Node
@@ -13,9 +15,11 @@ from pbsdock.agent.running import Running
 from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.core.redact import known
 from pbsdock.engine.docker.api import EngineError
+from pbsdock.host.process import start_time
 from pbsdock.protocol import wire
 from pbsdock.rm import torque
 
+_ALIVE_S = 20.0  # how long a root hook is left without a message, of which both its clients take 120 s at least
 _READ_S = 10.0  # how long a client may take to read an answer
 
 Respond = Callable[["Session", wire.Message], None]
@@ -27,6 +31,7 @@ class Peer:
     def __init__(self, connection: socket.socket) -> None:
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         self.pid, self.uid, self.gid = struct.unpack("3i", raw)
+        self.started = start_time(self.pid)
 
 
 class Session:
@@ -85,6 +90,26 @@ class Session:
             self.answer(wire.Message("notice", sentence=sentence))
         except ClientGone:
             pass
+
+    @contextmanager
+    def kept_waiting(self) -> Iterator[None]:
+        """Let a root hook know now and then, by a notice without a sentence, that it is still at work for it.
+
+        How long a hook may wait is mom's to say, who ends it ($prologalarm): one that gave up before would let the
+        job's directories go while its results are staged out.
+        """
+        over = threading.Event()
+
+        def tell() -> None:
+            while not over.wait(_ALIVE_S):
+                self.notify("")
+
+        with suppress(RuntimeError):  # no thread more can be had
+            threading.Thread(target=tell, name="alive", daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
 
     def answer_end(self, running: Running, over: wire.Message) -> None:
         """Tell how a run has ended."""

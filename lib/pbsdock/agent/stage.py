@@ -103,13 +103,21 @@ def begin_out(
 
     def act() -> None:
         try:
-            _stage_out(node, running.record, work)
-            conclude(node, running)
+            _surely(node, running.record, lambda: _stage_out(node, running.record, work))
+            _surely(node, running.record, lambda: conclude(node, running))
         finally:
             work.over.set()  # whoever waits must be let go
         tidy(node, running.record)
 
     threading.Thread(target=act, name="stage-out", daemon=True).start()
+
+
+def _surely(node: Node, record: Record, act: Callable[[], None]) -> None:
+    """Do it and tell what goes wrong: the run hook still waits for the end."""
+    try:
+        act()
+    except Exception as error:
+        node.emit("agent.error", record, level="error", where="stage-out", reason=repr(error)[:300])
 
 
 def _stage_out(node: Node, record: Record, work: Work) -> None:

@@ -15,14 +15,14 @@ from pbsdock.agent import facts
 from pbsdock.agent.node import Node, ms_since
 from pbsdock.agent.running import Running
 from pbsdock.agent.shell import waited_for
-from pbsdock.core.errors import NodeFault, Refusal
+from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.core.ledger import Record, uptime
 from pbsdock.core.plan import Plan
 from pbsdock.engine import spec as container
 from pbsdock.engine.docker.api import EngineError, process_groups
 from pbsdock.host import mounts, pins
 from pbsdock.host.mounts import Bound
-from pbsdock.host.process import alive
+from pbsdock.host.process import Caller, alive, start_time
 from pbsdock.protocol import wire
 
 _PID_S = 2.0
@@ -57,10 +57,11 @@ def bounds(record: Record) -> list[Bound]:
     return [Bound(**one) for one in record.facts.get("bound", [])]
 
 
-def start_job(node: Node, record: Record, request: wire.Message, peer_pid: int) -> tuple[Running, socket.socket]:
+def start_job(node: Node, record: Record, request: wire.Message, caller: Caller) -> tuple[Running, socket.socket]:
     """Create and start the job's container; returns it running and its attach stream.
 
-    Raises Refusal for what the user can mend, NodeFault otherwise; nothing is left behind then.
+    Raises Refusal for what the user can mend, NodeFault otherwise. Nothing is left behind then and the job is as ready
+    as before, unless the engine is away, which is told and left to the release.
     """
     began = time.monotonic()
     plan = Plan.from_dict(record.plan or {})
@@ -77,32 +78,49 @@ def start_job(node: Node, record: Record, request: wire.Message, peer_pid: int) 
     asked, call = call.cwd, _standing(call, plan, bound)
     if container.working_directory(plan, call, bound) == "/" and asked not in ("/", plan.home):
         record.facts["cwd_lost"] = asked
-    rlimits = _rlimits(peer_pid)
-    with _pinned(node, record, plan, bound) as pinned:
-        stream, identifier = _launch(node, record, plan, call, pinned, rlimits)
-        try:
+    rlimits = _rlimits(caller)
+    stream = None
+    try:
+        with _pinned(node, record, plan, bound) as pinned:
+            stream, identifier = _launch(node, record, plan, call, pinned, rlimits)
             pid = _verified(node, record, plan, identifier, bound)
-        except BaseException:
+        _note_start(node, record, identifier, pid, tty=call.tty)
+    except BaseException:
+        if stream is not None:
             stream.close()
-            node.engine.remove(identifier)
-            raise
+        record.container_id, record.state = None, "ready"
+        _discard(node, record)
+        raise
+    running = Running(record=record, pid=pid, pid_start=record.facts["pid_start"])
+    node.running[record.incarnation] = running
+    node.emit("job.started", record, container=identifier, pid=pid, phase="run",
+              ms=ms_since(began))
+    return running, stream
+
+
+def _note_start(node: Node, record: Record, identifier: str, pid: int, *, tty: bool) -> None:
+    """Write down what runs, before it is given its script. Raises NodeFault."""
     record.container_id = identifier
     record.state = "running"
     record.facts["pid"] = pid
-    record.facts["tty"] = call.tty
+    record.facts["pid_start"] = start_time(pid)
+    record.facts["tty"] = tty
     record.facts["waited_for"] = waited_for(pid)
     record.facts["started_at"] = time.time()
     record.facts["alive_at"] = uptime()
     try:
         node.ledger.save(record)
     except OSError as error:
-        stream.close()
         raise NodeFault("record-not-written", f"the job was stopped before it began: its record: {error}") from None
-    running = Running(record=record, pid=pid)
-    node.running[record.incarnation] = running
-    node.emit("job.started", record, container=identifier, pid=pid, phase="run",
-              ms=ms_since(began))
-    return running, stream
+
+
+def _discard(node: Node, record: Record) -> None:
+    """Remove the container of a start that failed, which an engine may have made although it gave no answer."""
+    record.facts.pop("started_at", None)
+    try:
+        node.remove_container(record, _REMOVED_S)
+    except (HookError, EngineError) as error:  # the release, or the reaper, tries again
+        node.emit("release.failed", record, level="warning", reason=f"container: {error}", phase="run")
 
 
 def discard_half_started(node: Node, record: Record, request: wire.Message) -> None:
@@ -170,7 +188,10 @@ def _pinned(node: Node, record: Record, plan: Plan, bound: Sequence[Bound]) -> I
 def _launch(
     node: Node, record: Record, plan: Plan, call: container.Call, bound: Sequence[Bound], rlimits: container.Rlimits
 ) -> tuple[socket.socket, str]:
-    """Create, attach, start. An image without /bin/sh gets its command bare, with runc's own umask."""
+    """Create, attach, start; a container that was made is the caller's to remove, whatever comes of it.
+
+    An image without /bin/sh gets its command bare, with runc's own umask.
+    """
     for wrapped in (True, False):
         body = container.config(
             plan, call, image_id=record.image_id or "", bound=bound,
@@ -189,15 +210,9 @@ def _launch(
             _deliver(node, record, plan)
             node.engine.start(identifier)
             return stream, identifier
-        except Refusal:
-            if stream is not None:
-                stream.close()
-            node.engine.remove(identifier)
-            raise
         except EngineError as error:
             if stream is not None:
                 stream.close()
-            node.engine.remove(identifier)
             if not _NO_PROGRAM.search(str(error)) or "mount" in str(error):
                 raise _engine_fault(node, plan, error) from None
             if not wrapped:
@@ -205,7 +220,8 @@ def _launch(
                     "no-such-program",
                     f"image {plan.image!r} has no {call.argv[0]} that can be run; choose a shell it has with qsub -S",
                 ) from None
-        except NodeFault:
+            node.engine.remove(identifier)
+        except BaseException:
             if stream is not None:
                 stream.close()
             raise
@@ -294,6 +310,7 @@ def start_task(node: Node, record: Record, request: wire.Message) -> tuple[Runni
         running = Running(record=record, exec_id=identifier)
         try:
             running.pid = _task_pid(node, identifier)
+            running.pid_start = start_time(running.pid)
         except BaseException:
             stream.close()
             raise
@@ -339,10 +356,17 @@ def finish_task(node: Node, running: Running) -> bool:
     return True
 
 
-def _rlimits(pid: int) -> dict[str, tuple[int, int]]:
-    """The run hook's limits as the kernel holds them: a user's process can lower but not raise them."""
+def _rlimits(caller: Caller) -> dict[str, tuple[int, int]]:
+    """The run hook's limits as the kernel holds them: a user's process can lower but not raise them.
+
+    Raises Refusal where the process that asked is no longer there, whose number may be root's by now.
+    """
     try:
-        with open(f"/proc/{pid}/limits", encoding="ascii") as file:
-            return container.parse_limits(file.read())
+        with open(f"/proc/{caller.pid}/limits", encoding="ascii") as file:
+            found = container.parse_limits(file.read())
+        is_theirs = caller.is_still_there()
     except (OSError, ValueError) as error:
         raise NodeFault("no-limits", f"the run hook's limits cannot be read: {error}") from None
+    if not is_theirs:
+        raise Refusal("run-hook-gone", "the run hook that asked for the job's start is gone; nothing was started")
+    return found

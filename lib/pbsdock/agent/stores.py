@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pbsdock.agent.locks import Locks
 from pbsdock.agent.sessions import Sessions
 from pbsdock.config.tables import Config, StoreConfig
 from pbsdock.core.errors import NodeFault, Refusal
@@ -28,8 +30,13 @@ if TYPE_CHECKING:  # botocore and urllib3 are loaded only where a store is confi
 _LEAST_MARGIN_S = 5.0
 _TRY_AGAIN_S = 15.0
 _LIST_USERS_S = 3600.0
+_RENEWED_S = 120.0  # how long a revocation waits for what is just being minted anew
 
 Emit = Callable[..., None]
+
+
+class _Over(Exception):
+    """The job's credentials have been revoked."""
 
 
 class Stores:
@@ -44,6 +51,7 @@ class Stores:
         self._minting: dict[str, Future[list[tuple[Store, Secret]]]] = {}
         self._next_list: dict[str, float] = {}
         self._lock = threading.Lock()
+        self._renewing = Locks()  # by incarnation
 
     # -- minting ------------------------------------------------------------------------------------------------------
 
@@ -133,7 +141,10 @@ class Stores:
             return False
         plan = Plan.from_dict(record.plan)
         try:
-            self._write(record, plan, self._mint(record, plan, fresh=False), directory)
+            with self._renewed(record):
+                self._write(record, plan, self._mint(record, plan, fresh=False), directory)
+        except (_Over, TimeoutError):
+            return False
         except (Refusal, OSError) as error:
             record.facts["credentials"] = {"refresh_at": time.time() + _TRY_AGAIN_S}
             if isinstance(error, OSError):
@@ -160,9 +171,24 @@ class Stores:
         now = time.time()
         if secret is None or (secret.expires is not None and now >= self._refresh_at(plan, now, secret.expires)):
             only = replace(plan, stores=(asked,))
-            secret = self._mint(record, only, fresh=False)[0][1]
-            self.sessions.keep(record.incarnation, {asked.name: secret})
+            try:
+                with self._renewed(record):
+                    secret = self._mint(record, only, fresh=False)[0][1]
+                    self.sessions.keep(record.incarnation, {asked.name: secret})
+            except _Over:
+                return None
         return secret
+
+    @contextmanager
+    def _renewed(self, record: Record) -> Iterator[None]:
+        """While something is minted anew, which makes a role or user again if it is gone. Raises _Over, TimeoutError.
+
+        Not under the job's lock, for which mom's hooks wait: a gateway may be slow.
+        """
+        with self._renewing.hold(record.incarnation, _RENEWED_S):
+            if record.facts.get("revoked"):
+                raise _Over
+            yield
 
     # -- staging ------------------------------------------------------------------------------------------------------
 
@@ -173,6 +199,8 @@ class Stores:
         if future is not None:
             future.result()  # the role must be there first
         elif not record.facts.get("credentials"):
+            if record.facts.pop("revoked", False):  # what is left of an upload is to be ended; and then this is
+                record.steps.get("credentials", {}).pop("gone", None)
             self.begin(record, plan)
             return self.staging(record, plan)
         found = {}
@@ -192,6 +220,11 @@ class Stores:
             future = self._minting.pop(record.incarnation, None)
         if future is not None:
             future.exception()  # what is still being made would outlive its own removal
+        try:
+            with self._renewing.hold(record.incarnation, _RENEWED_S):
+                record.facts["revoked"] = True  # from here on nothing is made again
+        except TimeoutError:
+            raise NodeFault("credentials-stay", "they are being minted anew; the gateway is slow") from None
         left = []
         for store in (one["name"] for one in (record.plan or {}).get("stores", ())):
             name = self._name(record, store)

@@ -20,7 +20,6 @@ from pbsdock.agent.start import finish_task
 from pbsdock.core.errors import HookError
 from pbsdock.core.ledger import Record
 from pbsdock.engine.docker.api import EngineError
-from pbsdock.host.process import alive
 
 _LOOK_S = 1.0
 # What one thing may take: some calls of the engine that run into their deadlines one after another; a pass of the
@@ -69,8 +68,7 @@ class Watcher:
                 except Exception as error:  # the SDK raises what its transport raised; the stream is simply reopened
                     self.node.emit("agent.error", level="warning", where="events", reason=repr(error)[:300])
                 if not self.node.engine.probe():
-                    for one in list(self.node.running.values()):
-                        one.engine_was_lost = True
+                    self.node.engine_lost()
             self.stop.wait(0.2)
 
     def _stream(self) -> None:
@@ -80,6 +78,7 @@ class Watcher:
             stream: Any = client.events(decode=False, filters=wanted)
             with self.node.pulse.at_work(self._limit_s):
                 self.node.look_again()
+                self.node.engine_back()  # where it was away for so short that no call has noticed
                 self.look()  # whatever ended before the stream was open
             buffer = b""
             for chunk in stream:
@@ -95,8 +94,7 @@ class Watcher:
 
     def _lost(self) -> None:
         self.node.streams.engine_lost()
-        for one in list(self.node.running.values()):
-            one.engine_was_lost = True
+        self.node.engine_lost()
 
     def _event(self, event: dict[str, Any]) -> None:
         attributes = event.get("Actor", {}).get("Attributes", {})
@@ -150,7 +148,7 @@ class Watcher:
     def look(self) -> None:
         """Check every job whose first process is gone: an event may have been lost with a connection."""
         for running in list(self.node.running.values()):
-            if running.ended is None and not alive(running.pid):
+            if running.ended is None and not running.is_alive():
                 running.gone_since = running.gone_since or time.monotonic()
                 self._look_at(running)
 

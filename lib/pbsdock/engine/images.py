@@ -6,11 +6,13 @@ import base64
 import binascii
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,9 @@ from pbsdock.directive.image_ref import parse_image
 _PROGRESS_S = 2.0
 _HUB = "https://index.docker.io/v1/"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+_LOOK_S, _TELL_S = 0.25, 0.5  # those who wait
 Client = Callable[[float | None], Any]
+_Key = tuple[str, str | None, tuple[tuple[str, str], ...]]  # reference, platform, credentials
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,47 @@ def load_auth(path: Path) -> dict[str, dict[str, str]]:
         raise NodeFault("registry-credentials", f"{path} is not a docker config.json: {type(error).__name__}") from None
 
 
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """What one waiting job grants a pull: seconds without progress and in all, and bytes (0: any)."""
+
+    inactivity_s: float
+    total_s: float
+    max_bytes: int
+
+
+class _Pull:
+    """One pull under way for however many wait. It has no bounds but theirs, and ends when nobody waits any more."""
+
+    def __init__(self, now: float) -> None:
+        self.done: Future[None] = Future()
+        self.waiting = 0
+        self.last_change = now
+        self.bytes = 0
+        self.why: HookError | None = None  # the last one who waited went
+        self.given_up: HookError | None = None  # and it is ended for that
+        self.stream: Any = None  # the engine's answer, once it has begun
+
+    def give_up(self) -> None:
+        """Nobody waits any more: its thread, which reads without a deadline, is let go."""
+        self.given_up = self.why
+        sock = getattr(self.stream.raw.connection, "sock", None) if self.stream is not None else None
+        if sock is not None:
+            with suppress(OSError):  # it has ended
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def refusal(self, reference: str, bounds: _Bounds, began: float, now: float) -> Refusal | None:
+        """Why one who has waited since *began* will not wait any longer."""
+        if now - began > bounds.total_s:
+            return _too_slow(reference, f"in {bounds.total_s:.0f} s")
+        if now - max(began, self.last_change) > bounds.inactivity_s:
+            return _too_slow(reference, f"without any progress for {bounds.inactivity_s:.0f} s")
+        if bounds.max_bytes and self.bytes > bounds.max_bytes:
+            # What a registry says of a layer's size binds nobody: one without an end would fill the disk.
+            return _too_large(reference, f"has {self.bytes} bytes and more to come", bounds.max_bytes)
+        return None
+
+
 class Images:
     """The node's images; ``ensure`` may be called from many threads at once."""
 
@@ -68,7 +113,7 @@ class Images:
         self.emit = emit
         self.clock = clock
         self._lock = threading.Lock()
-        self._pulls: dict[tuple[str, str | None], Future[None]] = {}
+        self._pulls: dict[_Key, _Pull] = {}
         self._host: str | None = None
 
     def ensure(
@@ -84,7 +129,7 @@ class Images:
                     "image-not-present",
                     f"image {reference!r} is not on this node and --pull never forbids to fetch it",
                 )
-            self._wait_for_pull(reference, platform, (inactivity_s, total_s, max_bytes), auth or {}, progress)
+            self._wait_for_pull(reference, platform, _Bounds(inactivity_s, total_s, max_bytes), auth or {}, progress)
             image = self._inspect(reference)
             if image is None:
                 raise NodeFault("pull-failed", f"image {reference!r} was pulled but is not there")
@@ -128,40 +173,60 @@ class Images:
     # -- pulling ------------------------------------------------------------------------------------------------
 
     def _wait_for_pull(
-        self, reference: str, platform: str | None, bounds: tuple[float, float, int],
-        auth: Mapping[str, Mapping[str, str]], progress: Callable[[str], None],
+        self, reference: str, platform: str | None, bounds: _Bounds, auth: Mapping[str, Mapping[str, str]],
+        progress: Callable[[str], None],
     ) -> None:
-        total_s = bounds[1]
-        key = (reference, platform)
+        mine = auth.get(parse_image(reference).registry) or {}
+        key = (reference, platform, tuple(sorted(mine.items())))
         with self._lock:
             pull = self._pulls.get(key)
             if pull is None:
-                pull = self._pulls[key] = Future()
-                arguments = (key, pull, bounds, auth.get(parse_image(reference).registry))
-                threading.Thread(target=self._pull, args=arguments, name="pull", daemon=True).start()
-        began = self.clock()
+                pull = self._pulls[key] = _Pull(self.clock())
+                threading.Thread(target=self._pull, args=(key, pull, mine), name="pull", daemon=True).start()
+            pull.waiting += 1
+        why: HookError = NodeFault("pull-failed", f"nobody waits for image {reference!r} any more")
+        try:
+            self._await(pull, reference, bounds, progress)
+        except HookError as error:
+            why = error
+            raise
+        finally:
+            with self._lock:
+                pull.waiting -= 1
+                pull.why = why
+                # One the engine has not begun to answer cannot be ended, and is there for who comes next.
+                if pull.stream is not None:
+                    self._end_unless_wanted(key, pull)
+
+    def _end_unless_wanted(self, key: _Key, pull: _Pull) -> None:
+        """To be called with the lock: who comes afterwards needs a new one."""
+        if pull.waiting == 0 and pull.given_up is None and self._pulls.get(key) is pull:
+            del self._pulls[key]
+            pull.give_up()
+
+    def _await(self, pull: _Pull, reference: str, bounds: _Bounds, progress: Callable[[str], None]) -> None:
+        began = told = self.clock()
         while True:
             try:
-                pull.result(timeout=0.5)
+                pull.done.result(timeout=_LOOK_S)
                 return
             except HookError as error:
                 # The error belongs to the pull; each waiting job gets one of its own to pass on.
                 raise type(error)(error.code, error.sentence) from None
             except FutureTimeout:
-                waited = self.clock() - began
-                progress(f"waiting for image {reference} to be pulled")
-                if waited > total_s:
-                    raise _too_slow(reference, f"in {total_s:.0f} s") from None
+                now = self.clock()
+                if now - told >= _TELL_S:
+                    told = now
+                    progress(f"waiting for image {reference} to be pulled")
+                if (refusal := pull.refusal(reference, bounds, began, now)) is not None:
+                    raise refusal from None
 
-    def _pull(
-        self, key: tuple[str, str | None], done: Future[None], bounds: tuple[float, float, int],
-        auth: Mapping[str, str] | None,
-    ) -> None:
-        reference, platform = key
+    def _pull(self, key: _Key, pull: _Pull, auth: Mapping[str, str]) -> None:
+        reference = key[0]
         began = self.clock()
         self.emit("image.pulling", image=reference)
         try:
-            self._stream(reference, platform, bounds, auth)
+            self._stream(key, pull, auth)
             image = self._inspect(reference)
             self.emit(
                 "image.pulled", image=reference, ms=round((self.clock() - began) * 1000, 1),
@@ -170,34 +235,32 @@ class Images:
             )
             result: HookError | None = None
         except HookError as error:
-            result = error
+            result = pull.given_up or error
         except Exception as error:  # whatever the SDK's transport raises must reach those who wait
-            result = NodeFault("pull-failed", f"image {reference!r} could not be pulled: {_short(error)}")
+            failed = NodeFault("pull-failed", f"image {reference!r} could not be pulled: {_short(error)}")
+            result = pull.given_up or failed
         if result is not None:
             self.emit("image.failed", level="warning", image=reference, code=result.code, sentence=result.sentence)
         with self._lock:
-            self._pulls.pop(key, None)
+            if self._pulls.get(key) is pull:
+                del self._pulls[key]
         if result is None:
-            done.set_result(None)
+            pull.done.set_result(None)
         else:
-            done.set_exception(result)
+            pull.done.set_exception(result)
 
-    def _stream(
-        self, reference: str, platform: str | None, bounds: tuple[float, float, int], auth: Mapping[str, str] | None
-    ) -> None:
-        inactivity_s, total_s, max_bytes = bounds
-        began = self.clock()
+    def _stream(self, key: _Key, pull: _Pull, auth: Mapping[str, str]) -> None:
+        reference, platform, _ = key
         layers: dict[str, tuple[int, int, bool]] = {}
-        told = began
-        last_change, before = began, ""
-        # The engine repeats "Retrying" or nothing at all: only changed content counts as progress, and the read
-        # deadline of the connection bounds silence.
-        client = self.client(inactivity_s)
+        told = self.clock()
+        before = ""
+        # The engine repeats "Retrying" or nothing at all: only changed content counts as progress.
+        client = self.client(None)
         answers: list[Any] = []
 
         def bound(answer: Any, *_: object, **__: object) -> None:
-            answer.raw.connection.sock.settimeout(inactivity_s)  # the SDK pulls without a deadline, whatever it is told
             answers.append(answer)
+            pull.stream = answer
 
         client.hooks["response"].append(bound)
         try:
@@ -205,25 +268,23 @@ class Images:
                 now = self.clock()
                 if "error" in line:
                     raise classify(reference, str(line["error"]))
+                with self._lock:
+                    self._end_unless_wanted(key, pull)
+                if pull.given_up is not None:
+                    raise pull.given_up
                 text = json.dumps(line, sort_keys=True)
                 if text != before and "Retrying" not in text:
-                    last_change, before = now, text
-                if now - last_change > inactivity_s:
-                    raise _too_slow(reference, f"without any progress for {inactivity_s:.0f} s")
-                if now - began > total_s:
-                    raise _too_slow(reference, f"in {total_s:.0f} s")
+                    pull.last_change, before = now, text
                 _note(layers, line)
-                if max_bytes and (done := sum(one[0] for one in layers.values())) > max_bytes:
-                    # What a registry says of a layer's size binds nobody: one without an end would fill the disk.
-                    raise _too_large(reference, f"has {done} bytes and more to come", max_bytes)
+                pull.bytes = sum(one[0] for one in layers.values())
                 if now - told >= _PROGRESS_S:
                     told = now
                     self._progress(reference, layers)
+            if pull.given_up is not None:  # the end of the stream was our own doing
+                raise pull.given_up
         except (
             requests.exceptions.Timeout, requests.exceptions.ConnectionError, ReadTimeoutError, TimeoutError
         ) as error:  # fmt: skip
-            if "timed out" in str(error).lower():
-                raise _too_slow(reference, f"without any progress for {inactivity_s:.0f} s") from None
             raise NodeFault("engine-unreachable", f"the Docker engine does not answer: {_short(error)}") from None
         except docker.errors.APIError as error:
             raise classify(reference, str(error.explanation or error)) from None

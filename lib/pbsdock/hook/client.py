@@ -54,7 +54,10 @@ def _request(op: str, argv: list[str]) -> wire.Message:
 
 
 def _converse(run_dir: str, paths: str, request: wire.Message, timeout_s: float) -> wire.Message:
-    """Send a root hook's request, starting the agent if need be; one more try if it dies on us."""
+    """Send a root hook's request, starting the agent if need be; one more try if it dies on us.
+
+    *timeout_s* is how long it may be silent.
+    """
     last: AgentGone | None = None
     for _attempt in (1, 2):
         try:
@@ -67,7 +70,8 @@ def _converse(run_dir: str, paths: str, request: wire.Message, timeout_s: float)
                 if message.op != "notice":
                     link.close()
                     return message
-                _say(message.text("sentence"))
+                if sentence := message.text("sentence"):  # without one it says that the agent is at work
+                    _say(sentence)
         except AgentGone as error:
             last = error
     raise last or AgentGone("no answer")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 
 def stat(pid: int) -> list[bytes]:
     """The fields from the third on, the state: a name may hold spaces and parentheses. Raises OSError if it is gone."""
@@ -9,11 +11,15 @@ def stat(pid: int) -> list[bytes]:
         return file.read().rpartition(b")")[2].split()
 
 
-def alive(pid: int) -> bool:
-    """Whether *pid* is a process that can still run (proc(5), stat field 3): a zombie's end may be nobody's news."""
+def alive(pid: int, started: int = 0) -> bool:
+    """Whether *pid* is a process that can still run (proc(5), stat field 3): a zombie's end may be nobody's news.
+
+    Where *started* is known (field 22; not 0), it must be the one that began then.
+    """
     try:
-        return stat(pid)[0] not in (b"Z", b"X")
-    except (OSError, IndexError):
+        found = stat(pid)
+        return found[0] not in (b"Z", b"X") and (not started or int(found[19]) == started)
+    except (OSError, IndexError, ValueError):
         return False
 
 
@@ -23,3 +29,32 @@ def session(pid: int) -> int:
         return int(stat(pid)[3])
     except (OSError, IndexError, ValueError):
         return 0
+
+
+def start_time(pid: int) -> int:
+    """When a process has begun, in clock ticks since the boot (field 22); 0 if it is gone. With it a process id, which
+    may be another's one day, means one process for good."""
+    try:
+        return int(stat(pid)[19])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who has asked: a process as it was when it connected."""
+
+    pid: int
+    uid: int
+    started: int
+
+    def is_still_there(self) -> bool:
+        """Whether the number is still that process's: what is read of it by number may be another's, even root's.
+
+        To be asked after it has been read. Its effective user counts too (proc(5), status, Uid): a process becomes
+        another's by a set-user-ID program. Raises OSError, ValueError.
+        """
+        with open(f"/proc/{self.pid}/status", "rb") as file:
+            uids = next((line.split()[1:] for line in file if line.startswith(b"Uid:")), [])
+        is_theirs = len(uids) > 1 and int(uids[1]) == self.uid
+        return is_theirs and start_time(self.pid) == self.started != 0

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import os.path
+import re
 
 from pbsdock.s3.names import Url
+
+_NO_TEXT = re.compile("[\ud800-\udfff]")  # how Python has a name's bytes that are no UTF-8 (PEP 383)
 
 
 class Unfit(ValueError):
@@ -40,6 +43,20 @@ def key_for(name: str, url: Url, *, single: bool) -> str:
     if single and url.key and not url.key.endswith("/"):
         return url.key
     return f"{url.directory}/{name}" if url.directory else name
+
+
+def is_key(key: str) -> bool:
+    """Whether a store can have it: a key is UTF-8 (Amazon S3, "Object key names"), and a file's name any bytes."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def escaped(text: str) -> str:
+    """A sentence with a file's name in it, the bytes that are no text as ``\\xff``: it goes on as UTF-8."""
+    return _NO_TEXT.sub(lambda one: f"\\x{ord(one[0]) & 0xFF:02x}", text)
 
 
 def fixed_part(pattern: str) -> str:

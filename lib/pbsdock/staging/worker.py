@@ -20,6 +20,7 @@ from pbsdock.staging import find
 from pbsdock.staging.client import client_of
 from pbsdock.staging.crew import Crew, Task
 from pbsdock.staging.download import Download
+from pbsdock.staging.names import escaped, is_key
 from pbsdock.staging.order import Item, Order, messages, send
 from pbsdock.staging.progress import Progress
 from pbsdock.staging.trouble import Patience, StageError
@@ -104,12 +105,18 @@ class Worker:
             act = {"in": self._stage_in, "out": self._stage_out, "undo": self._undo}[self.order.direction]
             kept = act()
         except StageError as error:
-            self.tell({"failed": {"code": error.code, "sentence": str(error), "where": error.where}})
+            self._failed(error.code, str(error), error.where)
         except OSError as error:
             name = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-            self.tell({"failed": {"code": "stage-path", "sentence": f"{name}{error.strerror or error}", "where": ""}})
+            self._failed("stage-path", f"{name}{error.strerror or error}")
+        except Exception as error:  # silence would look as if somebody had killed this process
+            self._failed("stage-failed", f"the staging worker could not go on: {type(error).__name__}")
         else:
-            self.tell({"done": {**self.progress.seen(), "left_out": self.progress.left_out, "kept": kept}})
+            left_out = [escaped(one) for one in self.progress.left_out]
+            self.tell({"done": {**self.progress.seen(), "left_out": left_out, "kept": kept}})
+
+    def _failed(self, code: str, sentence: str, where: str = "") -> None:
+        self.tell({"failed": {"code": code, "sentence": escaped(sentence), "where": where}})
 
     def _parallel(self) -> int:
         return max(one.parallel for one in self.order.stores.values())
@@ -141,10 +148,14 @@ class Worker:
     def _stage_out(self) -> list[str]:
         begun = {(one.store, one.bucket, one.key): one.id for one in self.order.uploads}
         tasks: list[Task] = []
+        unfit: list[tuple[Item, str]] = []
         for item in self.order.items:
             with _about(item):
                 client = self.client(item.store)
                 for path, size, key in find.files(item, self.progress.leave_out):
+                    if not is_key(key):
+                        unfit.append((item, path))
+                        continue
                     self.progress.expect(1, size)
                     upload = Upload(
                         client, path, item.bucket, key, self.progress, self.patience, self._teller(item, key),
@@ -152,6 +163,11 @@ class Worker:
                     )  # fmt: skip
                     tasks.append(_named(item, upload))
         Crew(self._parallel(), self.patience.stopped).work(tasks)
+        if unfit:  # told last: the others are in the store by now, and what is doomed is kept
+            item, path = unfit[0]
+            more = f"; nor are the names of {len(unfit) - 1} more" if len(unfit) > 1 else ""
+            sentence = f"the name of '{path}' is not UTF-8, which a key has to be{more}"
+            raise StageError("name-unfit", sentence, item.where)
         return []
 
     def _teller(self, item: Item, key: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -14,6 +15,7 @@ from pbsdock.stores.rgw import Gateway
 from pbsdock.stores.secret import Secret
 
 _FRESH_S = 600.0
+_TRIES, _JITTER_S = 5, 0.05
 
 
 class Sharer:
@@ -24,7 +26,7 @@ class Sharer:
         self.enabled = store.share
         self._failed = failed
         self._well: dict[str, float] = {}
-        self._lock = threading.Lock()  # two jobs that write one bucket's policy at once would lose a statement
+        self._lock = threading.Lock()  # this node's jobs, one after another
 
     def due(self, grants: Iterable[Grant]) -> tuple[str, ...]:
         """The buckets that something may be written into and that have not been looked at lately."""
@@ -43,7 +45,21 @@ class Sharer:
                 self._failed(bucket, error.reason if isinstance(error, StoreError) else str(error))
 
     def _share(self, session: Secret, bucket: str) -> None:
+        """Read, write, and look: another node, or the bucket's owner, may write at the same time.
+
+        A gateway takes no condition with a policy (Ceph 16), so the last one to write wins. Whoever finds their
+        statement gone tries again from what is there now. Raises StoreError when that is in vain.
+        """
         owner = self.gateway.bucket_owner(session, bucket)
-        changed = shared(self.gateway.bucket_policy(session, bucket), bucket, owner)
-        if changed is not None:
+        for attempt in range(_TRIES):
+            if attempt:
+                time.sleep(random.uniform(0, _JITTER_S * 2**attempt))  # noqa: S311 - so that two do not go on in step
+            changed = shared(self.gateway.bucket_policy(session, bucket), bucket, owner)
+            if changed is None:
+                return
             self.gateway.set_bucket_policy(session, bucket, changed)
+            if shared(self.gateway.bucket_policy(session, bucket), bucket, owner) is None:
+                return
+        raise StoreError(
+            "store-failed", f"its policy was overwritten by others {_TRIES} times in a row", self.gateway.name
+        )

@@ -28,7 +28,8 @@ class RootRequests:
     def prepare(self, message: wire.Message) -> None:
         argv = argv_of(message)
         try:
-            record = prepare.from_prologue(self.node, argv, env_of(message), self.session.notify)
+            with self.session.kept_waiting():
+                record = prepare.from_prologue(self.node, argv, env_of(message), self.session.notify)
         except torque.BadValue as error:
             self.session.answer(self._aborted(argv, str(error)))
             return
@@ -58,19 +59,25 @@ class RootRequests:
         self.session.answer(wire.Message("prepared", state="refused"))
 
     def release(self, message: wire.Message) -> None:
-        argv = argv_of(message)
+        """Release what there is of a job, and tell of its end."""
+        with self.session.kept_waiting():
+            self._release_now(argv_of(message))
+
+    def _release_now(self, argv: list[str]) -> None:
         job_id = torque.parse_job_id(argv[0] if argv else "").text
         exit_status = _exit_status(argv)
+        asked = time.monotonic()
+        mine = self._of(job_id)
         until = time.monotonic() + self.node.config.prologue.alarm_s - self.node.config.prologue.margin_s
-        for one in self._of(job_id):
+        for one in mine:
             stage.settle(self.node, one, until, lambda running: finish(self.node, running), self.session.notify)
         # Where the container is over nothing of the job runs any more: mom need not wait while the engine tidies up.
-        mine = self._of(job_id)
+        mine = self._there(job_id, asked, mine)
         early = bool(mine) and all(one.state == "ended" and _is_revoked(one) for one in mine)
         if early:
             self.session.answer(wire.Message("released", clean=1))
         with self.node.job_lock(job_id, 90.0):
-            mine = self._of(job_id)
+            mine = self._there(job_id, asked, mine)
             clean = all([release(self.node, one, why="epilogue") for one in mine])
             for one in mine:
                 self._finished(one, exit_status)
@@ -82,6 +89,17 @@ class RootRequests:
 
     def _of(self, job_id: str) -> list[Record]:
         return [one for one in self.node.ledger.load_all()[0] if one.job_id == job_id]
+
+    def _there(self, job_id: str, asked: float, seen: list[Record]) -> list[Record]:
+        """Those of *seen* that are still there, and what hooks have made that asked before *asked* (monotonic).
+
+        No others: while an epilogue waits, a rerun of its job may have begun, and its records have the same job id.
+        """
+        return [
+            one
+            for one in self._of(job_id)
+            if any(one is other for other in seen) or float(one.facts.get("asked_at", asked)) < asked
+        ]
 
     def _finished(self, record: Record, exit_status: int | None) -> None:
         usage = record.facts.get("usage", {})
@@ -99,8 +117,10 @@ class RootRequests:
 
     def sweep(self, message: wire.Message) -> None:
         job_id = torque.parse_job_id(argv_of(message)[0]).text
+        asked = time.monotonic()
+        older = self._of(job_id)
         with self.node.job_lock(job_id, 60.0):
-            count = prepare.sweep_older(self.node, job_id)
+            count = prepare.sweep(self.node, self._there(job_id, asked, older))
         self.session.answer(wire.Message("swept", count=count))
 
     def reap(self, message: wire.Message) -> None:

@@ -12,7 +12,6 @@ from pbsdock.agent.running import Running
 from pbsdock.agent.session import Session
 from pbsdock.core.errors import HookError, Refusal
 from pbsdock.engine.docker.api import EngineError
-from pbsdock.host.process import alive
 from pbsdock.protocol import wire
 
 
@@ -58,7 +57,7 @@ class StreamRestorer:
         while not running.over.wait(0.2) and running.channel is self.session.channel:
             if not self.node.engine.probe():
                 continue
-            if not alive(running.pid):
+            if not running.is_alive():
                 finish(self.node, running)
                 continue
             away = math.ceil(time.time() - (running.stream_lost_at or 0.0))

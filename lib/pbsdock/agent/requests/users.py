@@ -18,7 +18,7 @@ from pbsdock.agent.start import discard_half_started, finish_task, start_job, st
 from pbsdock.core.errors import HookError, Refusal
 from pbsdock.core.ledger import Record
 from pbsdock.engine.docker.api import EngineError
-from pbsdock.host.process import alive
+from pbsdock.host.process import Caller
 from pbsdock.protocol import wire
 from pbsdock.rm import torque
 
@@ -87,7 +87,8 @@ class UserRequests:
         if message.number("again"):
             discard_half_started(self.node, record, message)
         if record.state == "ready":
-            return start_job(self.node, record, message, self.session.peer.pid)
+            peer = self.session.peer
+            return start_job(self.node, record, message, Caller(peer.pid, peer.uid, peer.started))
         if record.state == "running":
             return start_task(self.node, record, message)
         raise Refusal("job-over", f"job {record.job_id} is over; nothing can be started in it any more")
@@ -226,7 +227,7 @@ class UserRequests:
             raise Refusal("not-your-stream", "only the run hook that was given a job's streams can have lost them")
         if running.over.wait(_EVENT_S):
             return
-        if not running.exec_id and (alive(running.pid) or not self.node.engine.probe()):
+        if not running.exec_id and (running.is_alive() or not self.node.engine.probe()):
             if not self.node.streams.is_lost(running):
                 raise Refusal("stream-not-lost", f"the streams of job {running.record.job_id} are not lost")
             if running.restoring is not self.session.channel:

@@ -1,0 +1,79 @@
+"""A process id means one process, also after it has become another's. Real processes; the nodes are fakes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pbsdock.agent import server, start
+from pbsdock.agent.running import Running
+from pbsdock.agent.watch import Watcher
+from pbsdock.core.errors import NodeFault, Refusal
+from pbsdock.core.ledger import Record
+from pbsdock.host.process import Caller, alive, start_time
+
+
+def test_a_process_is_told_from_a_later_one() -> None:
+    """By when it began; where that is not known its number has to do."""
+    pid = os.getpid()
+    assert start_time(pid) > 0
+    assert start_time(2**22 + 1) == 0
+    assert [alive(pid, one) for one in (start_time(pid), start_time(pid) + 1, 0)] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("noted", "is_over"), [({}, False), ({"pid_start": 0}, False), ({"pid_start": 7}, True)],
+    ids=["older-record", "was-gone", "reused"],
+)  # fmt: skip
+def test_a_job_is_over_though_its_number_is_anothers_on_a_fake_node(
+    monkeypatch: pytest.MonkeyPatch, noted: dict[str, int], is_over: bool
+) -> None:
+    """An agent that comes back finds its jobs by what the record says of their first processes."""
+    record = Record.new(job_id="1.s", safe="1.s", uid=1, user="u", node="n", boot_id="b")
+    record.state = "running"
+    record.facts |= {"pid": os.getpid(), **noted}
+    running: dict[str, Running] = {}
+    node: Any = SimpleNamespace(
+        ledger=SimpleNamespace(load_all=lambda: ([record], [])), boot="b", running=running,
+        stores=SimpleNamespace(recall=lambda *_: None), store_dir=lambda _: None, emit=lambda *_, **__: None,
+    )  # fmt: skip
+    server.adopt(node)
+    looked_at: list[Running] = []
+    watcher = Watcher(node)
+    monkeypatch.setattr(watcher, "_look_at", looked_at.append)
+    watcher.look()
+
+    assert looked_at == ([running[record.incarnation]] if is_over else [])
+
+
+def _child() -> subprocess.Popen[bytes]:
+    """A process of nobody's, with limits that are not ours."""
+    program = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (77, 99)); print(flush=True); input()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, user=65534, group=65534,
+        extra_groups=[],
+    )  # fmt: skip
+    assert child.stdout is not None
+    child.stdout.readline()
+    return child
+
+
+def test_limits_are_those_of_who_has_asked() -> None:
+    """And of nobody who has its number since: another user, or a later process of the same one."""
+    with _child() as child:
+        asked = Caller(child.pid, 65534, start_time(child.pid))
+        assert start._rlimits(asked)["Max open files"] == (77, 99)
+        others = (replace(asked, uid=65533), replace(asked, started=asked.started + 1), replace(asked, started=0))
+        for other in others:
+            with pytest.raises(Refusal, match="^the run hook that asked for the job's start is gone; nothing was started$"):
+                start._rlimits(other)
+        child.kill()
+        child.wait()
+        with pytest.raises(NodeFault, match="^the run hook's limits cannot be read: "):
+            start._rlimits(asked)

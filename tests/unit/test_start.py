@@ -1,0 +1,136 @@
+"""A start that fails leaves nothing behind; the engine is a fake that fails where the test says so."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pbsdock.agent import start
+from pbsdock.agent.node import Node
+from pbsdock.core.errors import NodeFault, Refusal
+from pbsdock.core.ledger import Ledger, Record
+from pbsdock.engine.docker.api import EngineError
+from pbsdock.host.process import Caller
+from pbsdock.protocol import wire
+from tests.unit.test_policy import _plan
+
+_AWAY = NodeFault("engine-unreachable", "the Docker engine does not answer")
+
+
+class FakeEngine:
+    """Containers by name; a call that fails has done its work all the same, as far as it has any."""
+
+    def __init__(self, fails: str, error: BaseException) -> None:
+        self.fails = fails
+        self.error = error
+        self.containers: set[str] = set()
+        self.streams: list[socket.socket] = []
+
+    def may_fail(self, call: str) -> None:
+        if call == self.fails:
+            raise self.error
+
+    def create(self, _body: Any, name: str) -> str:
+        self.containers.add(name)
+        self.may_fail("create")
+        return name
+
+    def attach(self, _name: str) -> socket.socket:
+        self.may_fail("attach")
+        ours, engines = socket.socketpair()
+        engines.settimeout(5)
+        self.streams.append(engines)
+        return ours
+
+    def start(self, _name: str) -> None:
+        self.may_fail("start")
+
+    def inspect(self, _name: str) -> dict[str, Any]:
+        self.may_fail("inspect")
+        return {"State": {"Pid": 0}}
+
+    def remove(self, name: str) -> bool:
+        self.may_fail("remove")
+        self.containers.discard(name)
+        return True
+
+
+@pytest.fixture
+def record() -> Record:
+    found = Record.new(job_id="7.s", safe="7.s", uid=1000, user="u", node="n1", boot_id="b")
+    found.state, found.plan, found.container_name = "ready", _plan("alpine:3").to_dict(), "pbsdock-7"
+    found.image_id = "sha256:1"
+    return found
+
+
+def _begin(
+    engine: FakeEngine, record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: list[str]
+) -> Any:
+    monkeypatch.setattr(start, "_rlimits", lambda _: {})
+    monkeypatch.setattr(start, "_pinned", lambda *_: nullcontext([]))
+    monkeypatch.setattr(start, "_deliver", lambda *_: engine.may_fail("deliver"))
+    monkeypatch.setattr(start.facts, "shell_chosen", lambda *_: False)
+    ledger = Ledger(tmp_path)
+    ledger.create(record)
+    save = ledger.save
+    monkeypatch.setattr(ledger, "save", lambda one: (engine.may_fail("save"), save(one)))
+    node: Any = SimpleNamespace(
+        name="n1", engine=engine, ledger=ledger, running={}, paths=SimpleNamespace(mom_jobs=tmp_path),
+        labels=lambda _: {}, cgroups=SimpleNamespace(cgroup_parent=lambda _: "/c"),
+        emit=lambda event, *_, **__: events.append(event),
+        remove_container=lambda one, within_s: Node.remove_container(node, one, within_s),
+    )  # fmt: skip
+    start.start_job(node, record, wire.Message("start", argv="/bin/sh", cwd="/"), Caller(1, 1, 1))
+    return node
+
+
+@pytest.mark.parametrize(
+    ("fails", "error"),
+    [
+        ("create", _AWAY), ("attach", _AWAY), ("attach", EngineError(500, "no")), ("deliver", NodeFault("x", "no")),
+        ("deliver", Refusal("x", "no")), ("deliver", TypeError("a slip")), ("start", _AWAY),
+        ("start", EngineError(500, "no")), ("inspect", _AWAY), ("save", OSError(28, "No space left on device")),
+    ],
+    ids=lambda one: one if isinstance(one, str) else type(one).__name__,
+)  # fmt: skip
+def test_a_start_that_fails_leaves_nothing_at_a_fake_engine(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str, error: BaseException
+) -> None:
+    """Wherever it fails: no container, no open stream, and the job as ready as before."""
+    engine, events = FakeEngine(fails, error), list[str]()
+    with pytest.raises((NodeFault, Refusal, TypeError)):
+        _begin(engine, record, tmp_path, monkeypatch, events)
+
+    assert engine.containers == set()
+    assert [one.recv(1) for one in engine.streams] == [b""] * len(engine.streams)
+    assert (record.state, record.container_id, "started_at" in record.facts) == ("ready", None, False)
+    assert events == []
+
+
+def test_a_start_at_a_fake_engine_that_then_cannot_remove_keeps_its_own_reason(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left is told, for the release to try again; the job is told why it was not started."""
+    engine, events = FakeEngine("start", _AWAY), list[str]()
+    monkeypatch.setattr(engine, "remove", lambda _: engine.may_fail("start"))
+    with pytest.raises(NodeFault, match="does not answer"):
+        _begin(engine, record, tmp_path, monkeypatch, events)
+
+    assert events == ["release.failed"]
+
+
+def test_a_start_at_a_fake_engine_is_written_down(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the others are compared with."""
+    engine, events = FakeEngine("", _AWAY), list[str]()
+    node = _begin(engine, record, tmp_path, monkeypatch, events)
+
+    assert engine.containers == {"pbsdock-7"}
+    assert (record.state, record.container_id) == ("running", "pbsdock-7")
+    assert (list(node.running), events) == ([record.incarnation], ["job.started"])
