@@ -113,9 +113,10 @@ def judge_paths(paths: Paths) -> Iterator[Judged]:
 def untrusted(paths: Paths) -> Iterator[str]:
     """A sentence for each of our files and directories that others could change, or could put another in place of."""
     program = paths.lib / "pbsdock"
-    hooks = paths.prefix / "hooks"
-    directories = [paths.lib, paths.state_dir, paths.run_dir, paths.mom_priv, paths.config.parent, hooks]
-    files = [paths.python, *sorted(hooks.glob("*")), *sorted(program.rglob("*.py"))]
+    hooks = [paths.prefix / "hooks", paths.home / "hooks"]
+    directories = [paths.lib, paths.state_dir, paths.run_dir, paths.mom_priv, paths.config.parent, *hooks]
+    scripts = [one for directory in hooks for one in sorted(directory.glob("*"))]
+    files = [paths.prefix / "current", paths.python, *scripts, *sorted(program.rglob("*.py"))]
     for one in [*directories, *files]:
         try:
             if problem := untrusted_part(Path(one)):
