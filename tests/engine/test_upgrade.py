@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import IMAGE, Instance, install
+from tests.conftest import IMAGE, Instance, install, wait_until
 from tests.support import checkout
 
 pytestmark = pytest.mark.engine
@@ -68,7 +68,6 @@ def test_jobs_while_versions_are_exchanged(instance: Instance, tmp_path: Path) -
         if (done.exit_status, done.stdout, done.stderr) != (0, f"job {count} of {JOBS}\n".encode(), b""):
             wrong.append((count, done.exit_status, done.stdout, done.stderr))
     upgrades.join()
-
     assert upgrades.trouble == ""
     assert upgrades.names == ["0.1.1", "0.1.0"] * ROUNDS
     assert wrong == []
@@ -78,6 +77,13 @@ def test_jobs_while_versions_are_exchanged(instance: Instance, tmp_path: Path) -
     assert lines
     assert all(f"{first}/".encode() in line and f"{second}/".encode() not in line for line in lines)
     assert install(instance.root, "--check").returncode == 0
+    # An agent that is ended right after it has promised an epilogue to tidy up leaves that to the reaper, after its grace.
+    good = instance.config.read_text()
+    instance.config.write_text("[reaper]\nperiod_s = 1\ngrace_s = 2\n")
+    instance.kill_agent()
+    assert instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\ntrue\n").exit_status == 0
+    wait_until("nothing is left", lambda: not instance.left(), 30)
+    instance.configure(good)
 
 
 def test_a_job_outlives_an_upgrade(instance: Instance, tmp_path: Path) -> None:
