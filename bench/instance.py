@@ -120,7 +120,7 @@ class Site:
             time.sleep(0.05)
 
     def agents(self) -> list[int]:
-        marker = str(self.root / "opt/pbsdock/paths.json").encode()
+        marker = f"{self.root / 'opt/pbsdock'}/".encode()
         found = []
         for entry in os.listdir("/proc"):
             try:

@@ -41,7 +41,7 @@ def _traced(site: Site) -> Path:
     """Put the timed agent in the place of the instance's; returns the file of its notes."""
     site.stop_agents()
     notes = site.root / "notes"
-    paths = site.root / "opt/pbsdock/paths.json"
+    paths = site.root / "opt/pbsdock/current/paths.json"
     places = json.loads(paths.read_text())
     command = [places["python"], "-I", "-S", str(Path(__file__).with_name("traced.py")), places["lib"], str(notes), _NAME]
     subprocess.run([*command, "--paths", str(paths)], check=True, env={}, stdin=subprocess.DEVNULL)

@@ -65,6 +65,11 @@ class Instance:
     def config(self) -> Path:
         return self.root / "etc/pbsdock/pbsdock.toml"
 
+    @property
+    def home(self) -> Path:
+        """The version in force, by its own name."""
+        return (self.root / "opt/pbsdock/current").resolve()
+
     def command(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run the installed ``pbsdock``."""
         return subprocess.run(
@@ -116,7 +121,7 @@ class Instance:
 
     def agent_pids(self) -> list[int]:
         """Supervisor and worker."""
-        marker = str(self.root / "opt/pbsdock/paths.json").encode()
+        marker = f"{self.root / 'opt/pbsdock'}/".encode()
         found = []
         for entry in os.listdir("/proc"):
             try:

@@ -58,11 +58,12 @@ def test_doctor_tells(instance: Instance) -> None:
 @pytest.mark.engine
 @pytest.mark.parametrize(("what", "how"), [
     ("opt/pbsdock/hooks", "mode"), ("opt", "mode"), ("opt/pbsdock/hooks/run", "owner"), ("mom_priv", "mode"),
-    ("var/lib", "owner"), ("opt/pbsdock/venv/lib", "mode"),
+    ("var/lib", "owner"), ("opt/pbsdock/current/venv/lib", "mode"), ("opt/pbsdock/current/hooks/prologue", "owner"),
+    ("opt/pbsdock/versions", "mode"),
 ])  # fmt: skip
 def test_files_others_can_change(instance: Instance, what: str, how: str) -> None:
     """An agent does not start from them: the node goes out of service with the component's name, and comes back."""
-    path = instance.root / what
+    path = (instance.root / what).resolve()
     before = path.stat()
     instance.kill_agent()
     if how == "mode":

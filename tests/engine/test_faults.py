@@ -163,7 +163,7 @@ def test_orphans_of_every_kind(instance: Instance) -> None:
 
 
 def _library(instance: Instance) -> str:
-    return str(next((instance.root / "opt/pbsdock/venv/lib").glob("python3*/site-packages")))
+    return str(next((instance.root / "opt/pbsdock/current/venv/lib").glob("python3*/site-packages")))
 
 
 def test_users_are_kept_apart(instance: Instance) -> None:

@@ -168,7 +168,7 @@ except urllib.error.HTTPError as error: print(error.code)
 def test_sessions_without_ipv6(host: Host) -> None:
     """The endpoint tells the job's user from another by the kernel's table of IPv4 connections alone."""
     uid = str(pwd.getpwnam(USERS[0]).pw_uid)
-    venv = host.instance.root / "opt/pbsdock/venv/bin/python3"
+    venv = host.instance.root / "opt/pbsdock/current/venv/bin/python3"
     with subprocess.Popen(
         [*host.inside, str(venv), "-I", "-c", _ENDPOINT, library(host.instance), uid], stdout=subprocess.PIPE, text=True
     ) as server:

@@ -43,7 +43,7 @@ class Fault:
 def hook_pids(site: Site) -> list[int]:
     """The processes of the victim's prologue or epilogue."""
     places = [str(site.instance.mom_priv / name).encode() for name in ("prologue", "epilogue")]
-    ask = str(site.instance.root / "opt/pbsdock/hooks/ask").encode()
+    ask = str(site.instance.home / "hooks/ask").encode()
     found = []
     for entry in os.listdir("/proc"):
         try:

@@ -141,7 +141,7 @@ class Site:
         self.disarm()
         if boot:
             (self.control / "boot").write_text(boot)
-        paths = self.instance.root / "opt/pbsdock/paths.json"
+        paths = self.instance.home / "paths.json"
         places = json.loads(paths.read_text())
         command = [
             places["python"], "-I", "-S", str(LAUNCHER), places["lib"], str(self.control), "pbsdock.agent.daemon",

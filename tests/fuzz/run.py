@@ -121,9 +121,9 @@ class Fuzz:
 
     def _start_agent(self) -> None:
         """In the foreground, where a traceback of any thread can be read; hooks find it and start no other."""
-        places = json.loads((self.instance.root / "opt/pbsdock/paths.json").read_text())
+        places = json.loads((self.instance.home / "paths.json").read_text())
         code = f"import sys; sys.path.insert(0, {places['lib']!r}); from pbsdock.agent.daemon import main; sys.exit(main())"
-        command = [places["python"], "-I", "-S", "-c", code, "--paths", f"{self.instance.root}/opt/pbsdock/paths.json", "--foreground"]
+        command = [places["python"], "-I", "-S", "-c", code, "--paths", f"{self.instance.home}/paths.json", "--foreground"]
         with open(self.root / "stderr", "ab") as said:
             self.agent = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True, cwd="/",

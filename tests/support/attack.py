@@ -28,7 +28,7 @@ _HEAD = (
 
 def library(instance: Instance) -> str:
     """Where the installed program's modules are; users can read them."""
-    return str(next((instance.root / "opt/pbsdock/venv/lib").glob("python3*/site-packages")))
+    return str(next((instance.root / "opt/pbsdock/current/venv/lib").glob("python3*/site-packages")))
 
 
 def begin_as(instance: Instance, code: str, *arguments: str, user: str = ATTACKER) -> subprocess.Popen[str]:

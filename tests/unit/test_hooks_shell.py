@@ -112,7 +112,7 @@ def site(tmp_path: Path) -> Site:
     marks = {
         "@PYTHON@": f"{tmp_path}/python3", "@LIB@": f"{tmp_path}/lib", "@RUN_DIR@": str(made.run_dir),
         "@STATE_DIR@": f"{tmp_path}/state", "@MOM_PRIV@": str(made.mom_priv), "@PATHS@": f"{tmp_path}/paths.json",
-        "@PREFIX@": str(tmp_path),
+        "@PREFIX@": str(tmp_path), "@HOME@": str(tmp_path),
     }  # fmt: skip
     for name in HOOKS:
         text = (REPOSITORY / "hooks" / name).read_text()

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+
+from tests.support import checkout
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = "$pbsserver server\n$loglevel 3\n"
@@ -36,6 +41,7 @@ class Scratch:
     """A mom_priv and a root to install below."""
 
     base: Path
+    checkout: Path = REPOSITORY
 
     @property
     def mom_priv(self) -> Path:
@@ -57,10 +63,15 @@ class Scratch:
         """Where the program goes."""
         return self.root / "opt/pbsdock"
 
+    @property
+    def home(self) -> Path:
+        """The version in force, by its own name."""
+        return (self.prefix / "current").resolve()
+
     def install(self, *options: str) -> subprocess.CompletedProcess[str]:
         """Run install.sh with *options*."""
         return subprocess.run(
-            [str(REPOSITORY / "install.sh"), "--mom-priv", str(self.mom_priv), "--root", str(self.root), *options],
+            [str(self.checkout / "install.sh"), "--mom-priv", str(self.mom_priv), "--root", str(self.root), *options],
             env={**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, capture_output=True, text=True, timeout=170,
             check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
@@ -124,6 +135,12 @@ def installed_once(wheels: Path) -> Iterator[tuple[Scratch, str]]:
     shutil.rmtree(made.base)
 
 
+@pytest.fixture(scope="session")
+def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout of a later version."""
+    return checkout.newer(tmp_path_factory.mktemp("newer"))
+
+
 @pytest.fixture
 def installed(installed_once: tuple[Scratch, str]) -> Scratch:
     """The installed node, for tests that put back what they change."""
@@ -158,7 +175,8 @@ def test_the_check_is_content(installed: Scratch) -> None:
     done = installed.install("--check")
 
     assert (done.returncode, done.stdout, done.stderr) == (
-        0, f"pbsdock is installed correctly in {installed.mom_priv}\n", ""
+        0, f"version {installed.home.name} is in force; there is no previous one\n"
+        f"pbsdock is installed correctly in {installed.mom_priv}\n", ""
     )  # fmt: skip
 
 
@@ -176,35 +194,37 @@ def test_twice_changes_nothing(installed: Scratch) -> None:
 
 def test_hooks_are_roots_and_bake_their_interpreter(installed: Scratch) -> None:
     """root:root 0755, no mark left, and the only interpreter named is the instance's own."""
-    hooks = [installed.mom_priv / name for name in ("prologue", "epilogue", "prologue.parallel", "epilogue.parallel")]
-    hooks += [installed.prefix / "hooks/run", installed.prefix / "hooks/node-check"]
-    ask = (installed.prefix / "hooks/ask").stat()
-    assert (ask.st_uid, ask.st_gid, stat.S_IMODE(ask.st_mode)) == (0, 0, 0o755)
+    places = {name: installed.mom_priv for name in ("prologue", "epilogue", "prologue.parallel", "epilogue.parallel")}
+    places |= {name: installed.prefix / "hooks" for name in ("run", "node-check")}
 
-    for hook in hooks:
-        status = hook.stat()
-        assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (0, 0, 0o755), hook
+    for name, place in places.items():
+        hook, called = installed.home / "hooks" / name, place / name
+        for one in (hook, called, installed.home / "hooks/ask"):
+            status = one.lstat()
+            assert (stat.S_ISREG(status.st_mode), status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (True, 0, 0, 0o755)
         text = hook.read_text()
         assert not re.findall(r"@[A-Z_]+@", text), hook
-        assert set(re.findall(r"\S*python3\"", text)) == {f'"{installed.prefix}/venv/bin/python3"'}, hook
+        assert set(re.findall(r"\S*python3\"", text)) == {f'"{installed.home}/venv/bin/python3"'}, hook
+        shebang, _about, body, end = called.read_text().split("\n")
+        assert (shebang, body, end) == (text.split("\n")[0], f'. "{installed.prefix}/current/hooks/{name}"', "")
 
 
 def test_the_interpreter_is_the_systems(installed: Scratch) -> None:
     """The virtual environment hangs on /usr/bin/python3, not on whatever was first on the admin's PATH."""
-    home = (installed.prefix / "venv/pyvenv.cfg").read_text().splitlines()[0]
+    home = (installed.home / "venv/pyvenv.cfg").read_text().splitlines()[0]
 
     assert home == "home = /usr/bin"
 
 
 def test_the_instance_is_complete_and_its_own(installed: Scratch) -> None:
     """Every place is below the root, and the instance has a name that no other has."""
-    places = json.loads((installed.prefix / "paths.json").read_text())
+    places = json.loads((installed.home / "paths.json").read_text())
 
     assert re.fullmatch(r"pbsdock-[0-9a-f]{8}", places["instance"])
     assert (installed.root / "etc/pbsdock/instance").read_text() == places["instance"] + "\n"
     assert places == {
-        "python": f"{installed.prefix}/venv/bin/python3",
-        "lib": str(next(installed.prefix.glob("venv/lib/python3*/site-packages"))),
+        "python": f"{installed.home}/venv/bin/python3",
+        "lib": str(next(installed.home.glob("venv/lib/python3*/site-packages"))),
         "run_dir": f"{installed.root}/run/pbsdock",
         "state_dir": f"{installed.root}/var/lib/pbsdock",
         "log_dir": f"{installed.root}/var/log/pbsdock",
@@ -212,6 +232,7 @@ def test_the_instance_is_complete_and_its_own(installed: Scratch) -> None:
         "mom_priv": str(installed.mom_priv),
         "instance": places["instance"],
         "prefix": str(installed.prefix),
+        "home": str(installed.home),
     }
     assert stat.S_IMODE((installed.root / "var/lib/pbsdock").stat().st_mode) == 0o700
 
@@ -273,20 +294,20 @@ def test_the_command_finds_its_instance(installed: Scratch) -> None:
 @pytest.mark.parametrize(
     ("what", "mode", "says"),
     [
-        ("mom_priv/prologue", 0o775, ["wrong: {0} is writable by others (mode 775); use chmod go-w",
+        ("mom_priv/prologue", 0o775, ["wrong: {0} is writable by others (mode 0775); use chmod go-w",
                                       "wrong: {0} has mode 775; it must be 755"]),
         ("mom_priv/epilogue", 0o700, ["wrong: {0} has mode 700; it must be 755"]),
-        ("mom_priv/site-prologue.d/50-site", 0o722, ["wrong: {0} is writable by others (mode 722); use chmod go-w"]),
-        ("root/etc/pbsdock/pbsdock.toml", 0o666, ["wrong: {0} is writable by others (mode 666); use chmod go-w",
+        ("mom_priv/site-prologue.d/50-site", 0o722, ["wrong: {0} is writable by others (mode 0722); use chmod go-w"]),
+        ("root/etc/pbsdock/pbsdock.toml", 0o666, ["wrong: {0} is writable by others (mode 0666); use chmod go-w",
                                                  "wrong: {0}: {0} is writable by others (mode 0666); use chmod go-w"]),
         ("root/var/lib/pbsdock", 0o755, ["wrong: {0} has mode 755; it must be 700"]),
-        ("root/opt/pbsdock/venv/bin/pip", 0o777,
+        ("root/opt/pbsdock/current/venv/bin/jp.py", 0o777,
          ["wrong: {0} can be changed by others than root; run install.sh again"]),
     ],
 )  # fmt: skip
 def test_the_check_finds_a_wrong_mode(installed: Scratch, what: str, mode: int, says: list[str]) -> None:
     """Whoever else could change what root runs is named."""
-    path = installed.base / what
+    path = (installed.base / what).resolve()
     before = stat.S_IMODE(path.stat().st_mode)
     path.chmod(mode)
     try:
@@ -295,7 +316,7 @@ def test_the_check_finds_a_wrong_mode(installed: Scratch, what: str, mode: int, 
         path.chmod(before)
 
     assert done.returncode == 1
-    assert done.stdout.splitlines() == [one.format(path) for one in says]
+    assert done.stdout.splitlines()[1:] == [one.format(path) for one in says]
 
 
 def test_the_check_finds_a_directory_above_that_others_can_write(installed: Scratch) -> None:
@@ -307,8 +328,8 @@ def test_the_check_finds_a_directory_above_that_others_can_write(installed: Scra
         installed.mom_priv.chmod(0o755)
 
     assert done.returncode == 1
-    assert set(done.stdout.splitlines()) == {
-        f"wrong: {installed.mom_priv} is writable by others (mode 777); use chmod go-w"
+    assert set(done.stdout.splitlines()[1:]) == {
+        f"wrong: {installed.mom_priv} is writable by others (mode 0777); use chmod go-w"
     }
 
 
@@ -321,7 +342,7 @@ def test_the_check_finds_anothers_hook(installed: Scratch) -> None:
     finally:
         os.chown(hook, 0, 0)
 
-    assert done.stdout.splitlines() == [f"wrong: {hook} belongs to uid 65534; it must belong to root"]
+    assert done.stdout.splitlines()[1:] == [f"wrong: {hook} belongs to uid 65534; it must belong to root"]
 
 
 @pytest.mark.parametrize(
@@ -342,7 +363,7 @@ def test_the_check_reads_moms_configuration(installed: Scratch, old: str, new: s
     finally:
         installed.config.write_text(before)
 
-    assert (done.returncode, done.stdout) == (1, says.format(installed.prefix, installed.config) + "\n")
+    assert (done.returncode, done.stdout.splitlines()[1:]) == (1, [says.format(installed.prefix, installed.config)])
 
 
 def test_a_damaged_installation_is_repaired(installed: Scratch) -> None:
@@ -421,12 +442,13 @@ def test_unusable_options_are_refused(scratch: Scratch, options: list[str], says
     assert scratch.tree() == before
 
 
-def test_a_directory_others_can_write_is_refused(scratch: Scratch) -> None:
-    """Hooks are not put where somebody else could exchange them."""
-    scratch.mom_priv.chmod(0o775)
+@pytest.mark.parametrize("mode", [0o775, 0o1777])
+def test_a_directory_others_can_write_is_refused(scratch: Scratch, mode: int) -> None:
+    """Hooks are not put where somebody else could exchange them, or add some: a sticky directory is none either."""
+    scratch.mom_priv.chmod(mode)
 
     assert scratch.refusal() == (
-        f"install.sh: {scratch.mom_priv} is writable by others (mode 775); use chmod go-w\n"
+        f"install.sh: {scratch.mom_priv} is writable by others (mode {mode:04o}); use chmod go-w\n"
     )
 
 
@@ -465,19 +487,14 @@ def test_an_exchanged_package_is_refused(scratch: Scratch, exchanged: tuple[Path
 
 
 @pytest.mark.parametrize("exchanged", ["requests"], indirect=True)
-def test_a_refused_upgrade_leaves_what_was_there(installed: Scratch, exchanged: tuple[Path, str]) -> None:
-    """The old program stays, whole and unchanged: it is not taken apart before all of the new one is there."""
-    stamp = installed.prefix / "stamp"
-    wanted = stamp.read_text()
-    before = {path: one for path, one in installed.tree().items() if "/venv/" in path}
-    stamp.write_text("another version\n")
-    try:
-        said = installed.refusal("--wheels", str(exchanged[0]))
-    finally:
-        stamp.write_text(wanted)
+def test_a_refused_upgrade_leaves_what_was_there(installed: Scratch, exchanged: tuple[Path, str], newer: Path) -> None:
+    """The old program stays in force, whole and unchanged, and nothing of the new one is left."""
+    before = installed.tree()
+
+    said = replace(installed, checkout=newer).refusal("--wheels", str(exchanged[0]))
 
     assert f"install.sh: {exchanged[1]} is not the file whose sha256 is in lock/run.txt" in said
-    assert {path: one for path, one in installed.tree().items() if "/venv/" in path} == before
+    assert installed.tree() == before
     assert installed.install("--check").returncode == 0
 
 
@@ -495,10 +512,10 @@ def test_a_package_that_is_lacking_is_named(scratch: Scratch, wheels: Path, tmp_
 
 def test_nothing_but_the_lock_is_in_the_environment(installed: Scratch) -> None:
     """No tool that built it is left on the node."""
-    names = {one.name.split("-")[0].lower() for one in installed.prefix.glob("venv/lib/python3*/site-packages/*.dist-info")}
+    names = {one.name.split("-")[0].lower() for one in installed.home.glob("venv/lib/python3*/site-packages/*.dist-info")}
     locked = set(re.findall(r"^([a-z0-9_.-]+)==", (REPOSITORY / "lock/run.txt").read_text(), re.MULTILINE))
 
-    assert names == {one.replace("-", "_") for one in locked} | {"pbsdock", "pip"}
+    assert names == {one.replace("-", "_") for one in locked} | {"pbsdock"}
 
 
 # -- dry run, strays, uninstall -----------------------------------------------------------------------------------
@@ -575,3 +592,162 @@ def test_uninstall_keeps_what_was_changed_since(installed_once: tuple[Scratch, s
         assert copy.config.read_text() == CONFIG + "$usecp *:/home /home\n"
     finally:
         shutil.rmtree(copy.base)
+
+
+# -- versions -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def twice(installed: Scratch, newer: Path) -> Iterator[Scratch]:
+    """The installed node with a later version's checkout; afterwards there is the first version alone."""
+    first = installed.home
+    yield replace(installed, checkout=newer)
+    if installed.home != first:
+        assert installed.install().returncode == 0
+    (installed.prefix / "previous").unlink(missing_ok=True)
+    for one in (installed.prefix / "versions").iterdir():
+        if one != first:
+            shutil.rmtree(one)
+
+
+def test_an_upgrade_and_back(installed: Scratch, twice: Scratch) -> None:
+    """Each version has a directory of its own, which nothing changes; mom's hooks and its configuration stay as they are."""
+    first = installed.home
+    around = {path: one for path, one in installed.tree().items() if path.startswith("mom_priv") or "/hooks/" in path}
+
+    assert installed.refusal("--rollback") == (
+        f"install.sh: {installed.prefix} has no previous version to go back to; install the one that is wanted\n"
+    )
+    done = twice.install()
+    second = installed.home
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == f"installed pbsdock 0.1.1 into {installed.mom_priv}"
+    assert (first.name[:6], second.name[:6]) == ("0.1.0-", "0.1.1-")
+    assert second.parent == first.parent == installed.prefix / "versions"
+    told = twice.install("--check")
+    assert told.stdout.splitlines() == [
+        f"version {second.name} is in force; the previous one is {first.name}",
+        f"pbsdock is installed correctly in {installed.mom_priv}",
+    ]
+    both = {path: one for path, one in installed.tree().items() if "/versions/" in path}
+
+    command = [str(installed.prefix / "bin/pbsdock"), "setup", "rollback"]
+    back = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (back.returncode, back.stderr, installed.home) == (0, "", first)
+    assert back.stdout.splitlines()[-1] == (
+        f"version {first.name} is in force now; rolling back once more exchanges it for {second.name} again"
+    )
+    again = twice.install()
+    assert (again.returncode, installed.home) == (0, second)
+    assert twice.install("--rollback").returncode == 0
+    assert installed.home == first
+    assert {path: one for path, one in installed.tree().items() if "/versions/" in path} == both
+    assert around.items() <= installed.tree().items()
+
+
+def test_no_file_of_one_version_is_the_others(installed: Scratch, twice: Scratch) -> None:
+    """No shared inode, and nothing in the second names the first: the first can go while the second runs."""
+    assert twice.install().returncode == 0
+    first = next(one for one in (installed.prefix / "versions").iterdir() if one != installed.home)
+    inodes = {path.stat().st_ino for path in first.rglob("*") if path.is_file() and not path.is_symlink()}
+    files = [path for path in installed.home.rglob("*") if path.is_file() and not path.is_symlink()]
+
+    assert not [path for path in files if path.stat().st_ino in inodes]
+    assert not [path for path in files if path.suffix != ".pyc" and str(first).encode() in path.read_bytes()]
+
+
+def test_a_version_processes_run_from_stays(installed: Scratch, twice: Scratch, newer: Path, tmp_path: Path) -> None:
+    """Exactly one previous version is kept; an older one goes as soon as nobody runs from it."""
+    first = installed.home
+    shutil.copytree(newer, tmp_path / "third")
+    config = tmp_path / "third/setup.cfg"
+    config.write_text(config.read_text().replace("0.1.1", "0.1.2"))
+    third = replace(twice, checkout=tmp_path / "third")
+    with subprocess.Popen([str(first / "venv/bin/python3"), "-I", "-c", "import psutil; print(1, flush=True); input()"],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as runs:  # fmt: skip
+        assert runs.stdout is not None
+        runs.stdout.readline()
+        assert twice.install().returncode == 0
+        second = installed.home
+        assert third.install().returncode == 0
+        there = set((installed.prefix / "versions").iterdir())
+        told = third.install("--check").stdout.splitlines()
+        runs.kill()
+    assert there == {first, second, installed.home}
+    assert f"version {first.name} stays until the next installation, or as long as processes run from it" in told
+    assert third.install("--rollback").returncode == 0
+    assert third.install("--rollback").returncode == 0
+    hook = installed.mom_priv / "epilogue"
+    hook.chmod(0o700)
+    assert third.install().returncode == 0
+    assert set((installed.prefix / "versions").iterdir()) == {second, installed.home}
+
+
+def test_an_installation_that_is_killed_leaves_the_old_version(installed: Scratch, twice: Scratch) -> None:
+    """Half of a new version is in nobody's way: what was in force is whole, and the next installation makes it anew."""
+    first = installed.home
+    command = [str(twice.checkout / "install.sh"), "--mom-priv", str(installed.mom_priv), "--root", str(installed.root)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as half:
+        deadline = time.monotonic() + 60
+        while not list((installed.prefix / "versions").glob("0.1.1-*/venv/lib/python3*/site-packages/docker")):
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        os.killpg(half.pid, signal.SIGKILL)
+    (left,) = (installed.prefix / "versions").glob("0.1.1-*")
+
+    assert not (left / "version.json").exists()
+    assert installed.home == first
+    assert installed.install("--check").returncode == 0
+    assert installed.install().stdout.startswith("nothing to do")
+    assert twice.install().returncode == 0
+    assert installed.home == left
+    assert twice.install("--check").returncode == 0
+
+
+def test_two_installations_at_once(installed: Scratch, twice: Scratch) -> None:
+    """The second one says so and touches nothing."""
+    before = installed.tree()
+    fd = os.open(installed.prefix / "versions", os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        said = [twice.refusal(), twice.refusal("--rollback"), twice.refusal("--uninstall")]
+    finally:
+        os.close(fd)
+
+    assert said == [f"install.sh: another installation into {installed.prefix} is under way; wait for it to end\n"] * 3
+    assert installed.tree() == before
+
+
+def test_a_rollback_to_what_was_changed_is_refused(installed: Scratch, twice: Scratch) -> None:
+    """The version in force stays there, and the sentence names the file."""
+    first = installed.home
+    assert twice.install().returncode == 0
+    hook = first / "hooks/prologue"
+    text = hook.read_text()
+    hook.write_text(text + "# and more\n")
+    try:
+        said, there = twice.refusal("--rollback"), installed.home
+        told = twice.install("--check").stdout
+    finally:
+        hook.write_text(text)
+
+    problem = f"{hook} is not as it was installed; run install.sh again"
+    assert said == f"install.sh: version {there.name} stays in force: {problem}\n"
+    assert there.name.startswith("0.1.1-")
+    assert f"wrong: {problem}" in told.splitlines()
+
+
+def test_a_changed_version_is_made_again_beside(installed: Scratch) -> None:
+    """What processes run from is not mended under their feet; the directory that was changed goes."""
+    first = installed.home
+    hook = first / "hooks/epilogue"
+    hook.write_text(hook.read_text() + "# and more\n")
+
+    done = installed.install()
+
+    assert done.returncode == 0, done.stderr
+    assert installed.home.name == f"{first.name}.1"
+    assert not first.exists()
+    assert not os.path.lexists(installed.prefix / "previous")
+    assert installed.install("--check").returncode == 0

@@ -44,7 +44,7 @@ unshare -m bash -euc '
     /opt/src/install.sh --mom-priv /var/spool/torque/mom_priv --wheels /opt/wheels >/opt/install.log 2>&1 || { cat /opt/install.log >&2; exit 1; }
     /usr/bin/python3 -m venv /opt/lab
     /opt/lab/bin/python -m pip install --quiet --disable-pip-version-check --no-index --find-links /opt/wheels --require-hashes -r /opt/src/lock/vm.txt
-    echo /opt/pbsdock/venv/lib/python3.11/site-packages >/opt/lab/lib/python3.11/site-packages/installed.pth
+    echo /opt/pbsdock/current/venv/lib/python3.11/site-packages >/opt/lab/lib/python3.11/site-packages/installed.pth
     /opt/lab/bin/python -m compileall -q /opt/lab /opt/src/tests || true
   "
 ' - "$base" "$work"

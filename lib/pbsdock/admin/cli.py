@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pbsdock", description="Torque jobs in Docker containers.")
-    parser.add_argument("--paths", type=Path, default=Path("/opt/pbsdock/paths.json"), help=argparse.SUPPRESS)
+    parser.add_argument("--paths", type=Path, default=Path("/opt/pbsdock/current/paths.json"), help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
 
     check = verbs.add_parser("check", help="check the #DOCKER lines of scripts; needs neither engine nor root")
@@ -77,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
 
     config = verbs.add_parser("config", help="check the site's configuration file and show it")
     config.set_defaults(run=_config)
+
+    setup = verbs.add_parser("setup", help="install, check or take out pbsdock, go back to the version before")
+    from pbsdock.admin.setup.command import add_arguments as add_setup_arguments
+
+    add_setup_arguments(setup)
+    setup.set_defaults(run=_setup)
     return parser
 
 
@@ -262,6 +268,18 @@ def _config(arguments: argparse.Namespace) -> int:
         return 2
     print(json.dumps(dataclasses.asdict(config), indent=1))
     return 0
+
+
+def _setup(arguments: argparse.Namespace) -> int:
+    from pbsdock.admin.setup.command import called
+    from pbsdock.admin.setup.places import Places
+    from pbsdock.core.paths import load
+
+    try:
+        installed = Places.of(load(arguments.paths))
+    except (OSError, ValueError):
+        installed = None  # nothing is installed yet, or it cannot tell any more: the options must say where
+    return called(arguments, installed)
 
 
 if __name__ == "__main__":

@@ -123,6 +123,8 @@ def main(argv: list[str] | None = None) -> int:
     if os.getuid() != 0:
         sys.stderr.write("pbsdock-agent: must be started as root\n")
         return 1
+    if command := _in_force(paths):
+        os.execv(command, [command, *(["--foreground"] if foreground else [])])
     if not foreground and os.fork():
         return 0
     service = Service.take(os.environ, os.getpid()) if foreground else Service()
@@ -137,6 +139,14 @@ def main(argv: list[str] | None = None) -> int:
         return _serve(paths, service)
     close_descriptors(lock)
     return _supervise(paths, lock)
+
+
+def _in_force(paths: Paths) -> str | None:
+    """The agent's command of the version in force, if that is not this one: a hook that began before an upgrade would
+    otherwise start an agent of the old version after it, for good."""
+    home = os.path.realpath(paths.prefix / "current")
+    command = f"{home}/bin/pbsdock-agent"
+    return command if home != os.path.realpath(paths.home) and os.access(command, os.X_OK) else None
 
 
 def _supervise(paths: Paths, lock: int) -> int:

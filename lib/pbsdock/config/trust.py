@@ -15,11 +15,21 @@ _MOST_LINKS = 40  # as the kernel's own limit, path_resolution(7)
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
+class _Weak(Exception):
+    """A component that is not root's alone; ``str()`` is a sentence about it."""
+
+
 def untrusted_part(path: Path) -> str | None:
     """What of the way to *path*, of any kind, others than root can change; None if nothing. Raises OSError."""
+    spot = weak_spot(path)
+    return f"{path}: {spot}" if spot else None
+
+
+def weak_spot(path: Path) -> str | None:
+    """The same, as a sentence on the component alone, for those who tell of many paths through it. Raises OSError."""
     try:
-        check_trusted(path, any_kind=True)
-    except ConfigError as error:
+        _walk(path, any_kind=True)
+    except _Weak as error:
         return str(error)
     return None
 
@@ -27,9 +37,10 @@ def untrusted_part(path: Path) -> str | None:
 def untrusted(paths: Paths) -> Iterator[str]:
     """A sentence for each of our files and directories that others could change, or could put another in place of."""
     program = paths.lib / "pbsdock"
-    hooks = paths.prefix / "hooks"
-    directories = [paths.lib, paths.state_dir, paths.run_dir, paths.mom_priv, paths.config.parent, hooks]
-    files = [paths.python, *sorted(hooks.glob("*")), *sorted(program.rglob("*.py"))]
+    hooks = [paths.prefix / "hooks", paths.home / "hooks"]
+    directories = [paths.lib, paths.state_dir, paths.run_dir, paths.mom_priv, paths.config.parent, *hooks]
+    scripts = [one for directory in hooks for one in sorted(directory.glob("*"))]
+    files = [paths.prefix / "current", paths.python, *scripts, *sorted(program.rglob("*.py"))]
     for one in [*directories, *files]:
         try:
             if problem := untrusted_part(Path(one)):
@@ -40,17 +51,25 @@ def untrusted(paths: Paths) -> Iterator[str]:
             yield str(error)
 
 
-def check_trusted(path: Path, *, any_kind: bool = False) -> None:
-    """Walk to *path* as the kernel would and refuse at the first component others than root can change.
+def check_trusted(path: Path) -> None:
+    """Walk to the file *path* as the kernel would and refuse at the first component others than root can change.
 
     Links are followed by hand, because whoever can exchange a link, or the directory it lies in, chooses the file. A
-    sticky directory such as /tmp passes if root owns it: there only the owner of an entry can exchange it, and the
-    next component must be root's again. Raises ConfigError naming the component; FileNotFoundError if the file, or a
-    directory on the way, is plainly missing; OSError.
+    sticky directory such as /tmp passes on the way if root owns it: there only the owner of an entry can exchange it,
+    and the next component must be root's again. It is no place for our own files, though: others could add to them.
+    Raises ConfigError naming the component; FileNotFoundError if the file, or a directory on the way, is plainly
+    missing; OSError.
     """
+    try:
+        _walk(path, any_kind=False)
+    except _Weak as error:
+        raise ConfigError([f"{path}: {error}"]) from None
+
+
+def _walk(path: Path, *, any_kind: bool) -> None:
     pending = list(reversed(Path(os.path.join(os.getcwd(), path)).parts[1:]))
     here, links, link = Path("/"), 0, None
-    _check(path, here, is_last=False)
+    _check(here, is_last=not pending, any_kind=any_kind)
     while pending:
         part = pending.pop()
         if part == "..":
@@ -58,11 +77,11 @@ def check_trusted(path: Path, *, any_kind: bool = False) -> None:
             continue
         here /= part
         try:
-            is_link = _check(path, here, is_last=not pending and not any_kind)
+            is_link = _check(here, is_last=not pending, any_kind=any_kind)
         except FileNotFoundError:
             if link is None:
                 raise
-            raise ConfigError([f"{path}: {link} points to {here}, which does not exist"]) from None
+            raise _Weak(f"{link} points to {here}, which does not exist") from None
         if is_link:
             links, link = links + 1, here
             if links > _MOST_LINKS:
@@ -72,17 +91,16 @@ def check_trusted(path: Path, *, any_kind: bool = False) -> None:
             pending += reversed(target.parts[1:] if target.is_absolute() else target.parts)
 
 
-def _check(path: Path, one: Path, *, is_last: bool) -> bool:
-    """Judge one component of *path*; returns whether it is a symbolic link."""
+def _check(one: Path, *, is_last: bool, any_kind: bool) -> bool:
+    """Judge one component; returns whether it is a symbolic link. Raises _Weak, OSError."""
     found = one.lstat()
     if found.st_uid != 0:
-        raise ConfigError([f"{path}: {one} belongs to uid {found.st_uid}; it must belong to root"])
+        raise _Weak(f"{one} belongs to uid {found.st_uid}; it must belong to root")
     if stat.S_ISLNK(found.st_mode):
         return True
-    is_directory = stat.S_ISDIR(found.st_mode)
-    if found.st_mode & _OTHERS and not (is_directory and found.st_mode & stat.S_ISVTX):
-        mode = stat.S_IMODE(found.st_mode)
-        raise ConfigError([f"{path}: {one} is writable by others (mode {mode:04o}); use chmod go-w"])
-    if is_last and not stat.S_ISREG(found.st_mode):
-        raise ConfigError([f"{path}: {one} is not a plain file"])
+    is_protected = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX and not is_last
+    if found.st_mode & _OTHERS and not is_protected:
+        raise _Weak(f"{one} is writable by others (mode {stat.S_IMODE(found.st_mode):04o}); use chmod go-w")
+    if is_last and not any_kind and not stat.S_ISREG(found.st_mode):
+        raise _Weak(f"{one} is not a plain file")
     return False

@@ -19,7 +19,8 @@ class Paths:
     config: Path
     mom_priv: Path
     instance: str
-    prefix: Path
+    prefix: Path  # what stays from version to version
+    home: Path  # this version's own directory, by its real name
 
     @property
     def socket(self) -> Path:

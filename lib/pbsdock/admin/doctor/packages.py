@@ -24,8 +24,7 @@ from pbsdock.core.paths import Paths
 _PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s;\\]+)")
 _NUMBERS = re.compile(r"\d+(?:\.\d+)*")
 _MOST = 20  # of one kind: more tell nothing more
-# Ours, and what the interpreter's own distribution puts into a virtual environment and looks after.
-_BESIDES = frozenset({"pbsdock", "pip"})
+_BESIDES = frozenset({"pbsdock"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ HOLES = (
 
 def examine(paths: Paths) -> Iterator[Judged]:
     """Look at all of an instance's packages. Raises OSError where the lock or the environment is not there."""
-    locked = pins((paths.prefix / "lock.txt").read_text(encoding="ascii"))
+    locked = pins((paths.home / "lock.txt").read_text(encoding="ascii"))
     installed = installed_in(paths.lib)
     yield from judge_lock(locked, installed)
     yield from judge_files(paths.lib)
@@ -94,7 +93,7 @@ def judge_lock(locked: Mapping[str, str], installed: Mapping[str, str]) -> Itera
         if have is None:
             yield Judged("packages", "lock", False, f"{name} {want} is missing; run install.sh again")
         elif want is None:
-            yield Judged("packages", "lock", False, f"{name} {have} is not in the lock; take it out with pip uninstall")
+            yield Judged("packages", "lock", False, f"{name} {have} is not in the lock; run install.sh again")
         else:
             yield Judged("packages", "lock", False, f"{name} is {have} and the lock has {want}; run install.sh again")
     if not wrong:

@@ -1,0 +1,77 @@
+"""Make a whole version, or find one that is there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from pbsdock.admin.setup import environment
+from pbsdock.admin.setup.places import HELPERS, MOM_HOOKS, Places
+from pbsdock.admin.setup.render import HOOKS, UNITS, Baked, stub
+from pbsdock.admin.setup.source import Source
+from pbsdock.admin.setup.versions import Version, Versions
+
+
+def works(version: Version) -> bool:
+    """Whether its interpreter and its packages can be used."""
+    code = "import cgroupspy, docker, jeepney, psutil, structlog, pbsdock.agent.server"
+    return _quiet(str(version.python), "-I", "-c", code)
+
+
+def is_sound(version: Version) -> bool:
+    """Whether all of it is as it was installed; costs a second or two."""
+    return not version.changed() and _quiet(str(version.command), "doctor", "packages")
+
+
+def _quiet(*command: str) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL).returncode == 0
+    except OSError:
+        return False
+
+
+def find(versions: Versions, identity: str) -> Version | None:
+    """A version made from *identity* that is sound, the one in force before others."""
+    return next((one for one in versions.whole(identity) if works(one) and is_sound(one)), None)
+
+
+def make(
+    versions: Versions, places: Places, source: Source, python: Path, wheels: Path | None, identity: str, instance: str
+) -> Version:
+    """Make one in a directory of its own. Raises SetupError, OSError; what it has made of it is removed then."""
+    version = versions.fresh(identity)
+    try:
+        version.home.mkdir()
+        environment.make(version, python, source, wheels, versions.current())
+        names = _write(version, Baked(
+            places=places, home=version.home, python=version.python, library=version.library, instance=instance,
+        ), source)  # fmt: skip
+        version.finish(identity, source.version, [*names, "lock.txt"])
+    except BaseException:
+        shutil.rmtree(version.home, ignore_errors=True)
+        raise
+    os.sync()  # before a link points to it: a node that loses its power now has the old version or all of the new one
+    return version
+
+
+def _write(version: Version, baked: Baked, source: Source) -> list[str]:
+    files: dict[str, tuple[str, int]] = {}
+    for name in HOOKS:
+        files[f"hooks/{name}"] = baked.hook(source.hook(name)), 0o755
+    for name in (*MOM_HOOKS, *HELPERS):
+        files[f"stubs/{name}"] = stub(name, source.hook(name), baked.places.prefix), 0o755
+    files["bin/pbsdock"] = baked.command(), 0o755
+    files["bin/pbsdock-agent"] = baked.agent(), 0o755
+    files["paths.json"] = baked.places_file(), 0o644
+    for one in UNITS:
+        files[f"etc/{one}"] = baked.hook(source.etc(f"systemd/{one}")), 0o644
+    files["etc/tmpfiles.conf"] = source.etc("tmpfiles.d/pbsdock.conf"), 0o644
+    files["etc/logrotate"] = source.etc("logrotate.d/pbsdock"), 0o644
+    for name, (text, mode) in files.items():
+        path = version.home / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(mode)
+    return list(files)

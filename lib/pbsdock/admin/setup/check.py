@@ -1,0 +1,128 @@
+"""Everything that is wrong with an installation, a sentence each."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pbsdock.admin.setup import agent, build, mom_config, services
+from pbsdock.admin.setup.files import read, weak_spots
+from pbsdock.admin.setup.places import HELPERS, MOM_HOOKS, Places
+from pbsdock.admin.setup.render import is_ours
+from pbsdock.admin.setup.versions import Version, Versions
+
+
+def check(places: Places, say: Callable[[str], None]) -> int:
+    """Tell the versions and what is wrong; returns the exit code."""
+    versions = Versions(places.prefix)
+    current, previous = versions.current(), versions.previous()
+    told = list(dict.fromkeys(wrong(places)))
+    if current is not None:
+        before = f"the previous one is {previous.name}" if previous else "there is no previous one"
+        say(f"version {current.name} is in force; {before}")
+        for one in versions.all():
+            if one not in (current, previous):
+                say(f"version {one.name} stays until the next installation, or as long as processes run from it")
+    for line in told:
+        say(f"wrong: {line}")
+    if not told:
+        say(f"pbsdock is installed correctly in {places.mom_priv}")
+    return 1 if told else 0
+
+
+def wrong(places: Places, *, hurry: bool = False) -> Iterator[str]:
+    """A sentence for each thing. In a *hurry* what takes a second is only looked at if nothing else is wrong."""
+    versions = Versions(places.prefix)
+    current = versions.current()
+    if current is None:
+        yield f"{versions.link} names no version; run install.sh again"
+    found = False
+    for line in _around(places, current):
+        found = True
+        yield line
+    if current is not None and not (found and hurry):
+        yield from _program(current)
+        if (previous := versions.previous()) is not None:
+            yield from previous.changed()
+        for one in versions.all():
+            yield from _others(one.home)
+
+
+def _around(places: Places, current: Version | None) -> Iterator[str]:
+    yield from _hooks(places, current)
+    if current is not None:
+        yield from weak_spots(current.home / "paths.json")
+        yield from weak_spots(current.home / "lock.txt", 0o644)
+        yield from current.changed()
+    yield from weak_spots(places.policy)
+    yield from weak_spots(places.instance_file)
+    yield from weak_spots(places.state_dir, 0o700)
+    yield from weak_spots(places.log_dir)
+    if places.run_dir.exists():
+        yield from weak_spots(places.run_dir)
+    yield from services.wrong(places)
+    yield from mom_config.wrong(read(places.mom_config), places)
+    if current is not None and (found := agent.running(places)) is not None and f"{current.home}/" not in found[1]:
+        yield (
+            f"the agent that runs (process {found[0]}) is not of the version in force; end it, and the next hook starts"
+            " another"
+        )
+
+
+def _hooks(places: Places, current: Version | None) -> Iterator[str]:
+    for name in MOM_HOOKS:
+        hook = places.mom_priv / name
+        yield from weak_spots(hook, 0o755)
+        yield from _same(hook, name, current)
+        site = places.site_hooks(name)
+        if site.is_dir():
+            yield from weak_spots(site)
+            for one in sorted(site.iterdir()):
+                if one.is_file():
+                    yield from weak_spots(one)
+    for name in HELPERS:
+        yield from weak_spots(places.hooks / name, 0o755)
+        yield from _same(places.hooks / name, name, current)
+
+
+def _same(hook: Path, name: str, current: Version | None) -> Iterator[str]:
+    if not hook.is_file():
+        return
+    text = read(hook)
+    if not is_ours(text):
+        yield f"{hook} is not pbsdock's hook; run install.sh again"
+    elif current is not None and text != read(current.home / "stubs" / name):
+        yield f"{hook} is not as it was installed; run install.sh again"
+
+
+def _program(current: Version) -> Iterator[str]:
+    if not build.works(current):
+        yield f"the virtual environment in {current.home}/venv does not work; run install.sh again"
+        return
+    if (done := _command(current, "config")).returncode:
+        yield from done.stderr.splitlines()
+        return
+    if (done := _command(current, "doctor", "packages")).returncode:
+        for line in (done.stdout or done.stderr).splitlines():
+            if not line.startswith("ok "):
+                yield line.removeprefix("NOT ")
+
+
+def _command(version: Version, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(version.command), *arguments], capture_output=True, text=True, errors="replace", check=False,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def _others(home: Path) -> Iterator[str]:
+    """What in a version others than root could change; the first is enough."""
+    for directory, below, files in os.walk(home):
+        for path in (directory, *(f"{directory}/{name}" for name in [*below, *files])):
+            found = os.lstat(path)
+            if found.st_uid or (not stat.S_ISLNK(found.st_mode) and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
+                yield f"{path} can be changed by others than root; run install.sh again"
+                return

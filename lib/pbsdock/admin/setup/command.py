@@ -1,0 +1,162 @@
+"""``pbsdock setup``, and ``install.sh``, which says the same in its own words."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pbsdock.admin.setup import environment
+from pbsdock.admin.setup.check import check
+from pbsdock.admin.setup.errors import SetupError
+from pbsdock.admin.setup.install import Order, install, rollback
+from pbsdock.admin.setup.places import Places, plain_path
+from pbsdock.admin.setup.source import Source
+from pbsdock.admin.setup.uninstall import uninstall
+
+USAGE = """\
+usage: install.sh --mom-priv DIR [--prefix DIR] [--root DIR] [--python PATH] [--wheels DIR]
+                  [--dry-run | --check | --rollback | --uninstall]
+       install.sh --fetch DIR [--python PATH]
+
+  --mom-priv DIR  mom's private directory, for example /var/spool/torque/mom_priv
+  --prefix DIR    where the program goes (default: /opt/pbsdock, below --root if that is given)
+  --root DIR      a relocated instance: configuration, state, sockets and logs below DIR
+  --python PATH   interpreter for pbsdock's own virtual environment (default: /usr/bin/python3)
+  --wheels DIR    take what pbsdock needs from DIR (filled by --fetch) and from nowhere else
+  --dry-run       say what would be done, change nothing
+  --check         verify an installation; exit 1 and a sentence for everything that is wrong
+  --rollback      put the version before the last upgrade in force again
+  --fetch DIR     only fill DIR with what pbsdock needs, for hosts without a package index; needs no root
+  --uninstall     undo: site hooks and mom's config come back; configuration, state and logs stay
+"""
+_PYTHON = "/usr/bin/python3"
+_VALUES = ("--mom-priv", "--prefix", "--root", "--python", "--wheels", "--fetch")
+_MODES = ("--dry-run", "--check", "--rollback", "--uninstall")
+
+
+@dataclass(slots=True, kw_only=True)
+class Options:
+    """As given, texts not yet looked at; "" where nothing was."""
+
+    verb: str = "install"
+    dry_run: bool = False
+    mom_priv: str = ""
+    prefix: str = ""
+    root: str = ""
+    python: str = ""
+    wheels: str = ""
+    fetch: str = ""
+    source: str = ""
+    installed: Places | None = None  # whose command was called; where it is stands for what was not given
+
+
+def run(options: Options) -> int:
+    """Do it; returns the exit code. Raises SetupError, OSError."""
+    given = (options.mom_priv, options.prefix, options.root, options.wheels, options.fetch, options.python)
+    for text in given:
+        if text:
+            plain_path(text)
+    wheels = Path(options.wheels) if options.wheels else None
+    if wheels is not None and not wheels.is_dir():
+        raise SetupError(f"--wheels {wheels} is not a directory")
+    python = Path(options.python or _PYTHON)
+    if options.fetch:
+        count = environment.fetch(python, Source(Path(options.source)), Path(options.fetch))
+        print(f"fetched {count} packages into {options.fetch}; install with --wheels {options.fetch}")
+        return 0
+    places = _places(options)
+    if os.geteuid() != 0:
+        raise SetupError("must be run as root")
+    if options.verb == "check":
+        return check(places, print)
+    if options.verb == "uninstall":
+        return uninstall(places, print)
+    if options.verb == "rollback":
+        return rollback(places, print)
+    if not options.source:
+        raise SetupError("--source is missing: the checkout to install from, where install.sh lies")
+    order = Order(places=places, source=Source(Path(options.source)), python=python, wheels=wheels)
+    return install(order, print, dry_run=options.dry_run)
+
+
+def _places(options: Options) -> Places:
+    known = options.installed
+    mom_priv = Path(options.mom_priv) if options.mom_priv else known.mom_priv if known else None
+    if mom_priv is None:
+        raise SetupError("--mom-priv is missing")
+    if not mom_priv.is_dir():
+        raise SetupError(f"--mom-priv {mom_priv} is not a directory")
+    root = Path(options.root) if options.root else known.root if known else Path("/")
+    default = known.prefix if known and not options.root else root / "opt/pbsdock"
+    return Places(mom_priv=mom_priv, prefix=Path(options.prefix) if options.prefix else default, root=root)
+
+
+def _report(name: str, options: Options) -> int:
+    try:
+        return run(options)
+    except (SetupError, OSError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+
+
+def main(argv: Sequence[str]) -> int:
+    """``install.sh``: the checkout, then its arguments."""
+    options = Options(source=argv[0])
+    rest = list(argv[1:])
+    try:
+        while rest:
+            name = rest.pop(0)
+            if name in _VALUES:
+                if not rest:
+                    raise SetupError(f"{name} needs a value")
+                setattr(options, name[2:].replace("-", "_"), rest.pop(0))
+            elif name == "--dry-run":
+                options.dry_run = True
+            elif name in _MODES:
+                options.verb = name[2:]
+            elif name in ("-h", "--help"):
+                print(USAGE, end="")
+                return 0
+            else:
+                print(USAGE, end="", file=sys.stderr)
+                raise SetupError(f"unknown argument {name}")
+        if not options.mom_priv and not options.fetch:
+            print(USAGE, end="", file=sys.stderr)
+            raise SetupError("--mom-priv is missing")
+    except SetupError as error:
+        print(f"install.sh: {error}", file=sys.stderr)
+        return 1
+    return _report("install.sh", options)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of ``pbsdock setup``."""
+    verbs = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
+    said = {
+        "install": "install, upgrade or mend, as install.sh does",
+        "check": "verify; exit 1 and a sentence for everything that is wrong",
+        "rollback": "put the version before the last upgrade in force again",
+        "uninstall": "undo; configuration, state and logs stay",
+    }
+    for verb, text in said.items():
+        one = verbs.add_parser(verb, help=text)
+        one.add_argument("--mom-priv", default="", metavar="DIR", help="mom's private directory")
+        one.add_argument("--prefix", default="", metavar="DIR", help="where the program is")
+        one.add_argument("--root", default="", metavar="DIR", help="an instance below DIR")
+        if verb == "install":
+            one.add_argument("--source", default="", metavar="DIR", help="the checkout to install from")
+            one.add_argument("--python", default="", metavar="PATH", help=f"interpreter (default: {_PYTHON})")
+            one.add_argument("--wheels", default="", metavar="DIR", help="take packages from DIR and from nowhere else")
+            one.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
+
+
+def called(arguments: argparse.Namespace, installed: Places | None) -> int:
+    """``pbsdock setup VERB``."""
+    names = ("verb", "mom_priv", "prefix", "root", "source", "python", "wheels", "dry_run")
+    given: dict[str, Any] = {name: value for name in names if (value := getattr(arguments, name, ""))}
+    return _report("pbsdock setup", Options(**given, installed=installed))

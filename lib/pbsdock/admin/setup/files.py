@@ -1,0 +1,67 @@
+"""Files that are there whole or not at all, and that nobody but root can change."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from pbsdock.config.trust import weak_spot
+
+
+def put(path: Path, text: str, mode: int, like: os.stat_result | None = None) -> bool:
+    """Make *path* what it should be, root's unless it is to be *like* another; returns whether it was otherwise."""
+    data = text.encode("utf-8", "surrogateescape")
+    owner = (like.st_uid, like.st_gid) if like else (0, 0)
+    try:
+        found = path.lstat()
+        is_so = stat.S_ISREG(found.st_mode) and stat.S_IMODE(found.st_mode) == mode
+        if is_so and (found.st_uid, found.st_gid) == owner and path.read_bytes() == data:
+            return False
+    except FileNotFoundError:
+        pass
+    temporary = path.with_name(f"{path.name}.new.{os.getpid()}")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with open(fd, "wb") as file:
+            file.write(data)
+            os.fchown(fd, *owner)
+            os.fchmod(fd, mode)
+            file.flush()
+            os.fsync(fd)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def read(path: Path) -> str:
+    """Its text, whatever bytes are in it; "" if there is none."""
+    try:
+        return path.read_bytes().decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return ""
+
+
+def weak_spots(path: Path, mode: int | None = None) -> Iterator[str]:
+    """A sentence for each reason why *path* is not root's alone, and of that *mode*."""
+    try:
+        if spot := weak_spot(path):
+            yield spot
+        found = stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        yield f"{path} is missing; run install.sh again"
+        return
+    if mode is not None and found != mode:
+        yield f"{path} has mode {found:o}; it must be {mode:o}"
+
+
+def weak_place(path: Path) -> str | None:
+    """The same of a place where nothing need be yet: what is there of the way to it."""
+    for one in (path, *path.parents):
+        try:
+            return weak_spot(one)
+        except FileNotFoundError:
+            continue
+    return None

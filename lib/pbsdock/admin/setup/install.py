@@ -1,0 +1,250 @@
+"""Carry out a plan; go back to the version before."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pbsdock.admin.setup import agent, build, check, host, mom_config, plan, services
+from pbsdock.admin.setup.errors import SetupError
+from pbsdock.admin.setup.files import put, read, weak_place
+from pbsdock.admin.setup.places import HELPERS, MOM_HOOKS, Places
+from pbsdock.admin.setup.source import Source
+from pbsdock.admin.setup.versions import Version, Versions
+
+Say = Callable[[str], None]
+COMMANDS = ("pbsdock", "pbsdock-agent")
+# What an installation had that knew no versions.
+OLD = ("venv", "paths.json", "lock.txt", "stamp", "hooks/ask")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be installed, from what."""
+
+    places: Places
+    source: Source
+    python: Path
+    wheels: Path | None = None
+
+    @property
+    def versions(self) -> Versions:
+        """The prefix's."""
+        return Versions(self.places.prefix)
+
+
+def install(order: Order, say: Say, *, dry_run: bool) -> int:
+    """Install, upgrade or mend. Raises SetupError, OSError; then what was in force still is."""
+    places, versions = order.places, order.versions
+    _refuse_weak(places.mom_priv, *places.ours)
+    instance = places.instance()
+    identity = order.source.identity(places, instance or "new", order.python)
+    steps = plan.make(places, identity, instance)
+    if _nothing_to_do(order, identity):
+        _warn(places, say)
+        say(f"nothing to do: this version is installed in {places.mom_priv} already")
+        return 0
+    if dry_run:
+        for step in steps:
+            if isinstance(step, plan.JoinMomConfig):
+                say(host.describe(places, instance))
+            for line in plan.would(step, places):
+                say(line)
+        _warn(places, say)
+        return 0
+    os.umask(0o022)
+    places.prefix.mkdir(parents=True, exist_ok=True)
+    with versions.locked():
+        instance = _make_places(places)
+        identity = order.source.identity(places, instance, order.python)
+        say(host.describe(places, instance))
+        _Carrier(order, say).carry_out(plan.make(places, identity, instance))
+        _warn(places, say)
+        say(f"installed pbsdock {order.source.version} into {places.mom_priv}")
+    return 0
+
+
+def rollback(places: Places, say: Say) -> int:
+    """Put the version before in force again. Raises SetupError, OSError; then what was in force still is."""
+    versions = Versions(places.prefix)
+    with versions.locked():
+        current, to = versions.current(), versions.previous()
+        if current is None or to is None:
+            raise SetupError(f"{places.prefix} has no previous version to go back to; install the one that is wanted")
+        problems = to.changed()
+        if problems or not build.works(to):
+            problem = problems[0] if problems else f"{to.home} does not work"
+            raise SetupError(f"version {current.name} stays in force: {problem}")
+        versions.exchange(to)
+        put_around(places, to)
+        restart(places, to, say)
+        say(f"version {to.name} is in force now; rolling back once more exchanges it for {current.name} again")
+    return 0
+
+
+def put_around(places: Places, version: Version) -> None:
+    """What stays from version to version, where it is not as it should be."""
+    places.hooks.mkdir(exist_ok=True)
+    for name in MOM_HOOKS:
+        put(places.mom_priv / name, read(version.home / "stubs" / name), 0o755)
+    for name in HELPERS:
+        put(places.hooks / name, read(version.home / "stubs" / name), 0o755)
+    commands = places.prefix / "bin"
+    commands.mkdir(exist_ok=True)
+    for name in COMMANDS:
+        _link(commands / name, f"../current/bin/{name}")
+
+
+def restart(places: Places, version: Version, say: Say) -> None:
+    """Let the agent be of *version*: where one ran, one runs again; otherwise systemd or the next hook starts it."""
+    was_there = agent.stop(places)
+    if not services.install(places, version.home, say) and was_there:
+        agent.start(places, version)
+
+
+def _link(path: Path, target: str) -> None:
+    if path.is_symlink() and os.readlink(path) == target:
+        return
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, path)
+
+
+def _nothing_to_do(order: Order, identity: str) -> bool:
+    current = order.versions.current()
+    return current is not None and current.identity == identity and not any(check.wrong(order.places, hurry=True))
+
+
+def _refuse_weak(*paths: Path) -> None:
+    for path in paths:
+        if spot := weak_place(path):
+            raise SetupError(spot)
+
+
+def _make_places(places: Places) -> str:
+    for one in (places.etc, places.run_dir, places.log_dir):
+        one.mkdir(parents=True, exist_ok=True)
+    places.state_dir.mkdir(parents=True, exist_ok=True)
+    places.state_dir.chmod(0o700)
+    # Again, now that they exist: somebody may have been quicker in a shared directory.
+    _refuse_weak(*places.ours)
+    if not (name := places.instance()):
+        name = f"pbsdock-{os.urandom(4).hex()}" if places.relocated else "pbsdock"
+        put(places.instance_file, f"{name}\n", 0o644)
+    return name
+
+
+def _warn(places: Places, say: Say) -> None:
+    """``qsub -T x`` makes mom run ``prologue.x`` instead of ``prologue`` if there is such a name."""
+    users = {f"{kind}.user{rest}" for kind in ("prologue", "epilogue") for rest in ("", ".parallel")}
+    usual = {*MOM_HOOKS, *users, "epilogue.precancel"}
+    for kind in ("prologue", "epilogue"):
+        for stray in sorted(places.mom_priv.glob(f"{kind}.*")):
+            name = stray.name.removeprefix(f"{kind}.")
+            if stray.name in usual:
+                continue
+            if stray.is_dir():
+                say(
+                    f"warning: {stray} is a directory: with qsub -T {name} mom takes it for a {kind} that fails, and"
+                    " the node for a sick one; move it away"
+                )
+            else:
+                say(
+                    f"warning: {stray} exists: qsub -T {name} runs it instead of pbsdock's {kind}; a #DOCKER line in"
+                    " such a job is refused"
+                )
+    for line in mom_config.warnings(read(places.mom_config), places):
+        say(f"warning: {line}")
+
+
+class _Carrier:
+    """Does what a plan says; knows the version once it is there."""
+
+    def __init__(self, order: Order, say: Say) -> None:
+        self.order = order
+        self.places = order.places
+        self.versions = order.versions
+        self.say = say
+
+    def carry_out(self, steps: list[plan.Action]) -> None:
+        """In order; the first that fails ends it."""
+        version: Version | None = None
+        for step in steps:
+            if isinstance(step, plan.MakeVersion):
+                version = self._version(step)
+            else:
+                assert version is not None
+                self._do(step, version)
+
+    def _version(self, step: plan.MakeVersion) -> Version:
+        found = build.find(self.versions, step.identity)
+        return found or build.make(
+            self.versions, self.places, self.order.source, self.order.python, self.order.wheels, step.identity,
+            step.instance,
+        )  # fmt: skip
+
+    def _do(self, step: plan.Action, version: Version) -> None:
+        match step:
+            case plan.WritePolicy(path, journald):
+                self._write_policy(path, journald)
+            case plan.KeepHook(hook, kept):
+                self._keep(hook, kept)
+            case plan.PutInForce():
+                self.versions.exchange(version)
+            case plan.PutHooks():
+                put_around(self.places, version)
+            case plan.JoinMomConfig():
+                self._join(step)
+            case plan.StartAnew():
+                restart(self.places, version, self.say)
+            case plan.Tidy():
+                self._tidy()
+            case plan.MakeVersion():
+                raise AssertionError(step)
+
+    def _write_policy(self, path: Path, journald: bool) -> None:
+        text = self.order.source.etc("pbsdock.toml")
+        if journald:
+            text = text.replace("\n#journald = false\n", "\njournald = true\n")
+        put(path, text, 0o644)
+        self.say(f"wrote the commented configuration {path}")
+        if journald:
+            log = self.places.log_dir / "events.jsonl"
+            self.say(f"events go to {log} and to the journal: journalctl -t pbsdock JOB=ID")
+
+    def _keep(self, hook: Path, kept: Path) -> None:
+        """By a second name: the first one is taken over by a rename, so that at no time there is no hook."""
+        kept.parent.mkdir(mode=0o755, exist_ok=True)
+        os.link(hook, kept)
+        self.say(f"kept the site's own {hook.name} as {kept}")
+
+    def _join(self, step: plan.JoinMomConfig) -> None:
+        old = read(step.path)
+        if step.text == old:
+            return
+        if not step.path.exists():
+            put(step.path, "", 0o644)
+        before = step.path.with_name(f"{step.path.name}.before-pbsdock")
+        found = step.path.stat()
+        if not before.exists():
+            shutil.copy2(step.path, before)
+            os.chown(before, found.st_uid, found.st_gid)
+        put(step.path, step.text, stat.S_IMODE(found.st_mode), like=found)
+        self.say(f"added to {step.path} (the old one is {before}):")
+        for line in step.missing:
+            self.say(f"    {line}")
+        self.say("restart pbs_mom, or send it SIGHUP, to let these lines count")
+
+    def _tidy(self) -> None:
+        for name in OLD:
+            path = self.places.prefix / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        self.versions.prune()

@@ -1,0 +1,108 @@
+"""Where an instance is, as the options say or as an installed one knows."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pbsdock.admin.setup.errors import SetupError
+from pbsdock.core.paths import Paths
+
+MOM_HOOKS = ("prologue", "epilogue", "prologue.parallel", "epilogue.parallel")
+HELPERS = ("run", "node-check")  # what mom's configuration names
+_PLAIN = re.compile(r"[A-Za-z0-9/._+-]*")
+
+
+def plain_path(text: str) -> Path:
+    """A path that can be written into a shell script and mom's configuration as it is. Raises SetupError."""
+    if not text.startswith("/"):
+        raise SetupError(f"{text} is not an absolute path")
+    if not _PLAIN.fullmatch(text):
+        raise SetupError(f"{text} holds characters other than letters, digits and / . _ + -")
+    return Path(text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """The directories of one instance; *root* is ``/`` unless the instance is one of several on a host."""
+
+    mom_priv: Path
+    prefix: Path
+    root: Path = Path("/")
+
+    @classmethod
+    def of(cls, paths: Paths) -> Places:
+        """Those of an installed instance."""
+        return cls(mom_priv=paths.mom_priv, prefix=paths.prefix, root=paths.config.parents[2])
+
+    @property
+    def relocated(self) -> bool:
+        """Whether the host's own services are none of this instance's business."""
+        return self.root != Path("/")
+
+    @property
+    def etc(self) -> Path:
+        """Configuration."""
+        return self.root / "etc/pbsdock"
+
+    @property
+    def run_dir(self) -> Path:
+        """Sockets, markers, mounts."""
+        return self.root / "run/pbsdock"
+
+    @property
+    def state_dir(self) -> Path:
+        """The ledger."""
+        return self.root / "var/lib/pbsdock"
+
+    @property
+    def log_dir(self) -> Path:
+        """Events."""
+        return self.root / "var/log/pbsdock"
+
+    @property
+    def mom_config(self) -> Path:
+        """Mom's own configuration file."""
+        return self.mom_priv / "config"
+
+    @property
+    def policy(self) -> Path:
+        """The site's policy."""
+        return self.etc / "pbsdock.toml"
+
+    @property
+    def instance_file(self) -> Path:
+        """The instance's name in labels and cgroups."""
+        return self.etc / "instance"
+
+    @property
+    def hooks(self) -> Path:
+        """What mom's configuration names; the same in every version."""
+        return self.prefix / "hooks"
+
+    @property
+    def run_hook(self) -> Path:
+        """The job starter."""
+        return self.hooks / "run"
+
+    @property
+    def node_check(self) -> Path:
+        """The node check script."""
+        return self.hooks / "node-check"
+
+    @property
+    def ours(self) -> tuple[Path, ...]:
+        """The directories that must be root's alone."""
+        return (self.prefix, self.etc, self.run_dir, self.state_dir, self.log_dir)
+
+    def site_hooks(self, hook: str) -> Path:
+        """Where the site's own hooks are. Not ``prologue.d``: ``qsub -T d`` would have mom run that name, and fail."""
+        return self.mom_priv / f"site-{hook}.d"
+
+    def instance(self) -> str:
+        """The name, "" if there is none yet."""
+        try:
+            return self.instance_file.read_text(encoding="ascii").strip()
+        except (FileNotFoundError, NotADirectoryError):
+            return ""

@@ -1,0 +1,80 @@
+"""The files of a version besides its packages: hooks, commands, places, and those of the host's services. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pbsdock.admin.setup.places import HELPERS, MOM_HOOKS, Places
+
+HOOKS = (*MOM_HOOKS, *HELPERS, "ask")
+OURS = "# pbsdock hook:"
+UNITS = ("pbsdock-agent.socket", "pbsdock-agent.service")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baked:
+    """What the marks in a hook stand for."""
+
+    places: Places
+    home: Path  # the version's own directory, by its real name: what starts from it stays with it
+    python: Path
+    library: Path
+    instance: str
+
+    @property
+    def paths(self) -> Path:
+        """The file that tells the program its places."""
+        return self.home / "paths.json"
+
+    def hook(self, text: str) -> str:
+        """A hook of this version."""
+        marks = {
+            "@PYTHON@": self.python, "@LIB@": self.library, "@RUN_DIR@": self.places.run_dir,
+            "@STATE_DIR@": self.places.state_dir, "@MOM_PRIV@": self.places.mom_priv, "@PATHS@": self.paths,
+            "@HOME@": self.home, "@PREFIX@": self.places.prefix,
+        }  # fmt: skip
+        for mark, value in marks.items():
+            text = text.replace(mark, str(value))
+        return text
+
+    def places_file(self) -> str:
+        """See :class:`pbsdock.core.paths.Paths`."""
+        places = self.places
+        return json.dumps({
+            "python": str(self.python), "lib": str(self.library), "run_dir": str(places.run_dir),
+            "state_dir": str(places.state_dir), "log_dir": str(places.log_dir), "config": str(places.policy),
+            "mom_priv": str(places.mom_priv), "instance": self.instance, "prefix": str(places.prefix),
+            "home": str(self.home),
+        }, indent=1) + "\n"  # fmt: skip
+
+    def command(self) -> str:
+        """``pbsdock``."""
+        code = "import sys\nfrom pbsdock.admin.cli import main\nsys.exit(main())"
+        return f"#!/bin/sh\nexec \"{self.python}\" -I -c '{code}' --paths \"{self.paths}\" \"$@\"\n"
+
+    def agent(self) -> str:
+        """``pbsdock-agent``."""
+        return (
+            f"#!/bin/sh\nexec \"{self.python}\" -I -S -c 'import sys; sys.path.insert(0, \"{self.library}\")\n"
+            f"from pbsdock.agent.daemon import main\nsys.exit(main())' --paths \"{self.paths}\" \"$@\"\n"
+        )
+
+
+def stub(name: str, hook: str, prefix: Path) -> str:
+    """What mom calls. It stays the same from version to version; *hook* is the text of the hook itself.
+
+    The shell reads the hook into itself: another exec would cost each hook of each job as much as the hook. The name is
+    looked up once, so the rest comes from one version.
+    """
+    shebang = hook.partition("\n")[0]
+    return (
+        f"{shebang}\n{OURS} {name}. It is the one of the version in force; this file is the same in all versions.\n"
+        f'. "{prefix}/current/hooks/{name}"\n'
+    )
+
+
+def is_ours(text: str) -> bool:
+    """Whether a hook in mom_priv is one of pbsdock's."""
+    return text.partition("\n")[2].startswith(OURS)

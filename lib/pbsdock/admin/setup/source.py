@@ -1,0 +1,70 @@
+"""A checkout that is to be installed."""
+
+from __future__ import annotations
+
+import configparser
+import hashlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pbsdock.admin.setup.errors import SetupError
+from pbsdock.admin.setup.places import Places
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The directory where install.sh lies."""
+
+    directory: Path
+
+    @property
+    def version(self) -> str:
+        """As setup.cfg says."""
+        return self._metadata()["version"]
+
+    @property
+    def lock(self) -> Path:
+        """What the program needs, with hashes."""
+        return self.directory / "lock/run.txt"
+
+    @property
+    def build_lock(self) -> Path:
+        """What builds the packages that have no wheel."""
+        return self.directory / "lock/build.txt"
+
+    @property
+    def package(self) -> Path:
+        """The program itself."""
+        return self.directory / "lib/pbsdock"
+
+    def hook(self, name: str) -> str:
+        """A hook's text, with its marks."""
+        return (self.directory / "hooks" / name).read_text()
+
+    def etc(self, name: str) -> str:
+        """One of the files for the host's services, or the commented configuration."""
+        return (self.directory / "etc" / name).read_text()
+
+    def _metadata(self) -> configparser.SectionProxy:
+        parser = configparser.ConfigParser()
+        parser.read(self.directory / "setup.cfg")
+        try:
+            return parser["metadata"]
+        except KeyError:
+            raise SetupError(f"{self.directory} is not a checkout of pbsdock: it has no setup.cfg") from None
+
+    def files(self) -> list[Path]:
+        """Everything that decides what is installed, without what was compiled."""
+        found = [one for top in ("lib/pbsdock", "hooks", "etc") for one in (self.directory / top).rglob("*")]
+        found = [one for one in found if one.is_file() and "__pycache__" not in one.parts]
+        return sorted([*found, self.lock, self.build_lock, self.directory / "setup.cfg"])
+
+    def identity(self, places: Places, instance: str, python: Path) -> str:
+        """VERSION-HASH: the same for what would be installed in just the same way."""
+        digest = hashlib.sha256()
+        for one in self.files():
+            digest.update(f"{one.relative_to(self.directory)}\0{hashlib.sha256(one.read_bytes()).hexdigest()}\n".encode())
+        interpreter = f"{python} {sys.version_info.major}.{sys.version_info.minor}"
+        digest.update(f"{interpreter} {places.mom_priv} {places.prefix} {places.root} {instance}".encode())
+        return f"{self.version}-{digest.hexdigest()[:12]}"

@@ -1,0 +1,204 @@
+"""The versions below a prefix: which is in force, which was before, and how one takes another's place.
+
+What is in force is said by one symbolic link, which is exchanged by rename(2). A hook that starts at any moment goes
+through it once and finds a whole version, the one or the other.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pbsdock.admin.setup.errors import SetupError
+
+_RECORD = "version.json"  # written last: without it a version is not whole
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version's directory."""
+
+    home: Path
+
+    @property
+    def name(self) -> str:
+        """VERSION-HASH, with a number behind it if that one had to be made again."""
+        return self.home.name
+
+    @property
+    def python(self) -> Path:
+        """The interpreter of its virtual environment."""
+        return self.home / "venv/bin/python3"
+
+    @property
+    def library(self) -> Path:
+        """Its packages. Raises SetupError if there is no environment."""
+        found = sorted((self.home / "venv/lib").glob("python3*/site-packages"))
+        if not found:
+            raise SetupError(f"the virtual environment in {self.home}/venv is not whole; run install.sh again")
+        return found[0]
+
+    @property
+    def command(self) -> Path:
+        """Its own ``pbsdock``."""
+        return self.home / "bin/pbsdock"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """``identity``, ``version`` and ``files`` (name -> sha256); empty if the version is not whole."""
+        try:
+            return dict(json.loads((self.home / _RECORD).read_bytes()))
+        except (OSError, ValueError):
+            return {}
+
+    @property
+    def identity(self) -> str:
+        """What it was made from; "" if it is not whole."""
+        return str(self.record.get("identity", ""))
+
+    def finish(self, identity: str, version: str, names: list[str]) -> None:
+        """Write down that it is whole, and the hashes of the files in *names*."""
+        files = {name: _digest(self.home / name) for name in sorted(names)}
+        temporary = self.home / f"{_RECORD}.new"
+        temporary.write_text(json.dumps({"identity": identity, "version": version, "files": files}, indent=1) + "\n")
+        os.replace(temporary, self.home / _RECORD)
+
+    def changed(self) -> list[str]:
+        """A sentence for each file that is not as it was made."""
+        record = self.record
+        if not record:
+            return [f"{self.home} is not whole; run install.sh again"]
+        return [
+            f"{self.home / name} is not as it was installed; run install.sh again"
+            for name, digest in record["files"].items()
+            if _digest(self.home / name) != digest
+        ]
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return "missing"
+
+
+class Versions:
+    """All of a prefix's."""
+
+    def __init__(self, prefix: Path) -> None:
+        self.prefix = prefix
+        self.directory = prefix / "versions"
+        self.link = prefix / "current"
+        self.before = prefix / "previous"
+
+    def current(self) -> Version | None:
+        """The version in force."""
+        return self._named(self.link)
+
+    def previous(self) -> Version | None:
+        """The one it can be exchanged for again."""
+        found = self._named(self.before)
+        return None if found == self.current() else found
+
+    def all(self) -> list[Version]:
+        """Whole or not."""
+        if not self.directory.is_dir():
+            return []
+        return [Version(one) for one in sorted(self.directory.iterdir()) if one.is_dir() and not one.is_symlink()]
+
+    def _named(self, link: Path) -> Version | None:
+        try:
+            target = os.readlink(link)
+        except OSError:
+            return None
+        found = self.directory / Path(target).name
+        return Version(found) if target == f"versions/{found.name}" and found.is_dir() else None
+
+    def whole(self, identity: str) -> list[Version]:
+        """Those made from *identity*, the one in force first."""
+        found = [one for one in self.all() if one.identity == identity]
+        return sorted(found, key=lambda one: one != self.current())
+
+    def fresh(self, identity: str) -> Version:
+        """Where it can be made (again); what an installation that failed has left there is removed."""
+        number = 0
+        while (one := Version(self.directory / (f"{identity}.{number}" if number else identity))).identity:
+            number += 1
+        shutil.rmtree(one.home, ignore_errors=True)
+        return one
+
+    def exchange(self, to: Version) -> None:
+        """Put *to* in force. The old one is the previous one then, unless *to* is only the same made again."""
+        old = self.current()
+        if old == to:
+            return
+        if old is not None and old.identity not in ("", to.identity):
+            self._point(self.before, old)
+        self._point(self.link, to)
+
+    def _point(self, link: Path, to: Version) -> None:
+        if os.path.lexists(link) and not link.is_symlink():
+            raise SetupError(f"{link} is not a link of pbsdock's; move it away, or choose another --prefix")
+        temporary = link.with_name(f".{link.name}.new")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(f"versions/{to.name}")
+        os.replace(temporary, link)
+
+    def prune(self) -> list[Version]:
+        """Remove all but the one in force and the one before; returns those that stay since processes run from them."""
+        kept = (self.current(), self.previous())
+        old = [one for one in self.all() if one not in kept]
+        used = in_use([one.home for one in old])
+        for one in old:
+            if one.home not in used:
+                (one.home / _RECORD).unlink(missing_ok=True)  # first: half of it is not whole
+                shutil.rmtree(one.home, ignore_errors=True)
+        return [one for one in old if one.home in used]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One installation at a time. Raises SetupError if another one is under way."""
+        self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SetupError(f"another installation into {self.prefix} is under way; wait for it to end") from None
+            yield
+        finally:
+            os.close(fd)
+
+
+def in_use(homes: list[Path]) -> set[Path]:
+    """Which of *homes* processes run from: named in a command line, mapped, or open."""
+    found: set[Path] = set()
+    for entry in os.listdir("/proc") if homes else ():
+        if entry.isdigit() and int(entry) != os.getpid():
+            seen = _seen(f"/proc/{entry}")
+            found |= {one for one in homes if f"{one}/".encode() in seen}
+    return found
+
+
+def _seen(process: str) -> bytes:
+    parts = []
+    for name in ("cmdline", "maps"):
+        try:
+            with open(f"{process}/{name}", "rb") as file:
+                parts.append(file.read())
+        except OSError:
+            continue  # it has ended, or is the kernel's own
+    try:
+        for fd in os.listdir(f"{process}/fd"):
+            parts.append(os.readlink(f"{process}/fd/{fd}".encode()))
+    except OSError:
+        pass  # the same
+    return b"\n".join(parts)
