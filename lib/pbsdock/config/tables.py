@@ -157,7 +157,7 @@ class InteractiveConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentConfig:
-    """The agent's door."""
+    """The agent's socket."""
 
     max_connections: int = setting(1024, "Connections at a time; a user gets a quarter and 8.", least=32, most=65536)
     request_timeout_s: float = setting(30.0, "A request must have arrived whole after so many seconds.", least=1)
