@@ -175,11 +175,25 @@ def test_exchanged_mounts_are_noticed(tmp_path: Path) -> None:
     ("b", set(), 121, Verdict.JOB_GONE),
     ("other", {"7.vm.JB"}, 1, Verdict.OTHER_BOOT),
 ])  # fmt: skip
-def test_verdicts(boot: str, files: set[str], age: float, verdict: Verdict) -> None:
+@pytest.mark.parametrize("state", ["preparing", "ready", "running"])
+def test_verdicts(state: str, boot: str, files: set[str], age: float, verdict: Verdict) -> None:
     """Alive by mom's own file; young by the last sign of life; dead by another boot."""
     record = Record.new(job_id="7.vm", safe="7.vm", uid=1, user="a", node="n", boot_id=boot, now=1000.0, nonce="aa")
     record.facts["job_file"] = "7.vm.JB"
     record.facts["alive_at"] = 1000.0
+    record.state = state
+
+    assert judge(record, boot="b", job_files=frozenset(files), up_s=1000.0 + age, grace_s=120) is verdict
+
+
+@pytest.mark.parametrize(("files", "age", "verdict"), [
+    ({"7.vm.JB"}, 9000, Verdict.LIVE), (set(), 9, Verdict.YOUNG), (set(), 11, Verdict.JOB_GONE),
+])  # fmt: skip
+def test_verdicts_of_ended_jobs(files: set[str], age: float, verdict: Verdict) -> None:
+    """Nothing of it is awaited any more but its epilogue."""
+    record = Record.new(job_id="7.vm", safe="7.vm", uid=1, user="a", node="n", boot_id="b", now=1000.0, nonce="aa")
+    record.facts |= {"job_file": "7.vm.JB", "alive_at": 1000.0}
+    record.state = "ended"
 
     assert judge(record, boot="b", job_files=frozenset(files), up_s=1000.0 + age, grace_s=120) is verdict
 

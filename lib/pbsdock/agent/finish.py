@@ -10,7 +10,7 @@ from pbsdock.agent.node import Node
 from pbsdock.agent.release import remember_usage, tear_down
 from pbsdock.agent.running import Running
 from pbsdock.core.errors import HookError
-from pbsdock.core.ledger import Record
+from pbsdock.core.ledger import Record, uptime
 from pbsdock.core.sizes import human
 from pbsdock.engine.docker.api import EngineError
 from pbsdock.protocol import wire
@@ -45,6 +45,7 @@ def finish(node: Node, running: Running, said: int | None = None) -> None:
         killed = bool(state.get("OOMKilled") or usage.get("oom_at"))
         sentences = _sentences(running, state, usage, killed)
         record.exit = {"code": code, "oom": killed, "sentences": sentences, "at": time.time()}
+        record.facts["alive_at"] = uptime()
         results = stage.due(record, code)
         if results:
             record.state = "staging"

@@ -23,6 +23,7 @@ from pbsdock.host import pins
 
 _AT_ONCE = 16
 _BUSY_S = 2.0
+_ENDED_GRACE_S = 10.0
 
 
 class Verdict(Enum):
@@ -62,8 +63,11 @@ def judge(record: Record, *, boot: str, job_files: frozenset[str], up_s: float, 
     """Decide about one record, *up_s* seconds after the boot. Pure.
 
     A prologue that is still at work has no .JB yet (observed), so absence means dead only once the grace after the
-    last sign of life is over; every record of another boot is dead.
+    last sign of life is over, which is short where the job has ended: an agent that was stopped while mom closed it left
+    that to the next one. Every record of another boot is dead.
     """
+    if record.state == "ended":
+        grace_s = min(grace_s, _ENDED_GRACE_S)
     if record.boot_id != boot:
         return Verdict.OTHER_BOOT
     if record.state == "releasing":
