@@ -57,6 +57,7 @@ def test_announced_and_never_sent(instance: Instance, agent: int) -> None:
                     knock().close()
                     link = Link(sys.argv[1], 5.0)
                     link.send(wire.Message("reap"))
+                    link.recv()  # who does not wait for the answer is not refused either
                     link.close()
                 except (OSError, AgentGone):
                     pass

@@ -36,7 +36,7 @@ REFUSED = {
                      "image 'docker.io/pbsdock-test/absent:1' is not on this node and --pull never forbids to fetch"
                      " it"),
     "mount": (f"#DOCKER -v /etc:/x {IMAGE}",
-              f"STDIN:2:9: /etc cannot be mounted; this site allows paths below {HOME}"),
+              f"STDIN:2:9: /etc cannot be mounted: this site allows paths below {HOME}"),
     "mount that is not there": (f"#DOCKER -v $HOME/absent:/x {IMAGE}",
                                 f"STDIN:2:9: {HOME}/absent cannot be mounted: No such file or directory (looked at as"
                                 " the user)"),
