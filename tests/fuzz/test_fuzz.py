@@ -23,7 +23,7 @@ SECONDS = float(os.environ.get("PBSDOCK_FUZZ_S") or 35)
 
 @pytest.mark.engine
 @pytest.mark.threat(2, 4, 21, 23, 32, 33)
-@pytest.mark.timeout(SECONDS + 150)
+@pytest.mark.timeout(SECONDS + 280)
 def test_nothing_falls(instance: Instance, capfd: pytest.CaptureFixture[str]) -> None:
     """Whatever they do, every invariant holds."""
     root = Path(tempfile.mkdtemp(prefix="pbsdock-fuzz.", dir="/var/tmp"))
