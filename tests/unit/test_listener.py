@@ -35,7 +35,7 @@ class FakeNode:
         self.config = SimpleNamespace(
             agent=SimpleNamespace(message_bytes=1 << 20, request_timeout_s=0.4, max_connections=100)
         )
-        self.ledger = SimpleNamespace(load_all=lambda: ([], []), for_job=self._full)
+        self.ledger = SimpleNamespace(count_of=lambda _: 0, load_all=self._full, for_job=self._full)
 
     def emit(self, event: str, record: Any = None, **fields: Any) -> None:
         """Remember it."""

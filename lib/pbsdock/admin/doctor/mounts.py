@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 from pbsdock.admin.doctor.report import Judged
 from pbsdock.core.ledger import PAST_START, Ledger
 from pbsdock.core.paths import Paths
-from pbsdock.host import syscalls
+from pbsdock.host import pins
 
 
 def examine(paths: Paths) -> Iterator[Judged]:
@@ -17,9 +18,8 @@ def examine(paths: Paths) -> Iterator[Judged]:
     if problems:
         raise OSError(f"ledger: {problems[0]}")
     states = {f"{one.safe}.{one.incarnation}": one.state for one in records}
-    points = [point for point, _ in syscalls.mount_points()]
-    yield from judge("pins", _owners(points, str(paths.pins)), states, PAST_START)
-    yield from judge("credentials", _owners(points, str(paths.work)), states, ())
+    yield from judge("pins", _owners(paths.pins), states, PAST_START)
+    yield from judge("credentials", _owners(paths.work), states, ())
 
 
 def judge(
@@ -34,7 +34,6 @@ def judge(
         yield Judged("mounts", step, True, f"{sum(mounts.values())}, each of a job that needs it")
 
 
-def _owners(points: Iterable[str], directory: str) -> Counter[str]:
+def _owners(directory: Path) -> Counter[str]:
     """How many mount points there are below each name in *directory*."""
-    prefix = f"{directory}/"
-    return Counter(one.removeprefix(prefix).split("/")[0] for one in points if one.startswith(prefix))
+    return Counter(one.removeprefix(f"{directory}/").split("/")[0] for one in pins.left(directory))
