@@ -45,6 +45,7 @@ bench: setup
 	@$(PYTHON) bench/bench.py
 
 lint: .venv/stamp
+	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 	$(PYTHON) -c 'from importlinter.cli import lint_imports_command as lint; lint()' --no-cache --no-logo

@@ -28,7 +28,9 @@ from pbsdock.trial import Trial
 REPEATS = int(os.environ.get("PBSDOCK_BENCH_REPEATS", "15"))
 
 
-def interleaved(ours: Callable[[], float], theirs: Callable[[], float], repeats: int) -> tuple[list[float], list[float]]:
+def interleaved(
+    ours: Callable[[], float], theirs: Callable[[], float], repeats: int
+) -> tuple[list[float], list[float]]:
     """Run both in turn, so that whatever else the machine does hits both."""
     ours(), theirs()  # warm
     mine, other = [], []
@@ -43,9 +45,13 @@ def report(identifier: str, ours: list[float], theirs: list[float], **more: floa
     ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
     quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 3 else [min(ratios), 0, max(ratios)]
     show(
-        identifier, ratio=round(statistics.median(ours) / statistics.median(theirs), 3),
-        ours_ms=round(statistics.median(ours) * 1000, 1), docker_ms=round(statistics.median(theirs) * 1000, 1),
-        spread=round(quartiles[2] - quartiles[0], 3), repeats=len(ours), **more,
+        identifier,
+        ratio=round(statistics.median(ours) / statistics.median(theirs), 3),
+        ours_ms=round(statistics.median(ours) * 1000, 1),
+        docker_ms=round(statistics.median(theirs) * 1000, 1),
+        spread=round(quartiles[2] - quartiles[0], 3),
+        repeats=len(ours),
+        **more,
     )
 
 
@@ -74,8 +80,13 @@ def p2(site: Site) -> None:
         lambda: site.hooks("true", directive=False)[0], lambda: site.hooks("true", bare=True)[0], REPEATS * 3
     )
     added = (statistics.median(with_hooks) - statistics.median(without)) * 1000
-    show("P2", added_ms=round(added, 2), ours_ms=round(statistics.median(with_hooks) * 1000, 1),
-         bare_ms=round(statistics.median(without) * 1000, 1), repeats=REPEATS * 3)  # fmt: skip
+    show(
+        "P2",
+        added_ms=round(added, 2),
+        ours_ms=round(statistics.median(with_hooks) * 1000, 1),
+        bare_ms=round(statistics.median(without) * 1000, 1),
+        repeats=REPEATS * 3,
+    )
 
 
 def _pss(pid: int) -> float:
@@ -102,8 +113,13 @@ def p3(site: Site) -> None:
     for trial in trials:
         trial.qdel()
         trial.finish(trial.wait())
-    show("P3", agent_mib=round(rest, 1), per_job_mib=round((agent - rest + hooks) / len(trials), 2),
-         hook_mib=round(hooks / len(trials), 2), jobs=len(trials))  # fmt: skip
+    show(
+        "P3",
+        agent_mib=round(rest, 1),
+        per_job_mib=round((agent - rest + hooks) / len(trials), 2),
+        hook_mib=round(hooks / len(trials), 2),
+        jobs=len(trials),
+    )
 
 
 def p4(site: Site) -> None:
@@ -158,8 +174,14 @@ def p5(site: Site) -> None:
     idle = (_cpu(worker) - before) / 10
     time.sleep(GRACE_S)
     mine = reap()
-    show("P5", ratio=round(mine / other, 3), ours_ms=round(mine * 1000, 1), docker_ms=round(other * 1000, 1),
-         idle_cpu_ms=round(idle * 1000, 1), orphans=200)  # fmt: skip
+    show(
+        "P5",
+        ratio=round(mine / other, 3),
+        ours_ms=round(mine * 1000, 1),
+        docker_ms=round(other * 1000, 1),
+        idle_cpu_ms=round(idle * 1000, 1),
+        orphans=200,
+    )
 
 
 def _cpu(pid: int) -> float:
@@ -201,9 +223,14 @@ def scratch() -> Iterator[Site]:
 def main() -> int:
     """Run all, or those named on the command line."""
     figures = {
-        "P1": p1, "P2": p2, "P3": p3, "P4": p4, "P5": p5, "P6": p6,
+        "P1": p1,
+        "P2": p2,
+        "P3": p3,
+        "P4": p4,
+        "P5": p5,
+        "P6": p6,
         "waterfall": lambda site: waterfall(site, REPEATS, show),
-    }  # fmt: skip
+    }
     wanted = sys.argv[1:] or [*figures, *stores.FIGURES]
     with scratch() as site:
         for name in (one for one in wanted if one in figures):

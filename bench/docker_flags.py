@@ -16,12 +16,15 @@ def flags(container: Mapping[str, Any], keep: Path, cgroup_parent: str) -> list[
     found += ["--ipc", host["IpcMode"], "--shm-size", str(host["ShmSize"]), "--pids-limit", str(host["PidsLimit"])]
     found += ["--oom-score-adj", str(host["OomScoreAdj"]), "--cgroup-parent", cgroup_parent]
     for flag, values in (
-        ("--cap-drop", host["CapDrop"]), ("--security-opt", host["SecurityOpt"]), ("--group-add", host["GroupAdd"]),
-        ("--env", config["Env"]), ("--label", [f"{key}={value}" for key, value in config["Labels"].items()]),
+        ("--cap-drop", host["CapDrop"]),
+        ("--security-opt", host["SecurityOpt"]),
+        ("--group-add", host["GroupAdd"]),
+        ("--env", config["Env"]),
+        ("--label", [f"{key}={value}" for key, value in config["Labels"].items()]),
         ("--ulimit", [f"{one['Name']}={one['Soft']}:{one['Hard']}" for one in host["Ulimits"]]),
         ("--tmpfs", [f"{target}:{options}" for target, options in (host.get("Tmpfs") or {}).items()]),
         ("--mount", [_mount(one, keep) for one in host["Mounts"]]),
-    ):  # fmt: skip
+    ):
         for value in values or ():
             found += [flag, value]
     return found

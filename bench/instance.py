@@ -48,7 +48,9 @@ class Site:
         (root / "etc/pbsdock/pbsdock.toml").write_text(f"[reaper]\nperiod_s = 86400\ngrace_s = {GRACE_S}\n")
         subprocess.run(
             [str(ROOT / "install.sh"), "--mom-priv", str(self.mom_priv), "--root", str(root)],
-            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         self.instance = (root / "etc/pbsdock/instance").read_text().strip()
         self.same = self._same()
@@ -70,15 +72,24 @@ class Site:
         """``docker run --rm`` with what a job's container has; seconds."""
         began = time.monotonic()
         subprocess.run(
-            ["docker", "run", "--rm", "-i", *self.same, IMAGE, *arguments], stdin=subprocess.DEVNULL, stdout=stdout,
+            ["docker", "run", "--rm", "-i", *self.same, IMAGE, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
             check=True,
-        )  # fmt: skip
+        )
         return time.monotonic() - began
 
     def trial(self, body: str, *, directive: bool = True, bare: bool = False) -> Trial:
         line = f"#DOCKER {IMAGE}\n" if directive else ""
-        return Trial(Request(mom_priv=self.mom_priv, user=USER, script=f"#!/bin/sh\n{line}{body}\n".encode(), bare=bare,
-                             shell="/bin/sh"))  # fmt: skip
+        return Trial(
+            Request(
+                mom_priv=self.mom_priv,
+                user=USER,
+                script=f"#!/bin/sh\n{line}{body}\n".encode(),
+                bare=bare,
+                shell="/bin/sh",
+            )
+        )
 
     def hooks(self, body: str, *, directive: bool = True, bare: bool = False) -> tuple[float, dict[str, float]]:
         """Seconds from before the prologue to after the epilogue, and each hook's own."""
@@ -107,9 +118,12 @@ class Site:
         names = [trial.job_id, entry.pw_name, job.group, job.name, job.resource_text, job.queue, "", script]
         settings = {"MOM_PRIV": str(self.mom_priv), "RUN": str(self.root / "opt/pbsdock/hooks/run"), "SC": script}
         subprocess.run(
-            ["sh", "-c", _MOM, "mom", str(entry.pw_uid), str(entry.pw_gid), *names], check=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env={**environment.for_job(job), **settings},
-        )  # fmt: skip
+            ["sh", "-c", _MOM, "mom", str(entry.pw_uid), str(entry.pw_gid), *names],
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env={**environment.for_job(job), **settings},
+        )
 
     def stop_agents(self) -> None:
         """Kill them; the next hook starts another, with the configuration as it is then."""

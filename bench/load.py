@@ -27,8 +27,12 @@ def _run(site: Site, number: int, index: int | None = None) -> None:
     """One short job of one of the users, from its prologue to its epilogue; raises if anything about it is wrong."""
     script = f"#!/bin/sh\n#DOCKER {IMAGE}\necho {number}; exit {number % 200}\n".encode()
     request = Request(
-        mom_priv=site.mom_priv, user=USERS[number % len(USERS)], script=script, array_index=index, shell="/bin/sh",
-    )  # fmt: skip
+        mom_priv=site.mom_priv,
+        user=USERS[number % len(USERS)],
+        script=script,
+        array_index=index,
+        shell="/bin/sh",
+    )
     trial = Trial(request)
     done = trial.begin() or trial.finish(trial.wait())
     if (done.exit_status, done.stdout, done.stderr) != (number % 200, f"{number}\n".encode(), b""):
@@ -87,11 +91,14 @@ def in_a_row(site: Site, full: bool) -> None:
     took = time.monotonic() - began
     steady = {name: found[len(found) // 4 :] for name, found in points.items()}  # what is cached once is no growth
     show(
-        "in-a-row", jobs=count, seconds=round(took, 1), per_job_ms=round(took / count * 1000, 1),
+        "in-a-row",
+        jobs=count,
+        seconds=round(took, 1),
+        per_job_ms=round(took / count * 1000, 1),
         **{f"{name}_first": found[0][1] for name, found in points.items()},
         **{f"{name}_last": found[-1][1] for name, found in points.items()},
         **{f"{name}_per_1000_jobs": round(slope(found) * 1000, 2) for name, found in steady.items()},
-    )  # fmt: skip
+    )
 
 
 def array(site: Site, full: bool) -> None:
@@ -113,12 +120,24 @@ def foreign(site: Site, full: bool) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: subprocess.run(create, check=True, stdout=subprocess.DEVNULL), range(count)))
     given = min(_timed(lambda: _run(site, 1)) for _ in range(5))
-    reap = _timed(lambda: subprocess.run([str(site.root / "opt/pbsdock/bin/pbsdock"), "reap"], check=True, stdout=subprocess.DEVNULL))
-    left = subprocess.run(["docker", "ps", "-aq", "--filter", "label=pbsdock-load"], capture_output=True, text=True, check=True).stdout.split()
+    reap = _timed(
+        lambda: subprocess.run(
+            [str(site.root / "opt/pbsdock/bin/pbsdock"), "reap"], check=True, stdout=subprocess.DEVNULL
+        )
+    )
+    left = subprocess.run(
+        ["docker", "ps", "-aq", "--filter", "label=pbsdock-load"], capture_output=True, text=True, check=True
+    ).stdout.split()
     subprocess.run(["docker", "rm", "-f", *left], check=True, stdout=subprocess.DEVNULL)
     if len(left) != count:
         raise RuntimeError(f"{count - len(left)} foreign containers are gone")
-    show("foreign", containers=count, job_ms=round(given * 1000, 1), job_without_ms=round(without * 1000, 1), reap_ms=round(reap * 1000, 1))
+    show(
+        "foreign",
+        containers=count,
+        job_ms=round(given * 1000, 1),
+        job_without_ms=round(without * 1000, 1),
+        reap_ms=round(reap * 1000, 1),
+    )
 
 
 def dead_records(site: Site, full: bool) -> None:
@@ -134,9 +153,15 @@ def dead_records(site: Site, full: bool) -> None:
     for number in range(count):
         safe, incarnation = f"{900000 + number}.old", f"{number:x}dead"
         record = {
-            **model, "job_id": safe, "safe": safe, "incarnation": incarnation, "boot_id": "another", "container_id": None,
-            "container_name": f"pbsdock-{safe}-{incarnation}", "cgroup": f"{safe}.{incarnation}",
-        }  # fmt: skip
+            **model,
+            "job_id": safe,
+            "safe": safe,
+            "incarnation": incarnation,
+            "boot_id": "another",
+            "container_id": None,
+            "container_name": f"pbsdock-{safe}-{incarnation}",
+            "cgroup": f"{safe}.{incarnation}",
+        }
         (jobs / f"{safe}.{incarnation}.json").write_text(json.dumps(record))
     took = _timed(lambda: _run(site, 3))  # its prologue starts the agent
     began = time.monotonic()
@@ -158,7 +183,9 @@ def _left(site: Site) -> None:
     deadline = time.monotonic() + 30
     owner = f"label=pbsdock.owner={site.instance}@{os.uname().nodename}"
     while True:
-        found = subprocess.run(["docker", "ps", "-aq", "--filter", owner], capture_output=True, text=True, check=True).stdout.split()
+        found = subprocess.run(
+            ["docker", "ps", "-aq", "--filter", owner], capture_output=True, text=True, check=True
+        ).stdout.split()
         for place in ("run/pbsdock/work", "run/pbsdock/jobs", "var/lib/pbsdock/jobs"):
             found += os.listdir(site.root / place)
         found += [str(one) for one in Path("/sys/fs/cgroup").glob(f"*/{site.instance}/*/")]
@@ -173,7 +200,13 @@ def main() -> int:
     """Run all, or those named after ``full``."""
     words = sys.argv[1:]
     full = "full" in words
-    figures = {"at-once": at_once, "in-a-row": in_a_row, "array": array, "foreign": foreign, "dead-records": dead_records}
+    figures = {
+        "at-once": at_once,
+        "in-a-row": in_a_row,
+        "array": array,
+        "foreign": foreign,
+        "dead-records": dead_records,
+    }
     for user in USERS:
         subprocess.run(["useradd", "-m", "-s", "/bin/sh", user], capture_output=True, check=False)
     try:

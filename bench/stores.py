@@ -97,20 +97,49 @@ class Stores:
 
     def aws(self, *arguments: str) -> float:
         """``aws s3 cp``; seconds."""
-        keys = {"AWS_ACCESS_KEY_ID": self.access, "AWS_SECRET_ACCESS_KEY": self.secret, "AWS_DEFAULT_REGION": "us-east-1"}
-        plain = {"AWS_REQUEST_CHECKSUM_CALCULATION": "when_required", "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required"}
+        keys = {
+            "AWS_ACCESS_KEY_ID": self.access,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        plain = {
+            "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+            "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+        }
         return _timed(
-            [sys.executable, _AWS, "--endpoint-url", self.gateway.endpoint, "s3", "cp", "--only-show-errors", *arguments],
+            [
+                sys.executable,
+                _AWS,
+                "--endpoint-url",
+                self.gateway.endpoint,
+                "s3",
+                "cp",
+                "--only-show-errors",
+                *arguments,
+            ],
             {**os.environ, **keys, **plain, "AWS_CONFIG_FILE": "/dev/null"},
         )
 
     def s3cmd(self, *arguments: str) -> float:
         """``s3cmd``; seconds."""
         host = self.gateway.endpoint.partition("://")[2]
-        return _timed([
-            "s3cmd", "-c", "/dev/null", "-q", "--no-ssl", "--no-progress", f"--host={host}", f"--host-bucket={host}",
-            f"--access_key={self.access}", f"--secret_key={self.secret}", "--force", *arguments,
-        ], dict(os.environ))  # fmt: skip
+        return _timed(
+            [
+                "s3cmd",
+                "-c",
+                "/dev/null",
+                "-q",
+                "--no-ssl",
+                "--no-progress",
+                f"--host={host}",
+                f"--host-bucket={host}",
+                f"--access_key={self.access}",
+                f"--secret_key={self.secret}",
+                "--force",
+                *arguments,
+            ],
+            dict(os.environ),
+        )
 
 
 def _timed(argv: list[str], env: dict[str, str]) -> float:
@@ -140,10 +169,15 @@ def s1(stores: Stores, show: Callable[..., None]) -> None:
         many[name] = time.monotonic() - began
     growth = _growth(stores, options)
     show(
-        "S1", ratio=round(median["prologue_with"] / median["prologue_without"], 3),
-        with_ms=round(median["prologue_with"] * 1000, 1), without_ms=round(median["prologue_without"] * 1000, 1),
-        job_ratio=round(median["job_with"] / median["job_without"], 3), mint_ms=round(statistics.median(minted), 1),
-        at_once_ratio=round(many["with"] / many["without"], 3), growth_mib_per_job=round(growth, 3), repeats=len(minted),
+        "S1",
+        ratio=round(median["prologue_with"] / median["prologue_without"], 3),
+        with_ms=round(median["prologue_with"] * 1000, 1),
+        without_ms=round(median["prologue_without"] * 1000, 1),
+        job_ratio=round(median["job_with"] / median["job_without"], 3),
+        mint_ms=round(statistics.median(minted), 1),
+        at_once_ratio=round(many["with"] / many["without"], 3),
+        growth_mib_per_job=round(growth, 3),
+        repeats=len(minted),
     )
 
 
@@ -193,16 +227,18 @@ def s2(stores: Stores, show: Callable[..., None]) -> None:
 def s3(stores: Stores, show: Callable[..., None]) -> None:
     """2,000 objects of 4 KiB in and out, the same way."""
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(
-            lambda one: stores.client.put_object(Bucket="bench-in", Key=f"small/{one:04}", Body=os.urandom(SMALL_SIZE)),
-            range(SMALL),
-        ))
+        list(
+            pool.map(
+                lambda one: stores.client.put_object(
+                    Bucket="bench-in", Key=f"small/{one:04}", Body=os.urandom(SMALL_SIZE)
+                ),
+                range(SMALL),
+            )
+        )
     _compare("S3", stores, show, "s3://bench-in/small/", "small/")
 
 
-def _compare(
-    identifier: str, stores: Stores, show: Callable[..., None], url: str, name: str
-) -> None:
+def _compare(identifier: str, stores: Stores, show: Callable[..., None], url: str, name: str) -> None:
     many = url.endswith("/")
     recursive = ["--recursive"] if many else []
     seconds: dict[str, list[float]] = {}
@@ -222,8 +258,12 @@ def _compare(
     median = {key: statistics.median(values) for key, values in seconds.items()}
     ratios = {way: min(median[f"aws_{way}"], median[f"s3cmd_{way}"]) / median[way] for way in ("in", "out")}
     show(
-        identifier, ratio=round(min(ratios.values()), 3), in_ratio=round(ratios["in"], 3),
-        out_ratio=round(ratios["out"], 3), **{f"{key}_s": round(value, 2) for key, value in median.items()}, repeats=REPEATS,
+        identifier,
+        ratio=round(min(ratios.values()), 3),
+        in_ratio=round(ratios["in"], 3),
+        out_ratio=round(ratios["out"], 3),
+        **{f"{key}_s": round(value, 2) for key, value in median.items()},
+        repeats=REPEATS,
     )
     stores.clean()
 

@@ -46,9 +46,11 @@ def _wrap(owner: Any, method: str, name: str) -> None:
 
 
 for owner, method, name in (
-    (RootRequests, "prepare", "prologue"), (UserRequests, "start", "run"), (RootRequests, "release", "epilogue"),
+    (RootRequests, "prepare", "prologue"),
+    (UserRequests, "start", "run"),
+    (RootRequests, "release", "epilogue"),
     (Session, "answer", "answer"),
-):  # fmt: skip
+):
     _wrap(owner, method, name)
 for method in ("inspect_image", "create", "attach", "start", "inspect"):
     _wrap(engine.Engine, method, f"engine-{method.replace('_', '-')}")

@@ -17,9 +17,16 @@ from pathlib import Path
 from instance import Site
 
 _INSIDE = (
-    "engine-inspect-image", "engine-create", "engine-attach", "engine-start", "engine-inspect", "fsync", "files", "cgroup",
+    "engine-inspect-image",
+    "engine-create",
+    "engine-attach",
+    "engine-start",
+    "engine-inspect",
+    "fsync",
+    "files",
+    "cgroup",
     "pins",
-)  # fmt: skip
+)
 
 
 _NAME = "pbsdock.agent.daemon"  # by which an instance's agents are known
@@ -43,10 +50,20 @@ def _traced(site: Site) -> Path:
     notes = site.root / "notes"
     paths = site.root / "opt/pbsdock/current/paths.json"
     places = json.loads(paths.read_text())
-    command = [places["python"], "-I", "-S", str(Path(__file__).with_name("traced.py")), places["lib"], str(notes), _NAME]
+    command = [
+        places["python"],
+        "-I",
+        "-S",
+        str(Path(__file__).with_name("traced.py")),
+        places["lib"],
+        str(notes),
+        _NAME,
+    ]
     subprocess.run([*command, "--paths", str(paths)], check=True, env={}, stdin=subprocess.DEVNULL)
     deadline = time.monotonic() + 20.0
-    while subprocess.run([str(site.root / "opt/pbsdock/bin/pbsdock"), "ps"], capture_output=True, check=False).returncode:
+    while subprocess.run(
+        [str(site.root / "opt/pbsdock/bin/pbsdock"), "ps"], capture_output=True, check=False
+    ).returncode:
         if time.monotonic() > deadline:
             raise RuntimeError("the timed agent does not answer")
         time.sleep(0.05)

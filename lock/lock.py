@@ -23,9 +23,15 @@ TOOLS = ("pip-tools >= 7.5",)
 SOURCES = ("cgroupspy",)
 HEAD = "".join(["--only-binary :all:\n", *(f"--no-binary {name}\n" for name in SOURCES)])
 OPTIONS = (
-    "--quiet", "--allow-unsafe", "--generate-hashes", "--strip-extras", "--no-emit-index-url", "--no-emit-find-links",
-    "--no-emit-trusted-host", "--no-emit-options",
-)  # fmt: skip
+    "--quiet",
+    "--allow-unsafe",
+    "--generate-hashes",
+    "--strip-extras",
+    "--no-emit-index-url",
+    "--no-emit-find-links",
+    "--no-emit-trusted-host",
+    "--no-emit-options",
+)
 
 
 def wanted() -> dict[str, list[str]]:

@@ -73,8 +73,12 @@ class Instance:
     def command(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run the installed ``pbsdock``."""
         return subprocess.run(
-            [str(self.root / "opt/pbsdock/bin/pbsdock"), *arguments], capture_output=True, text=True, timeout=120 * SLOWER,
-            check=False, **options,
+            [str(self.root / "opt/pbsdock/bin/pbsdock"), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120 * SLOWER,
+            check=False,
+            **options,
         )
 
     def request(self, script: str | bytes | None, user: str = USERS[0], **options: Any) -> Request:
@@ -162,7 +166,9 @@ class Instance:
     def _cgroups(self) -> list[Path]:
         top = Path("/sys/fs/cgroup")
         if (top / "cgroup.controllers").exists():  # version 2: also what is above the jobs goes with the last one
-            return [one for one in top.rglob(f"{escape(self.name)}*") if one.is_dir() and "pbsdock-agent." not in one.name]
+            return [
+                one for one in top.rglob(f"{escape(self.name)}*") if one.is_dir() and "pbsdock-agent." not in one.name
+            ]
         bases = [one / self.name for one in top.iterdir() if not one.is_symlink()]
         return [one for base in bases if base.is_dir() for one in base.iterdir() if one.is_dir()]
 
@@ -223,7 +229,9 @@ def install(root: Path, *arguments: str, mom_priv: Path | None = None) -> subpro
     """Run install.sh for a relocated instance."""
     return subprocess.run(
         [str(ROOT / "install.sh"), "--mom-priv", str(mom_priv or root / "mom_priv"), "--root", str(root), *arguments],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 

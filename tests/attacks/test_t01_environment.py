@@ -27,10 +27,12 @@ class Trap:
         self.canary.touch()
         self.canary.chmod(0o666)
         shell = f"id -u >>{self.canary}\n"
-        python = f"import os; os.write(os.open({str(self.canary)!r}, os.O_WRONLY | os.O_APPEND), b'%d\\n' % os.getuid())\n"
+        python = (
+            f"import os; os.write(os.open({str(self.canary)!r}, os.O_WRONLY | os.O_APPEND), b'%d\\n' % os.getuid())\n"
+        )
         perl = f"open my $f, '>>', '{self.canary}'; print $f \"$<\\n\"; 1;\n"
         for name in ("grep", "perl", "python3", "setsid", "sh", "bash", "docker", "pbs_track", "id", "cat", "env"):
-            self._write(f"bin/{name}", f"#!/bin/sh\n/usr/bin/{shell}exec /usr/bin/{name} \"$@\"\n", 0o755)
+            self._write(f"bin/{name}", f'#!/bin/sh\n/usr/bin/{shell}exec /usr/bin/{name} "$@"\n', 0o755)
         for name in ("socket", "json", "sitecustomize", "usercustomize", "pbsdock", "os", "wire"):
             self._write(f"lib/{name}.py", python, 0o644)
         for name in ("Socket", "strict", "Evil", "perl5db"):
@@ -48,15 +50,38 @@ class Trap:
         """Everything that makes some interpreter read something."""
         library, rc = str(self.root / "lib"), str(self.root / "rc")
         return {
-            "PYTHONPATH": library, "PYTHONSTARTUP": rc, "PYTHONUSERBASE": library, "PYTHONINSPECT": "1", "PYTHONWARNINGS":
-            "error::Warning:evil", "PYTHONBREAKPOINT": "evil.x", "PYTHONPLATLIBDIR": library, "PERL5LIB": library,
-            "PERL5OPT": "-MEvil", "PERLLIB": library, "PERL5DB": f"BEGIN {{ require '{library}/perl5db.pm' }}",
-            "BASH_ENV": rc, "ENV": rc, "PROMPT_COMMAND": f". {rc}", "PS4": f"$(. {rc})", "SHELLOPTS": "xtrace",
-            "BASH_FUNC_grep%%": f"() {{ . {rc}; }}", "BASH_FUNC_unset%%": f"() {{ . {rc}; }}", "IFS": "/",
-            "PATH": f"{self.root}/bin:/usr/bin:/bin", "DOCKER_HOST": f"unix://{rc}", "DOCKER_CONFIG": library,
-            "XDG_CONFIG_HOME": library, "HOME": library, "TMPDIR": library, "CDPATH": library, "GCONV_PATH": library,
-            "LOCPATH": library, "PBSDOCK": "x", "PBSDOCK_PATHS": rc, "PBSDOCK_CONFIG": rc,
-        }  # fmt: skip
+            "PYTHONPATH": library,
+            "PYTHONSTARTUP": rc,
+            "PYTHONUSERBASE": library,
+            "PYTHONINSPECT": "1",
+            "PYTHONWARNINGS": "error::Warning:evil",
+            "PYTHONBREAKPOINT": "evil.x",
+            "PYTHONPLATLIBDIR": library,
+            "PERL5LIB": library,
+            "PERL5OPT": "-MEvil",
+            "PERLLIB": library,
+            "PERL5DB": f"BEGIN {{ require '{library}/perl5db.pm' }}",
+            "BASH_ENV": rc,
+            "ENV": rc,
+            "PROMPT_COMMAND": f". {rc}",
+            "PS4": f"$(. {rc})",
+            "SHELLOPTS": "xtrace",
+            "BASH_FUNC_grep%%": f"() {{ . {rc}; }}",
+            "BASH_FUNC_unset%%": f"() {{ . {rc}; }}",
+            "IFS": "/",
+            "PATH": f"{self.root}/bin:/usr/bin:/bin",
+            "DOCKER_HOST": f"unix://{rc}",
+            "DOCKER_CONFIG": library,
+            "XDG_CONFIG_HOME": library,
+            "HOME": library,
+            "TMPDIR": library,
+            "CDPATH": library,
+            "GCONV_PATH": library,
+            "LOCPATH": library,
+            "PBSDOCK": "x",
+            "PBSDOCK_PATHS": rc,
+            "PBSDOCK_CONFIG": rc,
+        }
 
     def seen(self) -> set[str]:
         """The uids that fell into it."""
@@ -94,20 +119,42 @@ def test_hooks_started_with_a_hostile_environment(instance: Instance, trap: Trap
     trial = Trial(instance.request(f"#!/bin/sh\n#DOCKER {IMAGE}\ntrue\n"))
     trial.prepare_files()
     arguments = [trial.job_id, USERS[0], trial.job.group, "x", "nodes=1:ppn=1", "batch", "", str(trial.script_path)]
-    ends = [trial.job_id, USERS[0], trial.job.group, "x", "1", "nodes=1:ppn=1", "", "batch", "", "0", str(trial.script_path)]
+    ends = [
+        trial.job_id,
+        USERS[0],
+        trial.job.group,
+        "x",
+        "1",
+        "nodes=1:ppn=1",
+        "",
+        "batch",
+        "",
+        "0",
+        str(trial.script_path),
+    ]
     instance.kill_agent()
     codes = []
     for hook in _HOOKS:
-        codes.append(subprocess.run(
-            [str(instance.mom_priv / hook), *(ends if hook == "epilogue" else arguments)], env=trap.variables(),
-            cwd=trap.root / "lib", capture_output=True, check=False, timeout=60,
-        ).returncode)  # fmt: skip
+        codes.append(
+            subprocess.run(
+                [str(instance.mom_priv / hook), *(ends if hook == "epilogue" else arguments)],
+                env=trap.variables(),
+                cwd=trap.root / "lib",
+                capture_output=True,
+                check=False,
+                timeout=60,
+            ).returncode
+        )
     instance.kill_agent()
     (instance.run_dir / "jobs" / "1.absent").touch()
     checked = subprocess.run(
-        [str(instance.root / "opt/pbsdock/hooks/node-check")], env=trap.variables(), cwd=trap.root / "lib",
-        capture_output=True, check=False, timeout=60,
-    )  # fmt: skip
+        [str(instance.root / "opt/pbsdock/hooks/node-check")],
+        env=trap.variables(),
+        cwd=trap.root / "lib",
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
     wait_until("the node check has started an agent", lambda: bool(instance.agent_pids()))
     (instance.run_dir / "jobs" / "1.absent").unlink(missing_ok=True)
     trial.spool.remove()
@@ -126,10 +173,21 @@ def test_the_loaders_variables_end_with_the_hooks_shell(instance: Instance, trap
     trial.prepare_files()
     output = trap.root / "ld"
     process = subprocess.Popen(
-        [str(instance.mom_priv / "prologue"), trial.job_id, USERS[0], trial.job.group, "x", "nodes=1:ppn=1", "batch", "",
-         str(trial.script_path)], env={"PATH": "/usr/bin:/bin", "LD_DEBUG": "files", "LD_DEBUG_OUTPUT": str(output)},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            str(instance.mom_priv / "prologue"),
+            trial.job_id,
+            USERS[0],
+            trial.job.group,
+            "x",
+            "nodes=1:ppn=1",
+            "batch",
+            "",
+            str(trial.script_path),
+        ],
+        env={"PATH": "/usr/bin:/bin", "LD_DEBUG": "files", "LD_DEBUG_OUTPUT": str(output)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     assert process.wait(60) == 0
     trial.spool.record(None)
     trial.finish(0)
@@ -146,11 +204,22 @@ def test_the_container_gets_none_of_the_hosts(instance: Instance) -> None:
     """Loader, interpreter and engine variables of the job's environment stay outside; harmless ones go in."""
     done = instance.run(
         f"#!/bin/bash\n#DOCKER {HOST_IMAGE}\nenv\n",
-        variables={"LD_AUDIT": "/a.so", "LD_PRELOAD": "/b.so", "DOCKER_HOST": "tcp://x", "BASH_ENV": "/c", "ENV": "/d",
-                   "PYTHONPATH": "/e", "PYTHONHOME": "/f", "PERL5LIB": "/g", "HARMLESS": "1"},
-    )  # fmt: skip
+        variables={
+            "LD_AUDIT": "/a.so",
+            "LD_PRELOAD": "/b.so",
+            "DOCKER_HOST": "tcp://x",
+            "BASH_ENV": "/c",
+            "ENV": "/d",
+            "PYTHONPATH": "/e",
+            "PYTHONHOME": "/f",
+            "PERL5LIB": "/g",
+            "HARMLESS": "1",
+        },
+    )
     names = {line.split("=", 1)[0] for line in done.stdout.decode().splitlines()}
 
     assert "HARMLESS" in names
-    assert not {"LD_AUDIT", "LD_PRELOAD", "DOCKER_HOST", "BASH_ENV", "ENV", "PYTHONPATH", "PYTHONHOME", "PERL5LIB"} & names
+    assert (
+        not {"LD_AUDIT", "LD_PRELOAD", "DOCKER_HOST", "BASH_ENV", "ENV", "PYTHONPATH", "PYTHONHOME", "PERL5LIB"} & names
+    )
     assert os.environ["PATH"] not in done.stdout.decode()

@@ -14,15 +14,24 @@ from tests.support.attack import ATTACKER, as_user, begin_as, works
 
 pytestmark = pytest.mark.engine
 _FORGED = {
-    "PBS_O_LOGNAME": ATTACKER, "PBS_O_HOME": f"/home/{ATTACKER}", "LOGNAME": ATTACKER, "USER": "root", "UID": "0",
-    "SUDO_UID": "0", "PBS_JOBOWNER": "root", "HOME": "/root", "EUID": "0",
-}  # fmt: skip
+    "PBS_O_LOGNAME": ATTACKER,
+    "PBS_O_HOME": f"/home/{ATTACKER}",
+    "LOGNAME": ATTACKER,
+    "USER": "root",
+    "UID": "0",
+    "SUDO_UID": "0",
+    "PBS_JOBOWNER": "root",
+    "HOME": "/root",
+    "EUID": "0",
+}
 
 
 @pytest.fixture
 def victim(instance: Instance) -> Iterator[Trial]:
     """A job of the first user that runs until it is told to end."""
-    trial = instance.begin(f"#!/bin/sh\n#DOCKER {IMAGE}\necho ready\nwhile [ ! -e go ]; do sleep 0.1; done\nrm go; exit 7\n")
+    trial = instance.begin(
+        f"#!/bin/sh\n#DOCKER {IMAGE}\necho ready\nwhile [ ! -e go ]; do sleep 0.1; done\nrm go; exit 7\n"
+    )
     wait_until("the victim runs", lambda: b"ready" in trial.out_path.read_bytes())
     yield trial
     go = f"{trial.entry.pw_dir}/go"
@@ -47,9 +56,16 @@ def test_the_run_hook_with_anothers_job_id(instance: Instance, victim: Trial) ->
     """PBS_JOBID is a word: with another's, the run hook is refused and the other's job runs on."""
     hook = str(instance.root / "opt/pbsdock/hooks/run")
     done = subprocess.run(
-        [hook, "/bin/sh", "-c", "echo started"], user=ATTACKER, group=ATTACKER, extra_groups=[], cwd="/",
-        env={"PBS_JOBID": victim.job_id, "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [hook, "/bin/sh", "-c", "echo started"],
+        user=ATTACKER,
+        group=ATTACKER,
+        extra_groups=[],
+        cwd="/",
+        env={"PBS_JOBID": victim.job_id, "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert (done.returncode, done.stdout) == (125, "")
     assert done.stderr == f"pbsdock: job {victim.job_id} belongs to another user\n"
@@ -58,13 +74,17 @@ def test_the_run_hook_with_anothers_job_id(instance: Instance, victim: Trial) ->
 
 def test_every_request_about_anothers_job(instance: Instance, victim: Trial) -> None:
     """Refused one by one, told to the admin, without a descriptor."""
-    said = as_user(instance, """
+    said = as_user(
+        instance,
+        """
         link = Link(sys.argv[1], 5.0)
         for op in ("start", "signal", "rejoin", "resize", "eof", "adopted"):
             link.send(wire.Message(op, job=sys.argv[2], argv=[b"/bin/sh"], rows=9, columns=9, signal=15, uid=0, user="root"))
             answer, fds = link.recv()
             print(op, answer.op, answer.text("code"), len(fds))
-    """, victim.job_id)  # fmt: skip
+    """,
+        victim.job_id,
+    )
 
     assert said[0] == "start refused not-your-job 0"
     assert {line.split(" ", 1)[1] for line in said} == {"refused not-your-job 0"}
@@ -79,16 +99,24 @@ def test_the_end_of_anothers_job_is_not_stolen(instance: Instance, victim: Trial
     wait_until("the attacker's own job runs", lambda: b"ready" in mine.out_path.read_bytes())
     # What anybody on the node can read: the last dot of the cgroup's name is before the incarnation.
     shown = subprocess.run(
-        ["sh", "-c", f"ls -d /sys/fs/cgroup/*/{instance.name}/{victim.job.id.safe}.*"], user=ATTACKER, capture_output=True,
-        text=True, check=True,
-    ).stdout.split()  # fmt: skip
-    said = as_user(instance, """
+        ["sh", "-c", f"ls -d /sys/fs/cgroup/*/{instance.name}/{victim.job.id.safe}.*"],
+        user=ATTACKER,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    said = as_user(
+        instance,
+        """
         for op in ("rejoin", "eof", "signal", "adopted"):
             link = Link(sys.argv[1], 3.0)
             link.send(wire.Message(op, job=sys.argv[2], task=sys.argv[3], signal=15))
             answer, fds = link.recv()
             print(op, answer.op, len(fds))
-    """, mine.job_id, shown[0].rpartition(".")[2])  # fmt: skip
+    """,
+        mine.job_id,
+        shown[0].rpartition(".")[2],
+    )
 
     assert {line.split(" ", 1)[1] for line in said} == {"refused 0"}
     assert _ends(victim) == 7
@@ -99,12 +127,18 @@ def test_the_end_of_anothers_job_is_not_stolen(instance: Instance, victim: Trial
 @pytest.mark.parametrize("task", ["x", "../../version", "a" * 64, "a" * 3000, "\n"])
 def test_tasks_that_are_none(instance: Instance, victim: Trial, task: str) -> None:
     """A task of one's own job that never was has no end but one that says so, and nothing of it is kept."""
-    said = as_user(instance, """
+    said = as_user(
+        instance,
+        """
         link = Link(sys.argv[1], 5.0)
         for op in ("rejoin", "eof", "signal"):
             link.send(wire.Message(op, job=sys.argv[2], task=sys.argv[3], signal=15))
             print(link.recv()[0].op)
-    """, victim.job_id, task, user=USERS[0])  # fmt: skip
+    """,
+        victim.job_id,
+        task,
+        user=USERS[0],
+    )
 
     assert said == ["ended" if len(task) == 64 else "refused", "refused", "refused"]
     assert _ends(victim) == 7
@@ -115,14 +149,19 @@ def test_a_client_of_the_users_own(instance: Instance) -> None:
     trial = Trial(instance.request(f"#!/bin/sh\n#DOCKER --network none {IMAGE}\ntrue\n"))
     trial.prepare_files()
     assert trial.prologue() == 0
-    said = as_user(instance, """
+    said = as_user(
+        instance,
+        """
         link = Link(sys.argv[1], 20.0)
         link.send(wire.Message("start", job=sys.argv[2], argv=[b"/bin/sh", b"-c", b"id -u; grep -c . /proc/net/dev; sleep 60"],
             env=[b"A=1"], cwd=b"/", umask=0, uid=0, user=b"0:0", privileged=1, image=b"x", network=b"host", directive=b"busybox",
             mounts=b"/:/host", cap_add=b"ALL", state=b"ready", plan=b"{}"))
         answer, fds = link.recv()
         print(answer.op, len(fds))
-    """, trial.job_id, user=USERS[0])  # fmt: skip
+    """,
+        trial.job_id,
+        user=USERS[0],
+    )
     found = instance.inspect(trial.job_id)
     trial.spool.record(None)
     trial.finish(0)
@@ -139,9 +178,12 @@ def test_root_and_system_users(instance: Instance) -> None:
     assert works(instance)
     done = instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\nid -u\n", user="daemon")
     link = subprocess.run(
-        [str(instance.root / "opt/pbsdock/hooks/run"), "/bin/sh"], env={"PBS_JOBID": "7.vm", "PBSDOCK": "busybox",
-         "PBS_ENVIRONMENT": "PBS_INTERACTIVE"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [str(instance.root / "opt/pbsdock/hooks/run"), "/bin/sh"],
+        env={"PBS_JOBID": "7.vm", "PBSDOCK": "busybox", "PBS_ENVIRONMENT": "PBS_INTERACTIVE"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert done.exit_status == 125
     assert done.stderr.decode() == "pbsdock: user daemon has uid 1; containers are for users from uid 1000 on\n"
@@ -152,14 +194,17 @@ def test_root_and_system_users(instance: Instance) -> None:
 def test_operations_of_root(instance: Instance) -> None:
     """A user may not prepare, release, sweep, reap or list; the refusal is an event that names their uid."""
     assert works(instance)
-    said = as_user(instance, """
+    said = as_user(
+        instance,
+        """
         link = Link(sys.argv[1], 5.0)
         for op in ("prepare", "release", "sweep", "reap", "list", "no-such"):
             link.send(wire.Message(op, argv=[b"7.vm", b"root", b"root", b"x"], dry_run=0))
             answer, _ = link.recv()
             print(op, answer.op, answer.text("code"))
         print(os.getuid())
-    """)  # fmt: skip
+    """,
+    )
     *answers, uid = said
 
     assert answers == [
@@ -179,7 +224,9 @@ def test_replayed_starts_of_one_job(instance: Instance) -> None:
     trial.prepare_files()
     assert trial.prologue() == 0
     assert works(instance)  # the agent is there before they all ask
-    with begin_as(instance, f"""
+    with begin_as(
+        instance,
+        f"""
         links = [Link(sys.argv[1], 60.0) for _ in range(12)]
         for one in links:
             one.send(wire.Message("start", job=sys.argv[2], argv=[b"/bin/sleep", b"60"], directive=b"{IMAGE}", cwd=b"/"))
@@ -191,7 +238,10 @@ def test_replayed_starts_of_one_job(instance: Instance) -> None:
                 pass
             answers.append(answer.op + " " + str(bool(answer.text("task"))))
         print(*sorted(answers), sep="\\n")
-    """, trial.job_id, user=USERS[0]) as process:  # fmt: skip
+    """,
+        trial.job_id,
+        user=USERS[0],
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "sent\n"
         trial.spool.record(os.getpid())

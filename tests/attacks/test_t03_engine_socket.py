@@ -25,15 +25,33 @@ def test_users_have_no_right_on_it() -> None:
     assert not stat.S_IMODE(found.st_mode) & 0o007
     assert not set(USERS) & set(group.gr_mem)
     code = f"import socket; socket.socket(socket.AF_UNIX).connect({str(_SOCKET)!r})"
-    done = subprocess.run(["/usr/bin/python3", "-c", code], user=USERS[0], group=USERS[0], extra_groups=[],
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", code],
+        user=USERS[0],
+        group=USERS[0],
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert "PermissionError" in done.stderr
 
 
-@pytest.mark.parametrize("volume", [
-    "/var/run/docker.sock:/s", "/run/docker.sock:/s", "/run:/r", "/var/run:/r", "/var:/v", "/run/containerd:/c",
-    "/:/host", "$HOME/sock:/s", "$HOME/rundir:/r", "$HOME/rundir/docker.sock:/s",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "volume",
+    [
+        "/var/run/docker.sock:/s",
+        "/run/docker.sock:/s",
+        "/run:/r",
+        "/var/run:/r",
+        "/var:/v",
+        "/run/containerd:/c",
+        "/:/host",
+        "$HOME/sock:/s",
+        "$HOME/rundir:/r",
+        "$HOME/rundir/docker.sock:/s",
+    ],
+)
 def test_no_mount_of_it(instance: Instance, volume: str) -> None:
     """By its name, by a directory that holds it, by a link of the user's: refused, nothing started."""
     home = Path(f"/home/{USERS[0]}")

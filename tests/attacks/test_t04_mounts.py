@@ -19,13 +19,49 @@ from tests.support.threats import seconds
 pytestmark = [pytest.mark.engine, pytest.mark.threat(26)]
 HOME = Path(f"/home/{USERS[0]}")
 REFUSED = (
-    "/:/host", "/etc:/x", "/etc/shadow:/x", "/root:/x", "/proc:/x", "/proc/1/root:/x", "/proc/self/root:/x", "/sys:/x",
-    "/dev:/x", "/dev/shm:/x", "/boot:/x", "/var/lib:/x", "/var/lib/docker:/x", "$HOME/../../etc:/x", "$HOME/../pbsdock-b:/x",
-    "//etc:/x", "/./etc:/x", "/home:/x", "/home/pbsdock-b:/x", "$HOME/etc:/x", "$HOME/etc/passwd:/x", "$HOME/proc:/x",
-    "$HOME/out/root:/x", "$HOME/pipe:/x", "$HOME/sock:/x", "$HOME/loop:/x", "$HOME/absent:/x", "relative:/x", "$HOME:/",
-    "$HOME:/proc", "$HOME:/proc/1", "$HOME:/sys/fs", "$HOME:/dev", "$HOME:/etc", "$HOME:/etc/passwd", "$HOME:/x/../etc",
-    "$HOME:relative", "SCRATCH2/data:/x", "SCRATCH/../SCRATCH2:/x", "SCRATCH/link:/x", "MOM:/x", "MOM/jobs:/x",
-)  # fmt: skip
+    "/:/host",
+    "/etc:/x",
+    "/etc/shadow:/x",
+    "/root:/x",
+    "/proc:/x",
+    "/proc/1/root:/x",
+    "/proc/self/root:/x",
+    "/sys:/x",
+    "/dev:/x",
+    "/dev/shm:/x",
+    "/boot:/x",
+    "/var/lib:/x",
+    "/var/lib/docker:/x",
+    "$HOME/../../etc:/x",
+    "$HOME/../pbsdock-b:/x",
+    "//etc:/x",
+    "/./etc:/x",
+    "/home:/x",
+    "/home/pbsdock-b:/x",
+    "$HOME/etc:/x",
+    "$HOME/etc/passwd:/x",
+    "$HOME/proc:/x",
+    "$HOME/out/root:/x",
+    "$HOME/pipe:/x",
+    "$HOME/sock:/x",
+    "$HOME/loop:/x",
+    "$HOME/absent:/x",
+    "relative:/x",
+    "$HOME:/",
+    "$HOME:/proc",
+    "$HOME:/proc/1",
+    "$HOME:/sys/fs",
+    "$HOME:/dev",
+    "$HOME:/etc",
+    "$HOME:/etc/passwd",
+    "$HOME:/x/../etc",
+    "$HOME:relative",
+    "SCRATCH2/data:/x",
+    "SCRATCH/../SCRATCH2:/x",
+    "SCRATCH/link:/x",
+    "MOM:/x",
+    "MOM/jobs:/x",
+)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +141,9 @@ def test_a_path_that_changes_all_the_time(instance: Instance, scratch: Path, pla
     subprocess.run(["mkdir", str(place)], user=USERS[0], check=True)
     (place / "d").unlink(missing_ok=True)
     leak = HOME / "leaked"  # the job's own output is not handed out before the look
-    shell = Entry("bin/sh", f"#!/bin/busybox sh\n/bin/busybox cat /x/text >>{leak}\nexec /bin/busybox sh \"$@\"\n".encode())
+    shell = Entry(
+        "bin/sh", f'#!/bin/busybox sh\n/bin/busybox cat /x/text >>{leak}\nexec /bin/busybox sh "$@"\n'.encode()
+    )
     stop = threading.Event()
     flipper = threading.Thread(target=_flip, args=(stop, place / "d", secret))
     seen: dict[object, int] = {}

@@ -10,14 +10,47 @@ from tests.conftest import IMAGE, Instance, wait_until
 
 pytestmark = pytest.mark.engine
 OPTIONS = (
-    "--privileged", "--cap-add ALL", "--cap-add=SYS_ADMIN", "--pid host", "--ipc host", "--uts=host", "--userns host",
-    "--cgroupns host", "--device /dev/sda", "--device=/dev/kmsg", "--device-cgroup-rule 'a *:* rwm'", "--user 0",
-    "-u root", "--group-add 0", "--security-opt seccomp=unconfined", "--security-opt apparmor=unconfined",
-    "--volumes-from x", "--mount type=bind,src=/,dst=/h", "--cgroup-parent /", "--runtime runc", "--sysctl kernel.x=1",
-    "--ulimit nofile=1", "--oom-score-adj -1000", "--pids-limit -1", "--memory 0", "--restart always", "--init",
-    "--rm", "--name x", "--label pbsdock.owner=x", "-p 80:80", "--publish-all", "--add-host x:1.1.1.1", "--link x",
-    "--network container:x", "--log-driver syslog", "--storage-opt size=1", "--tmpfs /proc", "--isolation x", "-d",
-)  # fmt: skip
+    "--privileged",
+    "--cap-add ALL",
+    "--cap-add=SYS_ADMIN",
+    "--pid host",
+    "--ipc host",
+    "--uts=host",
+    "--userns host",
+    "--cgroupns host",
+    "--device /dev/sda",
+    "--device=/dev/kmsg",
+    "--device-cgroup-rule 'a *:* rwm'",
+    "--user 0",
+    "-u root",
+    "--group-add 0",
+    "--security-opt seccomp=unconfined",
+    "--security-opt apparmor=unconfined",
+    "--volumes-from x",
+    "--mount type=bind,src=/,dst=/h",
+    "--cgroup-parent /",
+    "--runtime runc",
+    "--sysctl kernel.x=1",
+    "--ulimit nofile=1",
+    "--oom-score-adj -1000",
+    "--pids-limit -1",
+    "--memory 0",
+    "--restart always",
+    "--init",
+    "--rm",
+    "--name x",
+    "--label pbsdock.owner=x",
+    "-p 80:80",
+    "--publish-all",
+    "--add-host x:1.1.1.1",
+    "--link x",
+    "--network container:x",
+    "--log-driver syslog",
+    "--storage-opt size=1",
+    "--tmpfs /proc",
+    "--isolation x",
+    "-d",
+)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -37,8 +70,11 @@ def test_what_runs_has_nothing(instance: Instance) -> None:
     pid = found["State"]["Pid"]
     with open(f"/proc/{pid}/status") as file:
         status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
-    apart = {one for one in ("pid", "mnt", "ipc", "uts", "cgroup") if
-             os.readlink(f"/proc/{pid}/ns/{one}") != os.readlink(f"/proc/self/ns/{one}")}  # fmt: skip
+    apart = {
+        one
+        for one in ("pid", "mnt", "ipc", "uts", "cgroup")
+        if os.readlink(f"/proc/{pid}/ns/{one}") != os.readlink(f"/proc/self/ns/{one}")
+    }
     trial.qdel()
     trial.finish(trial.wait())
     host = found["HostConfig"]
@@ -49,6 +85,11 @@ def test_what_runs_has_nothing(instance: Instance) -> None:
     assert host["PidMode"] == host["UTSMode"] == host["UsernsMode"] == ""
     assert not host["PortBindings"]
     assert not host["PublishAllPorts"]
-    assert (status["CapEff"], status["CapBnd"], status["NoNewPrivs"], status["Seccomp"]) == ("0" * 16, "0" * 16, "1", "2")
+    assert (status["CapEff"], status["CapBnd"], status["NoNewPrivs"], status["Seccomp"]) == (
+        "0" * 16,
+        "0" * 16,
+        "1",
+        "2",
+    )
     assert set(status["Uid"].split()) == {str(trial.entry.pw_uid)}
     assert apart == {"pid", "mnt", "ipc", "uts", "cgroup"}

@@ -52,7 +52,7 @@ LINES = {
     "tmpfs with options": f"--tmpfs /t:exec,suid,dev {IMAGE}",
     "a negative size": f"--shm-size -1 {IMAGE}",
     "an endless size": f"--shm-size 99999999999999999999g {IMAGE}",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", LINES)
@@ -63,7 +63,9 @@ def test_line_is_refused(instance: Instance, name: str) -> None:
     assert (done.exit_status, done.stdout) == (125, b""), done.stderr
     said = done.stderr.decode().removeprefix("pbsdock: ").split("\n")
     assert said.pop() == ""
-    assert [line for line in said if not (line.startswith("STDIN:2:") and line.isprintable() and len(line) < 1000)] == []
+    assert [
+        line for line in said if not (line.startswith("STDIN:2:") and line.isprintable() and len(line) < 1000)
+    ] == []
     assert not Path(_CANARY).exists()
 
 

@@ -84,7 +84,12 @@ def test_root_leaves_nothing_in_a_home(instance: Instance) -> None:
     """After jobs that mount it in every way, no file below the user's home is anybody else's."""
     home = Path(f"/home/{USERS[0]}")
     subprocess.run(["mkdir", "-p", f"{home}/in/side"], user=USERS[0], check=True)
-    for options in ("-v $HOME/in:/x/y", "-v $HOME/in:$HOME/in/side", "--workdir $HOME/in", "--read-only -v $HOME/in:/data"):
+    for options in (
+        "-v $HOME/in:/x/y",
+        "-v $HOME/in:$HOME/in/side",
+        "--workdir $HOME/in",
+        "--read-only -v $HOME/in:/data",
+    ):
         assert instance.run(f"#!/bin/sh\n#DOCKER {options} {IMAGE}\ntrue\n").exit_status == 0
 
     foreign = subprocess.run(["find", str(home), "!", "-user", USERS[0]], capture_output=True, text=True, check=True)
@@ -118,12 +123,18 @@ def test_a_directory_the_run_hook_names(instance: Instance, scratch: Path) -> No
         assert trial.prologue() == 0
         from tests.support.attack import as_user
 
-        as_user(instance, """
+        as_user(
+            instance,
+            """
             for cwd in (b"/shared/made", b"/shared/../shared/made", sys.argv[3].encode() + b"/../../shared/made"):
                 link = Link(sys.argv[1], 20.0)
                 link.send(wire.Message("start", job=sys.argv[2], argv=[b"/bin/sleep", b"30"], cwd=cwd))
                 link.recv()
-        """, trial.job_id, f"/home/{USERS[0]}", user=USERS[0])  # fmt: skip
+        """,
+            trial.job_id,
+            f"/home/{USERS[0]}",
+            user=USERS[0],
+        )
         trial.spool.record(None)
         trial.finish(0)
         found = list(shared.iterdir())

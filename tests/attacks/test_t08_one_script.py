@@ -21,7 +21,9 @@ def _prepared(instance: Instance, script: str) -> Trial:
 
 def _rewrite(trial: Trial, text: str) -> None:
     """As the user, in place: mom's file is theirs."""
-    subprocess.run(["sh", "-c", 'cat >"$0"', str(trial.script_path)], input=text.encode(), user=trial.entry.pw_uid, check=True)
+    subprocess.run(
+        ["sh", "-c", 'cat >"$0"', str(trial.script_path)], input=text.encode(), user=trial.entry.pw_uid, check=True
+    )
 
 
 def test_rewritten_between_prologue_and_run(instance: Instance) -> None:
@@ -36,7 +38,9 @@ def test_rewritten_between_prologue_and_run(instance: Instance) -> None:
 
 def test_the_copy_cannot_be_written(instance: Instance) -> None:
     """Nor can the script change what its own next line will be, as it could outside."""
-    done = instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\necho one\n(echo 'echo forged' >>$0) 2>/dev/null\nrm -f $0 2>/dev/null\necho two\n")
+    done = instance.run(
+        f"#!/bin/sh\n#DOCKER {IMAGE}\necho one\n(echo 'echo forged' >>$0) 2>/dev/null\nrm -f $0 2>/dev/null\necho two\n"
+    )
 
     assert done.stdout == b"one\ntwo\n"
 

@@ -14,15 +14,18 @@ from tests.support.attack import as_user
 pytestmark = pytest.mark.engine
 
 
-@pytest.mark.parametrize("script", [
-    f"#!/bin/sh\n#DOCKER {IMAGE}\necho started\n",
-    f"#!/bin/sh\n#DOCKER\t{IMAGE}\necho started\n",
-    f"#DOCKER {IMAGE}\necho started\n",
-    f"#!/bin/sh\n#DOCKER {IMAGE}\r\necho started\n",
-    f"#!/bin/sh\n{'# padding' * 9000}\n#DOCKER {IMAGE}\necho started\n",
-    f"#!/bin/sh\n#PBS -l mem=1gb\n\n\n#DOCKER {IMAGE}",
-    "#!/bin/sh\n#DOCKER\necho started\n",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "script",
+    [
+        f"#!/bin/sh\n#DOCKER {IMAGE}\necho started\n",
+        f"#!/bin/sh\n#DOCKER\t{IMAGE}\necho started\n",
+        f"#DOCKER {IMAGE}\necho started\n",
+        f"#!/bin/sh\n#DOCKER {IMAGE}\r\necho started\n",
+        f"#!/bin/sh\n{'# padding' * 9000}\n#DOCKER {IMAGE}\necho started\n",
+        f"#!/bin/sh\n#PBS -l mem=1gb\n\n\n#DOCKER {IMAGE}",
+        "#!/bin/sh\n#DOCKER\necho started\n",
+    ],
+)
 def test_no_prologue_no_start(instance: Instance, script: str) -> None:
     """qsub -T x runs prologue.x in the place of ours: the run hook finds a directive and no record, and refuses."""
     trial = Trial(instance.request(script))
@@ -40,13 +43,16 @@ def test_no_prologue_no_start(instance: Instance, script: str) -> None:
 def test_a_start_without_a_prologue(instance: Instance) -> None:
     """A client of the user's own gets no container for a batch job that has none, with or without a directive."""
     instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\n")
-    said = as_user(instance, """
+    said = as_user(
+        instance,
+        """
         link = Link(sys.argv[1], 20.0)
         for directive in ("", "busybox"):
             link.send(wire.Message("start", job="99999.vm", argv=[b"/bin/sh"], directive=directive))
             answer, fds = link.recv()
             print(answer.op, answer.text("code"), len(fds))
-    """)  # fmt: skip
+    """,
+    )
 
     assert said == ["refused no-such-job 0", "refused no-such-job 0"]
 
@@ -61,13 +67,18 @@ def test_policy_holds_on_demand(instance: Instance) -> None:
         assert trial.prologue() == 0
         trial.spool.record(os.getpid())
         instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\n")  # its prologue waits for the agent, an interactive job's does not
-        said = as_user(instance, """
+        said = as_user(
+            instance,
+            """
             for directive in ("--privileged allowed/x", "evil/x", "-v /:/h allowed/x"):
                 link = Link(sys.argv[1], 20.0)
                 link.send(wire.Message("start", job=sys.argv[2], argv=[b"/bin/sh"], directive=directive))
                 answer, fds = link.recv()
                 print(answer.op, len(fds))
-        """, trial.job_id, user=trial.entry.pw_name)  # fmt: skip
+        """,
+            trial.job_id,
+            user=trial.entry.pw_name,
+        )
         trial.finish(0)
     finally:
         instance.configure(good)

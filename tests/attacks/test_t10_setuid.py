@@ -18,22 +18,35 @@ _BUSYBOX = Path("/bin/busybox").resolve().read_bytes()
 # security.capability of a file, revision 2: cap_dac_override and cap_sys_admin, permitted and effective.
 _ALL = bytes.fromhex("0100000202002000000000000000000000000000")
 _ENTRIES = (
-    Entry("bin/busybox.root", _BUSYBOX, 0o6755), Entry("bin/busybox.caps", _BUSYBOX, capability=_ALL),
-    Entry("bin/su", _BUSYBOX, 0o4755), Entry("bin/docker-init", _BUSYBOX, 0o4755),
+    Entry("bin/busybox.root", _BUSYBOX, 0o6755),
+    Entry("bin/busybox.caps", _BUSYBOX, capability=_ALL),
+    Entry("bin/su", _BUSYBOX, 0o4755),
+    Entry("bin/docker-init", _BUSYBOX, 0o4755),
     Entry("etc/passwd", b"root::0:0::/:/bin/sh\npbsdock-a::0:0::/:/bin/sh\n", 0o666),
-    Entry("etc/shadow", b"root:::::::\n", 0o666), Entry("etc/sudoers", b"ALL ALL=(ALL) NOPASSWD: ALL\n", 0o440),
+    Entry("etc/shadow", b"root:::::::\n", 0o666),
+    Entry("etc/sudoers", b"ALL ALL=(ALL) NOPASSWD: ALL\n", 0o440),
     Entry("etc/group", f"root::0:{USERS[0]}\ndisk::6:{USERS[0]}\ndocker::999:{USERS[0]}\n".encode(), 0o666),
-    Entry("etc/ld.so.preload", b"/evil.so\n"), Entry("w/disk", mode=0o666, kind=tarfile.BLKTYPE, device=disk()),
+    Entry("etc/ld.so.preload", b"/evil.so\n"),
+    Entry("w/disk", mode=0o666, kind=tarfile.BLKTYPE, device=disk()),
     Entry("w/mem", mode=0o666, kind=tarfile.CHRTYPE, device=(1, 1)),
     Entry("w/kmsg", mode=0o666, kind=tarfile.CHRTYPE, device=(1, 11)),
     Entry("dev/sda", mode=0o666, kind=tarfile.BLKTYPE, device=disk()),
-)  # fmt: skip
+)
 _CHANGES = (
-    'ENTRYPOINT ["/bin/echo","entry"]', 'CMD ["x"]', "USER root", "WORKDIR /w", "VOLUME /data", "VOLUME /etc",
-    f"VOLUME /home/{USERS[0]}", "VOLUME /run", "ENV LD_PRELOAD=/evil.so BASH_ENV=/evil ENV=/evil HOME=/root USER=root PATH=/bin",
-    "HEALTHCHECK --interval=1s CMD touch /w/checked", "ONBUILD RUN touch /w/built",
-    "EXPOSE 1-1000", "LABEL pbsdock.owner=x pbsdock.job=7.vm pbsdock.incarnation=x",
-)  # fmt: skip
+    'ENTRYPOINT ["/bin/echo","entry"]',
+    'CMD ["x"]',
+    "USER root",
+    "WORKDIR /w",
+    "VOLUME /data",
+    "VOLUME /etc",
+    f"VOLUME /home/{USERS[0]}",
+    "VOLUME /run",
+    "ENV LD_PRELOAD=/evil.so BASH_ENV=/evil ENV=/evil HOME=/root USER=root PATH=/bin",
+    "HEALTHCHECK --interval=1s CMD touch /w/checked",
+    "ONBUILD RUN touch /w/built",
+    "EXPOSE 1-1000",
+    "LABEL pbsdock.owner=x pbsdock.job=7.vm pbsdock.incarnation=x",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,7 +76,9 @@ def test_entrypoint_user_and_directory_are_not_the_images(instance: Instance) ->
 
 def test_names_are_the_hosts(instance: Instance) -> None:
     """The image's passwd, in which the user is root, is covered by ours, and ours cannot be written."""
-    said = _says(instance, "grep -c ^root: /etc/passwd; grep ^pbsdock-a: /etc/passwd; echo x >>/etc/passwd || echo kept")
+    said = _says(
+        instance, "grep -c ^root: /etc/passwd; grep ^pbsdock-a: /etc/passwd; echo x >>/etc/passwd || echo kept"
+    )
 
     assert said.splitlines()[0] == "1"
     assert not said.splitlines()[1].startswith("pbsdock-a::0:")
@@ -73,7 +88,9 @@ def test_names_are_the_hosts(instance: Instance) -> None:
 @pytest.mark.parametrize("program", ["busybox.root", "busybox.caps"])
 def test_setuid_programs_give_nothing(instance: Instance, program: str) -> None:
     """A setuid and setgid root program, and one with file capabilities, run as the user with no capability anywhere."""
-    said = _says(instance, f"/bin/{program} grep -E '^(Uid|Gid|Cap|NoNewPrivs|Seccomp:)' /proc/self/status || echo not run")
+    said = _says(
+        instance, f"/bin/{program} grep -E '^(Uid|Gid|Cap|NoNewPrivs|Seccomp:)' /proc/self/status || echo not run"
+    )
     if program == "busybox.caps" and said == "not run\n":
         return  # the kernel executes no file with capabilities that are out of bounds (capabilities(7))
     fields = dict(line.split(":\t", 1) for line in said.splitlines())
@@ -86,7 +103,9 @@ def test_setuid_programs_give_nothing(instance: Instance, program: str) -> None:
 
 def test_kernel_is_out_of_reach(instance: Instance) -> None:
     """No device of the host, no mount, no node, no cgroup, no kernel setting, however it is tried."""
-    said = _says(instance, """
+    said = _says(
+        instance,
+        """
 dd if=/w/disk of=/dev/null count=1 2>/dev/null && echo read the disk
 mknod /w/mine b 254 0 2>/dev/null && echo made a device
 mount -t tmpfs none /w 2>/dev/null && echo mounted
@@ -96,7 +115,8 @@ for file in /sys/fs/cgroup/*/release_agent /sys/fs/cgroup/*/cgroup.procs /proc/s
 done
 ls /dev | grep -E '^(sd|vd|nvme|dm-|mem$|kmsg$|fuse$)'
 ls /var/run/docker.sock /run/docker.sock 2>/dev/null
-echo end""")  # fmt: skip
+echo end""",
+    )
 
     assert said == "end\n"
 
@@ -112,19 +132,27 @@ def test_health_checks_and_volumes_leave_nothing(instance: Instance) -> None:
 @pytest.mark.threat(31)
 def test_device_nodes_in_the_image(instance: Instance) -> None:
     """A node the image brought along opens nothing, wherever it lies and whatever its mode."""
-    said = _says(instance, "for one in /w/disk /w/mem /w/kmsg /dev/sda; do dd if=$one of=/dev/null count=1 2>/dev/null && echo $one; done; echo end")
+    said = _says(
+        instance,
+        "for one in /w/disk /w/mem /w/kmsg /dev/sda; do dd if=$one of=/dev/null count=1 2>/dev/null && echo $one; done; echo end",
+    )
 
     assert said == "end\n"
 
 
 def test_su_and_sudo_give_nothing(instance: Instance) -> None:
     """Programs that trust the image's own passwd, shadow and sudoers stay the user."""
-    said = _says(instance, "for p in su docker-init; do echo id -u | /bin/$p - root 2>/dev/null; done; chown 0 /w 2>/dev/null && echo chowned; id -u")
+    said = _says(
+        instance,
+        "for p in su docker-init; do echo id -u | /bin/$p - root 2>/dev/null; done; chown 0 /w 2>/dev/null && echo chowned; id -u",
+    )
 
     assert said == subprocess.run(["id", "-u", USERS[0]], capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("variables", [{"A": "x" * 200_000}, {f"A{i}": "y" * 30_000 for i in range(120)}], ids=["one", "many"])
+@pytest.mark.parametrize(
+    "variables", [{"A": "x" * 200_000}, {f"A{i}": "y" * 30_000 for i in range(120)}], ids=["one", "many"]
+)
 def test_an_environment_that_cannot_be_executed(instance: Instance, variables: dict[str, str]) -> None:
     """More than the kernel takes (execve(2), E2BIG) ends that job with a sentence, not the node."""
     with image("huge", [], environment=variables) as huge:
@@ -142,8 +170,11 @@ def test_directories_that_are_links(instance: Instance, scratch: Path, name: str
     """Where an image has a link in the place of a directory, what is mounted there stays inside the container."""
     landing = scratch / "landing"
     landing.mkdir(exist_ok=True)
-    entries = [Entry(name, kind=tarfile.SYMTYPE, target=f"/proc/self/root/../../../..{landing}")] if name != "bin" else [
-        Entry("etc/passwd", kind=tarfile.SYMTYPE, target="/../../../../etc/passwd-from-image")]  # fmt: skip
+    entries = (
+        [Entry(name, kind=tarfile.SYMTYPE, target=f"/proc/self/root/../../../..{landing}")]
+        if name != "bin"
+        else [Entry("etc/passwd", kind=tarfile.SYMTYPE, target="/../../../../etc/passwd-from-image")]
+    )
     with image("links", entries) as links:
         done = instance.run(f"#!/bin/sh\n#DOCKER {links}\necho $$ >/etc/mine; id -un\n")
 

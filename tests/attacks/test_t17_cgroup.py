@@ -15,8 +15,8 @@ _FORKS = Entry(
     "bin/sh",
     b"#!/bin/busybox sh\n"
     b"for i in 1 2 3 4 5 6 7 8; do /bin/busybox setsid /bin/busybox sleep 60 & done\n"
-    b"exec /bin/busybox sh \"$@\"\n",
-)  # fmt: skip
+    b'exec /bin/busybox sh "$@"\n',
+)
 
 
 def test_ways_out_of_the_cgroup(instance: Instance) -> None:
@@ -55,7 +55,8 @@ def test_early_forks_are_inside(instance: Instance) -> None:
             (one.name, line)
             for one in inside
             for line in (one / "cgroup").read_text().splitlines()
-            if line.split(":")[1] in ("memory", "pids", "cpu,cpuacct", "cpu", "freezer", "devices") and wanted not in line
+            if line.split(":")[1] in ("memory", "pids", "cpu,cpuacct", "cpu", "freezer", "devices")
+            and wanted not in line
         ]
         trial.qdel()
         trial.finish(trial.wait())

@@ -66,11 +66,16 @@ def test_a_start_after_the_end(instance: Instance) -> None:
     trial.wait()
     trial.epilogue(0)
     trial.job_file.unlink()
-    said = as_user(instance, f"""
+    said = as_user(
+        instance,
+        f"""
         link = Link(sys.argv[1], 20.0)
         link.send(wire.Message("start", job=sys.argv[2], argv=[b"/bin/sleep", b"317"], directive=b"{IMAGE}"))
         print(link.recv()[0].op)
-    """, trial.job_id, user=trial.entry.pw_name)  # fmt: skip
+    """,
+        trial.job_id,
+        user=trial.entry.pw_name,
+    )
     trial.finish(0)
 
     assert said == ["refused"]
@@ -85,9 +90,22 @@ def test_a_prologue_that_is_killed(instance: Instance, after_s: float) -> None:
     assert instance.left() == []  # an epilogue of a job that is over is answered before the agent has tidied up
     trial = Trial(instance.request(f"#!/bin/sh\n#DOCKER {IMAGE}\ntrue\n"))
     trial.prepare_files()
-    arguments = [trial.job_id, trial.entry.pw_name, trial.job.group, "x", "nodes=1", "batch", "", str(trial.script_path)]
-    process = subprocess.Popen([str(instance.mom_priv / "prologue"), *arguments], start_new_session=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    arguments = [
+        trial.job_id,
+        trial.entry.pw_name,
+        trial.job.group,
+        "x",
+        "nodes=1",
+        "batch",
+        "",
+        str(trial.script_path),
+    ]
+    process = subprocess.Popen(
+        [str(instance.mom_priv / "prologue"), *arguments],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     time.sleep(after_s)  # the moment is the attack, not a wait
     instance.kill_agent()
     try:

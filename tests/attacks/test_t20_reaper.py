@@ -32,13 +32,20 @@ def test_strangers_that_look_like_ours(eager: Instance) -> None:
 
     node = f"{eager.name}@{os.uname().nodename}"
     labels: list[dict[str, str]] = [
-        {}, {"pbsdock.owner": f"{node}x"}, {"pbsdock.owner": f"x{node}"}, {"pbsdock.owner": eager.name},
-        {"pbsdock.owner": f"{eager.name}@other"}, {"pbsdock.job": "7.vm", "pbsdock.incarnation": "dead"},
-        {"pbsdock.owner": node.upper()}, {"pbsdock.owner": ""},
-    ]  # fmt: skip
+        {},
+        {"pbsdock.owner": f"{node}x"},
+        {"pbsdock.owner": f"x{node}"},
+        {"pbsdock.owner": eager.name},
+        {"pbsdock.owner": f"{eager.name}@other"},
+        {"pbsdock.job": "7.vm", "pbsdock.incarnation": "dead"},
+        {"pbsdock.owner": node.upper()},
+        {"pbsdock.owner": ""},
+    ]
     client = docker.from_env()
     made = [
-        client.containers.create(IMAGE, "sleep 100", labels=one, network_mode="none", name=f"pbsdock-7.vm-{i}-{os.getpid()}")
+        client.containers.create(
+            IMAGE, "sleep 100", labels=one, network_mode="none", name=f"pbsdock-7.vm-{i}-{os.getpid()}"
+        )
         for i, one in enumerate(labels)
     ]
     beside = Path(f"/sys/fs/cgroup/memory/{eager.name}x/9.vm.dead")

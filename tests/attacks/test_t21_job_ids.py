@@ -11,9 +11,28 @@ from tests.support.attack import as_user, is_healthy, works
 
 pytestmark = pytest.mark.engine
 NONE = (
-    "../../etc/passwd", "7.vm/../8.vm", "", "*", "?", "7.vm\nforged", "7.vm\x1b[2J", "7" * 5000, "1[].vm[2]", "[0-9]", ".",
-    "..", "7.vm\0", "-7.vm", "7.-vm", "\u0667.vm", "7 .vm", "7.vm;id", "$(id).vm", "7.v\u00e9", "7." + "v" * 300,
-)  # fmt: skip
+    "../../etc/passwd",
+    "7.vm/../8.vm",
+    "",
+    "*",
+    "?",
+    "7.vm\nforged",
+    "7.vm\x1b[2J",
+    "7" * 5000,
+    "1[].vm[2]",
+    "[0-9]",
+    ".",
+    "..",
+    "7.vm\0",
+    "-7.vm",
+    "7.-vm",
+    "\u0667.vm",
+    "7 .vm",
+    "7.vm;id",
+    "$(id).vm",
+    "7.v\u00e9",
+    "7." + "v" * 300,
+)
 
 
 @pytest.mark.parametrize("job", NONE)
@@ -21,14 +40,18 @@ def test_at_the_socket(instance: Instance, job: str) -> None:
     """Refused for every request, and the event stream has no line that is not ours."""
     assert works(instance)
     before = len(instance.events_file.read_text().splitlines())
-    said = as_user(instance, """
+    said = as_user(
+        instance,
+        """
         link = Link(sys.argv[1], 5.0)
         for op in ("start", "signal", "rejoin", "resize", "eof", "adopted"):
             link.send(wire.Message(op, job=bytes.fromhex(sys.argv[2]), argv=[b"/bin/sh"], rows=9, columns=9, signal=9,
                                    directive=b"busybox"))
             answer, fds = link.recv()
             print(answer.op, len(fds))
-    """, job.replace("\0", "\x01").encode().hex())  # fmt: skip
+    """,
+        job.replace("\0", "\x01").encode().hex(),
+    )
 
     assert set(said) == {"refused 0"}
     for line in instance.events_file.read_text().splitlines()[before:]:
@@ -44,9 +67,12 @@ def test_at_the_hooks(instance: Instance, hook: str, job: str) -> None:
     script.write_text(f"#!/bin/sh\n#DOCKER {IMAGE}\ntrue\n")
     ends = ["1", "nodes=1", "", "batch", "", "0"] if hook == "epilogue" else ["nodes=1", "batch", ""]
     done = subprocess.run(
-        [str(instance.mom_priv / hook), job, USERS[0], USERS[0], "x", *ends, str(script)], capture_output=True,
-        check=False, timeout=60, env={"PATH": "/usr/bin:/bin"},
-    )  # fmt: skip
+        [str(instance.mom_priv / hook), job, USERS[0], USERS[0], "x", *ends, str(script)],
+        capture_output=True,
+        check=False,
+        timeout=60,
+        env={"PATH": "/usr/bin:/bin"},
+    )
     script.unlink()
 
     # A prologue ends it, since it would be the same on every node; the node is as well as before.
@@ -55,8 +81,19 @@ def test_at_the_hooks(instance: Instance, hook: str, job: str) -> None:
     assert instance.present() == []
 
 
-@pytest.mark.parametrize("job", ["4711[0].vm", "4711[99999].vm.example.org", "4711-3.vm", "4711." + "v" * 60 + ".example.org",
-                                 "4711.head_node", "4711[3].vm.my_alias", "4711.vm:15011", "4711." + "v" * 250])
+@pytest.mark.parametrize(
+    "job",
+    [
+        "4711[0].vm",
+        "4711[99999].vm.example.org",
+        "4711-3.vm",
+        "4711." + "v" * 60 + ".example.org",
+        "4711.head_node",
+        "4711[3].vm.my_alias",
+        "4711.vm:15011",
+        "4711." + "v" * 250,
+    ],
+)
 def test_long_and_bracketed_ids_work(instance: Instance, job: str) -> None:
     """What Torque does send is served: brackets and long server names are names of files and cgroups too."""
     done = instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\necho $PBS_JOBID\n", job_id=job)

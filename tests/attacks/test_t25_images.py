@@ -26,12 +26,26 @@ def strict(instance: Instance) -> Iterator[Instance]:
     instance.configure(good)
 
 
-@pytest.mark.parametrize("name", [
-    "OWNx/busybox:1", "xOWN/busybox:1", "evil.test/OWN/busybox:1", "docker.io.evil.test/OWN/busybox:1", "OWN/sub/../../x",
-    "registry.example.org.evil.test/team/x", "registry.example.org:5000/team/x", "registry.example.org/teams/x",
-    "evil.test/registry.example.org/team/x", "OWN/host:1", "OWN/host", "docker.io/OWN/hostile", "library/OWN", "OWN",
-    "localhost/OWN/busybox:1",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "OWNx/busybox:1",
+        "xOWN/busybox:1",
+        "evil.test/OWN/busybox:1",
+        "docker.io.evil.test/OWN/busybox:1",
+        "OWN/sub/../../x",
+        "registry.example.org.evil.test/team/x",
+        "registry.example.org:5000/team/x",
+        "registry.example.org/teams/x",
+        "evil.test/registry.example.org/team/x",
+        "OWN/host:1",
+        "OWN/host",
+        "docker.io/OWN/hostile",
+        "library/OWN",
+        "OWN",
+        "localhost/OWN/busybox:1",
+    ],
+)
 def test_names_that_look_allowed(strict: Instance, name: str) -> None:
     """Typosquats, other registries and denied names are refused although some are on the node already."""
     done = strict.run(f"#!/bin/sh\n#DOCKER {name.replace('OWN', IMAGE.split('/')[0])}\necho started\n")
@@ -68,7 +82,10 @@ def _prepared(instance: Instance, options: str) -> Trial:
 @pytest.mark.threat(26)
 def test_a_tag_that_moves_between_check_and_start(instance: Instance) -> None:
     """The container is made of the image that was checked, by its id."""
-    with image("moves", [Entry("which", b"the checked one\n")]) as name, image("evil", [Entry("which", b"another\n")]) as evil:
+    with (
+        image("moves", [Entry("which", b"the checked one\n")]) as name,
+        image("evil", [Entry("which", b"another\n")]) as evil,
+    ):
         trial = _prepared(instance, name)
         subprocess.run(["docker", "tag", evil, name], check=True)
         trial.start()
@@ -99,11 +116,15 @@ def test_a_mount_that_is_exchanged_between_check_and_start(instance: Instance) -
     subprocess.run(["mkdir", "-p", f"{home}/swap"], user="pbsdock-a", check=True)
     try:
         trial = _prepared(instance, f"-v $HOME/swap:/x {IMAGE}")
-        subprocess.run(["sh", "-c", f"mv {home}/swap {home}/gone; ln -s /etc {home}/swap"], user="pbsdock-a", check=True)
+        subprocess.run(
+            ["sh", "-c", f"mv {home}/swap {home}/gone; ln -s /etc {home}/swap"], user="pbsdock-a", check=True
+        )
         trial.start()
         done = trial.finish(trial.wait())
     finally:
         subprocess.run(["rm", "-rf", f"{home}/swap", f"{home}/gone"], check=True)
 
     assert (done.exit_status, done.stdout) == (125, b"")
-    assert done.stderr == f"pbsdock: {home}/swap was exchanged after it had been checked; nothing was started\n".encode()
+    assert (
+        done.stderr == f"pbsdock: {home}/swap was exchanged after it had been checked; nothing was started\n".encode()
+    )

@@ -28,16 +28,29 @@ def _manifest(**changes: object) -> bytes:
 
 
 MANIFESTS = {
-    "no JSON": b"\xff\xfe not JSON", "empty": b"", "null": b"null", "a list": b"[]", "deep": b"[" * 20000,
-    "unknown schema": _manifest(schemaVersion=9), "no layers": _manifest(layers=None),
+    "no JSON": b"\xff\xfe not JSON",
+    "empty": b"",
+    "null": b"null",
+    "a list": b"[]",
+    "deep": b"[" * 20000,
+    "unknown schema": _manifest(schemaVersion=9),
+    "no layers": _manifest(layers=None),
     "a layer of 2^62 bytes": _manifest(layers=[{"size": 1 << 62, "digest": _ZERO}]),
     "a negative layer": _manifest(layers=[{"size": -5, "digest": _ZERO}]),
     "a digest that is a path": _manifest(config={"size": 2, "digest": "sha256:../../../../etc/passwd"}),
-    "contents of another digest": _manifest(), "an index of itself": json.dumps({
-        "schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.list.v2+json",
-        "manifests": [{"mediaType": _KIND, "size": 9, "digest": _ZERO, "platform": {"architecture": "amd64", "os": "linux"}}]}).encode(),
-    "control characters": b"\x1b[2J\n{\"event\":\"forged\"}\r\n", "ten megabytes": b" " * (10 << 20),
-}  # fmt: skip
+    "contents of another digest": _manifest(),
+    "an index of itself": json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.docker.distribution.manifest.list.v2+json",
+            "manifests": [
+                {"mediaType": _KIND, "size": 9, "digest": _ZERO, "platform": {"architecture": "amd64", "os": "linux"}}
+            ],
+        }
+    ).encode(),
+    "control characters": b'\x1b[2J\n{"event":"forged"}\r\n',
+    "ten megabytes": b" " * (10 << 20),
+}
 
 
 @contextmanager
@@ -132,17 +145,28 @@ def test_what_a_user_keeps_is_not_evaluated(instance: Instance) -> None:
     with _registry(b"challenge", asked) as address:
         files = {
             ".netrc": f"machine 127.0.0.1 login $(touch {canary}) password USERSOWN\n",
-            ".docker/config.json": json.dumps({"auths": {address: {"auth": base64.b64encode(b"u:USERSOWN").decode()}},
-                                               "credsStore": "evil", "credHelpers": {address: "evil"}}),
+            ".docker/config.json": json.dumps(
+                {
+                    "auths": {address: {"auth": base64.b64encode(b"u:USERSOWN").decode()}},
+                    "credsStore": "evil",
+                    "credHelpers": {address: "evil"},
+                }
+            ),
             "bin/docker-credential-evil": f"#!/bin/sh\ntouch {canary}\n",
-        }  # fmt: skip
+        }
         for name, text in files.items():
             (home / name).parent.mkdir(exist_ok=True)
             (home / name).write_text(text)
             (home / name).chmod(0o755)
         try:
-            done = instance.run(f"#!/bin/sh\n#DOCKER {address}/x/y:1\n", variables={"PATH": f"{home}/bin:/usr/bin:/bin",
-                                "DOCKER_CONFIG": f"{home}/.docker", "NETRC": f"{home}/.netrc"})  # fmt: skip
+            done = instance.run(
+                f"#!/bin/sh\n#DOCKER {address}/x/y:1\n",
+                variables={
+                    "PATH": f"{home}/bin:/usr/bin:/bin",
+                    "DOCKER_CONFIG": f"{home}/.docker",
+                    "NETRC": f"{home}/.netrc",
+                },
+            )
         finally:
             subprocess.run(["rm", "-rf", *(str(home / name) for name in (".netrc", ".docker", "bin"))], check=True)
 

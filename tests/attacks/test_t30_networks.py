@@ -9,7 +9,9 @@ from tests.conftest import IMAGE, Instance, wait_until
 pytestmark = pytest.mark.engine
 
 
-@pytest.mark.parametrize("name", ["bridge", "container:x", "container:${HOME}", "ns:/proc/1/ns/net", "default", "../host", "a b"])
+@pytest.mark.parametrize(
+    "name", ["bridge", "container:x", "container:${HOME}", "ns:/proc/1/ns/net", "default", "../host", "a b"]
+)
 def test_networks_that_are_not_offered(instance: Instance, name: str) -> None:
     """Others' namespaces least of all."""
     done = instance.run(f"#!/bin/sh\n#DOCKER --network '{name}' {IMAGE}\necho started\n")
@@ -23,7 +25,9 @@ def test_host_only_by_policy(instance: Instance) -> None:
     good = instance.config.read_text()
     instance.configure('[network]\ndefault = "none"\nallow = []\n')
     try:
-        none = instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\ngrep -c : /proc/net/dev; ping -c1 -W1 127.0.0.1 >/dev/null 2>&1; cat /proc/net/route | wc -l\n")
+        none = instance.run(
+            f"#!/bin/sh\n#DOCKER {IMAGE}\ngrep -c : /proc/net/dev; ping -c1 -W1 127.0.0.1 >/dev/null 2>&1; cat /proc/net/route | wc -l\n"
+        )
         host = instance.run(f"#!/bin/sh\n#DOCKER --network host {IMAGE}\necho started\n")
     finally:
         instance.configure(good)
@@ -64,10 +68,26 @@ def test_devices(instance: Instance) -> None:
     """/dev has what every container has and no more; no device is granted that the scheduler and the site did not."""
     done = instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\nls /dev | tr '\\n' ' '\n")
     assert set(done.stdout.decode().split()) <= {
-        "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom",
-        "zero", "console",
-    }  # fmt: skip
+        "core",
+        "fd",
+        "full",
+        "mqueue",
+        "null",
+        "ptmx",
+        "pts",
+        "random",
+        "shm",
+        "stderr",
+        "stdin",
+        "stdout",
+        "tty",
+        "urandom",
+        "zero",
+        "console",
+    }
     for option in ("--gpus all", "--gpus 1", "--device /dev/null"):
-        refused = instance.run(f"#!/bin/sh\n#DOCKER {option} {IMAGE}\necho started\n", variables={"CUDA_VISIBLE_DEVICES": "0",
-                               "NVIDIA_VISIBLE_DEVICES": "all"})  # fmt: skip
+        refused = instance.run(
+            f"#!/bin/sh\n#DOCKER {option} {IMAGE}\necho started\n",
+            variables={"CUDA_VISIBLE_DEVICES": "0", "NVIDIA_VISIBLE_DEVICES": "all"},
+        )
         assert (refused.exit_status, refused.stdout) == (125, b"")

@@ -12,7 +12,9 @@ from tests.conftest import IMAGE, USERS, Instance
 from tests.support.attack import as_user
 
 pytestmark = pytest.mark.engine
-_FORGED = 'x\n{"ts":"2000-01-01T00:00:00.000000Z","seq":1,"event":"job.finished"}\n\x1b[2J\x1b]0;title\x07\r\x85\u2028\u202e'
+_FORGED = (
+    'x\n{"ts":"2000-01-01T00:00:00.000000Z","seq":1,"event":"job.finished"}\n\x1b[2J\x1b]0;title\x07\r\x85\u2028\u202e'
+)
 
 
 @pytest.mark.parametrize("where", ["name", "queue", "image", "variable", "request"])
@@ -22,12 +24,16 @@ def test_forged_lines(instance: Instance, where: str) -> None:
     script = f"#!/bin/sh\n#DOCKER {_FORGED.encode().hex() if where != 'image' else _FORGED.replace(chr(10), ' ')}\n"
     if where == "request":
         instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\n")
-        as_user(instance, """
+        as_user(
+            instance,
+            """
             for op in ("start", "reap", "signal"):
                 link = Link(sys.argv[1], 5.0)
                 link.send(wire.Message(op, job=sys.argv[2], reason=sys.argv[2], task=sys.argv[2], argv=[sys.argv[2].encode()]))
                 link.recv()
-        """, _FORGED)  # fmt: skip
+        """,
+            _FORGED,
+        )
     else:
         script = f"#!/bin/sh\n#DOCKER {IMAGE}\ntrue\n" if where != "image" else script
         options = {"name": {"name": _FORGED}, "queue": {"queue": _FORGED}, "variable": {"variables": {"X": _FORGED}}}
@@ -59,8 +65,13 @@ def test_nobody_reads_or_writes_it(instance: Instance) -> None:
     """0640 root:adm, and the directories of state and records closed."""
     assert instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\n").exit_status == 0
     assert stat.S_IMODE(instance.events_file.stat().st_mode) == 0o640
-    for command in (["cat", str(instance.events_file)], ["sh", "-c", f"echo forged >>{instance.events_file}"],
-                    ["ls", str(instance.state_dir)], ["ls", str(instance.run_dir / "work")], ["ls", str(instance.run_dir / "pins")]):  # fmt: skip
+    for command in (
+        ["cat", str(instance.events_file)],
+        ["sh", "-c", f"echo forged >>{instance.events_file}"],
+        ["ls", str(instance.state_dir)],
+        ["ls", str(instance.run_dir / "work")],
+        ["ls", str(instance.run_dir / "pins")],
+    ):
         done = subprocess.run(command, user=USERS[0], group=USERS[0], extra_groups=[], capture_output=True, check=False)
         assert done.returncode != 0, command
 

@@ -56,7 +56,9 @@ def _resident(pid: int) -> int:
 def test_garbage(instance: Instance, agent: int) -> None:
     """Random bytes, wrong lengths, halves of real messages: no answer is of use, and the agent says no more of it."""
     before = len(instance.events())
-    said = as_user(instance, """
+    said = as_user(
+        instance,
+        """
         random.seed(int(sys.argv[2]))
         until, count = time.monotonic() + float(sys.argv[3]), 0
         ops = ["start", "prepare", "ping", "rejoin", "signal", "list", "eof", "", "\\x7f", "start" * 9]
@@ -88,7 +90,10 @@ def test_garbage(instance: Instance, agent: int) -> None:
                 except OSError:
                     pass
         print(count)
-    """, str(random.randrange(1 << 30)), str(seconds(3, 120)))  # fmt: skip
+    """,
+        str(random.randrange(1 << 30)),
+        str(seconds(3, 120)),
+    )
 
     assert int(said[0]) > 20
     errors = [one for one in instance.events()[before:] if one["event"] == "agent.error"]
@@ -98,7 +103,11 @@ def test_garbage(instance: Instance, agent: int) -> None:
 
 def test_silent_half_open_and_slow_clients(instance: Instance) -> None:
     """Who says nothing, stops in mid-message, or sends a byte now and then, keeps nobody waiting and is let go."""
-    with impatient(instance, "[agent]\nrequest_timeout_s = 2\n") as (agent, before), begin_as(instance, """
+    with (
+        impatient(instance, "[agent]\nrequest_timeout_s = 2\n") as (agent, before),
+        begin_as(
+            instance,
+            """
         held = []
         for number in range(200):
             one = socket.socket(socket.AF_UNIX)
@@ -115,7 +124,9 @@ def test_silent_half_open_and_slow_clients(instance: Instance) -> None:
                     one.send(b"x")
                 except OSError:
                     pass
-    """) as process:  # fmt: skip
+    """,
+        ) as process,
+    ):
         try:
             assert process.stdout is not None
             process.stdout.readline()
@@ -129,7 +140,9 @@ def test_silent_half_open_and_slow_clients(instance: Instance) -> None:
 
 def test_a_thousand_connections(instance: Instance, agent: int) -> None:
     """A user gets a share of the connections: while they hold all they can get, root and others still get through."""
-    with begin_as(instance, """
+    with begin_as(
+        instance,
+        """
         held = []
         for number in range(1000):
             one = socket.socket(socket.AF_UNIX)
@@ -143,7 +156,8 @@ def test_a_thousand_connections(instance: Instance, agent: int) -> None:
                 pass
         print(len(held), flush=True)
         time.sleep(100)
-    """) as process:  # fmt: skip
+    """,
+    ) as process:
         try:
             assert process.stdout is not None
             assert 8 <= int(process.stdout.readline()) <= 264
@@ -157,7 +171,10 @@ def test_a_thousand_connections(instance: Instance, agent: int) -> None:
 def test_all_connections_of_all_users(instance: Instance) -> None:
     """Users who take every place there is cannot keep root's hooks out: no job is queued again for it."""
     with impatient(instance, "[agent]\nmax_connections = 32\n"):
-        holders = [begin_as(instance, """
+        holders = [
+            begin_as(
+                instance,
+                """
             held = []
             while True:
                 one = socket.socket(socket.AF_UNIX)
@@ -172,7 +189,11 @@ def test_all_connections_of_all_users(instance: Instance) -> None:
                 if len(held) == 40:
                     print("ready", flush=True)
                 time.sleep(0.005)
-        """, user=user) for user in ("nobody", "games", "man", "mail", "news")]  # fmt: skip
+        """,
+                user=user,
+            )
+            for user in ("nobody", "games", "man", "mail", "news")
+        ]
         try:
             for one in holders:
                 assert one.stdout is not None
@@ -189,7 +210,9 @@ def test_all_connections_of_all_users(instance: Instance) -> None:
 def test_descriptors_sent_along(instance: Instance, agent: int) -> None:
     """Descriptors a client attaches to its messages do not stay open in the agent."""
     before = _descriptors(agent)
-    said = as_user(instance, """
+    said = as_user(
+        instance,
+        """
         held, fds = [], [os.open("/dev/null", os.O_RDONLY) for _ in range(250)]
         for number in range(40):
             one = socket.socket(socket.AF_UNIX)
@@ -198,7 +221,8 @@ def test_descriptors_sent_along(instance: Instance, agent: int) -> None:
             socket.send_fds(one, [wire.encode(wire.Message("ping"))], fds)
             held.append(one.recv(100))
         print(len([one for one in held if one]), flush=True)
-    """)  # fmt: skip
+    """,
+    )
 
     assert said == ["40"]
     wait_until("they are closed", lambda: _descriptors(agent) < before + 10)
@@ -214,7 +238,9 @@ def test_oversized_messages(instance: Instance, agent: int) -> None:
         assert one.recv(10) == b""
     with pytest.raises(wire.WireError):
         wire.decode(b"x" + b"\0" * (4 << 20))
-    with begin_as(instance, """
+    with begin_as(
+        instance,
+        """
         held = []
         for number in range(200):
             one = socket.socket(socket.AF_UNIX)
@@ -227,7 +253,8 @@ def test_oversized_messages(instance: Instance, agent: int) -> None:
                 pass
         print(len(held), flush=True)
         time.sleep(100)
-    """) as process:  # fmt: skip
+    """,
+    ) as process:
         try:
             assert process.stdout is not None
             process.stdout.readline()
@@ -240,7 +267,9 @@ def test_oversized_messages(instance: Instance, agent: int) -> None:
 def test_more_questions_than_anybody_has(instance: Instance, agent: int) -> None:
     """A user who asks without end is answered more slowly, so the event stream and the CPU stay the others'."""
     before = len(instance.events())
-    said = as_user(instance, """
+    said = as_user(
+        instance,
+        """
         count, until = [0], time.monotonic() + 6
         import threading
         def ask():
@@ -253,7 +282,8 @@ def test_more_questions_than_anybody_has(instance: Instance, agent: int) -> None
         [one.start() for one in threads]
         [one.join() for one in threads]
         print(count[0])
-    """)  # fmt: skip
+    """,
+    )
 
     assert int(said[0]) < 1000 + 6 * 50 + 100
     assert len(instance.events()) - before < 1500
@@ -319,7 +349,9 @@ def test_an_engine_that_never_answers(instance: Instance) -> None:
 def test_more_descriptors_than_select_knows(instance: Instance) -> None:
     """With 1,100 connections open, what the agent opens next has numbers above 1023: jobs run all the same."""
     with impatient(instance, "[agent]\nmax_connections = 6000\nrequest_timeout_s = 120\n") as (agent, before):
-        with begin_as(instance, """
+        with begin_as(
+            instance,
+            """
             import resource
             resource.setrlimit(resource.RLIMIT_NOFILE, (2000, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
             held = []
@@ -332,7 +364,8 @@ def test_more_descriptors_than_select_knows(instance: Instance) -> None:
                 held.append(one)
             print("ready", flush=True)
             time.sleep(100)
-        """) as process:  # fmt: skip
+        """,
+        ) as process:
             try:
                 assert process.stdout is not None
                 assert process.stdout.readline() == "ready\n"

@@ -38,7 +38,9 @@ def test_announced_and_never_sent(instance: Instance, agent: int) -> None:
     """Largest messages that never come, and a new connection for each: some lines, not thousands a second; a job that
     runs meanwhile is told of as ever, and how much was left out is told too."""
     before = len(instance.events())
-    with begin_as(instance, """
+    with begin_as(
+        instance,
+        """
         head, held = (4 << 20).to_bytes(4, "big"), []
         def knock():
             one = socket.socket(socket.AF_UNIX)
@@ -64,7 +66,8 @@ def test_announced_and_never_sent(instance: Instance, agent: int) -> None:
         threads = [threading.Thread(target=flood) for _ in range(4)]
         [one.start() for one in threads]
         [one.join() for one in threads]
-    """) as process:  # fmt: skip
+    """,
+    ) as process:
         try:
             assert process.stdout is not None
             process.stdout.readline()
@@ -96,14 +99,18 @@ def test_signals_without_end(instance: Instance) -> None:
     """Each signal is passed on; not each is a line."""
     trial = instance.begin(f"#!/bin/sh\n#DOCKER {IMAGE}\nsleep 300\n", user=ATTACKER)
     wait_until("it runs", lambda: any(one["event"] == "job.started" for one in instance.events(trial.job_id)))
-    as_user(instance, """
+    as_user(
+        instance,
+        """
         link = Link(sys.argv[1], 30.0)
         for number in range(300):
             link.send(wire.Message("signal", job=sys.argv[2], signal=18))
             link.send(wire.Message("adopted", job=sys.argv[2], status=number % 2))
         link.send(wire.Message("ping"))
         assert link.recv()[0].op == "pong"
-    """, trial.job_id)  # fmt: skip
+    """,
+        trial.job_id,
+    )
     events = [one["event"] for one in instance.events(trial.job_id)]
     print("lines", len(events))
     trial.qdel()
@@ -120,7 +127,9 @@ def test_large_starts_at_once(instance: Instance, agent: int) -> None:
     trial = instance.begin(f"#!/bin/sh\n#DOCKER {IMAGE}\nsleep 300\n", user=ATTACKER)
     wait_until("it runs", lambda: any(one["event"] == "job.started" for one in instance.events(trial.job_id)))
     before = most = _resident(agent)
-    with begin_as(instance, """
+    with begin_as(
+        instance,
+        """
         import threading
         data = wire.encode(wire.Message("start", job=sys.argv[2], argv=[b"/bin/true"], env=[b"%06d=" % n for n in range(250000)]))
         def ask():
@@ -135,7 +144,9 @@ def test_large_starts_at_once(instance: Instance, agent: int) -> None:
         [one.start() for one in threads]
         print("ready", flush=True)
         time.sleep(100)
-    """, trial.job_id) as process:  # fmt: skip
+    """,
+        trial.job_id,
+    ) as process:
         try:
             assert process.stdout is not None
             process.stdout.readline()
@@ -156,7 +167,9 @@ def test_large_starts_at_once(instance: Instance, agent: int) -> None:
 
 def test_a_request_is_not_kept_while_its_job_runs(instance: Instance, agent: int) -> None:
     """The connection of a run hook stays as long as the job; what it asked with does not."""
-    with begin_as(instance, """
+    with begin_as(
+        instance,
+        """
         held = []
         for number in range(40):
             one = Link(sys.argv[1], 10.0)
@@ -165,7 +178,8 @@ def test_a_request_is_not_kept_while_its_job_runs(instance: Instance, agent: int
             held.append(one)
         print("ready", flush=True)
         time.sleep(100)
-    """) as process:  # fmt: skip
+    """,
+    ) as process:
         try:
             before = _resident(agent)
             assert process.stdout is not None
@@ -182,7 +196,9 @@ def test_one_start_of_a_shell_at_a_time(instance: Instance) -> None:
     instance.trials.append(trial)
     trial.prepare_files()
     assert trial.prologue() == 0
-    said = as_user(instance, """
+    said = as_user(
+        instance,
+        """
         import threading
         got = []
         def ask():
@@ -195,7 +211,9 @@ def test_one_start_of_a_shell_at_a_time(instance: Instance) -> None:
         [one.start() for one in threads]
         [one.join() for one in threads]
         print("\\n".join(sorted(got)))
-    """, trial.job_id)  # fmt: skip
+    """,
+        trial.job_id,
+    )
     trial.spool.record(None)
     trial.finish(0)
 
@@ -207,13 +225,17 @@ def test_jobs_that_do_not_exist(instance: Instance, agent: int) -> None:
     """Many at once who ask for a job that is not alive, beside 300 that are: a few wait at a time, and it costs no CPU."""
     jobs = instance.mom_priv / "jobs"
     jobs.mkdir(exist_ok=True)
-    text = "<job><jobid>{0}.vm</jobid><attributes><Variable_List>" + "A=1," * 5000 + "</Variable_List></attributes></job>"
+    text = (
+        "<job><jobid>{0}.vm</jobid><attributes><Variable_List>" + "A=1," * 5000 + "</Variable_List></attributes></job>"
+    )
     made = [jobs / f"{number}.vm.JB" for number in range(800_000, 800_300)]
     for path in made:
         path.write_text(text.format(path.name.partition(".")[0]))
     try:
         spent = _cpu_s(agent)
-        said = as_user(instance, """
+        said = as_user(
+            instance,
+            """
             import threading
             took = []
             def ask():
@@ -227,7 +249,9 @@ def test_jobs_that_do_not_exist(instance: Instance, agent: int) -> None:
             [one.start() for one in threads]
             [one.join() for one in threads]
             print(max(took))
-        """, IMAGE)  # fmt: skip
+        """,
+            IMAGE,
+        )
         spent = _cpu_s(agent) - spent
     finally:
         for path in made:
@@ -243,7 +267,9 @@ def test_a_wide_job_starts_all_its_tasks_at_once(instance: Instance, agent: int)
     trial = instance.begin(f"#!/bin/sh\n#DOCKER {IMAGE}\nsleep 600\n", user=USERS[0])
     wait_until("it runs", lambda: any(one["event"] == "job.started" for one in instance.events(trial.job_id)))
     before = _resident(agent)
-    said = as_user(instance, """
+    said = as_user(
+        instance,
+        """
         import threading
         got = []
         environment = [b"VARIABLE_%d=" % n + b"v" * 200 for n in range(400)]
@@ -261,7 +287,10 @@ def test_a_wide_job_starts_all_its_tasks_at_once(instance: Instance, agent: int)
         [one.start() for one in threads]
         [one.join() for one in threads]
         print("\\n".join(got))
-    """, trial.job_id, user=USERS[0])  # fmt: skip
+    """,
+        trial.job_id,
+        user=USERS[0],
+    )
     print("MiB more:", (_resident(agent) - before) // _MIB)
     events = [one["event"] for one in instance.events(trial.job_id)]
     trial.qdel()

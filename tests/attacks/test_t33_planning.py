@@ -24,10 +24,13 @@ def _script(count: int, option: str = "-e A%d=") -> str:
     return "\n".join(["#!/bin/sh", *lines, line, f"#DOCKER {IMAGE}", "echo ran", ""])
 
 
-@pytest.mark.parametrize(("count", "says"), [
-    (40_000, ":2:9: --env is given more than 1024 times; no job may have more"),
-    (1025, "--env is given more than 1024 times; no job may have more"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("count", "says"),
+    [
+        (40_000, ":2:9: --env is given more than 1024 times; no job may have more"),
+        (1025, "--env is given more than 1024 times; no job may have more"),
+    ],
+)
 def test_too_many_options(instance: Instance, count: int, says: str) -> None:
     """At the job, at once."""
     began = time.monotonic()

@@ -75,7 +75,12 @@ def test_streams_said_to_be_lost(instance: Instance, at_rest: int) -> None:
     """240 connections say so of a stream that another was given and still has: no thread, no descriptor is had for it."""
     agent = instance.agent_pids()[-1]
     threads = _threads(agent)
-    with _prepared(instance) as trial, begin_as(instance, _START + """
+    with (
+        _prepared(instance) as trial,
+        begin_as(
+            instance,
+            _START
+            + """
     links = [Link(sys.argv[1], 20.0) for _ in range(240)]
     for link in links:
         link.send(wire.Message("eof", job=job))
@@ -88,7 +93,10 @@ def test_streams_said_to_be_lost(instance: Instance, at_rest: int) -> None:
     one.send(wire.Message("eof", job=job))
     print(one.recv()[0].text("code"), flush=True)
     time.sleep(100)
-    """, trial.job_id) as process:  # fmt: skip
+    """,
+            trial.job_id,
+        ) as process,
+    ):
         try:
             assert process.stdout is not None
             said = process.stdout.readline()
@@ -104,7 +112,12 @@ def test_streams_said_to_be_lost(instance: Instance, at_rest: int) -> None:
 
 def test_streams_lost_on_purpose(instance: Instance, at_rest: int) -> None:
     """Who shuts down the stream it was given, again and again, is given a few, not one for each time."""
-    with _prepared(instance) as trial, begin_as(instance, _START + """
+    with (
+        _prepared(instance) as trial,
+        begin_as(
+            instance,
+            _START
+            + """
     count = 0
     for _ in range(40):
         last = socket.socket(fileno=fds[0])
@@ -122,7 +135,10 @@ def test_streams_lost_on_purpose(instance: Instance, at_rest: int) -> None:
         answer, fds = ask(one, "rejoin", attached=0)
     print(answer.text("code"), flush=True)
     time.sleep(100)
-    """, trial.job_id) as process:  # fmt: skip
+    """,
+            trial.job_id,
+        ) as process,
+    ):
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "4 too-many-streams\n"
@@ -135,7 +151,10 @@ def test_streams_lost_on_purpose(instance: Instance, at_rest: int) -> None:
 def test_a_run_is_not_joined_by_a_second(instance: Instance, at_rest: int) -> None:
     """While a run hook is there nobody takes its place; once it is gone, one may."""
     with _prepared(instance) as trial:
-        said = as_user(instance, _START + """
+        said = as_user(
+            instance,
+            _START
+            + """
     two = Link(sys.argv[1], 20.0)
     for op in ("rejoin", "eof", "start"):
         link = one if op == "start" else two
@@ -143,7 +162,9 @@ def test_a_run_is_not_joined_by_a_second(instance: Instance, at_rest: int) -> No
     one.close()
     two.send(wire.Message("rejoin", job=job, attached=1))
     print("eof", ask(two, "eof")[0].text("code"))
-    """, trial.job_id)  # fmt: skip
+    """,
+            trial.job_id,
+        )
 
     assert said == ["rejoin has-a-run-hook", "eof not-your-stream", "start one-run-a-connection", "eof stream-not-lost"]
 
@@ -155,7 +176,10 @@ def test_tasks_without_end(instance: Instance) -> None:
     ours = len(os.listdir(f"/proc/{agent}/fd"))
     most = max(64, 4 * (os.cpu_count() or 1))
     with _prepared(instance) as trial:
-        said = as_user(instance, _START + """
+        said = as_user(
+            instance,
+            _START
+            + """
     started, links = 0, []
     while True:
         link = Link(sys.argv[1], 60.0)
@@ -168,7 +192,9 @@ def test_tasks_without_end(instance: Instance) -> None:
         else:
             link.close()
     print(started, answer.text("code"))
-    """, trial.job_id)  # fmt: skip
+    """,
+            trial.job_id,
+        )
         assert said == [f"{most} too-many-tasks"]
         assert works(instance, USERS[0])
     wait_until("the agent has closed its ends", lambda: len(os.listdir(f"/proc/{agent}/fd")) <= ours + 16, 20)
@@ -181,11 +207,16 @@ def test_a_stream_nobody_reads_any_more(instance: Instance, at_rest: int) -> Non
     """A run hook that is killed does not stop its job's output: who keeps its stream keeps a dead one."""
     with _prepared(instance) as trial:
         code = _START.replace("sleep 60 & wait", "yes | head -c 3000000; echo > /tmp/done; sleep 60")
-        with begin_as(instance, code + """
+        with begin_as(
+            instance,
+            code
+            + """
     one.close()
     print("ready", flush=True)
     time.sleep(100)
-    """, trial.job_id) as process:  # fmt: skip
+    """,
+            trial.job_id,
+        ) as process:
             try:
                 assert process.stdout is not None
                 assert process.stdout.readline() == "ready\n"

@@ -30,9 +30,15 @@ def test_nothing_is_writable_by_others(instance: Instance) -> None:
     trial = instance.begin(f"#!/bin/sh\n#DOCKER {IMAGE}\necho ready\nsleep 60\n")
     wait_until("the script runs", lambda: b"ready" in trial.out_path.read_bytes())
     # Pins are the user's own directories, behind a directory nobody else can enter.
-    open_ = [one for part in ("etc", "opt", "var", "run/pbsdock/jobs", "run/pbsdock/work") for one in _open_to_others(instance.root / part)]
-    closed = [stat.S_IMODE((instance.root / one).stat().st_mode) & 0o077 for one in
-              ("run/pbsdock/work", "run/pbsdock/pins", "var/lib/pbsdock", "var/lib/pbsdock/jobs")]  # fmt: skip
+    open_ = [
+        one
+        for part in ("etc", "opt", "var", "run/pbsdock/jobs", "run/pbsdock/work")
+        for one in _open_to_others(instance.root / part)
+    ]
+    closed = [
+        stat.S_IMODE((instance.root / one).stat().st_mode) & 0o077
+        for one in ("run/pbsdock/work", "run/pbsdock/pins", "var/lib/pbsdock", "var/lib/pbsdock/jobs")
+    ]
     trial.qdel()
     trial.finish(trial.wait())
 
@@ -45,10 +51,20 @@ def test_nothing_is_made_in_shared_directories(instance: Instance) -> None:
     places = ("/tmp", "/var/tmp", "/dev/shm")
     trial = instance.begin(f"#!/bin/sh\n#DOCKER {IMAGE}\necho ready\nsleep 1\n")
     wait_until("the script runs", lambda: b"ready" in trial.out_path.read_bytes())
-    held = [os.readlink(f"/proc/{pid}/fd/{fd}") for pid in instance.agent_pids() for fd in os.listdir(f"/proc/{pid}/fd")
-            if os.path.islink(f"/proc/{pid}/fd/{fd}")]  # fmt: skip
-    made = [one for place in places for one in Path(place).rglob("*pbsdock*") if one.lstat().st_mtime > trial.spool.start_time
-            and not one.is_relative_to(instance.root.parent) and trial.job_id in one.name]  # fmt: skip
+    held = [
+        os.readlink(f"/proc/{pid}/fd/{fd}")
+        for pid in instance.agent_pids()
+        for fd in os.listdir(f"/proc/{pid}/fd")
+        if os.path.islink(f"/proc/{pid}/fd/{fd}")
+    ]
+    made = [
+        one
+        for place in places
+        for one in Path(place).rglob("*pbsdock*")
+        if one.lstat().st_mtime > trial.spool.start_time
+        and not one.is_relative_to(instance.root.parent)
+        and trial.job_id in one.name
+    ]
     trial.finish(trial.wait())
 
     assert [one for one in held if one.startswith(places) and not one.startswith(str(instance.root))] == []

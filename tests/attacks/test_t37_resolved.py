@@ -83,7 +83,9 @@ def test_the_opened_file_is_judged(users: tuple[str, ...], origin: str) -> None:
 
 def test_tmpdir_on_demand(instance: Instance, scratch: Path) -> None:
     """The host's root as TMPDIR of an on-demand start: never in a container, and no mount stays on the host."""
-    place = scratch / "t37-race"  # not below what a container gets anyway, where a link leads to the container's own root
+    place = (
+        scratch / "t37-race"
+    )  # not below what a container gets anyway, where a link leads to the container's own root
     place.mkdir()
     place.chmod(0o777)
     instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\n")  # sees to an agent
@@ -96,7 +98,9 @@ def test_tmpdir_on_demand(instance: Instance, scratch: Path) -> None:
         trial.prepare_files()
         trial.spool.record(os.getpid())
         with _exchanged(place / "race", trial.job_id, "/") as path:
-            said = as_user(instance, """
+            said = as_user(
+                instance,
+                """
                 link = Link(sys.argv[1], 60.0)
                 link.send(wire.Message("start", job=sys.argv[2], argv=[b"/bin/sh"], directive=sys.argv[4], cwd="/",
                                        env=[b"TMPDIR=" + sys.argv[3].encode()]))
@@ -109,7 +113,12 @@ def test_tmpdir_on_demand(instance: Instance, scratch: Path) -> None:
                     stream.sendall(f"ls -d {sys.argv[3]}/proc {sys.argv[3]}/etc/passwd; exit\\n".encode())
                     while data := stream.recv(65536):
                         print(repr(data))
-            """, trial.job_id, str(path), IMAGE, user=USERS[0])  # fmt: skip
+            """,
+                trial.job_id,
+                str(path),
+                IMAGE,
+                user=USERS[0],
+            )
         began += said[0] == "started"
         seen += "".join(one for one in said[1:] if "No such file" not in one)
         trial.finish(0)
@@ -152,12 +161,15 @@ def site(instance: Instance, scratch: Path) -> Iterator[Path]:
         (HOME / name).unlink()
 
 
-@pytest.mark.parametrize(("volume", "reason"), [
-    ("$HOME/all:/x", "it contains BASE/scratch/admin, which this site closed"),
-    ("$HOME/all/admin:/x", "this site keeps BASE/scratch/admin closed"),
-    ("$HOME/ref:/x", "can be mounted for reading only; write "),
-    ("$HOME/deep:/x", "can be mounted for reading only; write "),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("volume", "reason"),
+    [
+        ("$HOME/all:/x", "it contains BASE/scratch/admin, which this site closed"),
+        ("$HOME/all/admin:/x", "this site keeps BASE/scratch/admin closed"),
+        ("$HOME/ref:/x", "can be mounted for reading only; write "),
+        ("$HOME/deep:/x", "can be mounted for reading only; write "),
+    ],
+)
 def test_a_link_opens_nothing(instance: Instance, site: Path, volume: str, reason: str) -> None:
     """The whole rule holds for where a link leads: below, containing, and for reading only."""
     done = instance.run(f"#!/bin/sh\n#DOCKER -v {volume} {IMAGE}\ncat /x/admin/secret /x/secret; echo new >/x/made\n")

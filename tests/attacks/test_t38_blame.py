@@ -20,19 +20,32 @@ pytestmark = pytest.mark.engine
 _NOT_UNDERSTOOD = "pbsdock: what the job asks for with qsub -l cannot be understood: "
 _NO_SIZE = "=9223372036854775807gb is no size that a node can have, and what Torque makes of a negative size or one it"
 STRANGE = {
-    "mem=9223372036854775807gb": f"pbsdock: mem{_NO_SIZE}", "vmem=9223372036854775807gb": f"pbsdock: vmem{_NO_SIZE}",
-    "pmem=9223372036854775807gb": f"pbsdock: pmem{_NO_SIZE}", "pvmem=9223372036854775807gb": f"pbsdock: pvmem{_NO_SIZE}",
-    "mem=-1gb": f"{_NOT_UNDERSTOOD}mem: '-1gb' is not a size; ", "mem=": f"{_NOT_UNDERSTOOD}mem: '' is not a size; ",
+    "mem=9223372036854775807gb": f"pbsdock: mem{_NO_SIZE}",
+    "vmem=9223372036854775807gb": f"pbsdock: vmem{_NO_SIZE}",
+    "pmem=9223372036854775807gb": f"pbsdock: pmem{_NO_SIZE}",
+    "pvmem=9223372036854775807gb": f"pbsdock: pvmem{_NO_SIZE}",
+    "mem=-1gb": f"{_NOT_UNDERSTOOD}mem: '-1gb' is not a size; ",
+    "mem=": f"{_NOT_UNDERSTOOD}mem: '' is not a size; ",
     "mem=1gw1": f"{_NOT_UNDERSTOOD}mem: '1gw1' is not a size; ",
-    "mem=" + "9" * 400: f"{_NOT_UNDERSTOOD}mem: '999", "walltime=-1": f"{_NOT_UNDERSTOOD}walltime: '-1' is not a time; ",
-    "walltime=" + "9" * 5000: f"{_NOT_UNDERSTOOD}walltime: '999", "nodes=1:ppn=-1": f"{_NOT_UNDERSTOOD}'ppn=-1' in nodes=",
-    "nodes=1:ppn=x": f"{_NOT_UNDERSTOOD}'ppn=x' in nodes=", "nodes=:::": f"{_NOT_UNDERSTOOD}':::' is not a nodes request",
+    "mem=" + "9" * 400: f"{_NOT_UNDERSTOOD}mem: '999",
+    "walltime=-1": f"{_NOT_UNDERSTOOD}walltime: '-1' is not a time; ",
+    "walltime=" + "9" * 5000: f"{_NOT_UNDERSTOOD}walltime: '999",
+    "nodes=1:ppn=-1": f"{_NOT_UNDERSTOOD}'ppn=-1' in nodes=",
+    "nodes=1:ppn=x": f"{_NOT_UNDERSTOOD}'ppn=x' in nodes=",
+    "nodes=:::": f"{_NOT_UNDERSTOOD}':::' is not a nodes request",
     "nodes=1:gpus=" + "9" * 30: f"{_NOT_UNDERSTOOD}'gpus=999",
-}  # fmt: skip
+}
 HARMLESS = (
-    "walltime=2562047788015215:30:07", "ncpus=9223372036854775807", "ncpus=-3", "nodes=1:ppn=99999999999999",
-    "nodes=9223372036854775807", "nodes=1:gpus=9223372036854775807", "mem=64mb,vmem=9223372036854775807gb", "mem=16mw", "x" * 3000,
-)  # fmt: skip
+    "walltime=2562047788015215:30:07",
+    "ncpus=9223372036854775807",
+    "ncpus=-3",
+    "nodes=1:ppn=99999999999999",
+    "nodes=9223372036854775807",
+    "nodes=1:gpus=9223372036854775807",
+    "mem=64mb,vmem=9223372036854775807gb",
+    "mem=16mw",
+    "x" * 3000,
+)
 
 
 @pytest.fixture
@@ -106,22 +119,48 @@ class Strange:
 
     def prologue(self) -> int:
         return subprocess.run(
-            [str(self.instance.mom_priv / "prologue"), *self.arguments()], capture_output=True, check=False, timeout=60,
+            [str(self.instance.mom_priv / "prologue"), *self.arguments()],
+            capture_output=True,
+            check=False,
+            timeout=60,
             env={"PATH": "/usr/bin:/bin"},
-        ).returncode  # fmt: skip
+        ).returncode
 
     def start(self) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(self.instance.root / "opt/pbsdock/hooks/run"), "/bin/sh"], user=USERS[0], extra_groups=[], cwd="/",
-            capture_output=True, text=True, check=False, timeout=60, env={"PATH": "/usr/bin:/bin", "PBS_JOBID": self.job},
+            [str(self.instance.root / "opt/pbsdock/hooks/run"), "/bin/sh"],
+            user=USERS[0],
+            extra_groups=[],
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env={"PATH": "/usr/bin:/bin", "PBS_JOBID": self.job},
             stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
 
     def end(self) -> None:
         subprocess.run(
-            [str(self.instance.mom_priv / "epilogue"), self.job, self.user, "g", "x", "1", "mem=-1gb", "", "batch", "", "125",
-             str(self.script)], capture_output=True, check=False, timeout=60, env={"PATH": "/usr/bin:/bin"},
-        )  # fmt: skip
+            [
+                str(self.instance.mom_priv / "epilogue"),
+                self.job,
+                self.user,
+                "g",
+                "x",
+                "1",
+                "mem=-1gb",
+                "",
+                "batch",
+                "",
+                "125",
+                str(self.script),
+            ],
+            capture_output=True,
+            check=False,
+            timeout=60,
+            env={"PATH": "/usr/bin:/bin"},
+        )
         self.script.unlink()
 
 

@@ -37,7 +37,9 @@ def test_the_last_thing_the_agent_talks_to(instance: Instance) -> None:
     """The job of a client that reads nothing is taken away from it: the reaper, whose word it does not read, goes on."""
     with _configured(instance, "[reaper]\nperiod_s = 1\ngrace_s = 8\n"):
         trial = _prepared(instance, ATTACKER)
-        with begin_as(instance, """
+        with begin_as(
+            instance,
+            """
             link = Link(sys.argv[1], 20.0)
             link.send(wire.Message("start", job=sys.argv[2], argv=[b"/bin/sleep", b"100"], cwd="/", env=[b"PATH=/bin"]))
             assert link.recv()[0].op == "started"
@@ -55,7 +57,9 @@ def test_the_last_thing_the_agent_talks_to(instance: Instance) -> None:
                     break
             print("over", count, flush=True)
             time.sleep(100)
-        """, trial.job_id) as process:  # fmt: skip
+        """,
+            trial.job_id,
+        ) as process:
             try:
                 assert process.stdout is not None
                 assert process.stdout.readline().split()[0] in ("ready", "over")
@@ -81,7 +85,9 @@ def test_a_thread_that_hangs(instance: Instance) -> None:
         before, agent = len(instance.events()), instance.agent_pids()[-1]
         os.mkfifo(flag)  # whoever opens it to read waits for a writer
         try:
-            wait_until("it is told", lambda: any(one["event"] == "agent.stuck" for one in instance.events()[before:]), 40)
+            wait_until(
+                "it is told", lambda: any(one["event"] == "agent.stuck" for one in instance.events()[before:]), 40
+            )
         finally:
             flag.unlink()
         (told,) = (one for one in instance.events()[before:] if one["event"] == "agent.stuck")
@@ -98,7 +104,9 @@ def test_who_does_not_read_is_let_go(instance: Instance) -> None:
     assert works(instance)
     agent = instance.agent_pids()[-1]
     threads = len(os.listdir(f"/proc/{agent}/task"))
-    with begin_as(instance, """
+    with begin_as(
+        instance,
+        """
         held = []
         for number in range(3):
             one = socket.socket(socket.AF_UNIX)
@@ -107,7 +115,8 @@ def test_who_does_not_read_is_let_go(instance: Instance) -> None:
             held.append(one)
         print("ready", flush=True)
         time.sleep(100)
-    """) as process:  # fmt: skip
+    """,
+    ) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"

@@ -17,9 +17,12 @@ pytestmark = pytest.mark.engine
 def test_bench_measures() -> None:
     """A job and a container with the same flags are run and timed, and no time hides between the waterfall's rows."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "bench/bench.py"), "P1", "waterfall"], capture_output=True, text=True, check=False,
+        [sys.executable, str(ROOT / "bench/bench.py"), "P1", "waterfall"],
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "PBSDOCK_BENCH_REPEATS": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert subprocess.run(["pgrep", "-f", "bench/traced.py"], capture_output=True, check=False).stdout == b""
     ratio, waterfall = (json.loads(line) for line in done.stdout.splitlines())

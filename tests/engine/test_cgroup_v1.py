@@ -28,9 +28,7 @@ pytestmark = [
 ]
 
 MIB = 1 << 20
-LIMITS = Limits(
-    memory_bytes=64 * MIB, memory_swap_bytes=64 * MIB, cpu_millis=500, cpuset=None, pids=64, shm_bytes=MIB
-)
+LIMITS = Limits(memory_bytes=64 * MIB, memory_swap_bytes=64 * MIB, cpu_millis=500, cpuset=None, pids=64, shm_bytes=MIB)
 ROOT = f"pbsdock-test{os.getpid()}"
 
 Run = Callable[..., Any]

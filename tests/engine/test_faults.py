@@ -83,8 +83,9 @@ def test_second_prologue_of_the_same_job(instance: Instance) -> None:
     assert done.exit_status == 4
     assert len(first) == len(second)
     assert [one["why"] for one in instance.trail(trial.job_id) if one["event"] == "release.done"] == [
-        "older-incarnation", "epilogue",
-    ]  # fmt: skip
+        "older-incarnation",
+        "epilogue",
+    ]
 
 
 @pytest.mark.threat(20)
@@ -158,8 +159,11 @@ def test_orphans_of_every_kind(instance: Instance) -> None:
 
     assert instance.left() == []
     assert {one["kind"] for one in instance.events() if one["event"] == "orphan.reaped"} >= {
-        "container", "cgroup", "files", "marker",
-    }  # fmt: skip
+        "container",
+        "cgroup",
+        "files",
+        "marker",
+    }
 
 
 def _library(instance: Instance) -> str:
@@ -180,7 +184,10 @@ def test_users_are_kept_apart(instance: Instance) -> None:
     )
     said = subprocess.run(
         ["/usr/bin/python3", "-c", code, _library(instance), str(instance.run_dir / "agent.sock"), trial.job_id],
-        user="pbsdock-b", stdout=subprocess.PIPE, text=True, check=False,
+        user="pbsdock-b",
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
     ).stdout
     trial.qdel()
     trial.finish(trial.wait())

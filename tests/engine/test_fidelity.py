@@ -35,9 +35,9 @@ SCRIPTS = {
     "hard limits": "ulimit -H -a",
     "script path": 'echo "${0##*.}"; stat -c "%U %F %a" "$0"',
     "script content": 'wc -l <"$0"',
-    "arguments": 'echo $#',
+    "arguments": "echo $#",
     "node file": 'cat "$PBS_NODEFILE"; stat -c %F "$PBS_NODEFILE"',
-    "torque variables": 'env | grep ^PBS_ | grep -v -e JOBID -e NODEFILE | sort',
+    "torque variables": "env | grep ^PBS_ | grep -v -e JOBID -e NODEFILE | sort",
     "stdin is at its end": "cat; echo end",
     "stdin kind": "stat -Lc %F /proc/self/fd/0",
     "home is writable": "echo x >f.$$; cat f.$$; rm f.$$",
@@ -66,9 +66,11 @@ def _same(instance: Instance, body: str, first: str = "#!/bin/sh\n", **options: 
     directive = f"#DOCKER {HOST_IMAGE}\n"
     plain = "# no directive, so that lines count the same\n"
     chosen: dict[str, object] = {
-        "tmpdir": str(instance.root / "tmpdirs"), "resources": "nodes=1:ppn=1,mem=300mb,vmem=2gb,cput=00:10:00",
-        "variables": {"ODD": "a b\t'\"$x\\ \nsecond, line"}, **options,
-    }  # fmt: skip
+        "tmpdir": str(instance.root / "tmpdirs"),
+        "resources": "nodes=1:ppn=1,mem=300mb,vmem=2gb,cput=00:10:00",
+        "variables": {"ODD": "a b\t'\"$x\\ \nsecond, line"},
+        **options,
+    }
     bare = instance.run(first + plain + body + "\n", bare=True, **chosen)
     contained = instance.run(first + directive + body + "\n", **chosen)
 
@@ -80,8 +82,10 @@ def _same(instance: Instance, body: str, first: str = "#!/bin/sh\n", **options: 
         return data
 
     assert (bare.exit_status, plainly(bare.stdout), plainly(bare.stderr)) == (
-        contained.exit_status, plainly(contained.stdout), plainly(contained.stderr),
-    )  # fmt: skip
+        contained.exit_status,
+        plainly(contained.stdout),
+        plainly(contained.stderr),
+    )
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -206,9 +210,12 @@ def test_volume_of_output(instance: Instance) -> None:
     done = instance.run(f"#!/bin/sh\n#DOCKER {HOST_IMAGE}\nhead -c 67108864 /dev/zero | tee /dev/stderr | sha256sum\n")
 
     assert len(done.stderr) == 67108864
-    assert done.stdout.split()[0] == subprocess.run(
-        "head -c 67108864 /dev/zero | sha256sum", shell=True, capture_output=True, check=True
-    ).stdout.split()[0]
+    assert (
+        done.stdout.split()[0]
+        == subprocess.run(
+            "head -c 67108864 /dev/zero | sha256sum", shell=True, capture_output=True, check=True
+        ).stdout.split()[0]
+    )
 
 
 def test_cpuset_when_policy_says_so(instance: Instance) -> None:

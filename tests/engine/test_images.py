@@ -31,7 +31,9 @@ class Collected:
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
         engine = Engine("/var/run/docker.sock", 20.0)
-        self.images = Images(engine.client, engine.inspect_image, lambda name, **fields: self.events.append((name, fields)))
+        self.images = Images(
+            engine.client, engine.inspect_image, lambda name, **fields: self.events.append((name, fields))
+        )
 
     def ensure(self, reference: str, **options: Any) -> Any:
         chosen = {"pull": "missing", "platform": None, "inactivity_s": 5.0, "total_s": 20.0, **options}
@@ -154,12 +156,15 @@ def test_credentials_file(tmp_path: Path) -> None:
     assert str(_fails(lambda: load_auth(path))) == f"{path} can be read by others than root; use chmod 600"
 
 
-@pytest.mark.parametrize(("text", "code", "kind"), [
-    ("write /var/lib/docker/tmp/x: no space left on device", "disk-full", NodeFault),
-    ("no matching manifest for linux/amd64 in the manifest list entries", "image-wrong-architecture", Refusal),
-    ("unauthorized: authentication required", "image-access-denied", Refusal),
-    ("something nobody has seen", "pull-failed", Refusal),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "code", "kind"),
+    [
+        ("write /var/lib/docker/tmp/x: no space left on device", "disk-full", NodeFault),
+        ("no matching manifest for linux/amd64 in the manifest list entries", "image-wrong-architecture", Refusal),
+        ("unauthorized: authentication required", "image-access-denied", Refusal),
+        ("something nobody has seen", "pull-failed", Refusal),
+    ],
+)
 def test_words_of_the_engine_fake_errors(text: str, code: str, kind: type[HookError]) -> None:
     """What cannot be provoked here is told by the engine's words."""
     error = classify("a/b:1", text)

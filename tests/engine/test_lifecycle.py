@@ -119,7 +119,12 @@ def test_out_of_memory_is_told_with_limit_and_peak(node: Instance, instance: Ins
 def test_a_deleted_job_takes_along_what_hides_in_it(node: Instance, instance: Instance) -> None:
     """Neither a process that ignores TERM nor one in a session of its own survives qdel and the epilogue."""
     trial = started(node, "trap '' TERM\nsetsid sh -c \"trap '' TERM; sleep 600\" &\necho ready\nsleep 600\nsleep 600")
-    pids = {int(one) for place in cgroup_of(trial, node) for file in place.rglob("cgroup.procs") for one in file.read_text().split()}
+    pids = {
+        int(one)
+        for place in cgroup_of(trial, node)
+        for file in place.rglob("cgroup.procs")
+        for one in file.read_text().split()
+    }
     trial.qdel()
     done = trial.finish(trial.wait())
 

@@ -27,11 +27,18 @@ class Host:
     def __init__(self, instance: Instance, root: Path) -> None:
         self.instance = instance
         self.holder = subprocess.Popen(
-            ["unshare", "--net", "--uts", "sh", "-euc",
-             "for one in all default lo; do echo 1 >/proc/sys/net/ipv6/conf/$one/disable_ipv6; done\n"
-             f"hostname {NAME}\nip link set lo up\necho ready\nexec sleep 600"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            [
+                "unshare",
+                "--net",
+                "--uts",
+                "sh",
+                "-euc",
+                "for one in all default lo; do echo 1 >/proc/sys/net/ipv6/conf/$one/disable_ipv6; done\n"
+                f"hostname {NAME}\nip link set lo up\necho ready\nexec sleep 600",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
         assert self.holder.stdout is not None
         assert self.holder.stdout.readline() == b"ready\n"
         self.inside = ("nsenter", "-t", str(self.holder.pid), "--net", "--uts")
@@ -39,7 +46,11 @@ class Host:
 
     def call(self, *command: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run something there."""
-        words = [*self.inside, *(("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups") if user else ()), *command]
+        words = [
+            *self.inside,
+            *(("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups") if user else ()),
+            *command,
+        ]
         return subprocess.run(words, capture_output=True, text=True, check=False, timeout=120, cwd="/")
 
     def pbsdock(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -114,7 +125,14 @@ def test_a_sweep_takes_its_own_and_no_namesakes(host: Host) -> None:
     own = host.instance.name
     made = {}
     for node in (NAME, "node1", "node1.example.net", NAME + ".more"):
-        labels = ["--label", f"pbsdock.owner={own}@{node}", "--label", "pbsdock.job=7.s", "--label", "pbsdock.incarnation=0"]
+        labels = [
+            "--label",
+            f"pbsdock.owner={own}@{node}",
+            "--label",
+            "pbsdock.job=7.s",
+            "--label",
+            "pbsdock.incarnation=0",
+        ]
         made[node] = host.engine.docker("create", *labels, IMAGE, "true").stdout.decode().strip()
     wait_until("the agent finds its own", lambda: made[NAME] in host.pbsdock("reap", "--dry-run").stdout, 10)
     found = json.loads(host.pbsdock("reap", "--json").stdout)
@@ -130,7 +148,14 @@ def test_a_renamed_host_goes_on_with_its_job(host: Host) -> None:
     """A name that came by DHCP after the job had begun: the next agent finishes and releases it all the same."""
     script = host.instance.root / "odd.sh"
     script.write_text(f"#!/bin/sh\n#DOCKER {IMAGE}\necho begun; sleep 3; exit 5\n")
-    command = [*host.inside, str(host.instance.root / "opt/pbsdock/bin/pbsdock"), "try", "--user", USERS[0], str(script)]
+    command = [
+        *host.inside,
+        str(host.instance.root / "opt/pbsdock/bin/pbsdock"),
+        "try",
+        "--user",
+        USERS[0],
+        str(script),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/") as job:
         wait_until("it runs", lambda: len(host.containers()) == 1)
         host.call("hostname", "node1")

@@ -48,7 +48,10 @@ def closed_home() -> Iterator[Path]:
 def test_long_names(instance: Instance) -> None:
     """Job names of 64 characters, long queues, long server names: file, cgroup and container names stay whole."""
     done = instance.run(
-        f"#!/bin/sh\n#DOCKER {IMAGE}\necho $PBS_JOBNAME\n", name="n" * 64, queue="q" * 15, job_id="1234567." + "s" * 63 + ".example.org"
+        f"#!/bin/sh\n#DOCKER {IMAGE}\necho $PBS_JOBNAME\n",
+        name="n" * 64,
+        queue="q" * 15,
+        job_id="1234567." + "s" * 63 + ".example.org",
     )
     assert done.stdout == b"n" * 64 + b"\n", done.stderr
     assert instance.left() == []
@@ -79,8 +82,10 @@ def test_bytes_that_are_no_text(instance: Instance) -> None:
     odd = os.fsdecode(b"caf\xe9")
     done = instance.run(
         f"#!/bin/sh\n#DOCKER {IMAGE}\n".encode() + b"cd caf\xe9 && echo $GOOD && pwd | od -An -c | tr -d ' \\n'\n",
-        variables={"BAD": odd, "GOOD": "yes", "UTF": "caf\u00e9"}, name=odd, work_dir=f"{os.fsdecode(home)}/{odd}",
-    )  # fmt: skip
+        variables={"BAD": odd, "GOOD": "yes", "UTF": "caf\u00e9"},
+        name=odd,
+        work_dir=f"{os.fsdecode(home)}/{odd}",
+    )
     assert done.stdout.startswith(b"yes\n"), done.stderr
     assert b"caf351" in done.stdout
     assert [one["names"] for one in instance.events(done.job_id) if one["event"] == "env.dropped"]

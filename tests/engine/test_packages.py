@@ -37,9 +37,23 @@ class Copy:
     def doctor(self, *options: str) -> subprocess.CompletedProcess[str]:
         """Run the copy's own command, as an ordinary user: there is nothing in it only root may know."""
         return subprocess.run(
-            [str(self.base / "venv/bin/python3"), "-I", "-c", _CALL, "--paths", str(self.base / "paths.json"), "doctor", "packages",
-             *options], capture_output=True, text=True, check=False, timeout=120, user=USERS[0],
-        )  # fmt: skip
+            [
+                str(self.base / "venv/bin/python3"),
+                "-I",
+                "-c",
+                _CALL,
+                "--paths",
+                str(self.base / "paths.json"),
+                "doctor",
+                "packages",
+                *options,
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+            user=USERS[0],
+        )
 
 
 @pytest.fixture
@@ -62,8 +76,10 @@ def test_nothing_is_wrong(instance: Instance) -> None:
     pinned = [line for line in (ROOT / "lock/run.txt").read_text().splitlines() if "==" in line]
 
     assert [(one["part"], one["step"], one["well"]) for one in found] == [
-        ("packages", "lock", True), ("packages", "files", True), ("packages", "advisories", True),
-    ], done.stdout  # fmt: skip
+        ("packages", "lock", True),
+        ("packages", "files", True),
+        ("packages", "advisories", True),
+    ], done.stdout
     assert found[0]["seen"] == f"the {len(pinned)} packages of the lock, and no others"
     assert int(found[1]["seen"].split()[0]) > 1000
     assert done.returncode == 0

@@ -22,30 +22,40 @@ HOME = f"/home/{USERS[0]}"
 
 REFUSED = {
     "no image": ("#DOCKER", "STDIN:2:1: #DOCKER names no image; write '#DOCKER [options] IMAGE[:TAG]'"),
-    "two images": (f"#DOCKER {IMAGE} other:1",
-                   f"STDIN:2:{len(IMAGE) + 10}: a second image 'other:1'; line 2 names '{IMAGE}' already and a job has one image"),
+    "two images": (
+        f"#DOCKER {IMAGE} other:1",
+        f"STDIN:2:{len(IMAGE) + 10}: a second image 'other:1'; line 2 names '{IMAGE}' already and a job has one image",
+    ),
     "unknown option": (f"#DOCKER --volum /a:/b {IMAGE}", "STDIN:2:9: unknown option --volum; did you mean --volume?"),
-    "privileged": (f"#DOCKER --privileged {IMAGE}",
-                   "STDIN:2:9: --privileged is not available: a job never gets more rights on the node than its user;"
-                   " ask your site for a device or a mount"),
+    "privileged": (
+        f"#DOCKER --privileged {IMAGE}",
+        "STDIN:2:9: --privileged is not available: a job never gets more rights on the node than its user;"
+        " ask your site for a device or a mount",
+    ),
     "unicode dash": (f"#DOCKER –read-only {IMAGE}", "STDIN:2:9: '–' is not a hyphen; write --read-only"),
-    "after the first command": (f"echo\n#DOCKER {IMAGE}",
-                                "STDIN:3:1: this #DOCKER line comes after the first command; move it up among the"
-                                " comments"),
-    "never pulled": ("#DOCKER --pull never pbsdock-test/absent:1",
-                     "image 'docker.io/pbsdock-test/absent:1' is not on this node and --pull never forbids to fetch"
-                     " it"),
-    "mount": (f"#DOCKER -v /etc:/x {IMAGE}",
-              f"STDIN:2:9: /etc cannot be mounted: this site allows paths below {HOME}"),
-    "mount that is not there": (f"#DOCKER -v $HOME/absent:/x {IMAGE}",
-                                f"STDIN:2:9: {HOME}/absent cannot be mounted: No such file or directory (looked at as"
-                                " the user)"),
-    "network": (f"#DOCKER --network bridge {IMAGE}",
-                "STDIN:2:9: network 'bridge' is not allowed; use one of host, none"),
-    "object store": (f"#DOCKER --s3 bucket {IMAGE}",
-                     "STDIN:2:9: --s3: this site has no object store configured"),
-    "control character": (f"#DOCKER {IMAGE}\x07", f"STDIN:2:{len(IMAGE) + 9}: control character '\\x07' is not allowed here"),
-}  # fmt: skip
+    "after the first command": (
+        f"echo\n#DOCKER {IMAGE}",
+        "STDIN:3:1: this #DOCKER line comes after the first command; move it up among the comments",
+    ),
+    "never pulled": (
+        "#DOCKER --pull never pbsdock-test/absent:1",
+        "image 'docker.io/pbsdock-test/absent:1' is not on this node and --pull never forbids to fetch it",
+    ),
+    "mount": (f"#DOCKER -v /etc:/x {IMAGE}", f"STDIN:2:9: /etc cannot be mounted: this site allows paths below {HOME}"),
+    "mount that is not there": (
+        f"#DOCKER -v $HOME/absent:/x {IMAGE}",
+        f"STDIN:2:9: {HOME}/absent cannot be mounted: No such file or directory (looked at as the user)",
+    ),
+    "network": (
+        f"#DOCKER --network bridge {IMAGE}",
+        "STDIN:2:9: network 'bridge' is not allowed; use one of host, none",
+    ),
+    "object store": (f"#DOCKER --s3 bucket {IMAGE}", "STDIN:2:9: --s3: this site has no object store configured"),
+    "control character": (
+        f"#DOCKER {IMAGE}\x07",
+        f"STDIN:2:{len(IMAGE) + 9}: control character '\\x07' is not allowed here",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -147,14 +157,20 @@ def _archive(name: str, architecture: str) -> bytes:
         pass
     digest = hashlib.sha256(layer.getvalue()).hexdigest()
     config = {
-        "architecture": architecture, "os": "linux", "config": {}, "history": [],
+        "architecture": architecture,
+        "os": "linux",
+        "config": {},
+        "history": [],
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
-    }  # fmt: skip
+    }
     manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
     whole = io.BytesIO()
     with tarfile.open(fileobj=whole, mode="w") as archive:
-        for member, data in (("layer.tar", layer.getvalue()), ("config.json", json.dumps(config).encode()),
-                             ("manifest.json", json.dumps(manifest).encode())):  # fmt: skip
+        for member, data in (
+            ("layer.tar", layer.getvalue()),
+            ("config.json", json.dumps(config).encode()),
+            ("manifest.json", json.dumps(manifest).encode()),
+        ):
             info = tarfile.TarInfo(member)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))

@@ -21,8 +21,11 @@ def _running(instance: Instance, body: str, **options: object) -> Trial:
 
 def test_qdel_lets_the_trap_run(instance: Instance) -> None:
     """The script's TERM trap runs to its end, and the job ends by TERM as a bare one does (271)."""
-    trial = _running(instance, "trap 'echo trapped; sleep 0.5; echo done; exit 3' TERM\necho ready\n"
-                               "while :; do sleep 0.1; done", kill_delay_s=5.0)  # fmt: skip
+    trial = _running(
+        instance,
+        "trap 'echo trapped; sleep 0.5; echo done; exit 3' TERM\necho ready\nwhile :; do sleep 0.1; done",
+        kill_delay_s=5.0,
+    )
     trial.qdel()
     done = trial.finish(trial.wait())
 

@@ -84,7 +84,13 @@ class Mom:
 
     def request(self, script: str | None = "#!/bin/sh\ntrue\n", **options: Any) -> Request:
         data = None if script is None else script.encode()
-        chosen: dict[str, Any] = {"mom_priv": self.priv, "user": USERS[0], "script": data, "shell": "/bin/sh", **options}
+        chosen: dict[str, Any] = {
+            "mom_priv": self.priv,
+            "user": USERS[0],
+            "script": data,
+            "shell": "/bin/sh",
+            **options,
+        }
         return Request(**chosen)
 
     def seen(self, name: str) -> list[dict[str, Any]]:
@@ -124,8 +130,11 @@ def entry(users: tuple[str, ...]) -> pwd.struct_passwd:
 
 def _files(fds: dict[str, str]) -> dict[int, str]:
     """Descriptors by number; a pipe is just a pipe."""
-    return {int(fd): "pipe" if what.startswith("pipe:") else what for fd, what in fds.items()
-            if not what.startswith("/proc/")}  # fmt: skip
+    return {
+        int(fd): "pipe" if what.startswith("pipe:") else what
+        for fd, what in fds.items()
+        if not what.startswith("/proc/")
+    }
 
 
 def test_order(full: Mom) -> None:
@@ -151,21 +160,41 @@ def test_prologue_sees(full: Mom, entry: pwd.struct_passwd) -> None:
     assert seen["groups"] == sorted(os.getgrouplist(entry.pw_name, entry.pw_gid))
     assert (seen["cwd"], seen["umask"], seen["sid"] == seen["pid"]) == (str(full.priv), 0o077, True)
     assert _files(seen["fds"]) == {
-        0: "/dev/null", 1: f"{spool}/{done.job_id}.OU", 2: f"{spool}/{done.job_id}.ER", 9: "pipe", 10: "pipe", 11: "pipe",
-        12: f"{spool}/{done.job_id}.OU", 13: f"{spool}/{done.job_id}.ER", 14: "pipe",
-    }  # fmt: skip
+        0: "/dev/null",
+        1: f"{spool}/{done.job_id}.OU",
+        2: f"{spool}/{done.job_id}.ER",
+        9: "pipe",
+        10: "pipe",
+        11: "pipe",
+        12: f"{spool}/{done.job_id}.OU",
+        13: f"{spool}/{done.job_id}.ER",
+        14: "pipe",
+    }
     assert seen["argv"][1:] == [
-        done.job_id, entry.pw_name, entry.pw_name, "jobname", "nodes=1:ppn=2,mem=200mb,neednodes=1:ppn=2", "long", "",
+        done.job_id,
+        entry.pw_name,
+        entry.pw_name,
+        "jobname",
+        "nodes=1:ppn=2,mem=200mb,neednodes=1:ppn=2",
+        "long",
+        "",
         f"{full.priv}/jobs/{done.job_id}.SC",
-    ]  # fmt: skip
+    ]
     assert parse_prologue_argv(seen["argv"][1:]).job_id.text == done.job_id
     host = os.uname().nodename
     seen["env"].pop("LC_CTYPE", None)  # Python's own
     assert seen["env"] == {
-        "PATH": "/bin:/usr/bin", "LANG": "C.UTF-8", "PBS_MSHOST": host, "PBS_NODENUM": "0", "PBS_NP": "2",
-        "PBS_NODEFILE": f"{full.top}/aux//{done.job_id}", "PBS_NUM_NODES": "1", "PBS_NUM_PPN": "2",
-        "PBS_O_WORKDIR": "/tmp", "PBS_RESOURCE_NODES": "1:ppn=2",
-    }  # fmt: skip
+        "PATH": "/bin:/usr/bin",
+        "LANG": "C.UTF-8",
+        "PBS_MSHOST": host,
+        "PBS_NODENUM": "0",
+        "PBS_NP": "2",
+        "PBS_NODEFILE": f"{full.top}/aux//{done.job_id}",
+        "PBS_NUM_NODES": "1",
+        "PBS_NUM_PPN": "2",
+        "PBS_O_WORKDIR": "/tmp",
+        "PBS_RESOURCE_NODES": "1:ppn=2",
+    }
     assert seen["jobs"] == {f"{done.job_id}.SC": "0o700"}
     assert (seen["ignored"] & ~SIGXFSZ, seen["blocked"]) == (SIGPIPE, 0)
     assert set(map(tuple, seen["limits"].values())) == {(-1, -1)}
@@ -182,9 +211,12 @@ def test_epilogue_sees(full: Mom, entry: pwd.struct_passwd) -> None:
     assert seen["groups"] == sorted(os.getgrouplist(entry.pw_name, entry.pw_gid))
     assert (seen["cwd"], seen["umask"], seen["sid"] == seen["pid"]) == (str(full.priv), 0o022, True)
     assert _files(seen["fds"]) == {
-        0: "/dev/null", 1: f"{spool}/{done.job_id}.OU", 2: f"{spool}/{done.job_id}.ER",
-        10: f"{spool}/{done.job_id}.OU", 11: f"{spool}/{done.job_id}.ER",
-    }  # fmt: skip
+        0: "/dev/null",
+        1: f"{spool}/{done.job_id}.OU",
+        2: f"{spool}/{done.job_id}.ER",
+        10: f"{spool}/{done.job_id}.OU",
+        11: f"{spool}/{done.job_id}.ER",
+    }
     assert len(seen["argv"]) == 12
     arguments = parse_epilogue_argv(seen["argv"][1:])
     assert (arguments.exit_status, arguments.session_id) == (7, leader["sid"])
@@ -196,10 +228,12 @@ def test_epilogue_sees(full: Mom, entry: pwd.struct_passwd) -> None:
 
 def test_run_sees(full: Mom, entry: pwd.struct_passwd) -> None:
     """The job starter's row of the table."""
-    done = run_job(full.request(
-        resources="nodes=1:ppn=1,mem=1gb,vmem=2gb,pcput=50,file=1gb,walltime=100",
-        variables={"FOO": "a b", "LD_PRELOAD_X": "1"},
-    ))  # fmt: skip
+    done = run_job(
+        full.request(
+            resources="nodes=1:ppn=1,mem=1gb,vmem=2gb,pcput=50,file=1gb,walltime=100",
+            variables={"FOO": "a b", "LD_PRELOAD_X": "1"},
+        )
+    )
     (seen,) = full.seen("run")
     spool = full.top / "spool"
 
@@ -210,19 +244,37 @@ def test_run_sees(full: Mom, entry: pwd.struct_passwd) -> None:
     assert seen["sid"] == seen["pid"] == done.session_id
     assert seen["argv"][1:] == ["/bin/sh"]
     assert _files(seen["fds"]) == {
-        0: "pipe", 1: f"{spool}/{done.job_id}.OU", 2: f"{spool}/{done.job_id}.ER", 9: "pipe", 10: "pipe", 11: "pipe",
-        12: f"{spool}/{done.job_id}.OU", 13: f"{spool}/{done.job_id}.ER", 14: "pipe",
-    }  # fmt: skip
+        0: "pipe",
+        1: f"{spool}/{done.job_id}.OU",
+        2: f"{spool}/{done.job_id}.ER",
+        9: "pipe",
+        10: "pipe",
+        11: "pipe",
+        12: f"{spool}/{done.job_id}.OU",
+        13: f"{spool}/{done.job_id}.ER",
+        14: "pipe",
+    }
     assert seen["fds"]["0"] == seen["fds"]["9"]
     assert seen["limits"] == {
-        "AS": [2 << 30] * 2, "DATA": [1 << 30] * 2, "RSS": [1 << 30] * 2, "CPU": [50, 50], "FSIZE": [1 << 30] * 2,
-    }  # fmt: skip
+        "AS": [2 << 30] * 2,
+        "DATA": [1 << 30] * 2,
+        "RSS": [1 << 30] * 2,
+        "CPU": [50, 50],
+        "FSIZE": [1 << 30] * 2,
+    }
     assert (seen["ignored"] & ~SIGXFSZ, seen["blocked"]) == (SIGPIPE, 0)
     wanted = {
-        "PBS_JOBID": done.job_id, "PBS_ENVIRONMENT": "PBS_BATCH", "PBS_TASKNUM": "1", "PBS_VNODENUM": "0",
-        "PBS_WALLTIME": "100", "HOME": entry.pw_dir, "USER": entry.pw_name, "SHELL": "/bin/sh", "FOO": "a b",
+        "PBS_JOBID": done.job_id,
+        "PBS_ENVIRONMENT": "PBS_BATCH",
+        "PBS_TASKNUM": "1",
+        "PBS_VNODENUM": "0",
+        "PBS_WALLTIME": "100",
+        "HOME": entry.pw_dir,
+        "USER": entry.pw_name,
+        "SHELL": "/bin/sh",
+        "FOO": "a b",
         "LD_PRELOAD_X": "1",
-    }  # fmt: skip
+    }
     assert {name: seen["env"].get(name) for name in wanted} == wanted
     assert len(seen["env"]["PBS_JOBCOOKIE"]) == 32
 
@@ -390,7 +442,9 @@ def test_requeue_loop_has_its_limit(full: Mom) -> None:
 def test_requeued_job_can_run_in_the_end(full: Mom) -> None:
     """The second start of a requeued job is like a first one, and only its output is handed out."""
     flag = full.top / "flag"
-    full.hook("prologue", f"{HOOK}import pathlib; p = pathlib.Path('{flag}')\nif not p.exists(): p.touch(); sys.exit(2)\n")
+    full.hook(
+        "prologue", f"{HOOK}import pathlib; p = pathlib.Path('{flag}')\nif not p.exists(): p.touch(); sys.exit(2)\n"
+    )
     done = run_job(full.request("#!/bin/sh\necho ran\n", requeue_limit=5))
 
     assert (done.started, done.exit_status) == (2, 0)
@@ -423,8 +477,11 @@ def test_user_hooks(full: Mom, entry: pwd.struct_passwd) -> None:
     full.hook("prologue.user")
     full.hook("epilogue.user")
     done = run_job(full.request())
-    seen = {name: full.seen(name)[0] for name in ("prologue", "prologue.user", "run", "epilogue.user", "epilogue")
-            if full.seen(name)}  # fmt: skip
+    seen = {
+        name: full.seen(name)[0]
+        for name in ("prologue", "prologue.user", "run", "epilogue.user", "epilogue")
+        if full.seen(name)
+    }
 
     assert [one["at"] for one in seen.values()] == sorted(one["at"] for one in seen.values())
     assert seen["prologue.user"]["uid"] == seen["epilogue.user"]["uid"] == [entry.pw_uid] * 3
@@ -435,10 +492,15 @@ def test_user_hooks(full: Mom, entry: pwd.struct_passwd) -> None:
 @pytest.mark.parametrize(
     ("body", "recorded"),
     [
-        ("exit 0", 0), ("exit 137", 137), ("exit 255", 255), ("kill -SEGV $$", 139), ("kill -KILL $$", 137),
-        ("kill -KILL $PPID; sleep 9", 265), ("kill -TERM $PPID; sleep 9", 271),
+        ("exit 0", 0),
+        ("exit 137", 137),
+        ("exit 255", 255),
+        ("kill -SEGV $$", 139),
+        ("kill -KILL $$", 137),
+        ("kill -KILL $PPID; sleep 9", 265),
+        ("kill -TERM $PPID; sleep 9", 271),
     ],
-)  # fmt: skip
+)
 def test_exit_statuses(mom: Mom, body: str, recorded: int) -> None:
     """The script's death is 128 + n, for it is the leader's child; the leader's own is 256 + n."""
     assert run_job(mom.request(f"#!/bin/sh\n{body}\n")).exit_status == recorded
@@ -461,7 +523,7 @@ def test_home_that_is_not_there(mom: Mom) -> None:
 
 def test_output_is_delivered_after_the_epilogue(full: Mom) -> None:
     """What the epilogue appends to the spool files reaches the user."""
-    full.hook("epilogue", "#!/bin/sh\nexec 9>&-\ncat \"../spool/$1.OU\" >&2\n")
+    full.hook("epilogue", '#!/bin/sh\nexec 9>&-\ncat "../spool/$1.OU" >&2\n')
     done = run_job(full.request("#!/bin/sh\necho job\n"))
 
     assert done.stderr.endswith(b"job\n")
@@ -501,11 +563,14 @@ def test_signal_reaches_the_session_twice(mom: Mom) -> None:
     """A signal goes to every process of the session, more than once."""
     mom.starter("#!/bin/sh\ntrap '' USR1\n\"$@\"\n")
     count = mom.top / "records/count"
-    mom.hook("count.py", "#!/usr/bin/python3 -IS\nimport signal, sys, time\n"
-             f"def got(*_):\n    open('{count}', 'a').write('x')\n"
-             "signal.signal(signal.SIGUSR1, got)\nprint('ready', flush=True)\n"
-             f"end = time.time() + 10\nwhile time.time() < end and len(open('{count}', 'a+').read() or '') < 2:\n"
-             f"    time.sleep(0.05)\n    if len(open('{count}').read()) >= 2: break\n")  # fmt: skip
+    mom.hook(
+        "count.py",
+        "#!/usr/bin/python3 -IS\nimport signal, sys, time\n"
+        f"def got(*_):\n    open('{count}', 'a').write('x')\n"
+        "signal.signal(signal.SIGUSR1, got)\nprint('ready', flush=True)\n"
+        f"end = time.time() + 10\nwhile time.time() < end and len(open('{count}', 'a+').read() or '') < 2:\n"
+        f"    time.sleep(0.05)\n    if len(open('{count}').read()) >= 2: break\n",
+    )
     trial = _begun(mom, f"trap '' USR2\nexec {mom.priv}/count.py")
     trial.signal(signal.SIGUSR1)
     done = trial.result()
@@ -517,7 +582,9 @@ def test_signal_reaches_the_session_twice(mom: Mom) -> None:
 def test_leftovers_are_killed(mom: Mom) -> None:
     """A process left in the session does not outlive the job; one in a session of its own does, as under a real mom."""
     pids = mom.top / "records/pids"
-    done = run_job(mom.request(f"#!/bin/sh\nsleep 50 & echo $! >{pids}\nsetsid sleep 51 & echo $! >>{pids}\nsleep 0.1\n"))
+    done = run_job(
+        mom.request(f"#!/bin/sh\nsleep 50 & echo $! >{pids}\nsetsid sleep 51 & echo $! >>{pids}\nsleep 0.1\n")
+    )
     inside, outside = (int(one) for one in pids.read_text().split())
 
     try:
@@ -560,8 +627,10 @@ def test_tm_task(full: Mom, entry: pwd.struct_passwd) -> None:
     assert seen["sid"] == seen["pid"] != trial.leader_pid
     assert seen["ppid"] == full.seen("run")[0]["ppid"]
     assert _files(seen["fds"]) == {
-        0: "/dev/null", 1: f"{full.top}/spool/{done.job_id}.OU", 2: f"{full.top}/spool/{done.job_id}.ER",
-    }  # fmt: skip
+        0: "/dev/null",
+        1: f"{full.top}/spool/{done.job_id}.OU",
+        2: f"{full.top}/spool/{done.job_id}.ER",
+    }
     assert not {"USER", "LOGNAME", "SHELL", "PBS_NP"} & set(seen["env"])
     assert (seen["env"]["PBS_TASKNUM"], seen["env"]["MINE"], seen["env"]["PATH"]) == ("2", "1", "/bin:/usr/bin")
     assert b"task\n" in done.stdout
@@ -604,8 +673,12 @@ def test_interactive(full: Mom) -> None:
 
 def test_big_environment(mom: Mom) -> None:
     """Variables of 100 KiB and of odd bytes arrive as they are."""
-    done = run_job(mom.request('#!/bin/sh\necho ${#BIG}; printf %s "$ODD" | od -An -tx1\n',
-                               variables={"BIG": "x" * 100_000, "ODD": "é\udcff\n"}))  # fmt: skip
+    done = run_job(
+        mom.request(
+            '#!/bin/sh\necho ${#BIG}; printf %s "$ODD" | od -An -tx1\n',
+            variables={"BIG": "x" * 100_000, "ODD": "é\udcff\n"},
+        )
+    )
 
     assert done.stdout == b"100000\n c3 a9 ff 0a\n"
 

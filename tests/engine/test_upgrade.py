@@ -54,7 +54,12 @@ def test_jobs_while_versions_are_exchanged(instance: Instance, tmp_path: Path) -
     first = instance.home
     assert install(instance.root, "--check").returncode == 0
     # Made before, so that each round of the test exchanges the two and does not make one.
-    assert subprocess.run([newer / "install.sh", "--mom-priv", instance.mom_priv, "--root", instance.root], check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [newer / "install.sh", "--mom-priv", instance.mom_priv, "--root", instance.root], check=False
+        ).returncode
+        == 0
+    )
     second = instance.home
     assert subprocess.run([instance.root / "opt/pbsdock/bin/pbsdock", "setup", "rollback"], check=False).returncode == 0
     before = files(instance)
@@ -90,9 +95,16 @@ def test_a_job_outlives_an_upgrade(instance: Instance, tmp_path: Path) -> None:
     """Its own run hook goes on with the old version, whose directory stays; agent and epilogue are the new version's."""
     newer = checkout.newer(tmp_path)
     old = instance.home
-    trial = instance.begin(f"#!/bin/sh\n#DOCKER {IMAGE}\necho ready; until [ -e go ]; do sleep 0.1; done; rm go; echo after; exit 7\n")
+    trial = instance.begin(
+        f"#!/bin/sh\n#DOCKER {IMAGE}\necho ready; until [ -e go ]; do sleep 0.1; done; rm go; echo after; exit 7\n"
+    )
     assert trial.leader is not None
-    assert subprocess.run([newer / "install.sh", "--mom-priv", instance.mom_priv, "--root", instance.root], check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [newer / "install.sh", "--mom-priv", instance.mom_priv, "--root", instance.root], check=False
+        ).returncode
+        == 0
+    )
     new = instance.home
     line = Path(f"/proc/{trial.leader.pid}/cmdline").read_bytes()
     (Path(trial.entry.pw_dir) / "go").touch()

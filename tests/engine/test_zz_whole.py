@@ -30,12 +30,12 @@ def test_every_host_config_field_is_decided(images: None) -> None:
 
 def test_container_as_the_engine_and_the_kernel_see_it(instance: Instance) -> None:
     """Not the request but the running container: identity, groups, rights, cgroup, limits."""
-    trial = instance.begin(
-        f"#!/bin/sh\n#DOCKER {IMAGE}\necho ready\nsleep 30\n", resources="nodes=1:ppn=1,mem=100mb"
-    )
+    trial = instance.begin(f"#!/bin/sh\n#DOCKER {IMAGE}\necho ready\nsleep 30\n", resources="nodes=1:ppn=1,mem=100mb")
     wait_until("the script runs", lambda: b"ready" in trial.out_path.read_bytes())
     started = next(one for one in instance.events(trial.job_id) if one["event"] == "job.started")
-    found = json.loads(subprocess.run(["docker", "inspect", started["container"]], check=True, capture_output=True).stdout)[0]
+    found = json.loads(
+        subprocess.run(["docker", "inspect", started["container"]], check=True, capture_output=True).stdout
+    )[0]
     status = dict(
         line.split(":\t", 1) for line in open(f"/proc/{started['pid']}/status").read().splitlines() if ":\t" in line
     )

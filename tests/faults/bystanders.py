@@ -47,7 +47,9 @@ class Counting:
         numbers = [int(one) for one in done.stdout.split()]
         if done.exit_status != 5:
             return f"bystander {done.job_id} ended with {done.exit_status}: {done.stderr!r}"
-        if numbers != list(range(1, len(numbers) + 1)) and not (self.excused and b"missing from its output" in done.stderr):
+        if numbers != list(range(1, len(numbers) + 1)) and not (
+            self.excused and b"missing from its output" in done.stderr
+        ):
             return f"bystander {done.job_id} lost output: {numbers}, {done.stderr!r}"
         if done.stderr and not self.excused:
             return f"bystander {done.job_id} was told something: {done.stderr!r}"
@@ -60,7 +62,16 @@ class Bystanders:
     def __init__(self, site: Site) -> None:
         self.site = site
         self.jobs = [self._job(site.instance, "live"), self._job(site.other, "neighbour")]
-        run = ["run", "-d", "--network", "none", "--name", "stranger", "--label", f"pbsdock.owner={site.instance.name}@x"]
+        run = [
+            "run",
+            "-d",
+            "--network",
+            "none",
+            "--name",
+            "stranger",
+            "--label",
+            f"pbsdock.owner={site.instance.name}@x",
+        ]
         assert site.engine.docker(*run, IMAGE, "sleep", "100000").returncode == 0
         self.stranger = self._stranger()
         for one in self.jobs:

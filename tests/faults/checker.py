@@ -35,7 +35,15 @@ class World:
     def look(self) -> frozenset[str]:
         """Everything, one word each."""
         found: set[str] = set()
-        for kind in (self._engine, self._cgroups, self._processes, self._mounts, self._files, self._unfinished, self._gateway):
+        for kind in (
+            self._engine,
+            self._cgroups,
+            self._processes,
+            self._mounts,
+            self._files,
+            self._unfinished,
+            self._gateway,
+        ):
             found.update(kind())
         return frozenset(found)
 

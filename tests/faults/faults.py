@@ -154,23 +154,34 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="agent-killed", act="kill-agent"),
     Fault(name="hook-killed", strike=_kill_hook),
     Fault(name="engine-error", act="engine-error", when=("before", "answer"), asks_engine=True),
-    Fault(name="engine-hung", strike=lambda site, trial: site.engine.freeze(), hold_s=3.0,
-          mend=lambda site, trial: site.engine.thaw()),
+    Fault(
+        name="engine-hung",
+        strike=lambda site, trial: site.engine.freeze(),
+        hold_s=3.0,
+        mend=lambda site, trial: site.engine.thaw(),
+    ),
     Fault(name="engine-killed", strike=_engine_killed, hold_s=0.5, mend=_engine_back, takes_output=True),
     Fault(name="engine-restarted", strike=_engine_stopped, hold_s=0.5, mend=_engine_back, takes_output=True),
-    Fault(name="gateway-hung", strike=lambda site, trial: site.gateway.freeze(), lasts=True,
-          mend=lambda site, trial: site.gateway.thaw()),
+    Fault(
+        name="gateway-hung",
+        strike=lambda site, trial: site.gateway.freeze(),
+        lasts=True,
+        mend=lambda site, trial: site.gateway.thaw(),
+    ),
     Fault(name="gateway-down", strike=_gateway_gone, lasts=True, mend=_gateway_back),
     Fault(name="state-full", strike=_fill("state_dir"), lasts=True, mend=_empty("state_dir")),
     Fault(name="run-full", strike=_fill("run_dir"), lasts=True, mend=_empty("run_dir")),
     Fault(name="no-descriptors", strike=_no_descriptors, hold_s=1.0, mend=_descriptors),
     Fault(name="clock-ahead-imitated", strike=_jump(7200), lasts=True, mend=_clock_back),
     Fault(name="clock-behind-imitated", strike=_jump(-7200), lasts=True, mend=_clock_back),
-)  # fmt: skip
+)
 BY_NAME = {one.name: one for one in FAULTS}
 
 # Nobody can be a bystander of these.
 ENGINE_RESTARTED_COLD = Fault(
-    name="engine-restarted-cold", strike=_engine_stopped, hold_s=0.5, mend=_cold_engine_back,
-)  # fmt: skip
+    name="engine-restarted-cold",
+    strike=_engine_stopped,
+    hold_s=0.5,
+    mend=_cold_engine_back,
+)
 REBOOT = Fault(name="reboot-imitated", strike=_reboot, ends_all=True)

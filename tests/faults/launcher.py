@@ -227,11 +227,25 @@ def _wrap_phases() -> None:
         module.finish = noted  # type: ignore[attr-defined]
 
 
-_CHANGES = frozenset({
-    "_thread.start_new_thread", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.chown", "os.chmod", "os.truncate",
-    "os.posix_spawn",
-    "os.fork", "subprocess.Popen", "socket.connect", "socket.bind",
-})  # fmt: skip
+_CHANGES = frozenset(
+    {
+        "_thread.start_new_thread",
+        "os.mkdir",
+        "os.rename",
+        "os.remove",
+        "os.rmdir",
+        "os.link",
+        "os.symlink",
+        "os.chown",
+        "os.chmod",
+        "os.truncate",
+        "os.posix_spawn",
+        "os.fork",
+        "subprocess.Popen",
+        "socket.connect",
+        "socket.bind",
+    }
+)
 
 
 def _watch_strays() -> None:

@@ -53,12 +53,15 @@ SHAPES = (
     Shape(name="ends", phases=("prologue", "run", "end", "release", "epilogue")),
     Shape(name="killed", body="echo out; sleep 1000", killed=True, phases=("release", "epilogue"), status=256 + 9),
     Shape(
-        name="stages", phases=("stage-in", "stage-out"),
+        name="stages",
+        phases=("stage-in", "stage-out"),
         body="cat $HOME/staged/in; cp $HOME/staged/in $HOME/staged/out; rm $HOME/staged/in; exit 7",
         directive=f"--stage-in s3://alice-in/in $HOME/staged/in --stage-out $HOME/staged/out s3://alice-in/out on=always"
         f" {IMAGE}",
     ),
-    Shape(name="refused", directive="--s3 alice-in --pull never no/such:image", phases=("prologue", "release"), status=125),
+    Shape(
+        name="refused", directive="--s3 alice-in --pull never no/such:image", phases=("prologue", "release"), status=125
+    ),
 )
 
 
@@ -211,7 +214,8 @@ def table(cells: Iterable[Cell]) -> str:
         mine = [one for one in cells if name in (one.fault, "all")]
         counts = Counter({column: sum(map(holds, mine)) for column, holds in columns})
         lines.append(
-            f"{name:{width}} " + " ".join(f"{counts[column]:8}" for column, _ in columns)
+            f"{name:{width}} "
+            + " ".join(f"{counts[column]:8}" for column, _ in columns)
             + f"  {sum(one.seconds for one in mine):7.1f}"
-        )  # fmt: skip
+        )
     return "\n".join(lines)

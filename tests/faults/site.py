@@ -144,9 +144,16 @@ class Site:
         paths = self.instance.home / "paths.json"
         places = json.loads(paths.read_text())
         command = [
-            places["python"], "-I", "-S", str(LAUNCHER), places["lib"], str(self.control), "pbsdock.agent.daemon",
-            "--paths", str(paths),
-        ]  # fmt: skip
+            places["python"],
+            "-I",
+            "-S",
+            str(LAUNCHER),
+            places["lib"],
+            str(self.control),
+            "pbsdock.agent.daemon",
+            "--paths",
+            str(paths),
+        ]
         subprocess.run(command, check=True, env={}, stdin=subprocess.DEVNULL, timeout=30)
         wait_until("the agent answers", self.agent_answers, 30)
         self._fresh = self.instance.agent_pids()

@@ -59,8 +59,10 @@ def test_engine_hung_with_jobs_arriving(site: Site) -> None:
     with ThreadPoolExecutor(8) as pool:
         again = list(pool.map(lambda number: _run(site, number), range(JOBS)))
     noticed = bystanders.noticed() + bystanders.end()
-    print(f"\nhung for {HANG_S:.0f} s: longest prologue {max(one.seconds['prologue'] for one in first):.1f} s, longest"
-          f" epilogue {max(one.seconds.get('epilogue', 0.0) for one in first):.1f} s, back {back:.1f} s after it")
+    print(
+        f"\nhung for {HANG_S:.0f} s: longest prologue {max(one.seconds['prologue'] for one in first):.1f} s, longest"
+        f" epilogue {max(one.seconds.get('epilogue', 0.0) for one in first):.1f} s, back {back:.1f} s after it"
+    )
 
     assert {one.exit_status for one in first} == {-14}  # queued again, none aborted
     assert max(max(one.seconds.values()) for one in first) < _HOOK_S

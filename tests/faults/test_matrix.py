@@ -26,16 +26,26 @@ pytestmark = pytest.mark.engine
 
 FULL = os.environ.get("PBSDOCK_FAULTS", "")
 _ENDS = ("worker-killed", "agent-killed")
-_QUICK = ("hook-killed", "state-full", "engine-error", "run-full", "no-descriptors", "clock-ahead-imitated",
-          "clock-behind-imitated")  # fmt: skip
+_QUICK = (
+    "hook-killed",
+    "state-full",
+    "engine-error",
+    "run-full",
+    "no-descriptors",
+    "clock-ahead-imitated",
+    "clock-behind-imitated",
+)
 _SLOW = ("engine-hung", "engine-killed", "engine-restarted", "gateway-hung", "gateway-down")
 
 # What of a record's steps is done where: a step that is added to the code fails here until it is known.
 _STEPS = {
-    "image": "prologue:images.ensure#1", "files": "prologue:prepare.files#1", "cgroup": "prologue:cgroups.create#1",
-    "credentials": "prologue:stores.begin#1", "container": "run:engine.create#1",
+    "image": "prologue:images.ensure#1",
+    "files": "prologue:prepare.files#1",
+    "cgroup": "prologue:cgroups.create#1",
+    "credentials": "prologue:stores.begin#1",
+    "container": "run:engine.create#1",
     "staging": "stage-in:spawner.worker#1",
-}  # fmt: skip
+}
 
 Plan = tuple[Shape, Point, str, Fault]
 
@@ -146,9 +156,7 @@ def test_reboot_imitated(site: Site, points: dict[str, list[Point]], cells: list
 
 
 @pytest.mark.timeout(1800)
-def test_engine_restarted_without_live_restore(
-    site: Site, points: dict[str, list[Point]], cells: list[Cell]
-) -> None:
+def test_engine_restarted_without_live_restore(site: Site, points: dict[str, list[Point]], cells: list[Cell]) -> None:
     """A restarted engine takes every container along, and the jobs are told."""
     steps = points["ends"]
     chosen = steps if FULL else [one for one in steps if one.name == "run:engine.start#1"]

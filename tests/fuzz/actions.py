@@ -20,16 +20,51 @@ TARGETS = ("own", "own", "own", "plain", "plain", "other", "bystander", "past", 
 FILES = ("null", "pipe", "socket", "memory", "epoll", "event", "directory", "path", "inotify", "timer", "agent")
 TASK = b"@task"  # stands for a bystander's task id; only the run knows it
 _CROOKED = (b"../x", b"7.*", b"7[].h", b"1\n2", b"\xff", b"9" * 30, b"-1", b"%n", b"7.host/..")
-_VALUES = (b"", b"0", b"1", b"-1", b"15", b"9", b"17", b"9" * 18, b"9" * 19, b"x", b"\xff\xfe", b"A=B", b"=", b"\n{}", b"%n" * 50)
+_VALUES = (
+    b"",
+    b"0",
+    b"1",
+    b"-1",
+    b"15",
+    b"9",
+    b"17",
+    b"9" * 18,
+    b"9" * 19,
+    b"x",
+    b"\xff\xfe",
+    b"A=B",
+    b"=",
+    b"\n{}",
+    b"%n" * 50,
+)
 _ENVIRONMENT = (
-    b"A=1", b"=", b"NOEQUALS", b"B=" + b"x" * 5000, b"C=\xff\xfe", b"LD_PRELOAD=/x.so", b"TMPDIR=/etc", b"TMPDIR=@tmp",
-    b"TMPDIR=/tmp/../root", b"PBS_NODEFILE=/etc/shadow", b"PATH=", b"PBS_JOBID=1.x", b"D=\nE=2", b"PBSDOCK=busybox",
-)  # fmt: skip
+    b"A=1",
+    b"=",
+    b"NOEQUALS",
+    b"B=" + b"x" * 5000,
+    b"C=\xff\xfe",
+    b"LD_PRELOAD=/x.so",
+    b"TMPDIR=/etc",
+    b"TMPDIR=@tmp",
+    b"TMPDIR=/tmp/../root",
+    b"PBS_NODEFILE=/etc/shadow",
+    b"PATH=",
+    b"PBS_JOBID=1.x",
+    b"D=\nE=2",
+    b"PBSDOCK=busybox",
+)
 _COMMANDS = (
-    (b"/bin/sleep", b"3"), (b"/bin/sh", b"-c", b"exit 3"), (b"/bin/true",), (b"/nosuch",), (b"/bin/sh",), (b"",),
-    (b"/bin/sh", b"-c", b"head -c 300000 /dev/zero"), (b"/bin/sh", b"-c", b"trap '' TERM; sleep 5"), (b"x" * 5000,),
+    (b"/bin/sleep", b"3"),
+    (b"/bin/sh", b"-c", b"exit 3"),
+    (b"/bin/true",),
+    (b"/nosuch",),
+    (b"/bin/sh",),
+    (b"",),
+    (b"/bin/sh", b"-c", b"head -c 300000 /dev/zero"),
+    (b"/bin/sh", b"-c", b"trap '' TERM; sleep 5"),
+    (b"x" * 5000,),
     (b"/bin/echo", *[b"a"] * 2000),
-)  # fmt: skip
+)
 
 Fields = tuple[tuple[str, tuple[bytes, ...]], ...]
 
@@ -94,10 +129,12 @@ def any_request(rng: random.Random, image: str) -> Request:
 def start(rng: random.Random, target: str, text: str) -> Request:
     """A start: of a job, of a task in it, or on demand when there is a directive's *text*."""
     made: dict[str, tuple[bytes, ...]] = {
-        "argv": rng.choice(_COMMANDS), "env": tuple(rng.choice(_ENVIRONMENT) for _ in range(rng.choice((0, 2, 6, 200)))),
+        "argv": rng.choice(_COMMANDS),
+        "env": tuple(rng.choice(_ENVIRONMENT) for _ in range(rng.choice((0, 2, 6, 200)))),
         "cwd": (rng.choice((b"/", b"/tmp", b"/nosuch", b"relative", b"/root", b"\xff")),),
-        "umask": (rng.choice((b"0", b"63", b"511", b"99999")),), "tty": (rng.choice((b"0", b"0", b"1")),),
-    }  # fmt: skip
+        "umask": (rng.choice((b"0", b"63", b"511", b"99999")),),
+        "tty": (rng.choice((b"0", b"0", b"1")),),
+    }
     if rng.random() < 0.2:
         made["again"] = (b"1",)
     if text:
@@ -120,11 +157,28 @@ def _ask(rng: random.Random, image: str) -> Step:
 
 def _flood(rng: random.Random, image: str) -> Step:
     """Requests as fast as they go, mostly such as are refused with an event."""
-    op, target = rng.choice((("reap", "none"), ("list", "none"), ("signal", "bystander"), ("rejoin", "other"), ("eof", "bystander"),
-                             ("signal", "own"), ("adopted", "own"), ("start", "bystander"), ("start", "crooked")))  # fmt: skip
+    op, target = rng.choice(
+        (
+            ("reap", "none"),
+            ("list", "none"),
+            ("signal", "bystander"),
+            ("rejoin", "other"),
+            ("eof", "bystander"),
+            ("signal", "own"),
+            ("adopted", "own"),
+            ("start", "bystander"),
+            ("start", "crooked"),
+        )
+    )
     number = (("signal", (b"18",)), ("argv", (b"1.x",)))
     # Fewer than find room without a reader, mostly: all are carried out.
-    return Step("flood", (Request(op, target, number),), times=rng.choice((50, 150, 250)), wait_s=rng.choice((0.0, 0.0, 3.0)), keep_s=5.0)
+    return Step(
+        "flood",
+        (Request(op, target, number),),
+        times=rng.choice((50, 150, 250)),
+        wait_s=rng.choice((0.0, 0.0, 3.0)),
+        keep_s=5.0,
+    )
 
 
 def _garbage(rng: random.Random, image: str) -> Step:
@@ -134,7 +188,13 @@ def _garbage(rng: random.Random, image: str) -> Step:
 
 
 def _half(rng: random.Random, image: str) -> Step:
-    return Step("half", (any_request(rng, image),), connections=rng.choice((1, 8, 30)), cut=rng.randint(1, 60), keep_s=rng.choice((0.0, 5.0, 20.0)))
+    return Step(
+        "half",
+        (any_request(rng, image),),
+        connections=rng.choice((1, 8, 30)),
+        cut=rng.randint(1, 60),
+        keep_s=rng.choice((0.0, 5.0, 20.0)),
+    )
 
 
 def _announce(rng: random.Random, image: str) -> Step:
@@ -146,7 +206,9 @@ def _announce(rng: random.Random, image: str) -> Step:
 
 def _unread(rng: random.Random, image: str) -> Step:
     """More questions than the answers find room for, on a connection nobody reads from."""
-    op, target = rng.choice((("ping", "none"), ("ping", "none"), ("rejoin", "own"), ("rejoin", "nobody"), ("start", "nobody")))
+    op, target = rng.choice(
+        (("ping", "none"), ("ping", "none"), ("rejoin", "own"), ("rejoin", "nobody"), ("start", "nobody"))
+    )
     return Step("unread", (Request(op, target),), connections=rng.choice((1, 2)), times=600, keep_s=25.0)
 
 
@@ -160,31 +222,49 @@ def _heavy(rng: random.Random, image: str) -> Step:
     """The largest messages there are, of the most fields, held by the agent while it waits for a job to appear."""
     filling = rng.choice(((b"", 260_000), (b"", 260_000), (b"x" * 10, 260_000), (b"y" * 100_000, 40)))
     fields: Fields = (("directive", (image.encode(),)), ("argv", (b"/bin/true",)))
-    return Step("heavy", (Request("start", "nobody", fields),), connections=rng.choice((4, 8)), filling=filling, keep_s=6.0)
+    return Step(
+        "heavy", (Request("start", "nobody", fields),), connections=rng.choice((4, 8)), filling=filling, keep_s=6.0
+    )
 
 
 def _pass(rng: random.Random, image: str) -> Step:
     """Descriptors for the agent, as many as one message carries."""
     files = tuple(rng.choice(FILES) for _ in range(rng.choice((1, 30, 250))))
-    return Step("pass", (any_request(rng, image),), connections=rng.choice((1, 4)), times=rng.choice((1, 5)), files=files,
-                wait_s=0.2, keep_s=rng.choice((0.0, 5.0)))  # fmt: skip
+    return Step(
+        "pass",
+        (any_request(rng, image),),
+        connections=rng.choice((1, 4)),
+        times=rng.choice((1, 5)),
+        files=files,
+        wait_s=0.2,
+        keep_s=rng.choice((0.0, 5.0)),
+    )
 
 
 def _demand(rng: random.Random, image: str) -> Step:
     """A start on demand: of a job that lives, of nobody's, of others'."""
     target = rng.choice(("plain", "plain", "plain", "own", "nobody", "other", "past"))
-    return Step("demand", (start(rng, target, directive(rng, image)),), connections=rng.choice((1, 1, 3)), wait_s=rng.choice((0.0, 2.0, 4.0)))
+    return Step(
+        "demand",
+        (start(rng, target, directive(rng, image)),),
+        connections=rng.choice((1, 1, 3)),
+        wait_s=rng.choice((0.0, 2.0, 4.0)),
+    )
 
 
 def _exchange(rng: random.Random, image: str) -> Step:
     """A start on demand whose TMPDIR is a directory at one moment and a link to somebody else's at the next."""
-    show = (("argv", (b"/bin/sh", b"-c", b'cat "$TMPDIR/secret" 2>/dev/null; exit 0')), ("env", (b"TMPDIR=@tmp",)),
-            ("directive", (image.encode(),)), ("cwd", (b"/",)))  # fmt: skip
+    show = (
+        ("argv", (b"/bin/sh", b"-c", b'cat "$TMPDIR/secret" 2>/dev/null; exit 0')),
+        ("env", (b"TMPDIR=@tmp",)),
+        ("directive", (image.encode(),)),
+        ("cwd", (b"/",)),
+    )
     return Step("exchange", (Request("start", "plain", show),), wait_s=3.0)
 
 
 def _eof(rng: random.Random, image: str) -> Step:
-    """"My streams are over", said again and again of a job that runs: each is worth a new stream of the engine's."""
+    """ "My streams are over", said again and again of a job that runs: each is worth a new stream of the engine's."""
     made = (Request("rejoin", "own", (("attached", (b"1",)),)), *(Request("eof", "own"),) * rng.choice((1, 20, 60)))
     return Step("eof", made, wait_s=rng.choice((0.0, 0.0, 1.0)), keep_s=rng.choice((0.0, 10.0, 25.0)))
 
@@ -193,13 +273,30 @@ def _tasks(rng: random.Random, image: str) -> Step:
     """TM tasks in one's own container; their streams are kept and not read."""
     argv = rng.choice(_COMMANDS)
     made = Request("start", "own", (("argv", argv), ("cwd", (b"/",))))
-    return Step("tasks", (made,), connections=rng.choice((1, 4, 10)), wait_s=rng.choice((0.0, 2.0)), keep_s=rng.choice((0.0, 10.0)))
+    return Step(
+        "tasks",
+        (made,),
+        connections=rng.choice((1, 4, 10)),
+        wait_s=rng.choice((0.0, 2.0)),
+        keep_s=rng.choice((0.0, 10.0)),
+    )
 
 
 _SHAPES: Mapping[str, Callable[[random.Random, str], Step]] = {
-    "ask": _ask, "flood": _flood, "garbage": _garbage, "half": _half, "announce": _announce, "unread": _unread, "hold": _hold,
-    "heavy": _heavy, "pass": _pass, "demand": _demand, "exchange": _exchange, "eof": _eof, "tasks": _tasks,
-}  # fmt: skip
+    "ask": _ask,
+    "flood": _flood,
+    "garbage": _garbage,
+    "half": _half,
+    "announce": _announce,
+    "unread": _unread,
+    "hold": _hold,
+    "heavy": _heavy,
+    "pass": _pass,
+    "demand": _demand,
+    "exchange": _exchange,
+    "eof": _eof,
+    "tasks": _tasks,
+}
 # A user has one program of each temper.
 TEMPERS: Mapping[str, Mapping[str, int]] = {
     "talker": {"ask": 4, "flood": 6, "garbage": 1, "pass": 1},

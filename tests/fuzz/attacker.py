@@ -133,10 +133,14 @@ class Attacker:
         jobs = self.world["jobs"]
         user, others = self.spec["user"], [one for one in sorted(jobs) if one != self.spec["user"]]
         named = {
-            "own": jobs[user]["container"], "plain": jobs[user]["plain"], "past": self.world["past"],
-            "other": jobs[others[len(self.sent) % len(others)]]["container"], "bystander": self.world["bystander"],
-            "nobody": f"{900000 + sum(self.sent.values()) % 1000}.nowhere", "crooked": "../x",
-        }  # fmt: skip
+            "own": jobs[user]["container"],
+            "plain": jobs[user]["plain"],
+            "past": self.world["past"],
+            "other": jobs[others[len(self.sent) % len(others)]]["container"],
+            "bystander": self.world["bystander"],
+            "nobody": f"{900000 + sum(self.sent.values()) % 1000}.nowhere",
+            "crooked": "../x",
+        }
         return named[target].encode() if target in named else None
 
     def _word(self, value: bytes, job: bytes | None) -> bytes:
@@ -237,11 +241,16 @@ def _file(kind: str, link: Link) -> list[int]:
     if kind == "socket":
         return [one.detach() for one in socket.socketpair()]
     makers = {
-        "null": lambda: os.open("/dev/null", os.O_RDWR), "memory": lambda: os.memfd_create("x"),
-        "epoll": lambda: ctypes.CDLL(None).epoll_create1(0), "event": lambda: os.eventfd(0), "directory": lambda: os.open("/", os.O_RDONLY),
-        "path": lambda: os.open("/etc/shadow", os.O_PATH), "inotify": lambda: ctypes.CDLL(None).inotify_init(),
-        "timer": lambda: ctypes.CDLL(None).timerfd_create(1, 0), "agent": lambda: os.dup(link.fileno()),
-    }  # fmt: skip
+        "null": lambda: os.open("/dev/null", os.O_RDWR),
+        "memory": lambda: os.memfd_create("x"),
+        "epoll": lambda: ctypes.CDLL(None).epoll_create1(0),
+        "event": lambda: os.eventfd(0),
+        "directory": lambda: os.open("/", os.O_RDONLY),
+        "path": lambda: os.open("/etc/shadow", os.O_PATH),
+        "inotify": lambda: ctypes.CDLL(None).inotify_init(),
+        "timer": lambda: ctypes.CDLL(None).timerfd_create(1, 0),
+        "agent": lambda: os.dup(link.fileno()),
+    }
     return [makers[kind]()]
 
 

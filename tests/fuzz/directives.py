@@ -8,23 +8,90 @@ from pbsdock.directive.vocabulary import ALIASES, FLAGS, OPTIONS, REFUSED, VARIA
 
 _LONGEST = 4096  # bytes of a line that are read
 _PATHS = (
-    "/", "/etc", "/etc/shadow", "/proc/1/root", "/sys/fs/cgroup", "/dev/sda", "/var/run/docker.sock", "/tmp", "/tmp/a b",
-    "/var/tmp/../../etc", "//", "/home", "$HOME", "$HOME/in", "${HOME}/x/y", "$TMPDIR", "$TMPDIR/a", "$PBS_O_WORKDIR",
-    "$NOSUCH/x", "relative", "/ü", "/\u2028", "/a:b", "/" + "d/" * 400,
-)  # fmt: skip
+    "/",
+    "/etc",
+    "/etc/shadow",
+    "/proc/1/root",
+    "/sys/fs/cgroup",
+    "/dev/sda",
+    "/var/run/docker.sock",
+    "/tmp",
+    "/tmp/a b",
+    "/var/tmp/../../etc",
+    "//",
+    "/home",
+    "$HOME",
+    "$HOME/in",
+    "${HOME}/x/y",
+    "$TMPDIR",
+    "$TMPDIR/a",
+    "$PBS_O_WORKDIR",
+    "$NOSUCH/x",
+    "relative",
+    "/ü",
+    "/\u2028",
+    "/a:b",
+    "/" + "d/" * 400,
+)
 _WORDS = (
-    "", "x", "-1", "0", "1", "64m", "9" * 18 + "t", "all", "host", "none", "bridge", "never", "missing", "always",
-    "linux/amd64", "linux/ÿ", "s3://b/k", "s3://../..", "b:ro", "a=b", "=", "A=$HOME", "A=$$HOME", "LD_PRELOAD=/x.so",
-    "{{.}}", "%n%s", "';id;'", '"', "\\", "\t", "\x7f", "\udcff", "日本", "#", "z" * 1025,
-)  # fmt: skip
+    "",
+    "x",
+    "-1",
+    "0",
+    "1",
+    "64m",
+    "9" * 18 + "t",
+    "all",
+    "host",
+    "none",
+    "bridge",
+    "never",
+    "missing",
+    "always",
+    "linux/amd64",
+    "linux/ÿ",
+    "s3://b/k",
+    "s3://../..",
+    "b:ro",
+    "a=b",
+    "=",
+    "A=$HOME",
+    "A=$$HOME",
+    "LD_PRELOAD=/x.so",
+    "{{.}}",
+    "%n%s",
+    "';id;'",
+    '"',
+    "\\",
+    "\t",
+    "\x7f",
+    "\udcff",
+    "日本",
+    "#",
+    "z" * 1025,
+)
 _IMAGES = (
-    "nosuch:1", "localhost:1/x", "registry.invalid/x@sha256:" + "0" * 64, "UPPER", "a/b/c/d/e", "x:" + "t" * 200, "..",
+    "nosuch:1",
+    "localhost:1/x",
+    "registry.invalid/x@sha256:" + "0" * 64,
+    "UPPER",
+    "a/b/c/d/e",
+    "x:" + "t" * 200,
+    "..",
     "sha256:" + "1" * 64,
-)  # fmt: skip
+)
 _MANY = (
-    "-v $HOME:/m{}", "-v $HOME/{}:/m{}:ro", "--tmpfs /t{}", "-e V{}=$HOME$HOME$HOME", "-e V{}", "--s3 b{}",
-    "--stage-in s3://b/{} $HOME/{}", "--nosuch{}", "-v $HOME:/" + "d/" * 20 + "{}", "--volume $PBS_O_WORKDIR/{}:/w{}",
-)  # fmt: skip
+    "-v $HOME:/m{}",
+    "-v $HOME/{}:/m{}:ro",
+    "--tmpfs /t{}",
+    "-e V{}=$HOME$HOME$HOME",
+    "-e V{}",
+    "--s3 b{}",
+    "--stage-in s3://b/{} $HOME/{}",
+    "--nosuch{}",
+    "-v $HOME:/" + "d/" * 20 + "{}",
+    "--volume $PBS_O_WORKDIR/{}:/w{}",
+)
 
 
 def directive(rng: random.Random, image: str) -> str:
@@ -52,7 +119,9 @@ def _value(rng: random.Random, name: str) -> str:
     if rng.random() < 0.25:
         return rng.choice(_WORDS)
     if name == "volume":
-        return ":".join(rng.choice(_PATHS) for _ in range(rng.choice((1, 2, 2, 2, 4)))) + rng.choice(("", ":ro", ":rw", ":z"))
+        return ":".join(rng.choice(_PATHS) for _ in range(rng.choice((1, 2, 2, 2, 4)))) + rng.choice(
+            ("", ":ro", ":rw", ":z")
+        )
     if name in ("workdir", "tmpfs", "stage-in", "stage-out"):
         return rng.choice(_PATHS) + rng.choice(("", "", ":size=1m", " s3://b/k"))
     if name == "env":

@@ -77,10 +77,14 @@ class Watch:
     def look(self) -> Sample:
         """Look once. Raises OSError if the agent or the engine is gone."""
         return Sample(
-            at=time.monotonic(), memory=private_memory(self.agent), threads=_threads(self.agent),
-            agent_fds=descriptors(self.agent), engine_fds=descriptors(self.engine), mounts=mounts(self.roots),
+            at=time.monotonic(),
+            memory=private_memory(self.agent),
+            threads=_threads(self.agent),
+            agent_fds=descriptors(self.agent),
+            engine_fds=descriptors(self.engine),
+            mounts=mounts(self.roots),
             log=self.log.stat().st_size,
-        )  # fmt: skip
+        )
 
     def _watch(self) -> None:
         while not self._stop.wait(_LOOK_S):
@@ -98,7 +102,9 @@ class Watch:
 def private_memory(pid: int) -> int:
     """Bytes of a process that nobody shares, those swapped out included (proc(5), smaps_rollup)."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return 1024 * sum(int(one) for one in re.findall(r"^(?:Private_Clean|Private_Dirty|Swap):\s+(\d+)", text, re.MULTILINE))
+    return 1024 * sum(
+        int(one) for one in re.findall(r"^(?:Private_Clean|Private_Dirty|Swap):\s+(\d+)", text, re.MULTILINE)
+    )
 
 
 def _threads(pid: int) -> int:
@@ -121,15 +127,25 @@ def mounts(roots: Sequence[Path]) -> int:
 
 def honest(took: Sequence[float], repeated: Sequence[tuple[float, float, float]], failed: Sequence[str]) -> Row:
     """A miss is noise if it stands alone (at most one in twenty) and the same job at once again is in time."""
-    wrong = [f"{first:.1f} s, and again {again:.1f} s (load {load:.1f})" for first, again, load in repeated if again > HONEST_S]
+    wrong = [
+        f"{first:.1f} s, and again {again:.1f} s (load {load:.1f})"
+        for first, again, load in repeated
+        if again > HONEST_S
+    ]
     excused = max(1, len(took) // 20)
     if not wrong and len(repeated) > excused:
-        wrong.append(f"{len(repeated)} of {len(took)} missed it: " + ", ".join(f"{one:.1f} s" for one, _, _ in repeated[:8]))
+        wrong.append(
+            f"{len(repeated)} of {len(took)} missed it: " + ", ".join(f"{one:.1f} s" for one, _, _ in repeated[:8])
+        )
     if not took:
         wrong.append("not one was over")
-    said = f"max {max(took, default=0):.2f} s, median {sorted(took)[len(took) // 2] if took else 0:.2f} s of {len(took)}"
+    said = (
+        f"max {max(took, default=0):.2f} s, median {sorted(took)[len(took) // 2] if took else 0:.2f} s of {len(took)}"
+    )
     if repeated:
-        said += "; again: " + ", ".join(f"{first:.1f}→{again:.1f} s at load {load:.1f}" for first, again, load in repeated[:4])
+        said += "; again: " + ", ".join(
+            f"{first:.1f}→{again:.1f} s at load {load:.1f}" for first, again, load in repeated[:4]
+        )
     wrong += [f"failed: {one}" for one in failed[:3]]
     return Row("an honest user's `true` job", f"{HONEST_S:g} s", said, tuple(wrong))
 
@@ -172,7 +188,10 @@ def tracebacks(events: Iterable[dict[str, Any]], stderr: str) -> list[str]:
         if one["event"] == "agent.error" and _REPR.match(str(one.get("reason", "")))
     ]
     blocks = stderr.split("Traceback (most recent call last):")[1:]
-    last = Counter(next((line for line in reversed(one.splitlines()) if line[:1].isalpha() and "Error" in line), "?")[:200] for one in blocks)
+    last = Counter(
+        next((line for line in reversed(one.splitlines()) if line[:1].isalpha() and "Error" in line), "?")[:200]
+        for one in blocks
+    )
     return found + [f"{count} times on stderr: {line}" for line, count in last.most_common()]
 
 

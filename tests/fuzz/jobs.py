@@ -60,7 +60,9 @@ class World:
 class Slot(threading.Thread):
     """One attacker's place for one job of a kind at a time."""
 
-    def __init__(self, instance: Instance, world: World, user: str, kind: str, image: str, seed: str, stop: threading.Event) -> None:
+    def __init__(
+        self, instance: Instance, world: World, user: str, kind: str, image: str, seed: str, stop: threading.Event
+    ) -> None:
         super().__init__(daemon=True)
         self.instance, self.world, self.user, self.kind, self.ending = instance, world, user, kind, stop
         self.image = image
@@ -76,12 +78,18 @@ class Slot(threading.Thread):
     def run(self) -> None:
         while not self.ending.is_set():
             request = self.instance.request(
-                self._script(), self.user, kill_delay_s=0.2, prologue_alarm_s=60.0, requeue_limit=1,
+                self._script(),
+                self.user,
+                kill_delay_s=0.2,
+                prologue_alarm_s=60.0,
+                requeue_limit=1,
                 resources="nodes=1:ppn=1,mem=64mb,walltime=01:00:00",
-            )  # fmt: skip
+            )
             trial = Trial(request)
             if (outcome := trial.begin()) is not None:
-                self.refused.append(f"{self.user} {self.kind}: prologue {outcome.prologue_status}: {outcome.stderr[:200]!r}")
+                self.refused.append(
+                    f"{self.user} {self.kind}: prologue {outcome.prologue_status}: {outcome.stderr[:200]!r}"
+                )
                 self.ending.wait(1.0)
                 continue
             self.ran += 1

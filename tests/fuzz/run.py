@@ -124,12 +124,26 @@ class Fuzz:
         """In the foreground, where a traceback of any thread can be read; hooks find it and start no other."""
         places = json.loads((self.instance.home / "paths.json").read_text())
         code = f"import sys; sys.path.insert(0, {places['lib']!r}); from pbsdock.agent.daemon import main; sys.exit(main())"
-        command = [places["python"], "-I", "-S", "-c", code, "--paths", f"{self.instance.home}/paths.json", "--foreground"]
+        command = [
+            places["python"],
+            "-I",
+            "-S",
+            "-c",
+            code,
+            "--paths",
+            f"{self.instance.home}/paths.json",
+            "--foreground",
+        ]
         with open(self.root / "stderr", "ab") as said:
             self.agent = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True, cwd="/",
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+                cwd="/",
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
-            )  # fmt: skip
+            )
         wait_until("the agent answers", lambda: self.instance.command("ps").returncode == 0, 30)
 
     # -- the play -----------------------------------------------------------------------------------------------------
@@ -141,9 +155,13 @@ class Fuzz:
         alone = [honest.measure() for _ in range(3)]
         wait_until("the instance is empty", lambda: not self.instance.left())
         watch = Watch(
-            self.agent.pid, self.engine.pid, (self.root, self.instance.root), self.instance.run_dir / "unhealthy",
-            self.instance.events_file, self.shared / "light",
-        )  # fmt: skip
+            self.agent.pid,
+            self.engine.pid,
+            (self.root, self.instance.root),
+            self.instance.run_dir / "unhealthy",
+            self.instance.events_file,
+            self.shared / "light",
+        )
         before = watch.look()
         entry = pwd.getpwnam(HONEST)
         bystander = Bystander(self.instance, HONEST, IMAGE, Path(entry.pw_dir) / "stop", self.engine.ask)
@@ -181,17 +199,34 @@ class Fuzz:
 
     def _attacker(self, user: str, temper: str, begin_s: float) -> subprocess.Popen[str]:
         spec = {
-            "user": user, "temper": temper, "seed": f"{self.seed}/{ATTACKERS.index(user)}/{temper}", "seconds": self.seconds,
+            "user": user,
+            "temper": temper,
+            "seed": f"{self.seed}/{ATTACKERS.index(user)}/{temper}",
+            "seconds": self.seconds,
             "begin_s": begin_s,
-            "shared": str(self.shared), "socket": str(self.instance.run_dir / "agent.sock"), "image": IMAGE,
+            "shared": str(self.shared),
+            "socket": str(self.instance.run_dir / "agent.sock"),
+            "image": IMAGE,
             "closed": str(self.closed),
-        }  # fmt: skip
+        }
         entry = pwd.getpwnam(user)
         process = subprocess.Popen(
-            ["/usr/bin/python3", "-m", "tests.fuzz.attacker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, user=user, group=entry.pw_gid, extra_groups=[], cwd="/", start_new_session=True,
-            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{self.shared}:{library(self.instance)}", "PYTHONDONTWRITEBYTECODE": "1"},
-        )  # fmt: skip
+            ["/usr/bin/python3", "-m", "tests.fuzz.attacker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            user=user,
+            group=entry.pw_gid,
+            extra_groups=[],
+            cwd="/",
+            start_new_session=True,
+            env={
+                "PATH": "/usr/bin:/bin",
+                "PYTHONPATH": f"{self.shared}:{library(self.instance)}",
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
+        )
         assert process.stdin is not None
         process.stdin.write(json.dumps(spec) + "\n")
         process.stdin.flush()
@@ -235,15 +270,26 @@ class Fuzz:
             died.append(f"agents {self.instance.agent_pids()}, it was {self.agent.pid}")
         rows = [
             invariants.honest(honest.took, honest.repeated, honest.failed),
-            invariants.most("private memory of the agent", invariants.MEMORY, (one.memory for one in watch.samples), 1 << 20, " MiB"),
-            invariants.most("threads of the agent", invariants.THREADS + len(self.slots) + 2, (one.threads for one in watch.samples)),
+            invariants.most(
+                "private memory of the agent", invariants.MEMORY, (one.memory for one in watch.samples), 1 << 20, " MiB"
+            ),
+            invariants.most(
+                "threads of the agent", invariants.THREADS + len(self.slots) + 2, (one.threads for one in watch.samples)
+            ),
             invariants.growth(watch.samples),
         ]
         if not died:
             after = watch.look()
-            for name, key, allowed in (("the engine", "engine_fds", invariants.DESCRIPTORS), ("the agent", "agent_fds", invariants.DESCRIPTORS)):
+            for name, key, allowed in (
+                ("the engine", "engine_fds", invariants.DESCRIPTORS),
+                ("the agent", "agent_fds", invariants.DESCRIPTORS),
+            ):
                 peak = max((getattr(one, key) for one in watch.samples), default=0)
-                rows.append(invariants.back(f"descriptors of {name} in the end", getattr(before, key), peak, getattr(after, key), allowed))
+                rows.append(
+                    invariants.back(
+                        f"descriptors of {name} in the end", getattr(before, key), peak, getattr(after, key), allowed
+                    )
+                )
             peak = max((one.mounts for one in watch.samples), default=0)
             rows.append(invariants.back("mounts in the end", before.mounts, peak, after.mounts))
         errors = invariants.tracebacks(self._events(), (self.root / "stderr").read_text(errors="replace"))
@@ -271,7 +317,9 @@ class Fuzz:
             engine_is_calm = now.engine_fds - before.engine_fds <= invariants.DESCRIPTORS
             agent_is_calm = now.agent_fds - before.agent_fds <= invariants.DESCRIPTORS
             calm = not left and agent_is_calm and now.mounts <= before.mounts
-            if time.monotonic() - began > (_COLLECTED_S if calm and not engine_is_calm else _GRACE_S if not calm else 0):
+            if time.monotonic() - began > (
+                _COLLECTED_S if calm and not engine_is_calm else _GRACE_S if not calm else 0
+            ):
                 return left
             time.sleep(0.25)
 
@@ -279,10 +327,15 @@ class Fuzz:
         totals = {key: sum((Counter(one[key]) for one in said), Counter()) for key in ("shapes", "sent", "answers")}
         lines = [f"seed {self.seed}, {self.seconds:g} s, {len(said)} programs of {len(ATTACKERS)} users"]
         for title, key in (("acts", "shapes"), ("requests sent", "sent"), ("answers", "answers")):
-            lines.append(f"{title} ({totals[key].total()}): " + ", ".join(f"{name!r} {count}" for name, count in totals[key].most_common(40)))
+            lines.append(
+                f"{title} ({totals[key].total()}): "
+                + ", ".join(f"{name!r} {count}" for name, count in totals[key].most_common(40))
+            )
         lines.append(f"events: {invariants.heaviest(self._events())}")
         lines.append("seconds: " + ", ".join(f"{name} {took:.1f}" for name, took in self.took.items()))
-        lines.append(f"load {os.getloadavg()[0]:.1f}; `true` before the attack: {', '.join(f'{one:.2f}' for one in alone)} s")
+        lines.append(
+            f"load {os.getloadavg()[0]:.1f}; `true` before the attack: {', '.join(f'{one:.2f}' for one in alone)} s"
+        )
         if watch.light.exists():
             lines.append("the agent passed 1 GiB: no largest messages were sent from then on")
         return "\n".join([*lines, invariants.table(rows)])

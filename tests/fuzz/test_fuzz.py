@@ -105,5 +105,6 @@ def test_what_breaks_an_invariant_is_seen() -> None:
     assert invariants.back("x", 5, 9, 7, 1).wrong
     lines = "x\nTraceback (most recent call last):\n  File\nOSError: gone\nTraceback (most recent call last):\nOSError: gone\n"
     assert invariants.tracebacks([{"event": "agent.error", "where": "tick", "reason": "KeyError('x')"}], lines) == [
-        "agent.error tick: KeyError('x')", "2 times on stderr: OSError: gone",
-    ]  # fmt: skip
+        "agent.error tick: KeyError('x')",
+        "2 times on stderr: OSError: gone",
+    ]

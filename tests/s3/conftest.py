@@ -52,8 +52,12 @@ def store() -> Iterator[Store]:
             for key in ("x/1", "x/2", "y/1"):
                 client.put_object(Bucket=bucket, Key=key, Body=f"{bucket} {key}\n".encode())
         yield Store(
-            gateway, alice, bob, gateway.identity(root / "role.toml", "pbsdock-node-role", "role"),
-            gateway.identity(root / "key.toml", "pbsdock-node-key", "key"), free_low_port(),
+            gateway,
+            alice,
+            bob,
+            gateway.identity(root / "role.toml", "pbsdock-node-role", "role"),
+            gateway.identity(root / "key.toml", "pbsdock-node-key", "key"),
+            free_low_port(),
         )
     finally:
         gateway.stop()

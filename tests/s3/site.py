@@ -54,7 +54,7 @@ def config(store: Store, extra: str = "", more: str = "", head: str = "") -> str
     scripts = Path(AWS).parent
     return (
         f'[mounts]\nallow = ["/usr:ro", "{SITE}:ro", "{scripts}:ro", "/var/tmp/pbsdock-stage"]\n'
-        f'[reaper]\ngrace_s = 1\nperiod_s = 3600\n[agent]\ncredentials_port = {store.port}\n{head}'
+        f"[reaper]\ngrace_s = 1\nperiod_s = 3600\n[agent]\ncredentials_port = {store.port}\n{head}"
         f'[s3.ceph]\nendpoint = "{store.gateway.endpoint}"\nidentity = "{store.role_identity}"\n'
         f'allow = ["alice-*", "public:ro", "bob-shared/{{user}}"]\n{extra}'
         f'[s3.keys]\nendpoint = "{store.gateway.endpoint}"\nidentity = "{store.key_identity}"\nkind = "key"\n'

@@ -22,6 +22,7 @@ from tests.s3.site import AWS, Site, config
 
 pytestmark = pytest.mark.engine
 
+
 def _keys(text: str) -> dict[str, str]:
     return dict(re.findall(r"^(aws_\w+) = (.+)$", text, re.MULTILINE))
 
@@ -72,7 +73,9 @@ CLIENTS = {
 def test_clients_without_arguments(site: Site, client: str, store_name: str) -> None:
     """Each client reads, writes and is denied without a single argument about the store."""
     command, expected = CLIENTS[client]
-    options = f"--s3 {store_name}:alice-in:ro --s3 {store_name}:alice-out:rw -v {Path(AWS).parent}:{Path(AWS).parent}:ro"
+    options = (
+        f"--s3 {store_name}:alice-in:ro --s3 {store_name}:alice-out:rw -v {Path(AWS).parent}:{Path(AWS).parent}:ro"
+    )
     done = site.run(options, command.replace("STORE", store_name))
 
     assert (done.stdout.decode(), done.stderr.decode(), done.exit_status) == (expected, "", 0)
@@ -83,9 +86,12 @@ def test_clients_without_arguments(site: Site, client: str, store_name: str) -> 
 def test_credentials_die_with_the_job(site: Site) -> None:
     """They work for the job, and not one second after its epilogue; nobody but its user could read them."""
     trial = site.instance.begin(
-        site.script("--s3 alice-in --s3 alice-out:rw", "cat $AWS_SHARED_CREDENTIALS_FILE; stat -c '%a %U' /run/pbsdock/s3"
-                    " /run/pbsdock/s3/credentials; touch /run/pbsdock/s3/x; echo done; sleep 60")
-    )  # fmt: skip
+        site.script(
+            "--s3 alice-in --s3 alice-out:rw",
+            "cat $AWS_SHARED_CREDENTIALS_FILE; stat -c '%a %U' /run/pbsdock/s3"
+            " /run/pbsdock/s3/credentials; touch /run/pbsdock/s3/x; echo done; sleep 60",
+        )
+    )
     wait_until("the script runs", lambda: b"done" in trial.out_path.read_bytes())
     said = trial.out_path.read_text()
     keys = _keys(said)
@@ -110,26 +116,31 @@ def test_credentials_die_with_the_job(site: Site) -> None:
 def test_environment_has_no_key_and_takes_none(site: Site) -> None:
     """Paths and addresses only; what the job's own environment has of another store does not get in the way."""
     done = site.run(
-        "--s3 alice-in", "env | grep -E '^(AWS|S3CMD|RCLONE)_' | sort",
+        "--s3 alice-in",
+        "env | grep -E '^(AWS|S3CMD|RCLONE)_' | sort",
         variables={"AWS_ACCESS_KEY_ID": "WRONG", "AWS_SECRET_ACCESS_KEY": "wrong", "AWS_PROFILE": "none"},
     )
     assert done.stdout.decode().splitlines() == [
-        "AWS_CONFIG_FILE=/run/pbsdock/s3/config", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=/run/pbsdock/s3/token",
-        f"AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:{site.store.port}/", "AWS_DEFAULT_REGION=us-east-1",
+        "AWS_CONFIG_FILE=/run/pbsdock/s3/config",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=/run/pbsdock/s3/token",
+        f"AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:{site.store.port}/",
+        "AWS_DEFAULT_REGION=us-east-1",
         "AWS_EC2_METADATA_DISABLED=true",
-        f"AWS_ENDPOINT_URL_S3={site.store.gateway.endpoint}", "AWS_REGION=us-east-1",
-        "AWS_SHARED_CREDENTIALS_FILE=/run/pbsdock/s3/credentials", "RCLONE_CONFIG=/run/pbsdock/s3/rclone.conf",
+        f"AWS_ENDPOINT_URL_S3={site.store.gateway.endpoint}",
+        "AWS_REGION=us-east-1",
+        "AWS_SHARED_CREDENTIALS_FILE=/run/pbsdock/s3/credentials",
+        "RCLONE_CONFIG=/run/pbsdock/s3/rclone.conf",
         "S3CMD_CONFIG=/run/pbsdock/s3/s3cfg",
-    ]  # fmt: skip
+    ]
 
 
 def test_two_stores_are_two_profiles(site: Site) -> None:
     """The default profile is the site's first store; each has one of its own name."""
     code = (
         "import boto3\n"
-        "for name in (None, \"ceph\", \"keys\"):\n"
-        "    s3 = boto3.Session(profile_name=name).client(\"s3\")\n"
-        "    print(s3.get_object(Bucket=\"alice-in\", Key=\"x/1\")[\"Body\"].read().decode().strip())\n"
+        'for name in (None, "ceph", "keys"):\n'
+        '    s3 = boto3.Session(profile_name=name).client("s3")\n'
+        '    print(s3.get_object(Bucket="alice-in", Key="x/1")["Body"].read().decode().strip())\n'
     )
     done = site.run("--s3 keys:alice-in --s3 ceph:alice-in", f"/usr/bin/python3 -c '{code}'")
 
@@ -137,12 +148,18 @@ def test_two_stores_are_two_profiles(site: Site) -> None:
 
 
 @pytest.mark.threat(15)
-@pytest.mark.parametrize(("options", "says"), [
-    ("--s3 bob-data", "bucket 'bob-data' of store ceph is not open to pbsdock-a; allowed are alice-*:rw, public:ro,"
-     " bob-shared/pbsdock-a:rw"),
-    ("--s3 public:rw", "bucket 'public' of store ceph is open to pbsdock-a for reading only (:ro)"),
-    ("--s3 nowhere:alice-in", "there is no store 'nowhere'; this site has ceph, keys"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            "--s3 bob-data",
+            "bucket 'bob-data' of store ceph is not open to pbsdock-a; allowed are alice-*:rw, public:ro,"
+            " bob-shared/pbsdock-a:rw",
+        ),
+        ("--s3 public:rw", "bucket 'public' of store ceph is open to pbsdock-a for reading only (:ro)"),
+        ("--s3 nowhere:alice-in", "there is no store 'nowhere'; this site has ceph, keys"),
+    ],
+)
 def test_refused_and_nothing_minted(site: Site, options: str, says: str) -> None:
     """One sentence, 125, and the gateway was not asked."""
     done = site.run(options, "echo never")
@@ -178,7 +195,7 @@ def test_session_is_refreshed(site: Site) -> None:
     body = (
         "first=$(sha256sum < $AWS_SHARED_CREDENTIALS_FILE); s3cmd -q get s3://alice-in/x/1 /tmp/1 2>/dev/null;"
         " cat $AWS_SHARED_CREDENTIALS_FILE >&2; sleep 70; s3cmd -q get s3://alice-in/x/2 /tmp/2 2>/dev/null;"
-        " cat /tmp/1 /tmp/2; [ \"$first\" = \"$(sha256sum < $AWS_SHARED_CREDENTIALS_FILE)\" ] || echo fresh"
+        ' cat /tmp/1 /tmp/2; [ "$first" = "$(sha256sum < $AWS_SHARED_CREDENTIALS_FILE)" ] || echo fresh'
     )
     done = site.run("--s3 alice-in", body)
     keys = _keys(done.stderr.decode())
@@ -239,16 +256,23 @@ def test_ledger_lost(site: Site) -> None:
     from pbsdock.stores.secret import name_of
 
     asked = Asked(
-        name="ceph", endpoint="", region="", ca_file="", staging=(),
+        name="ceph",
+        endpoint="",
+        region="",
+        ca_file="",
+        staging=(),
         container=(Grant(bucket="alice-in", keys=("*",), read_only=True),),
-    )  # fmt: skip
+    )
     ours, theirs = f"{site.instance.name}@{os.uname().nodename}", f"{site.instance.name}@another-node"
     made = []
     for owner in (ours, theirs):
         for kind, identity in (("role", site.store.role_identity), ("key", site.store.key_identity)):
             settings = StoreConfig(
-                endpoint=site.store.gateway.endpoint, identity=str(identity), share=False, kind=kind,
-            )  # fmt: skip
+                endpoint=site.store.gateway.endpoint,
+                identity=str(identity),
+                share=False,
+                kind=kind,
+            )
             minter = minter_of(Gateway("x", settings), settings, owner, lambda bucket, reason: None)
             name = name_of(owner, "6b0517b7deadbeef", "ceph" if kind == "role" else "keys")
             minter.mint(name, "9.vm", asked, 900)
@@ -272,9 +296,7 @@ def test_doctor(site: Site) -> None:
     done = site.instance.command("doctor", "s3", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert [(one["store"], one["step"], one["well"]) for one in json.loads(done.stdout)] == [
-        (store, step, True)
-        for store in ("ceph", "keys")
-        for step in ("mint", "open", "closed", "revoke", "revoked")
+        (store, step, True) for store in ("ceph", "keys") for step in ("mint", "open", "closed", "revoke", "revoked")
     ]
 
     site.instance.configure(text.replace('["alice-in", "bob-data"]', '["alice-in", "alice-in"]'))
@@ -284,8 +306,9 @@ def test_doctor(site: Site) -> None:
     site.instance.configure(text.replace(gateway.endpoint, "http://127.0.0.1:9"))
     down = site.instance.command("doctor", "s3", "keys")
     assert (down.returncode, down.stdout.splitlines()[0]) == (
-        1, "NOT keys mint: http://127.0.0.1:9 cannot be reached (create a user)"
-    )  # fmt: skip
+        1,
+        "NOT keys mint: http://127.0.0.1:9 cannot be reached (create a user)",
+    )
     assert "there is no store 'cefp'" in site.instance.command("doctor", "s3", "cefp").stderr
 
 
@@ -315,16 +338,29 @@ def test_sessions_by_the_endpoint(site: Site) -> None:
 
     def ask(user: str, path: str = "", given: str = token) -> str:
         done = subprocess.run(
-            ["/usr/bin/python3", "-c", asked, f"http://127.0.0.1:{port}/{path}", given], user=user, capture_output=True,
-            check=True, text=True,
-        )  # fmt: skip
+            ["/usr/bin/python3", "-c", asked, f"http://127.0.0.1:{port}/{path}", given],
+            user=user,
+            capture_output=True,
+            check=True,
+            text=True,
+        )
         return done.stdout.strip()
 
     assert (method, read) == ("container-role", "alice-in x/1"), trial.err_path.read_text()
     assert ask(USERS[0]) == "['AccessKeyId', 'Expiration', 'SecretAccessKey', 'Token']"
-    assert [ask(USERS[1]), ask("root"), ask(USERS[0], given="x" * 64), ask(USERS[0], given=""), ask(USERS[0], "keys")] == [
-        "403", "403", "403", "403", "404",
-    ]  # fmt: skip
+    assert [
+        ask(USERS[1]),
+        ask("root"),
+        ask(USERS[0], given="x" * 64),
+        ask(USERS[0], given=""),
+        ask(USERS[0], "keys"),
+    ] == [
+        "403",
+        "403",
+        "403",
+        "403",
+        "404",
+    ]
     site.restart_agent()
     wait_until("the new agent offers it", lambda: ask(USERS[0]).startswith("["))
     trial.qdel()
@@ -338,7 +374,9 @@ def test_sessions_by_the_endpoint(site: Site) -> None:
 def test_no_key_anywhere(site: Site) -> None:
     """Nothing of the credentials, nor of the node's identities, is in any place that outlives or shows a job."""
     trial = site.instance.begin(
-        site.script("--s3 ceph:alice-in --s3 keys:alice-out:rw", "cat $AWS_SHARED_CREDENTIALS_FILE; echo ready; sleep 60")
+        site.script(
+            "--s3 ceph:alice-in --s3 keys:alice-out:rw", "cat $AWS_SHARED_CREDENTIALS_FILE; echo ready; sleep 60"
+        )
     )
     wait_until("the script runs", lambda: b"ready" in trial.out_path.read_bytes())
     canaries = [one.encode() for one in re.findall(r"= (\S{12,})$", trial.out_path.read_text(), re.MULTILINE)]
@@ -348,7 +386,10 @@ def test_no_key_anywhere(site: Site) -> None:
 
     found = []
     container = subprocess.run(
-        ["docker", "ps", "-q", "--filter", f"label=pbsdock.job={trial.job_id}"], capture_output=True, check=True, text=True
+        ["docker", "ps", "-q", "--filter", f"label=pbsdock.job={trial.job_id}"],
+        capture_output=True,
+        check=True,
+        text=True,
     ).stdout.strip()
     inspected = subprocess.run(["docker", "inspect", container], capture_output=True, check=True).stdout
     history = subprocess.run(["docker", "history", "--no-trunc", HOST_IMAGE], capture_output=True, check=True).stdout
@@ -380,7 +421,9 @@ def test_unforeseen_error_is_redacted(store: Store, tmp_path: Path) -> None:
 
     who = identity.load("ceph", store.role_identity)
     stream = EventStream(tmp_path / "events.jsonl", node="n")
-    stream.emit("agent.error", where="connection", reason=f"HTTPError('Authorization: {who.access_key} {who.secret_key}')")
+    stream.emit(
+        "agent.error", where="connection", reason=f"HTTPError('Authorization: {who.access_key} {who.secret_key}')"
+    )
 
     text = (tmp_path / "events.jsonl").read_text()
     assert "[redacted] [redacted]" in text

@@ -23,13 +23,16 @@ from tests.s3.conftest import Store
 OWNER = "instance-1@node1"
 INCARNATION = "6b0517b7cafe0123"
 ASKED = Asked(
-    name="ceph", endpoint="", region="us-east-1", ca_file="",
+    name="ceph",
+    endpoint="",
+    region="us-east-1",
+    ca_file="",
     container=(
         Grant(bucket="alice-in", keys=("x", "x/*"), read_only=True),
         Grant(bucket="alice-out", keys=("*",), read_only=False),
     ),
     staging=(Grant(bucket="alice-in", keys=("y", "y/*"), read_only=True),),
-)  # fmt: skip
+)
 
 
 def _settings(store: Store, kind: str, **changes: Any) -> StoreConfig:
@@ -201,9 +204,7 @@ def test_gateway_down_hung_and_unknown(store: Store) -> None:
     strange = _minter(store, "role", endpoint=store.gateway.tls_endpoint)
     known = _minter(store, "role", endpoint=store.gateway.tls_endpoint, ca_bundle=str(store.gateway.root / "cert.pem"))
 
-    assert _fails(down) == (
-        "store-unreachable", "object store ceph: http://127.0.0.1:9 cannot be reached (CreateRole)"
-    )
+    assert _fails(down) == ("store-unreachable", "object store ceph: http://127.0.0.1:9 cannot be reached (CreateRole)")
     store.gateway.freeze()
     try:
         assert _fails(hung) == (
@@ -237,13 +238,20 @@ def test_clock_that_is_off(store: Store, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.threat(16)
-@pytest.mark.parametrize(("mode", "text", "code", "says"), [
-    (0o640, None, "identity-unsafe", "can be read by others than root; use chmod 600"),
-    (0o600, "access_key = 3", "identity-unreadable", "has to hold exactly the texts user, access_key, secret_key"),
-    (0o600, "not toml: SECRET", "identity-unreadable", "is not TOML with user, access_key, secret_key"),
-    (0o600, 'user = "u"\naccess_key = "NOSUCHKEY"\nsecret_key = "x"\n', "identity-not-allowed",
-     "the node's own user may not do CreateRole (AccessDenied); see the storage admin's page"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("mode", "text", "code", "says"),
+    [
+        (0o640, None, "identity-unsafe", "can be read by others than root; use chmod 600"),
+        (0o600, "access_key = 3", "identity-unreadable", "has to hold exactly the texts user, access_key, secret_key"),
+        (0o600, "not toml: SECRET", "identity-unreadable", "is not TOML with user, access_key, secret_key"),
+        (
+            0o600,
+            'user = "u"\naccess_key = "NOSUCHKEY"\nsecret_key = "x"\n',
+            "identity-not-allowed",
+            "the node's own user may not do CreateRole (AccessDenied); see the storage admin's page",
+        ),
+    ],
+)
 def test_identity_that_cannot_be_used(
     store: Store, tmp_path_factory: pytest.TempPathFactory, mode: int, text: str | None, code: str, says: str
 ) -> None:

@@ -70,13 +70,20 @@ def test_prefixes_and_wildcards(site: Site, desk: Path) -> None:
         "cd $HOME/desk && find tree some -type f | sort; : >tree/empty; ln -s a.fq tree/link",
     )
     assert done.stdout.decode().split() == [
-        "some/a.fq", "some/c.txt", "tree/a.fq", "tree/c.txt", "tree/deep/er/b.fq",
-    ], done.stderr  # fmt: skip
+        "some/a.fq",
+        "some/c.txt",
+        "tree/a.fq",
+        "tree/c.txt",
+        "tree/deep/er/b.fq",
+    ], done.stderr
     assert done.exit_status == 0
     assert _keys(site, "tree/") == {
-        "tree/a.fq": b"t/a.fq", "tree/c.txt": b"t/c.txt", "tree/deep/er/b.fq": b"t/deep/er/b.fq", "tree/empty": b"",
+        "tree/a.fq": b"t/a.fq",
+        "tree/c.txt": b"t/c.txt",
+        "tree/deep/er/b.fq": b"t/deep/er/b.fq",
+        "tree/empty": b"",
         "tree/link": b"t/a.fq",
-    }  # fmt: skip
+    }
     assert _keys(site, "globbed/") == {"globbed/a.fq": b"t/a.fq"}
     events = [one for one in site.instance.trail(done.job_id) if one["event"] == "stage.done"]
     assert [(one["direction"], one["files"]) for one in events] == [("in", 5), ("out", 6)]
@@ -95,7 +102,9 @@ def test_large_files(site: Site, desk: Path) -> None:
     assert done.exit_status == 0, done.stderr
     assert site.store.alice.get_object(Bucket="alice-out", Key="large/copy")["Body"].read() == data
     assert site.store.alice.list_multipart_uploads(Bucket="alice-out").get("Uploads", []) == []
-    back = site.run("--stage-in s3://alice-out/large/copy $HOME/desk/large/back", "cmp $HOME/desk/large/back $HOME/desk/large/one")
+    back = site.run(
+        "--stage-in s3://alice-out/large/copy $HOME/desk/large/back", "cmp $HOME/desk/large/back $HOME/desk/large/one"
+    )
     assert (back.exit_status, back.stdout) == (0, b"")
     verified = [one["unverified"] for one in site.instance.trail(back.job_id) if one["event"] == "stage.done"]
     assert verified == [0]
@@ -103,43 +112,52 @@ def test_large_files(site: Site, desk: Path) -> None:
 
 REFUSED = {
     "missing": (
-        "--stage-in s3://alice-in/x/9 $HOME/desk/in", "no-such-object",
+        "--stage-in s3://alice-in/x/9 $HOME/desk/in",
+        "no-such-object",
         ":3:9: s3://alice-in/x/9 does not exist; nothing was started",
     ),
     "a prefix without its slash": (
-        "--stage-in s3://alice-in/x $HOME/desk/in", "no-such-object",
+        "--stage-in s3://alice-in/x $HOME/desk/in",
+        "no-such-object",
         ":3:9: s3://alice-in/x does not exist; there are objects below it: write s3://alice-in/x/ for all of them;"
         " nothing was started",
     ),
     "an empty prefix": (
-        "--stage-in s3://alice-in/nothing/ $HOME/desk/in", "no-such-object",
+        "--stage-in s3://alice-in/nothing/ $HOME/desk/in",
+        "no-such-object",
         ":3:9: s3://alice-in/nothing/ has no object below it; nothing was started",
     ),
     "no match": (
-        "--stage-in s3://alice-in/x/*.fq $HOME/desk/in", "no-such-object",
+        "--stage-in s3://alice-in/x/*.fq $HOME/desk/in",
+        "no-such-object",
         ":3:9: s3://alice-in/x/*.fq matches no object; nothing was started",
     ),
     "no such bucket": (
-        "--stage-in s3://alice-none/x $HOME/desk/in", "no-such-object",
+        "--stage-in s3://alice-none/x $HOME/desk/in",
+        "no-such-object",
         ":3:9: s3://alice-none/x: there is no such bucket; nothing was started",
     ),
     "not mounted": (
-        "--stage-in s3://alice-in/x/1 /data/in", "stage-path-not-mounted",
+        "--stage-in s3://alice-in/x/1 /data/in",
+        "stage-path-not-mounted",
         ":3:9: --stage-in path '/data/in' is not in a directory of the host that the container gets; those are ",
     ),
     "not open": (
-        "--stage-out $HOME/desk/x s3://bob-data/x", "bucket-not-allowed",
+        "--stage-out $HOME/desk/x s3://bob-data/x",
+        "bucket-not-allowed",
         ":3:9: --stage-out s3://bob-data/x: bucket 'bob-data' below 'x' of store ceph is not open to ",
     ),
     "two that become one": (
-        "--stage-in s3://alice-in/x/1 $HOME/desk/in/ --stage-in s3://alice-in/y/1 $HOME/desk/in/", "stage-path",
+        "--stage-in s3://alice-in/x/1 $HOME/desk/in/ --stage-in s3://alice-in/y/1 $HOME/desk/in/",
+        "stage-path",
         ":3:53: s3://alice-in/y/1 and s3://alice-in/x/1 would both become HOME/desk/in/1; nothing was started",
     ),
     "a file in the way": (
-        "--stage-in s3://alice-in/x/1 $HOME/desk/file/in", "stage-path",
+        "--stage-in s3://alice-in/x/1 $HOME/desk/file/in",
+        "stage-path",
         ":3:9: HOME/desk/file/in cannot be written: ",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)

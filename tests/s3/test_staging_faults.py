@@ -77,10 +77,14 @@ def test_the_worker_is_the_user(site: Site, desk: Path) -> None:
     assert set(seen["Groups"].split()) | set(seen["Gid"].split()) == {one.decode() for one in groups}
     assert (seen["NoNewPrivs"], int(seen["CapPrm"], 16), int(seen["CapEff"], 16)) == ("1", 0, 0)
     for name in ("environ", "mem", "maps", "fd"):
-        read = subprocess.run(["ls" if name == "fd" else "cat", f"/proc/{pid}/{name}"], user=USERS[0], capture_output=True)
+        read = subprocess.run(
+            ["ls" if name == "fd" else "cat", f"/proc/{pid}/{name}"], user=USERS[0], capture_output=True
+        )
         assert b"Permission denied" in read.stderr
     attach = "import ctypes,sys; c=ctypes.CDLL(None,use_errno=True); print(c.ptrace(16,int(sys.argv[1]),0,0),ctypes.get_errno())"
-    traced = subprocess.run(["/usr/bin/python3", "-c", attach, str(pid)], user=USERS[0], capture_output=True, check=True)
+    traced = subprocess.run(
+        ["/usr/bin/python3", "-c", attach, str(pid)], user=USERS[0], capture_output=True, check=True
+    )
     assert traced.stdout == b"-1 1\n"
     assert b"AWS" not in Path(f"/proc/{pid}/cmdline").read_bytes()
     os.kill(pid, signal.SIGCONT)
@@ -96,8 +100,9 @@ def test_the_user_ends_the_worker(site: Site, desk: Path) -> None:
     subprocess.run(["kill", "-9", str(_workers()[0])], user=USERS[0], check=True)
     done = trial.finish(trial.wait())
     assert (done.exit_status, done.stderr) == (
-        125, b"pbsdock: the staging worker was killed; nothing was started\n",
-    )  # fmt: skip
+        125,
+        b"pbsdock: the staging worker was killed; nothing was started\n",
+    )
     assert site.left() == []
     assert site.run("--stage-in s3://alice-in/x/1 $HOME/desk/one", "cat $HOME/desk/one").stdout == b"alice-in x/1\n"
 
@@ -130,8 +135,9 @@ def test_agent_killed_while_files_come_in(site: Site, desk: Path) -> None:
     done = trial.finish(trial.wait())
 
     assert (done.stdout.decode().split(), done.stderr.decode()[:21]) == (
-        [hashlib.md5(data).hexdigest(), "-"], "pbsdock: staged in 1 ",
-    )  # fmt: skip
+        [hashlib.md5(data).hexdigest(), "-"],
+        "pbsdock: staged in 1 ",
+    )
 
 
 def test_gateway_restarted_in_the_middle(site: Site, desk: Path) -> None:
@@ -148,7 +154,8 @@ def test_gateway_restarted_in_the_middle(site: Site, desk: Path) -> None:
 def test_gateway_away(frozen: Site, desk: Path) -> None:
     """A stage-out that cannot be done tells so by the exit status and says where the data is; nothing is lost."""
     trial = _begin(
-        frozen, "--stage-in s3://alice-in/x/1 $HOME/desk/in --stage-out $HOME/desk/out s3://alice-out/never",
+        frozen,
+        "--stage-in s3://alice-in/x/1 $HOME/desk/in --stage-out $HOME/desk/out s3://alice-out/never",
         "cp $HOME/desk/in $HOME/desk/out; echo ready; sleep 2; exit 0",
     )
     wait_until("the script runs", lambda: b"ready" in trial.out_path.read_bytes())
@@ -156,7 +163,9 @@ def test_gateway_away(frozen: Site, desk: Path) -> None:
     done = trial.finish(trial.wait())
     told = done.stderr.decode().splitlines()[-1]
     assert done.exit_status == 74
-    assert told.startswith("pbsdock: object store ceph: ") or told.startswith("pbsdock: STDIN:3:48: s3://alice-out/never: ")
+    assert told.startswith("pbsdock: object store ceph: ") or told.startswith(
+        "pbsdock: STDIN:3:48: s3://alice-out/never: "
+    )
     assert told.endswith(f"; what was not uploaded is kept on {os.uname().nodename} in {desk}/out")
     assert (desk / "out").read_bytes() == b"alice-in x/1\n"
     frozen.store.gateway.start_radosgw()
@@ -170,14 +179,19 @@ def test_tmpdir_is_kept_while_the_gateway_is_away(frozen: Site, desk: Path) -> N
     base = Path("/var/tmp/pbsdock-stage")
     shutil.rmtree(base, ignore_errors=True)
     base.mkdir(mode=0o755)
-    trial = Trial(frozen.instance.request(
-        frozen.script("--stage-out $TMPDIR/out s3://alice-out/away", "head -c 300000000 /dev/zero >$TMPDIR/out"),
-        tmpdir=str(base),
-    ))  # fmt: skip
+    trial = Trial(
+        frozen.instance.request(
+            frozen.script("--stage-out $TMPDIR/out s3://alice-out/away", "head -c 300000000 /dev/zero >$TMPDIR/out"),
+            tmpdir=str(base),
+        )
+    )
     frozen.instance.trials.append(trial)
     assert trial.begin() is None
-    wait_until("an upload is under way", lambda: bool(
-        frozen.store.alice.list_multipart_uploads(Bucket="alice-out").get("Uploads", [])), 60)
+    wait_until(
+        "an upload is under way",
+        lambda: bool(frozen.store.alice.list_multipart_uploads(Bucket="alice-out").get("Uploads", [])),
+        60,
+    )
     frozen.store.gateway.stop_radosgw()
     done = trial.finish(trial.wait())
     kept = Path(f"~{USERS[0]}").expanduser() / f"pbsdock-kept.{done.job_id}"
@@ -200,7 +214,8 @@ def test_what_would_go_with_tmpdir_is_kept(frozen: Site, desk: Path, tmp_path_fa
     base.mkdir(mode=0o755)
     try:
         done = frozen.run(
-            "--stage-out $TMPDIR/out s3://alice-none/never", "mkdir $TMPDIR/out && echo 1 >$TMPDIR/out/one",
+            "--stage-out $TMPDIR/out s3://alice-none/never",
+            "mkdir $TMPDIR/out && echo 1 >$TMPDIR/out/one",
             tmpdir=str(base),
         )
         kept = Path(f"~{USERS[0]}").expanduser() / f"pbsdock-kept.{done.job_id}"
@@ -228,7 +243,8 @@ def test_when(site: Site, desk: Path, when: str, code: int, there: bool) -> None
 def test_deleted_job_stages_out_in_any_case(site: Site, desk: Path) -> None:
     """A job that is deleted, and does not heed TERM, still has its on=always results uploaded by the epilogue."""
     trial = _begin(
-        site, "--stage-out $HOME/desk/out s3://alice-out/always on=always",
+        site,
+        "--stage-out $HOME/desk/out s3://alice-out/always on=always",
         "trap '' TERM; echo x >$HOME/desk/out; echo ready; while :; do sleep 1; done",
     )
     wait_until("the script runs", lambda: b"ready" in trial.out_path.read_bytes())
@@ -272,8 +288,10 @@ def test_agent_killed_while_results_go_out(site: Site, desk: Path) -> None:
     uploads = lambda: client.list_multipart_uploads(Bucket="alice-out").get("Uploads", [])  # noqa: E731
     wait_until("an upload is under way", lambda: bool(uploads()))
     first = uploads()[0]["UploadId"]
-    wait_until("parts are there", lambda: len(
-        client.list_parts(Bucket="alice-out", Key="resumed", UploadId=first).get("Parts", [])) > 3)
+    wait_until(
+        "parts are there",
+        lambda: len(client.list_parts(Bucket="alice-out", Key="resumed", UploadId=first).get("Parts", [])) > 3,
+    )
     site.instance.kill_agent()
     assert [one["UploadId"] for one in uploads()] == [first]
     site.restart_agent()

@@ -24,7 +24,7 @@ _KNOWN = re.compile(
     r"|POST (/v[\d.]+)?/(containers/create\?.*|containers/[^/]+/(start|attach\?.*|resize\?.*)|exec/\w+/(start|resize\?.*)"
     r"|containers/[^/]+/exec)"
     r"|DELETE (/v[\d.]+)?/containers/[^/]+\?v=1&force=1"
-)  # fmt: skip
+)
 
 
 @contextmanager
@@ -77,7 +77,10 @@ def test_every_call_is_known(site: Site) -> None:
         wait_until("all is gone", lambda: site.instance.left() == [])
         site.instance.configure(config(site.store))
     said = b"".join(heard)
-    lines = [one.decode() for one in re.findall(rb"^((?:GET|HEAD|PUT|POST|DELETE|PATCH) \S+) HTTP/1\.1\r$", said, re.MULTILINE)]
+    lines = [
+        one.decode()
+        for one in re.findall(rb"^((?:GET|HEAD|PUT|POST|DELETE|PATCH) \S+) HTTP/1\.1\r$", said, re.MULTILINE)
+    ]
     secrets = re.findall(rb"= (\S{12,})$", done.stdout, re.MULTILINE)
 
     assert [one for one in lines if "/create?" in one]

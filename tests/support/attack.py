@@ -34,10 +34,22 @@ def library(instance: Instance) -> str:
 def begin_as(instance: Instance, code: str, *arguments: str, user: str = ATTACKER) -> subprocess.Popen[str]:
     """Start Python as a user who has the agent's socket in ``sys.argv[1]`` and *arguments* after it."""
     return subprocess.Popen(
-        ["/usr/bin/python3", "-c", _HEAD + textwrap.dedent(code), str(instance.run_dir / "agent.sock"), *arguments,
-         library(instance)],
-        user=user, group=pwd.getpwnam(user).pw_gid, extra_groups=[], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
-    )  # fmt: skip
+        [
+            "/usr/bin/python3",
+            "-c",
+            _HEAD + textwrap.dedent(code),
+            str(instance.run_dir / "agent.sock"),
+            *arguments,
+            library(instance),
+        ],
+        user=user,
+        group=pwd.getpwnam(user).pw_gid,
+        extra_groups=[],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd="/",
+    )
 
 
 def as_user(instance: Instance, code: str, *arguments: str, user: str = ATTACKER) -> list[str]:
@@ -92,7 +104,9 @@ def image(name: str, entries: Iterable[Entry], changes: Iterable[str] = (), **co
             member.type, member.mode, member.linkname, member.size = one.kind, one.mode, one.target, len(one.data)
             member.devmajor, member.devminor = one.device
             if one.capability:
-                member.pax_headers["SCHILY.xattr.security.capability"] = one.capability.decode("utf-8", "surrogateescape")
+                member.pax_headers["SCHILY.xattr.security.capability"] = one.capability.decode(
+                    "utf-8", "surrogateescape"
+                )
             archive.addfile(member, io.BytesIO(one.data))
     flags = [word for one in changes for word in ("-c", one)]
     subprocess.run(["docker", "import", *flags, "-", whole], input=buffer.getvalue(), capture_output=True, check=True)

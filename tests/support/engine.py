@@ -21,7 +21,9 @@ class OwnEngine:
     """
 
     def __init__(
-        self, root: Path, inside: Sequence[str] = ("unshare", "--net"),
+        self,
+        root: Path,
+        inside: Sequence[str] = ("unshare", "--net"),
         networks: Sequence[str] = ("--bridge=none", "--iptables=false"),
     ) -> None:
         self.root = root
@@ -46,9 +48,20 @@ class OwnEngine:
         if self.containerd is None:
             self._launch_containerd()
         self.process = self._spawn(
-            "dockerd", "--data-root", f"{self.root}/data", "--exec-root", f"{self.root}/exec", "-p", f"{self.root}/pid",
-            "-H", f"unix://{self.socket}", "--containerd", f"{self.root}/containerd.sock", *self.networks, *options,
-        )  # fmt: skip
+            "dockerd",
+            "--data-root",
+            f"{self.root}/data",
+            "--exec-root",
+            f"{self.root}/exec",
+            "-p",
+            f"{self.root}/pid",
+            "-H",
+            f"unix://{self.socket}",
+            "--containerd",
+            f"{self.root}/containerd.sock",
+            *self.networks,
+            *options,
+        )
 
     def _launch_containerd(self) -> None:
         (self.root / "containerd.toml").write_text(

@@ -44,16 +44,32 @@ def lying_registry(way: str) -> Iterator[Lie]:
     lie = Lie(way)
     tar = _layer()
     packed = gzip.compress(tar)
-    config = json.dumps({
-        "architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": [_digest(tar)]},
-    }).encode()  # fmt: skip
-    manifest = json.dumps({
-        "schemaVersion": 2, "mediaType": _MANIFEST,
-        "config": {"mediaType": "application/vnd.docker.container.image.v1+json", "size": len(config),
-                   "digest": _digest(config)},
-        "layers": [{"mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip", "size": 64 << 20,
-                    "digest": _digest(packed)}],
-    }).encode()  # fmt: skip
+    config = json.dumps(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [_digest(tar)]},
+        }
+    ).encode()
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": _MANIFEST,
+            "config": {
+                "mediaType": "application/vnd.docker.container.image.v1+json",
+                "size": len(config),
+                "digest": _digest(config),
+            },
+            "layers": [
+                {
+                    "mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip",
+                    "size": 64 << 20,
+                    "digest": _digest(packed),
+                }
+            ],
+        }
+    ).encode()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -90,8 +106,12 @@ def lying_registry(way: str) -> Iterator[Lie]:
                 self.send_header("Content-Length", str(len(other)))
             self.send_header("Connection", "close")
             self.end_headers()
-            pieces = {"digest": (other, 0.0, 1), "crawl": (b"x", 0.1, 10**9), "stall": (b"x" * 4096, 3600.0, 10**9),
-                      "endless": (b"x" * 65536, 0.01, 10**9)}[lie.way]  # fmt: skip
+            pieces = {
+                "digest": (other, 0.0, 1),
+                "crawl": (b"x", 0.1, 10**9),
+                "stall": (b"x" * 4096, 3600.0, 10**9),
+                "endless": (b"x" * 65536, 0.01, 10**9),
+            }[lie.way]
             piece, pause, count = pieces
             try:
                 for _ in range(count):

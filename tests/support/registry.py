@@ -29,8 +29,11 @@ def registry(htpasswd: str = "") -> Iterator[str]:
         f"http: {{addr: '{address}'}}\n{auth}"
     )
     process = subprocess.Popen(
-        ["docker-registry", "serve", str(root / "config.yml")], start_new_session=True, stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        ["docker-registry", "serve", str(root / "config.yml")],
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     host, port = address.split(":")
 

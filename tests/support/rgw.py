@@ -120,13 +120,22 @@ class Gateway:
         from botocore.config import Config
 
         return boto3.client(
-            "s3", endpoint_url=self.endpoint, region_name="us-east-1", aws_access_key_id=access,
-            aws_secret_access_key=secret, aws_session_token=token, verify=False,
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=access,
+            aws_secret_access_key=secret,
+            aws_session_token=token,
+            verify=False,
             config=Config(
-                s3={"addressing_style": "path"}, retries={"max_attempts": 1}, connect_timeout=3, read_timeout=20,
-                request_checksum_calculation="when_required", response_checksum_validation="when_required",
+                s3={"addressing_style": "path"},
+                retries={"max_attempts": 1},
+                connect_timeout=3,
+                read_timeout=20,
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
             ),
-        )  # fmt: skip
+        )
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
@@ -134,34 +143,72 @@ class Gateway:
         ways = ("ms", "ms client", "ms cluster", "ms service", "ms mon client", "ms mon cluster", "ms mon service")
         tls = f" ssl_endpoint=127.0.0.1:{self.tls_port} ssl_certificate={self.authority}" if self.tls else ""
         lines = [
-            "[global]", f"fsid = {fsid}", f"mon host = [v2:127.0.0.1:{self.mon_port}]",
+            "[global]",
+            f"fsid = {fsid}",
+            f"mon host = [v2:127.0.0.1:{self.mon_port}]",
             *(f"auth {one} required = none" for one in ("cluster", "service", "client")),
             *(f"{one} mode = crc" for one in ways),  # without cephx there is no other
-            "public network = 127.0.0.0/8", "mon allow pool size one = true", "osd pool default size = 1",
-            "osd pool default min size = 1", "osd pool default pg num = 8", "osd crush chooseleaf type = 0",
-            f"run dir = {self.root}/run", f"log file = {self.root}/log/$name.log",
-            f"admin socket = {self.root}/run/$name.asok", f"pid file = {self.root}/run/$name.pid",
-            f"mon data = {self.root}/mon", f"osd data = {self.root}/osd", "osd objectstore = memstore",
-            f"memstore device bytes = {self.memory_gib << 30}", f"rgw frontends = beast endpoint=127.0.0.1:{self.port}{tls}",
-            "rgw s3 auth use sts = true", f"rgw sts key = {secrets.token_hex(8)}", "rgw sts min session duration = 60",
+            "public network = 127.0.0.0/8",
+            "mon allow pool size one = true",
+            "osd pool default size = 1",
+            "osd pool default min size = 1",
+            "osd pool default pg num = 8",
+            "osd crush chooseleaf type = 0",
+            f"run dir = {self.root}/run",
+            f"log file = {self.root}/log/$name.log",
+            f"admin socket = {self.root}/run/$name.asok",
+            f"pid file = {self.root}/run/$name.pid",
+            f"mon data = {self.root}/mon",
+            f"osd data = {self.root}/osd",
+            "osd objectstore = memstore",
+            f"memstore device bytes = {self.memory_gib << 30}",
+            f"rgw frontends = beast endpoint=127.0.0.1:{self.port}{tls}",
+            "rgw s3 auth use sts = true",
+            f"rgw sts key = {secrets.token_hex(8)}",
+            "rgw sts min session duration = 60",
             # What is overwritten or deleted gives its memory back at once, not in two hours.
-            "rgw gc obj min wait = 1", "rgw gc processor period = 2", "rgw gc processor max time = 2",
-        ]  # fmt: skip
+            "rgw gc obj min wait = 1",
+            "rgw gc processor period = 2",
+            "rgw gc processor max time = 2",
+        ]
         (self.root / "ceph.conf").write_text("\n".join(lines) + "\n")
 
     def _certificate(self) -> None:
         subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
-             "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
-            cwd=self.root, check=True, capture_output=True,
-        )  # fmt: skip
+            [
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=127.0.0.1",
+                "-addext",
+                "subjectAltName=IP:127.0.0.1",
+                "-keyout",
+                "key.pem",
+                "-out",
+                "cert.pem",
+            ],
+            cwd=self.root,
+            check=True,
+            capture_output=True,
+        )
         self.authority.write_text((self.root / "cert.pem").read_text() + (self.root / "key.pem").read_text())
 
     def _tool(self, program: str, *arguments: str) -> str:
         done = subprocess.run(
             [program, *(() if program == "monmaptool" else ("-c", str(self.root / "ceph.conf"))), *arguments],
-            cwd=self.root, capture_output=True, text=True, timeout=_START_S, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            timeout=_START_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
         if done.returncode != 0:
             raise RuntimeError(f"{program} {' '.join(arguments)}: {done.stderr[-500:]}")
         return done.stdout
@@ -169,9 +216,13 @@ class Gateway:
     def _daemon(self, name: str, program: str, *arguments: str) -> None:
         with open(self.root / "log" / f"{name}.out", "ab") as log:
             self.processes[name] = subprocess.Popen(
-                [program, "-c", str(self.root / "ceph.conf"), *arguments, "-f"], cwd=self.root,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                [program, "-c", str(self.root / "ceph.conf"), *arguments, "-f"],
+                cwd=self.root,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def _answers(self) -> bool:
         try:

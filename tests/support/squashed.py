@@ -33,12 +33,27 @@ class Squashed:
         self.paths = {1: backing}
         self.numbers = {backing: 1}
         self.answers: dict[int, Callable[[int, bytes], bytes]] = {
-            1: self.lookup, 3: self.attributes, 4: self.change, 5: lambda node, _: os.readlink(self.paths[node]),
-            9: self.make_directory, 10: lambda node, data: self.take(os.unlink, node, data),
-            11: lambda node, data: self.take(os.rmdir, node, data), 14: self.open, 15: self.read, 16: self.write,
-            17: self.room, 18: self.close, 20: lambda *_: b"", 25: lambda *_: b"", 26: self.begin, 27: self.open,
-            28: self.list, 29: self.close, 34: self.access, 35: self.create,
-        }  # fmt: skip
+            1: self.lookup,
+            3: self.attributes,
+            4: self.change,
+            5: lambda node, _: os.readlink(self.paths[node]),
+            9: self.make_directory,
+            10: lambda node, data: self.take(os.unlink, node, data),
+            11: lambda node, data: self.take(os.rmdir, node, data),
+            14: self.open,
+            15: self.read,
+            16: self.write,
+            17: self.room,
+            18: self.close,
+            20: lambda *_: b"",
+            25: lambda *_: b"",
+            26: self.begin,
+            27: self.open,
+            28: self.list,
+            29: self.close,
+            34: self.access,
+            35: self.create,
+        }
 
     def begin(self, _node: int, data: bytes) -> bytes:
         _major, _minor, readahead, _flags = struct.unpack_from("<4I", data)
@@ -122,8 +137,19 @@ class Squashed:
 
     def room(self, _node: int, _data: bytes) -> bytes:
         one = os.statvfs(self.paths[1])
-        return struct.pack("<5Q4I6I", one.f_blocks, one.f_bfree, one.f_bavail, one.f_files, one.f_ffree, one.f_bsize, 255,
-                           one.f_frsize, 0, *[0] * 6)  # fmt: skip
+        return struct.pack(
+            "<5Q4I6I",
+            one.f_blocks,
+            one.f_bfree,
+            one.f_bavail,
+            one.f_files,
+            one.f_ffree,
+            one.f_bsize,
+            255,
+            one.f_frsize,
+            0,
+            *[0] * 6,
+        )
 
     def answer(self, request: bytes) -> tuple[int, bytes]:
         """(error, data) for one request."""
@@ -151,7 +177,20 @@ def _as(uid: int, gid: int, opcode: int) -> Iterator[None]:
 def _packed(one: os.stat_result) -> bytes:
     times = [int(one.st_atime), int(one.st_mtime), int(one.st_ctime)]
     return _ATTRIBUTES.pack(
-        one.st_ino, one.st_size, one.st_blocks, *times, 0, 0, 0, one.st_mode, one.st_nlink, one.st_uid, one.st_gid, 0, 4096, 0
+        one.st_ino,
+        one.st_size,
+        one.st_blocks,
+        *times,
+        0,
+        0,
+        0,
+        one.st_mode,
+        one.st_nlink,
+        one.st_uid,
+        one.st_gid,
+        0,
+        4096,
+        0,
     )
 
 

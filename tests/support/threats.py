@@ -15,17 +15,46 @@ import pytest
 
 LONG = bool(os.environ.get("PBSDOCK_ATTACK_LONG"))
 ROWS = {
-    1: "environment into a root hook", 2: "identity from arguments", 3: "the engine's socket", 4: "mounts",
-    5: "privilege and namespaces", 6: "injection through the directive", 7: "files root reads and writes",
-    8: "another script than was checked", 9: "the prologue bypassed", 10: "setuid and capabilities",
-    11: "groups", 12: "secrets in the environment", 13: "secrets through the archive call", 14: "secrets in words",
-    15: "wide or immortal credentials", 16: "the node's own credential", 17: "escape from the cgroup",
-    18: "forks before the limits", 19: "survivors", 20: "an unjust reaper", 21: "job ids", 22: "half a prologue",
-    23: "processes, descriptors, memory", 24: "disk", 25: "tags and names of images", 26: "between check and start",
-    27: "known escapes", 28: "hostile registries", 29: "registry credentials", 30: "networks", 31: "devices",
-    32: "the event stream", 33: "hangs and floods", 34: "mom's trust in ports", 35: "predictable names",
-    36: "mount propagation", 37: "mounts by link", 38: "requests taken for faults", 39: "clients that do not read",
-}  # fmt: skip
+    1: "environment into a root hook",
+    2: "identity from arguments",
+    3: "the engine's socket",
+    4: "mounts",
+    5: "privilege and namespaces",
+    6: "injection through the directive",
+    7: "files root reads and writes",
+    8: "another script than was checked",
+    9: "the prologue bypassed",
+    10: "setuid and capabilities",
+    11: "groups",
+    12: "secrets in the environment",
+    13: "secrets through the archive call",
+    14: "secrets in words",
+    15: "wide or immortal credentials",
+    16: "the node's own credential",
+    17: "escape from the cgroup",
+    18: "forks before the limits",
+    19: "survivors",
+    20: "an unjust reaper",
+    21: "job ids",
+    22: "half a prologue",
+    23: "processes, descriptors, memory",
+    24: "disk",
+    25: "tags and names of images",
+    26: "between check and start",
+    27: "known escapes",
+    28: "hostile registries",
+    29: "registry credentials",
+    30: "networks",
+    31: "devices",
+    32: "the event stream",
+    33: "hangs and floods",
+    34: "mom's trust in ports",
+    35: "predictable names",
+    36: "mount propagation",
+    37: "mounts by link",
+    38: "requests taken for faults",
+    39: "clients that do not read",
+}
 _NAMED = re.compile(r"/test_t(\d\d)_")
 _counts: dict[int, Counter[str]] = {number: Counter() for number in ROWS}
 
@@ -77,8 +106,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         said = "" if passed else "  NOT PROVED"
         line(f"T{number:<3} {title:<34} {passed + failed:>4} {passed:>7} {failed:>7} {skipped:>8}{said}")
     total = sum(_counts.values(), Counter[str]())
-    line(f"{len(ROWS) - len(unproved())} of {len(ROWS)} rows attacked: {total['passed'] + total['failed']} attacks run,"
-         f" {total['passed']} repelled, {total['failed']} not, {total['skipped']} skipped")  # fmt: skip
+    line(
+        f"{len(ROWS) - len(unproved())} of {len(ROWS)} rows attacked: {total['passed'] + total['failed']} attacks run,"
+        f" {total['passed']} repelled, {total['failed']} not, {total['skipped']} skipped"
+    )
 
 
 def unproved() -> list[int]:

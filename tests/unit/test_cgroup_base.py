@@ -14,9 +14,7 @@ from pbsdock.host.cgroup import base
 
 
 def limits(memory: int | None, both: int | None) -> Limits:
-    return Limits(
-        memory_bytes=memory, memory_swap_bytes=both, cpu_millis=None, cpuset=None, pids=10, shm_bytes=0
-    )
+    return Limits(memory_bytes=memory, memory_swap_bytes=both, cpu_millis=None, cpuset=None, pids=10, shm_bytes=0)
 
 
 @pytest.mark.parametrize("name", ["12.vm.a1b2c3", "16-0.vm", "_x", "-x"])
@@ -31,9 +29,7 @@ def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011  # the whole sentence is compared below
         base.check_name(name)
 
-    assert str(caught.value) == (
-        f"{name!r} is no name for a job's cgroup: use letters, digits, '.', '_' and '-'"
-    )
+    assert str(caught.value) == (f"{name!r} is no name for a job's cgroup: use letters, digits, '.', '_' and '-'")
 
 
 @pytest.mark.parametrize(

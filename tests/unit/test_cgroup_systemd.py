@@ -80,10 +80,15 @@ def test_instances_do_not_nest() -> None:
 def test_properties_name_every_limit() -> None:
     """The same list changes a slice that is there; CPUs travel as a bitmap."""
     assert properties(LIMITS) == [
-        ("TasksMax", ("t", 64)), ("MemoryAccounting", ("b", True)), ("CPUAccounting", ("b", True)),
-        ("IOAccounting", ("b", True)), ("MemoryMax", ("t", 1048576)), ("MemorySwapMax", ("t", 2097152)),
-        ("CPUQuotaPerSecUSec", ("t", 1_500_000)), ("AllowedCPUs", ("ay", b"\x03\x01")),
-    ]  # fmt: skip
+        ("TasksMax", ("t", 64)),
+        ("MemoryAccounting", ("b", True)),
+        ("CPUAccounting", ("b", True)),
+        ("IOAccounting", ("b", True)),
+        ("MemoryMax", ("t", 1048576)),
+        ("MemorySwapMax", ("t", 2097152)),
+        ("CPUQuotaPerSecUSec", ("t", 1_500_000)),
+        ("AllowedCPUs", ("ay", b"\x03\x01")),
+    ]
 
 
 def test_no_limit_is_infinity() -> None:
@@ -175,8 +180,10 @@ def test_the_last_job_takes_the_slice_above_along(tmp_path: Path) -> None:
     cgroups.remove("2.vm", 1.0)
 
     assert [unit for kind, unit in fake.calls if kind == "stop"] == [
-        "pbsdock-1.vm.slice", "pbsdock-2.vm.slice", "pbsdock.slice",
-    ]  # fmt: skip
+        "pbsdock-1.vm.slice",
+        "pbsdock-2.vm.slice",
+        "pbsdock.slice",
+    ]
 
 
 def test_a_slice_that_stays_is_a_fault_fake_tree(tmp_path: Path) -> None:

@@ -13,9 +13,7 @@ from pbsdock.core.plan import Limits
 from pbsdock.host.cgroup.base import Usage
 from pbsdock.host.cgroup.v2 import V2Cgroup
 
-LIMITS = Limits(
-    memory_bytes=1 << 20, memory_swap_bytes=3 << 20, cpu_millis=1500, cpuset="0,1", pids=64, shm_bytes=0
-)
+LIMITS = Limits(memory_bytes=1 << 20, memory_swap_bytes=3 << 20, cpu_millis=1500, cpuset="0,1", pids=64, shm_bytes=0)
 
 
 @pytest.fixture
@@ -42,9 +40,12 @@ def test_create_fake_tree(tree: Path) -> None:
     assert (tree / "cgroup.subtree_control").read_text() == "+cpu +memory +pids +cpuset +io"
     assert (tree / "pbsdock" / "cgroup.subtree_control").read_text() == "+cpu +memory +pids +cpuset +io"
     assert held(tree) == {
-        "memory.max": "1048576", "memory.swap.max": "2097152", "cpu.max": "150000 100000", "pids.max": "64",
+        "memory.max": "1048576",
+        "memory.swap.max": "2097152",
+        "cpu.max": "150000 100000",
+        "pids.max": "64",
         "cpuset.cpus": "0,1",
-    }  # fmt: skip
+    }
 
 
 def test_create_again_lifts_limits_fake_tree(tree: Path) -> None:
@@ -108,18 +109,27 @@ def test_usage_fake_tree(
     """Everything is read from the job's own directory, which counts all below and outlives the container."""
     job = tree / "pbsdock" / "1.vm"
     files = {
-        "memory.events": f"low 0\nhigh 0\n{events}", "memory.events.local": f"low 0\noom {local}\noom_kill 0\n",
-        "memory.max": f"{limit}\n", "memory.peak": "1048576\n", "pids.peak": "7\n",
+        "memory.events": f"low 0\nhigh 0\n{events}",
+        "memory.events.local": f"low 0\noom {local}\noom_kill 0\n",
+        "memory.max": f"{limit}\n",
+        "memory.peak": "1048576\n",
+        "pids.peak": "7\n",
         "cpu.stat": "usage_usec 1500000\nuser_usec 1\nsystem_usec 2\n",
         "io.stat": "8:0 rbytes=10 wbytes=20 rios=1 wios=1 dbytes=0 dios=0\n259:0 rbytes=1 wbytes=2 rios=0 wios=0\n",
-    }  # fmt: skip
+    }
     for file, text in files.items():
         (job / file).write_text(text)
 
     assert V2Cgroup(tree, "pbsdock").usage("1.vm") == Usage(
-        memory_peak_bytes=1048576, cpu_seconds=1.5, io_read_bytes=11, io_write_bytes=22, pids_peak=7,
-        oom_kills=kills, limit_hit=hit, oom_at=at,
-    )  # fmt: skip
+        memory_peak_bytes=1048576,
+        cpu_seconds=1.5,
+        io_read_bytes=11,
+        io_write_bytes=22,
+        pids_peak=7,
+        oom_kills=kills,
+        limit_hit=hit,
+        oom_at=at,
+    )
 
 
 def test_an_older_kernel_does_not_tell_fake_tree(tree: Path) -> None:

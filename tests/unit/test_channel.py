@@ -142,9 +142,11 @@ def test_what_was_begun_is_released_whatever_happens(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(prepare, "_carry_out", fail)
     monkeypatch.setattr(prepare, "release", lambda node, one, why: released.append(one.incarnation))
     node: Any = SimpleNamespace(
-        promised={}, mark=lambda _: None,
-        ledger=SimpleNamespace(create=lambda _: None), emit=lambda *_, **__: None,
-    )  # fmt: skip
+        promised={},
+        mark=lambda _: None,
+        ledger=SimpleNamespace(create=lambda _: None),
+        emit=lambda *_, **__: None,
+    )
     job: Any = SimpleNamespace(id=SimpleNamespace(text="1.s"))
     with pytest.raises(type(error)):
         prepare._prepare(node, job, plan, b"", lambda _: None, 0.0)
@@ -216,7 +218,13 @@ def test_streams_nobody_reads_are_ended(
     monkeypatch.setattr("pbsdock.agent.streams.time.monotonic", lambda: now[0])
     streams, running = Streams(), Running(record=_record(), channel=Channel(pair[0]))
     engines = _give(streams, running)
-    for later, channel, is_there in ((0, running.channel, 1), (60, running.channel, 1), (1, None, 1), (4, None, 1), (2, None, 0)):
+    for later, channel, is_there in (
+        (0, running.channel, 1),
+        (60, running.channel, 1),
+        (1, None, 1),
+        (4, None, 1),
+        (2, None, 0),
+    ):
         now[0] += later
         running.channel = channel
         streams.look()

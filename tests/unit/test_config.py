@@ -138,58 +138,95 @@ def test_all_errors_at_once_with_their_lines() -> None:
     )
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    ("images = 3", "1: images is not a table; write [images]"),
-    ("[override]\nusers = []", "1: override is a list of tables; write [[override]]"),
-    ("override = [1]", "1: override is a list of tables; write [[override]]"),
-    ("[limits]\npids = true", "2: limits.pids = true is not allowed; write a whole number"),
-    ("[limits]\npids = 1e3", "2: limits.pids = 1000.0 is not allowed; write a whole number"),
-    ("[limits]\nmax_memory = -1", "2: limits.max_memory = -1 is not allowed; it must be at least 0 and at most"
-                                  " 1152921504606846976"),
-    ("[limits]\nmax_memory = '5mb'", "2: limits.max_memory is below 6mb, the least the engine takes"),
-    ("[limits]\nmax_memory = '1gb'\ndefault_memory = '2gb'",
-     "3: limits.default_memory is larger than limits.max_memory"),
-    ("[limits]\nshm = '2gb'\nmax_shm = '1gb'", "2: limits.shm is larger than limits.max_shm"),
-    ("[prologue]\nalarm_s = 30\nmargin_s = 30", "3: prologue.margin_s leaves nothing of prologue.alarm_s"),
-    ("[agent]\nrequest_timeout_s = nan",
-     "2: agent.request_timeout_s = nan is not allowed; it must be at least 1 and at most 31622400"),
-    ("[agent]\nrequest_timeout_s = inf",
-     "2: agent.request_timeout_s = inf is not allowed; it must be at least 1 and at most 31622400"),
-    ("[events]\njournald = 'yes'", '2: events.journald = "yes" is not allowed; write true or false'),
-    ("[events]\nfile = 'x.jsonl'",
-     '2: events.file = "x.jsonl" is not allowed; write an absolute path without \'..\', or nothing'),
-    ("[users]\ndeny = 'bob'", '2: users.deny = "bob" is not allowed; write a list of texts'),
-    ("[users]\ndeny = ['']",
-     '2: "" in users.deny is not allowed; write at least one character, and none that cannot be seen'),
-    ("[users]\nmin_uid = 0", "2: users.min_uid = 0 is not allowed; it must be at least 1 and at most 4294967294"),
-    ("[images]\nallow = [\n  'docker.io/*',\n  'busybox']",
-     "4: \"busybox\" in images.allow is not allowed; a pattern begins with a registry: write for example"
-     " 'docker.io/library/busybox'"),
-    ("[images]\ndeny = ['evil/*']",
-     "2: \"evil/*\" in images.deny is not allowed; a pattern begins with a registry: write for example"
-     " 'docker.io/evil/*'"),
-    ("[images]\ndeny = ['sha256:12']",
-     '2: "sha256:12" in images.deny is not allowed; a digest is sha256: and 64 hexadecimal digits'),
-    ("[mounts]\nallow = ['/a/../b']",
-     '2: "/a/../b" in mounts.allow is not allowed; write "/PATH" or "/PATH:ro", without \'..\''),
-    ("[mounts]\ndeny = ['/a:ro']",
-     "2: \"/a:ro\" in mounts.deny is not allowed; write an absolute path without '..' and ':'"),
-    ("[mounts]\nalways = ['/a']",
-     '2: "/a" in mounts.always is not allowed; write "/SOURCE:/TARGET" or "/SOURCE:/TARGET:ro", without \'..\''),
-    ("[cgroup]\nparent = 'mom.service'",
-     '2: cgroup.parent = "mom.service" is not allowed; write a cgroup such as /system.slice/pbs_mom.service, or nothing'),
-    ("[cgroup]\nparent = '/'",
-     '2: cgroup.parent = "/" is not allowed; write a cgroup such as /system.slice/pbs_mom.service, or nothing'),
-    ("[cgroup]\nparent = '/sys/fs/cgroup/a'",
-     '2: cgroup.parent = "/sys/fs/cgroup/a" is not allowed; write the cgroup without /sys/fs/cgroup'),
-    ("[network]\ndefault = 'container:x'",
-     '2: network.default = "container:x" is not allowed; write host, none, bridge or the name of an engine\'s network'),
-    ("[devices]\nallow = ['/dev/../etc/shadow']",
-     '2: "/dev/../etc/shadow" in devices.allow is not allowed; write a path below /dev'),
-    ("[engine]\nfrobnicate = 1", "2: unknown key 'engine.frobnicate'; known are docker_config, socket, timeout_s"),
-    ("[engine]\nsocket = \n", "2: column 10: not TOML: Invalid value"),
-    ("[engine]\nsocket = '", "2: not TOML: Expected \"'\""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("images = 3", "1: images is not a table; write [images]"),
+        ("[override]\nusers = []", "1: override is a list of tables; write [[override]]"),
+        ("override = [1]", "1: override is a list of tables; write [[override]]"),
+        ("[limits]\npids = true", "2: limits.pids = true is not allowed; write a whole number"),
+        ("[limits]\npids = 1e3", "2: limits.pids = 1000.0 is not allowed; write a whole number"),
+        (
+            "[limits]\nmax_memory = -1",
+            "2: limits.max_memory = -1 is not allowed; it must be at least 0 and at most 1152921504606846976",
+        ),
+        ("[limits]\nmax_memory = '5mb'", "2: limits.max_memory is below 6mb, the least the engine takes"),
+        (
+            "[limits]\nmax_memory = '1gb'\ndefault_memory = '2gb'",
+            "3: limits.default_memory is larger than limits.max_memory",
+        ),
+        ("[limits]\nshm = '2gb'\nmax_shm = '1gb'", "2: limits.shm is larger than limits.max_shm"),
+        ("[prologue]\nalarm_s = 30\nmargin_s = 30", "3: prologue.margin_s leaves nothing of prologue.alarm_s"),
+        (
+            "[agent]\nrequest_timeout_s = nan",
+            "2: agent.request_timeout_s = nan is not allowed; it must be at least 1 and at most 31622400",
+        ),
+        (
+            "[agent]\nrequest_timeout_s = inf",
+            "2: agent.request_timeout_s = inf is not allowed; it must be at least 1 and at most 31622400",
+        ),
+        ("[events]\njournald = 'yes'", '2: events.journald = "yes" is not allowed; write true or false'),
+        (
+            "[events]\nfile = 'x.jsonl'",
+            "2: events.file = \"x.jsonl\" is not allowed; write an absolute path without '..', or nothing",
+        ),
+        ("[users]\ndeny = 'bob'", '2: users.deny = "bob" is not allowed; write a list of texts'),
+        (
+            "[users]\ndeny = ['']",
+            '2: "" in users.deny is not allowed; write at least one character, and none that cannot be seen',
+        ),
+        ("[users]\nmin_uid = 0", "2: users.min_uid = 0 is not allowed; it must be at least 1 and at most 4294967294"),
+        (
+            "[images]\nallow = [\n  'docker.io/*',\n  'busybox']",
+            '4: "busybox" in images.allow is not allowed; a pattern begins with a registry: write for example'
+            " 'docker.io/library/busybox'",
+        ),
+        (
+            "[images]\ndeny = ['evil/*']",
+            '2: "evil/*" in images.deny is not allowed; a pattern begins with a registry: write for example'
+            " 'docker.io/evil/*'",
+        ),
+        (
+            "[images]\ndeny = ['sha256:12']",
+            '2: "sha256:12" in images.deny is not allowed; a digest is sha256: and 64 hexadecimal digits',
+        ),
+        (
+            "[mounts]\nallow = ['/a/../b']",
+            '2: "/a/../b" in mounts.allow is not allowed; write "/PATH" or "/PATH:ro", without \'..\'',
+        ),
+        (
+            "[mounts]\ndeny = ['/a:ro']",
+            "2: \"/a:ro\" in mounts.deny is not allowed; write an absolute path without '..' and ':'",
+        ),
+        (
+            "[mounts]\nalways = ['/a']",
+            '2: "/a" in mounts.always is not allowed; write "/SOURCE:/TARGET" or "/SOURCE:/TARGET:ro", without \'..\'',
+        ),
+        (
+            "[cgroup]\nparent = 'mom.service'",
+            '2: cgroup.parent = "mom.service" is not allowed; write a cgroup such as /system.slice/pbs_mom.service, or nothing',
+        ),
+        (
+            "[cgroup]\nparent = '/'",
+            '2: cgroup.parent = "/" is not allowed; write a cgroup such as /system.slice/pbs_mom.service, or nothing',
+        ),
+        (
+            "[cgroup]\nparent = '/sys/fs/cgroup/a'",
+            '2: cgroup.parent = "/sys/fs/cgroup/a" is not allowed; write the cgroup without /sys/fs/cgroup',
+        ),
+        (
+            "[network]\ndefault = 'container:x'",
+            '2: network.default = "container:x" is not allowed; write host, none, bridge or the name of an engine\'s network',
+        ),
+        (
+            "[devices]\nallow = ['/dev/../etc/shadow']",
+            '2: "/dev/../etc/shadow" in devices.allow is not allowed; write a path below /dev',
+        ),
+        ("[engine]\nfrobnicate = 1", "2: unknown key 'engine.frobnicate'; known are docker_config, socket, timeout_s"),
+        ("[engine]\nsocket = \n", "2: column 10: not TOML: Invalid value"),
+        ("[engine]\nsocket = '", '2: not TOML: Expected "\'"'),
+    ],
+)
 def test_sentence(text: str, says: str) -> None:
     """Line, key, value, and what is allowed."""
     assert _problems(text) == (f"pbsdock.toml:{says}",)
@@ -233,12 +270,24 @@ def test_lines_of_everything_toml_can_write() -> None:
     lines = positions(text)
 
     assert {place: line for place, line in lines.items() if len(place) > 1} == {
-        ("images", "allow"): 3, ("images", "allow", 0): 4, ("images", "allow", 1): 5, ("images", "deny"): 7,
-        ("images", "env"): 10, ("images", "env", "deny"): 10, ("net work", "x"): 11, ("net work", "x", "a.b"): 12,
-        ("override", 0): 14, ("override", 0, "images"): 15, ("override", 0, "images", "pull"): 15,
-        ("override", 0, "images", "allow"): 15, ("override", 0, "images", "allow", 0): 15, ("override", 1): 16,
-        ("override", 1, "limits"): 17, ("override", 1, "limits", "pids"): 18, ("override", 1, "limits", "shm"): 19,
-    }  # fmt: skip
+        ("images", "allow"): 3,
+        ("images", "allow", 0): 4,
+        ("images", "allow", 1): 5,
+        ("images", "deny"): 7,
+        ("images", "env"): 10,
+        ("images", "env", "deny"): 10,
+        ("net work", "x"): 11,
+        ("net work", "x", "a.b"): 12,
+        ("override", 0): 14,
+        ("override", 0, "images"): 15,
+        ("override", 0, "images", "pull"): 15,
+        ("override", 0, "images", "allow"): 15,
+        ("override", 0, "images", "allow", 0): 15,
+        ("override", 1): 16,
+        ("override", 1, "limits"): 17,
+        ("override", 1, "limits", "pids"): 18,
+        ("override", 1, "limits", "shm"): 19,
+    }
     assert lines["last",] == 21
     assert line_of(lines, ("override", 1, "limits", "absent")) == 17
     assert line_of(lines, ("absent",)) == 1
@@ -370,9 +419,7 @@ def test_link_through_a_directory_others_can_write(tmp_path: Path) -> None:
 
     check_trusted(tmp_path / "open/x.toml")
     (tmp_path / "open").chmod(0o777)
-    assert _distrust(tmp_path / "open/x.toml") == (
-        f"{tmp_path}/open is writable by others (mode 0777); use chmod go-w"
-    )
+    assert _distrust(tmp_path / "open/x.toml") == (f"{tmp_path}/open is writable by others (mode 0777); use chmod go-w")
 
 
 @as_root

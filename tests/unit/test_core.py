@@ -90,9 +90,12 @@ def test_frames_are_taken_apart_at_any_boundary(frames: list[tuple[int, bytes]],
 
 
 CALL = container.Call(
-    argv=("/bin/sh",), environment=(("A", "1"), ("LD_PRELOAD", "x"), ("PATH", "/host"), ("HOME", "/h")), cwd="/home/alice",
-    umask=0o077, tty=False,
-)  # fmt: skip
+    argv=("/bin/sh",),
+    environment=(("A", "1"), ("LD_PRELOAD", "x"), ("PATH", "/host"), ("HOME", "/h")),
+    cwd="/home/alice",
+    umask=0o077,
+    tty=False,
+)
 
 
 def test_environment_is_filtered() -> None:
@@ -106,8 +109,11 @@ def test_host_config_gives_no_right() -> None:
 
     assert set(found) == container.SET
     assert (found["Privileged"], found["CapAdd"], found["CapDrop"], found["SecurityOpt"]) == (
-        False, [], ["ALL"], ["no-new-privileges"],
-    )  # fmt: skip
+        False,
+        [],
+        ["ALL"],
+        ["no-new-privileges"],
+    )
     assert (found["RestartPolicy"]["Name"], found["LogConfig"]["Type"]) == ("no", "none")
     assert not container.SET & container.DEFAULTED
 
@@ -117,11 +123,12 @@ def test_shell_line_sets_what_the_engine_cannot() -> None:
     limits = {"Max address space": (1 << 30, 2 << 30), "Max data size": (-1, -1)}
 
     assert container.command(CALL, limits, "im'g") == [
-        "/bin/sh", "-c",
+        "/bin/sh",
+        "-c",
         'umask 0077; ulimit -Sv 1048576 2>/dev/null; ulimit -Hv 2097152 2>/dev/null; [ -x "$0" ] || { echo "pbsdock:'
         ' image \'img\' has no $0; choose a shell it has with qsub -S" >&2; exit 125; }; exec "$0" "$@"',
         "/bin/sh",
-    ]  # fmt: skip
+    ]
 
 
 def test_shell_line_names_a_missing_interpreter() -> None:
@@ -134,10 +141,15 @@ def test_shell_line_names_a_missing_interpreter() -> None:
     )
 
 
-@pytest.mark.parametrize(("path", "prefix", "holds"), [
-    ("/scratch/a", "/scratch", True), ("/scratch", "/scratch", True), ("/scratch2/a", "/scratch", False),
-    ("/", "/scratch", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "prefix", "holds"),
+    [
+        ("/scratch/a", "/scratch", True),
+        ("/scratch", "/scratch", True),
+        ("/scratch2/a", "/scratch", False),
+        ("/", "/scratch", False),
+    ],
+)
 def test_prefixes_are_components(path: str, prefix: str, holds: bool) -> None:
     """/scratch2 is not inside /scratch."""
     assert below(path, prefix) is holds
@@ -148,7 +160,9 @@ def test_mounts_are_looked_at_as_the_user(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     (closed / "inner").mkdir()
-    volume = Mount(source=str(closed / "inner"), target="/x", read_only=False, origin="volume", required=True, where="s:1:2")
+    volume = Mount(
+        source=str(closed / "inner"), target="/x", read_only=False, origin="volume", required=True, where="s:1:2"
+    )
     with pytest.raises(Refusal) as caught:
         mounts.resolve([volume], mounts.User(uid=65534, gid=65534, groups=()), PathRules(allow=("/",)))
 
@@ -169,12 +183,15 @@ def test_exchanged_mounts_are_noticed(tmp_path: Path) -> None:
         mounts.open_unchanged(bound[0], None)
 
 
-@pytest.mark.parametrize(("boot", "files", "age", "verdict"), [
-    ("b", {"7.vm.JB"}, 9000, Verdict.LIVE),
-    ("b", set(), 119, Verdict.YOUNG),
-    ("b", set(), 121, Verdict.JOB_GONE),
-    ("other", {"7.vm.JB"}, 1, Verdict.OTHER_BOOT),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("boot", "files", "age", "verdict"),
+    [
+        ("b", {"7.vm.JB"}, 9000, Verdict.LIVE),
+        ("b", set(), 119, Verdict.YOUNG),
+        ("b", set(), 121, Verdict.JOB_GONE),
+        ("other", {"7.vm.JB"}, 1, Verdict.OTHER_BOOT),
+    ],
+)
 @pytest.mark.parametrize("state", ["preparing", "ready", "running"])
 def test_verdicts(state: str, boot: str, files: set[str], age: float, verdict: Verdict) -> None:
     """Alive by mom's own file; young by the last sign of life; dead by another boot."""
@@ -186,9 +203,14 @@ def test_verdicts(state: str, boot: str, files: set[str], age: float, verdict: V
     assert judge(record, boot="b", job_files=frozenset(files), up_s=1000.0 + age, grace_s=120) is verdict
 
 
-@pytest.mark.parametrize(("files", "age", "verdict"), [
-    ({"7.vm.JB"}, 9000, Verdict.LIVE), (set(), 9, Verdict.YOUNG), (set(), 11, Verdict.JOB_GONE),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("files", "age", "verdict"),
+    [
+        ({"7.vm.JB"}, 9000, Verdict.LIVE),
+        (set(), 9, Verdict.YOUNG),
+        (set(), 11, Verdict.JOB_GONE),
+    ],
+)
 def test_verdicts_of_ended_jobs(files: set[str], age: float, verdict: Verdict) -> None:
     """Nothing of it is awaited any more but its epilogue."""
     record = Record.new(job_id="7.vm", safe="7.vm", uid=1, user="a", node="n", boot_id="b", now=1000.0, nonce="aa")

@@ -25,29 +25,41 @@ def test_pins() -> None:
     assert pins(LOCK) == {"py-yaml-x": "6.0.1", "six": "1.17.0"}
 
 
-@pytest.mark.parametrize(("version", "fixed", "older"), [
-    ("2.9.0", "2.10.0", True),
-    ("2.31.0", "2.31.0", False),
-    ("2.31", "2.31.0", True),
-    ("2.31.0.post1", "2.31.0", False),
-    ("2024.7.4", "2023.11.17", False),
-    ("3.20", "3.14", False),
-    ("1.9", "2.0", True),
-    ("nonsense", "0.1", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("version", "fixed", "older"),
+    [
+        ("2.9.0", "2.10.0", True),
+        ("2.31.0", "2.31.0", False),
+        ("2.31", "2.31.0", True),
+        ("2.31.0.post1", "2.31.0", False),
+        ("2024.7.4", "2023.11.17", False),
+        ("3.20", "3.14", False),
+        ("1.9", "2.0", True),
+        ("nonsense", "0.1", True),
+    ],
+)
 def test_before(version: str, fixed: str, older: bool) -> None:
     """By number, not by letter; what is no version is older than anything."""
     assert before(version, fixed) is older
 
 
-@pytest.mark.parametrize(("installed", "says"), [
-    ({"a": "1", "b": "2"}, ["ok  packages lock: the 2 packages of the lock, and no others"]),
-    ({"a": "1", "b": "2", "pbsdock": "0.1.0"}, ["ok  packages lock: the 2 packages of the lock, and no others"]),
-    ({"a": "1"}, ["NOT packages lock: b 2 is missing; run install.sh again"]),
-    ({"a": "1", "b": "3"}, ["NOT packages lock: b is 3 and the lock has 2; run install.sh again"]),
-    ({"a": "1", "b": "2", "c": "9"}, ["NOT packages lock: c 9 is not in the lock; run install.sh again"]),
-    ({}, ["NOT packages lock: a 1 is missing; run install.sh again", "NOT packages lock: b 2 is missing; run install.sh again"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("installed", "says"),
+    [
+        ({"a": "1", "b": "2"}, ["ok  packages lock: the 2 packages of the lock, and no others"]),
+        ({"a": "1", "b": "2", "pbsdock": "0.1.0"}, ["ok  packages lock: the 2 packages of the lock, and no others"]),
+        ({"a": "1"}, ["NOT packages lock: b 2 is missing; run install.sh again"]),
+        ({"a": "1", "b": "3"}, ["NOT packages lock: b is 3 and the lock has 2; run install.sh again"]),
+        ({"a": "1", "b": "2", "c": "9"}, ["NOT packages lock: c 9 is not in the lock; run install.sh again"]),
+        (
+            {},
+            [
+                "NOT packages lock: a 1 is missing; run install.sh again",
+                "NOT packages lock: b 2 is missing; run install.sh again",
+            ],
+        ),
+    ],
+)
 def test_lock(installed: dict[str, str], says: list[str]) -> None:
     """A sentence for each package that is not as locked."""
     assert [f"{'ok ' if one.well else 'NOT'} {one}" for one in judge_lock({"a": "1", "b": "2"}, installed)] == says
@@ -68,6 +80,12 @@ def test_holes(hole: object) -> None:
 
 def test_the_table_of_the_manual_is_the_programs() -> None:
     """docs/security.md lists what is compared, no more and no less."""
-    rows = re.findall(r"^\| ([a-z0-9-]+) \| ((?:CVE-[0-9-]+(?:, )?)+) \| ([0-9.]+) \|$", (REPOSITORY / "docs/security.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| ([a-z0-9-]+) \| ((?:CVE-[0-9-]+(?:, )?)+) \| ([0-9.]+) \|$",
+        (REPOSITORY / "docs/security.md").read_text(),
+        re.M,
+    )
 
-    assert [row for row in rows if row[0] not in ("runc", "containerd")] == [(one.package, one.name, one.fixed) for one in HOLES]
+    assert [row for row in rows if row[0] not in ("runc", "containerd")] == [
+        (one.package, one.name, one.fixed) for one in HOLES
+    ]

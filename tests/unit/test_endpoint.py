@@ -25,7 +25,9 @@ def test_one_user_cannot_have_all_connections() -> None:
     endpoint.start()
     idle = [socket.create_connection(("127.0.0.1", port), 5) for _ in range(80)]
     try:
-        others = subprocess.run([sys.executable, "-I", "-c", _ASK, str(port)], user=65534, capture_output=True, text=True, check=True)
+        others = subprocess.run(
+            [sys.executable, "-I", "-c", _ASK, str(port)], user=65534, capture_output=True, text=True, check=True
+        )
         closed = [one for one in idle if _is_closed(one)]
     finally:
         for one in idle:

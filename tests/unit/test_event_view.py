@@ -17,8 +17,15 @@ from pbsdock.events import view as event_view
 from pbsdock.events.view import lines, render, show
 
 _REFUSED = {
-    "ts": "2023-11-14T22:13:20.250000Z", "seq": 1, "event": "job.refused", "level": "warning", "node": "n1",
-    "job": "7.vm", "user": "alice", "code": "x", "sentence": "no",
+    "ts": "2023-11-14T22:13:20.250000Z",
+    "seq": 1,
+    "event": "job.refused",
+    "level": "warning",
+    "node": "n1",
+    "job": "7.vm",
+    "user": "alice",
+    "code": "x",
+    "sentence": "no",
 }
 
 
@@ -119,7 +126,12 @@ def test_show_filters_by_job(tmp_path: Path) -> None:
     file = tmp_path / "e"
     file.write_text("".join(f"{json.dumps(one)}\n" for one in events) + "no json\n[]\n3\n")
 
-    for job, shown in (("7", ["7.vm", "7.other"]), ("7.vm", ["7.vm"]), ("8", []), (None, ["7.vm", "70.vm", "7.other", None])):
+    for job, shown in (
+        ("7", ["7.vm", "7.other"]),
+        ("7.vm", ["7.vm"]),
+        ("8", []),
+        (None, ["7.vm", "70.vm", "7.other", None]),
+    ):
         out = io.StringIO()
         assert show(file, job=job, follow=False, raw=True, out=out) == 0
         assert [json.loads(line).get("job") for line in out.getvalue().splitlines()] == shown

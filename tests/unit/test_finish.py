@@ -132,7 +132,9 @@ def test_times_of_the_engine() -> None:
     assert [moment(one) for one in ("0001-01-01T00:00:00Z", None, "", "soon")] == [None] * 4
 
 
-@pytest.mark.parametrize(("ago_s", "is_blamed"), [(0.0, True), (36000.0, False)], ids=["restarted-now", "in-the-morning"])
+@pytest.mark.parametrize(
+    ("ago_s", "is_blamed"), [(0.0, True), (36000.0, False)], ids=["restarted-now", "in-the-morning"]
+)
 @pytest.mark.parametrize("code", [137, 143, 255])
 def test_fake_engine_is_blamed_for_what_its_restart_explains(code: int, ago_s: float, is_blamed: bool) -> None:
     """A qdel, or a job's own status, hours after a restart that the job has survived is not the engine's."""

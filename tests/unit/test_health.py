@@ -79,14 +79,18 @@ def test_a_place_that_takes_no_files(tmp_path: Path) -> None:
 
 def test_an_image_too_large_for_a_disk_with_room(tmp_path: Path) -> None:
     """Whoever asks for the largest image there is must not take the node down with it."""
-    fine = _node(tmp_path, engine=SimpleNamespace(probe=lambda: True), engine_info=lambda: {"DockerRootDir": str(tmp_path)})
+    fine = _node(
+        tmp_path, engine=SimpleNamespace(probe=lambda: True), engine_info=lambda: {"DockerRootDir": str(tmp_path)}
+    )
     away = _node(tmp_path, engine=SimpleNamespace(probe=lambda: False, down_because="x"), engine_info=dict)
 
     assert health.look(fine, "disk-full") == ""
     assert health.look(away, "disk-full") == "the Docker engine does not answer: x"
 
 
-@pytest.mark.parametrize(("limits", "wrong"), [("", False), ("reserve_memory='900tb'", True), ("max_memory='7mb'", False)])
+@pytest.mark.parametrize(
+    ("limits", "wrong"), [("", False), ("reserve_memory='900tb'", True), ("max_memory='7mb'", False)]
+)
 def test_limits_that_leave_nothing(tmp_path: Path, limits: str, wrong: bool) -> None:
     """The site's own configuration, asked without a job and without an override."""
     node = _node(tmp_path)

@@ -79,9 +79,15 @@ class Site:
     ) -> subprocess.CompletedProcess[str]:
         """Run one hook as mom would."""
         return subprocess.run(
-            [str(self.base / "hooks" / hook), *argv], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            cwd=self.mom_priv, timeout=30, check=False,
-        )  # fmt: skip
+            [str(self.base / "hooks" / hook), *argv],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            cwd=self.mom_priv,
+            timeout=30,
+            check=False,
+        )
 
     def asked(self, wait_s: float = 0.0) -> list[str] | None:
         """What the client was called with, options of the instance first; None if it was not."""
@@ -110,10 +116,15 @@ def site(tmp_path: Path) -> Site:
     for directory in (made.mom_priv / "jobs", made.run_dir / "jobs", tmp_path / "state" / "jobs", tmp_path / "hooks"):
         directory.mkdir(parents=True)
     marks = {
-        "@PYTHON@": f"{tmp_path}/python3", "@LIB@": f"{tmp_path}/lib", "@RUN_DIR@": str(made.run_dir),
-        "@STATE_DIR@": f"{tmp_path}/state", "@MOM_PRIV@": str(made.mom_priv), "@PATHS@": f"{tmp_path}/paths.json",
-        "@PREFIX@": str(tmp_path), "@HOME@": str(tmp_path),
-    }  # fmt: skip
+        "@PYTHON@": f"{tmp_path}/python3",
+        "@LIB@": f"{tmp_path}/lib",
+        "@RUN_DIR@": str(made.run_dir),
+        "@STATE_DIR@": f"{tmp_path}/state",
+        "@MOM_PRIV@": str(made.mom_priv),
+        "@PATHS@": f"{tmp_path}/paths.json",
+        "@PREFIX@": str(tmp_path),
+        "@HOME@": str(tmp_path),
+    }
     for name in HOOKS:
         text = (REPOSITORY / "hooks" / name).read_text()
         for mark, value in marks.items():
@@ -186,9 +197,13 @@ def test_prologue_of_an_older_mom_finds_the_script_itself(site: Site, job: str, 
 def test_prologue_drops_what_would_load_code(site: Site) -> None:
     """Neither the loader's variables nor a strange PATH reach the interpreter; the node file does."""
     hostile = {
-        **MOM_ENV, "PATH": f"{site.base}:/bin", "LD_AUDIT": "", "LD_LIBRARY_PATH": str(site.base),
-        "GLIBC_TUNABLES": "glibc.malloc.check=0", "PBS_NODEFILE": "/nodes",
-    }  # fmt: skip
+        **MOM_ENV,
+        "PATH": f"{site.base}:/bin",
+        "LD_AUDIT": "",
+        "LD_LIBRARY_PATH": str(site.base),
+        "GLIBC_TUNABLES": "glibc.malloc.check=0",
+        "PBS_NODEFILE": "/nodes",
+    }
 
     site.call("prologue", [*PROLOGUE, site.script("#DOCKER busybox\n")], hostile)
 
@@ -567,7 +582,11 @@ def test_prologue_asks_without_python(site: Site) -> None:
 @pytest.mark.parametrize(
     ("answers", "code", "said"),
     [
-        ([wire.Message("notice", sentence="waiting"), wire.Message("prepared", state="ready")], 0, "pbsdock: waiting\n"),
+        (
+            [wire.Message("notice", sentence="waiting"), wire.Message("prepared", state="ready")],
+            0,
+            "pbsdock: waiting\n",
+        ),
         ([wire.Message("fault", code="x", sentence="the node is sick")], 2, "pbsdock: the node is sick\n"),
         ([wire.Message("refused", code="x", sentence="no such image")], 0, ""),
         ([wire.Message("prepared", state="none")], 0, ""),
@@ -628,9 +647,16 @@ def test_ask_keeps_perl_from_the_environment(site: Site) -> None:
     agent = Agent(site, *_pieces(wire.Message("prepared")))
     (site.base / "Evil.pm").write_text(f"open F, '>', '{site.base}/owned'; 1;\n")
 
-    done = site.call("prologue", [*PROLOGUE, site.script("#DOCKER busybox\n")],
-                     {**MOM_ENV, "PERL5OPT": f"-I{site.base} -MEvil", "PERL5LIB": str(site.base),
-                      **dict.fromkeys(client._HOOK_ENV, "1")})  # fmt: skip
+    done = site.call(
+        "prologue",
+        [*PROLOGUE, site.script("#DOCKER busybox\n")],
+        {
+            **MOM_ENV,
+            "PERL5OPT": f"-I{site.base} -MEvil",
+            "PERL5LIB": str(site.base),
+            **dict.fromkeys(client._HOOK_ENV, "1"),
+        },
+    )
     agent.stop()
 
     assert done.returncode == 0

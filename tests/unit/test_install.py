@@ -72,9 +72,13 @@ class Scratch:
         """Run install.sh with *options*."""
         return subprocess.run(
             [str(self.checkout / "install.sh"), "--mom-priv", str(self.mom_priv), "--root", str(self.root), *options],
-            env={**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, capture_output=True, text=True, timeout=170,
-            check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            env={**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+            capture_output=True,
+            text=True,
+            timeout=170,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
 
     def refusal(self, *options: str) -> str:
         """Run install.sh, which must fail, and return what it says."""
@@ -128,7 +132,9 @@ def scratch() -> Iterator[Scratch]:
 def wheels() -> Iterator[Path]:
     """What docs/install.md says to take to a host without a package index."""
     made = Path(tempfile.mkdtemp(prefix="pbsdock-wheels."))
-    done = subprocess.run([str(REPOSITORY / "install.sh"), "--fetch", str(made)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [str(REPOSITORY / "install.sh"), "--fetch", str(made)], capture_output=True, text=True, check=True
+    )
     assert done.stdout.endswith(f" packages into {made}; install with --wheels {made}\n")
     yield made
     shutil.rmtree(made)
@@ -186,9 +192,11 @@ def test_the_check_is_content(installed: Scratch) -> None:
     done = installed.install("--check")
 
     assert (done.returncode, done.stdout, done.stderr) == (
-        0, f"version {installed.home.name} is in force; there is no previous one\n"
-        f"pbsdock is installed correctly in {installed.mom_priv}\n", ""
-    )  # fmt: skip
+        0,
+        f"version {installed.home.name} is in force; there is no previous one\n"
+        f"pbsdock is installed correctly in {installed.mom_priv}\n",
+        "",
+    )
 
 
 def test_twice_changes_nothing(installed: Scratch) -> None:
@@ -198,8 +206,9 @@ def test_twice_changes_nothing(installed: Scratch) -> None:
     done = installed.install()
 
     assert (done.returncode, done.stdout) == (
-        0, f"nothing to do: this version is installed in {installed.mom_priv} already\n"
-    )  # fmt: skip
+        0,
+        f"nothing to do: this version is installed in {installed.mom_priv} already\n",
+    )
     assert installed.tree() == before
 
 
@@ -212,7 +221,12 @@ def test_hooks_are_roots_and_bake_their_interpreter(installed: Scratch) -> None:
         hook, called = installed.home / "hooks" / name, place / name
         for one in (hook, called, installed.home / "hooks/ask"):
             status = one.lstat()
-            assert (stat.S_ISREG(status.st_mode), status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (True, 0, 0, 0o755)
+            assert (stat.S_ISREG(status.st_mode), status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (
+                True,
+                0,
+                0,
+                0o755,
+            )
         text = hook.read_text()
         assert not re.findall(r"@[A-Z_]+@", text), hook
         assert set(re.findall(r"\S*python3\"", text)) == {f'"{installed.home}/venv/bin/python3"'}, hook
@@ -257,9 +271,13 @@ def test_moms_configuration_is_kept_and_extended(installed: Scratch) -> None:
 def test_the_sites_prologue_still_runs(installed: Scratch) -> None:
     """The chained hook says what it always said."""
     done = subprocess.run(
-        [str(installed.mom_priv / "prologue"), "7.vm", *"abcdef", "/none.SC"], capture_output=True, text=True,
-        env={"PATH": "/bin:/usr/bin"}, check=False, timeout=30,
-    )  # fmt: skip
+        [str(installed.mom_priv / "prologue"), "7.vm", *"abcdef", "/none.SC"],
+        capture_output=True,
+        text=True,
+        env={"PATH": "/bin:/usr/bin"},
+        check=False,
+        timeout=30,
+    )
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "site prologue of 7.vm\n", "")
 
@@ -274,10 +292,23 @@ def test_nothing_stands_where_qsub_could_name_it(installed: Scratch) -> None:
 def test_the_run_hook_works_for_an_ordinary_user(installed: Scratch) -> None:
     """A job without a directive is started as if we were not there."""
     done = subprocess.run(
-        ["/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", str(installed.prefix / "hooks/run"),
-         "/bin/sh", "-c", "id -u; exit 7"], capture_output=True, text=True, check=False, timeout=30, cwd="/",
+        [
+            "/usr/bin/setpriv",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            str(installed.prefix / "hooks/run"),
+            "/bin/sh",
+            "-c",
+            "id -u; exit 7",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+        cwd="/",
         env={"PATH": "/bin:/usr/bin", "PBS_JOBID": "7.vm"},
-    )  # fmt: skip
+    )
 
     assert (done.returncode, done.stdout, done.stderr) == (7, "65534\n", "")
 
@@ -289,9 +320,13 @@ def test_the_command_finds_its_instance(installed: Scratch) -> None:
     config.write_text("[engine]\nsockte = 1\n")
     try:
         done = subprocess.run(
-            [str(installed.prefix / "bin/pbsdock"), "config"], capture_output=True, text=True, check=False, timeout=30,
+            [str(installed.prefix / "bin/pbsdock"), "config"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
             env={"PYTHONPATH": "/nonexistent", "PYTHONHOME": "/nonexistent"},
-        )  # fmt: skip
+        )
     finally:
         config.write_text(text)
 
@@ -305,17 +340,29 @@ def test_the_command_finds_its_instance(installed: Scratch) -> None:
 @pytest.mark.parametrize(
     ("what", "mode", "says"),
     [
-        ("mom_priv/prologue", 0o775, ["wrong: {0} is writable by others (mode 0775); use chmod go-w",
-                                      "wrong: {0} has mode 775; it must be 755"]),
+        (
+            "mom_priv/prologue",
+            0o775,
+            ["wrong: {0} is writable by others (mode 0775); use chmod go-w", "wrong: {0} has mode 775; it must be 755"],
+        ),
         ("mom_priv/epilogue", 0o700, ["wrong: {0} has mode 700; it must be 755"]),
         ("mom_priv/site-prologue.d/50-site", 0o722, ["wrong: {0} is writable by others (mode 0722); use chmod go-w"]),
-        ("root/etc/pbsdock/pbsdock.toml", 0o666, ["wrong: {0} is writable by others (mode 0666); use chmod go-w",
-                                                 "wrong: {0}: {0} is writable by others (mode 0666); use chmod go-w"]),
+        (
+            "root/etc/pbsdock/pbsdock.toml",
+            0o666,
+            [
+                "wrong: {0} is writable by others (mode 0666); use chmod go-w",
+                "wrong: {0}: {0} is writable by others (mode 0666); use chmod go-w",
+            ],
+        ),
         ("root/var/lib/pbsdock", 0o755, ["wrong: {0} has mode 755; it must be 700"]),
-        ("root/opt/pbsdock/current/venv/bin/jp.py", 0o777,
-         ["wrong: {0} can be changed by others than root; run install.sh again"]),
+        (
+            "root/opt/pbsdock/current/venv/bin/jp.py",
+            0o777,
+            ["wrong: {0} can be changed by others than root; run install.sh again"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_check_finds_a_wrong_mode(installed: Scratch, what: str, mode: int, says: list[str]) -> None:
     """Whoever else could change what root runs is named."""
     path = (installed.base / what).resolve()
@@ -361,10 +408,13 @@ def test_the_check_finds_anothers_hook(installed: Scratch) -> None:
     [
         ("$job_starter {0}/hooks/run\n", "", "wrong: {1} lacks the line $job_starter {0}/hooks/run"),
         ("$down_on_error true\n", "", "wrong: {1} lacks the line $down_on_error true"),
-        ("$down_on_error true\n", "$down_on_error true\n$job_starter_run_privileged on\n",
-         "wrong: {1} has $job_starter_run_privileged true: every user can run code as root; remove that line"),
+        (
+            "$down_on_error true\n",
+            "$down_on_error true\n$job_starter_run_privileged on\n",
+            "wrong: {1} has $job_starter_run_privileged true: every user can run code as root; remove that line",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_check_reads_moms_configuration(installed: Scratch, old: str, new: str, says: str) -> None:
     """A line that went missing, or a dangerous one that came, is told."""
     before = installed.config.read_text()
@@ -399,20 +449,28 @@ def test_a_damaged_installation_is_repaired(installed: Scratch) -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("$job_starter_run_privileged true",
-         "{config} has $job_starter_run_privileged true: every user would run code as root (LD_PRELOAD through "
-         "qsub -v); remove that line"),
-        ("  $job_starter_run_privileged  Yes # why not",
-         "{config} has $job_starter_run_privileged true: every user would run code as root (LD_PRELOAD through "
-         "qsub -v); remove that line"),
-        ("$job_starter /opt/other/starter --fast",
-         "{config} has another $job_starter (/opt/other/starter --fast); pbsdock's run hook must be the job starter: "
-         "remove that line, or have the other one start {prefix}/hooks/run"),
-        ("$node_check_script /opt/other/check",
-         "{config} has another $node_check_script (/opt/other/check); call {prefix}/hooks/node-check from it and "
-         "remove the line, then run this again"),
+        (
+            "$job_starter_run_privileged true",
+            "{config} has $job_starter_run_privileged true: every user would run code as root (LD_PRELOAD through "
+            "qsub -v); remove that line",
+        ),
+        (
+            "  $job_starter_run_privileged  Yes # why not",
+            "{config} has $job_starter_run_privileged true: every user would run code as root (LD_PRELOAD through "
+            "qsub -v); remove that line",
+        ),
+        (
+            "$job_starter /opt/other/starter --fast",
+            "{config} has another $job_starter (/opt/other/starter --fast); pbsdock's run hook must be the job starter: "
+            "remove that line, or have the other one start {prefix}/hooks/run",
+        ),
+        (
+            "$node_check_script /opt/other/check",
+            "{config} has another $node_check_script (/opt/other/check); call {prefix}/hooks/node-check from it and "
+            "remove the line, then run this again",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_configuration_that_cannot_be_joined_is_refused(scratch: Scratch, line: str, says: str) -> None:
     """One sentence with the cure, and no file touched."""
     scratch.config.write_text(CONFIG + line + "\n")
@@ -440,11 +498,15 @@ def test_harmless_lines_are_not_refused(scratch: Scratch, line: str) -> None:
         (["--python", "/nonexistent"], "/nonexistent does not exist; name an interpreter with --python"),
         (["--wheels", "/nonexistent"], "--wheels /nonexistent is not a directory"),
         (["--prefix"], "--prefix needs a value"),
-        (["--prefix", "/opt/" + "p" * 80],
-         "the line '$node_check_script /opt/" + "p" * 80 + "/hooks/node-check' is longer than the 117 characters mom "
-         "reads; choose a shorter --prefix"),
+        (
+            ["--prefix", "/opt/" + "p" * 80],
+            "the line '$node_check_script /opt/"
+            + "p" * 80
+            + "/hooks/node-check' is longer than the 117 characters mom "
+            "reads; choose a shorter --prefix",
+        ),
     ],
-)  # fmt: skip
+)
 def test_unusable_options_are_refused(scratch: Scratch, options: list[str], says: str) -> None:
     """A sentence each, nothing written."""
     before = scratch.tree()
@@ -523,7 +585,9 @@ def test_a_package_that_is_lacking_is_named(scratch: Scratch, wheels: Path, tmp_
 
 def test_nothing_but_the_lock_is_in_the_environment(installed: Scratch) -> None:
     """No tool that built it is left on the node."""
-    names = {one.name.split("-")[0].lower() for one in installed.home.glob("venv/lib/python3*/site-packages/*.dist-info")}
+    names = {
+        one.name.split("-")[0].lower() for one in installed.home.glob("venv/lib/python3*/site-packages/*.dist-info")
+    }
     locked = set(re.findall(r"^([a-z0-9_.-]+)==", (REPOSITORY / "lock/run.txt").read_text(), re.MULTILINE))
 
     assert names == {one.replace("-", "_") for one in locked} | {"pbsdock"}
@@ -675,8 +739,11 @@ def test_a_version_processes_run_from_stays(installed: Scratch, twice: Scratch, 
     config = tmp_path / "third/setup.cfg"
     config.write_text(config.read_text().replace("0.1.1", "0.1.2"))
     third = replace(twice, checkout=tmp_path / "third")
-    with subprocess.Popen([str(first / "venv/bin/python3"), "-I", "-c", "import psutil; print(1, flush=True); input()"],
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as runs:  # fmt: skip
+    with subprocess.Popen(
+        [str(first / "venv/bin/python3"), "-I", "-c", "import psutil; print(1, flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as runs:
         assert runs.stdout is not None
         runs.stdout.readline()
         assert twice.install().returncode == 0

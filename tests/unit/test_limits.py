@@ -21,8 +21,21 @@ from pbsdock.events.stream import EventStream
 from pbsdock.rm import torque
 from tests.conftest import ROOT
 
-_NEVER_LIMITED = ("agent.started", "agent.stopped", "container.", "credentials.", "job.ended", "job.fault", "job.finished",
-                  "job.refused", "job.started", "node.", "orphan.", "release.", "events.")  # fmt: skip
+_NEVER_LIMITED = (
+    "agent.started",
+    "agent.stopped",
+    "container.",
+    "credentials.",
+    "job.ended",
+    "job.fault",
+    "job.finished",
+    "job.refused",
+    "job.started",
+    "node.",
+    "orphan.",
+    "release.",
+    "events.",
+)
 
 
 class Clock:
@@ -113,8 +126,12 @@ def test_one_users_lines_are_counted_and_told(tmp_path: Path) -> None:
     assert len(found) == burst + 1
     assert [one["seq"] for one in found] == list(range(1, burst + 2))
     assert {key: last[key] for key in ("event", "level", "of", "who", "count")} == {
-        "event": "events.limited", "level": "warning", "of": "client.refused", "who": "1001", "count": 4050 - burst,
-    }  # fmt: skip
+        "event": "events.limited",
+        "level": "warning",
+        "of": "client.refused",
+        "who": "1001",
+        "count": 4050 - burst,
+    }
     for one in found:
         jsonschema.validate(one, event_names.schema())
 
@@ -284,13 +301,16 @@ def _files(directory: Path, **options: int) -> JobFiles:
 @pytest.mark.parametrize(
     ("job", "name"),
     [
-        ("7.vm", "7.vm.JB"), ("16[0].vm", "16-0.vm.JB"), ("16-3.vm", "16-3.vm.JB"),
+        ("7.vm", "7.vm.JB"),
+        ("16[0].vm", "16-0.vm.JB"),
+        ("16-3.vm", "16-3.vm.JB"),
         ("7.vm", "7.vn.JB"),  # the server found a file of that name and counted the last byte up
         ("7.vm", "7.vm15003.JB"),  # several moms on one host
-        (f"7.{'h' * 80}", f"7.{'h' * 59}.JB"), (f"7[12].{'h' * 80}", f"7-12.{'h' * 56}.JB"),
+        (f"7.{'h' * 80}", f"7.{'h' * 59}.JB"),
+        (f"7[12].{'h' * 80}", f"7-12.{'h' * 56}.JB"),
         (f"7.{'h' * 80}", f"7.{'h' * 58}i.JB"),
     ],
-)  # fmt: skip
+)
 def test_found_by_the_names_it_can_have(tmp_path: Path, job: str, name: str) -> None:
     """As Torque's server makes them from the id, whatever else is there; and each file is read once."""
     for number in range(300):

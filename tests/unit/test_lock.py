@@ -46,9 +46,10 @@ def test_what_is_declared_is_locked(name: str) -> None:
     locked = pins(_text(name))
 
     wrong = [
-        str(one) for one in _declared(name)
+        str(one)
+        for one in _declared(name)
         if normal(one.name) not in locked or not one.specifier.contains(locked[normal(one.name)])
-    ]  # fmt: skip
+    ]
 
     assert wrong == []
 

@@ -74,7 +74,9 @@ def test_the_perl_client_waits_as_long_as_a_fake_agent_is_at_work(tmp_path: Path
     script = tmp_path / "ask"
     script.write_text((ROOT / "hooks/ask").read_text().replace("alarm 300", "alarm 2"))
     with _slow_agent(tmp_path, 6) as asked:
-        done = subprocess.run(["perl", script, tmp_path, "release", "7.s"], capture_output=True, timeout=20, check=False)
+        done = subprocess.run(
+            ["perl", script, tmp_path, "release", "7.s"], capture_output=True, timeout=20, check=False
+        )
 
     assert (done.returncode, done.stderr, len(asked)) == (0, b"", 1)
 

@@ -12,8 +12,17 @@ import pytest
 from pbsdock.core.plan import Device, Grant, Limits, Mount, Plan, Stage, Store, Tmpfs
 
 PLAN = Plan(
-    job_id="16[0].vm", user="alice", group="users", uid=2001, gid=100, groups=(3001, 3002), home="/home/alice",
-    queue="batch", image="docker.io/library/busybox:1", pull="missing", platform="linux/amd64",
+    job_id="16[0].vm",
+    user="alice",
+    group="users",
+    uid=2001,
+    gid=100,
+    groups=(3001, 3002),
+    home="/home/alice",
+    queue="batch",
+    image="docker.io/library/busybox:1",
+    pull="missing",
+    platform="linux/amd64",
     limits=Limits(
         memory_bytes=1 << 30, memory_swap_bytes=2 << 30, cpu_millis=2000, cpuset="0-1", pids=4096, shm_bytes=64 << 20
     ),
@@ -23,12 +32,22 @@ PLAN = Plan(
         Mount(source="/scratch/a", target="/data", read_only=True, origin="volume", required=True, where="job.sh:2:9"),
     ),
     tmpfs=(Tmpfs(target="/tmp", size_bytes=None), Tmpfs(target="/x", size_bytes=1 << 20)),
-    devices=(Device(path="/dev/fuse"),), gpus=("0",), read_only_root=True,
-    environment=(("A", "1"), ("B", None)), environment_deny=("LD_*",), workdir="/data", entrypoint="/bin/sh",
-    oom_score_adj=500, interactive=False, walltime_s=300,
+    devices=(Device(path="/dev/fuse"),),
+    gpus=("0",),
+    read_only_root=True,
+    environment=(("A", "1"), ("B", None)),
+    environment_deny=("LD_*",),
+    workdir="/data",
+    entrypoint="/bin/sh",
+    oom_score_adj=500,
+    interactive=False,
+    walltime_s=300,
     stores=(
         Store(
-            name="ceph", endpoint="https://rgw.test", region="eu", ca_file="ca-ceph.pem",
+            name="ceph",
+            endpoint="https://rgw.test",
+            region="eu",
+            ca_file="ca-ceph.pem",
             container=(Grant(bucket="in", keys=("*",), read_only=True),),
             staging=(Grant(bucket="out", keys=("x", "x/*"), read_only=False),),
         ),
@@ -36,7 +55,7 @@ PLAN = Plan(
     stage_in=(Stage(store="ceph", bucket="in", key="a/*.fq", path="/data/in/", where="job.sh:3:9"),),
     stage_out=(Stage(store="ceph", bucket="out", key="x", path="/data/o", where="job.sh:4:9", always=True),),
     credentials_port=97,
-)  # fmt: skip
+)
 
 GOLDEN = """{
  "version": 1,
@@ -89,7 +108,11 @@ def test_golden() -> None:
 
 def test_plan_of_an_older_release() -> None:
     """What has been added since has a default, so a record written before is still released."""
-    data = {key: value for key, value in json.loads(GOLDEN).items() if key not in ("stores", "stage_in", "stage_out", "credentials_port")}
+    data = {
+        key: value
+        for key, value in json.loads(GOLDEN).items()
+        if key not in ("stores", "stage_in", "stage_out", "credentials_port")
+    }
 
     assert Plan.from_dict(data) == replace(PLAN, stores=(), stage_in=(), stage_out=(), credentials_port=0)
 
@@ -105,18 +128,21 @@ def test_nothing_of_it_can_be_changed() -> None:
         PLAN.limits.pids = 1  # type: ignore[misc]  # the point of the test
 
 
-@pytest.mark.parametrize(("change", "says"), [
-    ({"version": 2}, "plan version 2 is not 1"),
-    ({"version": None}, "plan version None is not 1"),
-    ({"extra": 1}, "Plan: unknown field 'extra'"),
-    ({"uid": "0"}, "expected int, got str"),
-    ({"uid": True}, "expected int, got bool"),
-    ({"pull": "often"}, "'often' is none of ('never', 'missing', 'always')"),
-    ({"limits": []}, "Limits: expected a table, got list"),
-    ({"groups": 3}, "expected a list, got int"),
-    ({"environment": [["A"]]}, "expected 2 items, got 1"),
-    ({"tmpfs": [{"target": "/x", "size": 1}]}, "Tmpfs: unknown field 'size'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"version": 2}, "plan version 2 is not 1"),
+        ({"version": None}, "plan version None is not 1"),
+        ({"extra": 1}, "Plan: unknown field 'extra'"),
+        ({"uid": "0"}, "expected int, got str"),
+        ({"uid": True}, "expected int, got bool"),
+        ({"pull": "often"}, "'often' is none of ('never', 'missing', 'always')"),
+        ({"limits": []}, "Limits: expected a table, got list"),
+        ({"groups": 3}, "expected a list, got int"),
+        ({"environment": [["A"]]}, "expected 2 items, got 1"),
+        ({"tmpfs": [{"target": "/x", "size": 1}]}, "Tmpfs: unknown field 'size'"),
+    ],
+)
 def test_strange_data_is_refused(change: dict[str, Any], says: str) -> None:
     """A record of another release, or one that was meddled with, is told, not guessed at."""
     with pytest.raises(ValueError, match=f"^{re.escape(says)}$"):

@@ -17,19 +17,42 @@ from pbsdock.policy.decide import HostFacts, decide
 from pbsdock.rm.torque import Job, parse_job_id, parse_resource_list
 
 HOST = HostFacts(node="n1", memory_bytes=8 << 30, cpus=4)
-SITE = parse("[mounts]\nallow=['/scratch']\n[s3.ceph]\nendpoint='https://s3.example.org'\nidentity='/etc/x'\nallow=['*']\n")
+SITE = parse(
+    "[mounts]\nallow=['/scratch']\n[s3.ceph]\nendpoint='https://s3.example.org'\nidentity='/etc/x'\nallow=['*']\n"
+)
 KINDS = {
-    "env": "-e A{0}=x", "env of the host": "-e A{0}", "env with variables": "-e A{0}=$HOME", "volume": "-v /scratch/{0}:/x{0}",
-    "tmpfs": "--tmpfs /t{0}", "tmpfs with a size": "--tmpfs /t{0}:size=1m", "s3": "--s3 b:ro",
-    "stage-in": "--stage-in s3://b/k{0} $HOME/{0}", "stage-out": "--stage-out $HOME/{0} s3://b/k{0}",
-}  # fmt: skip
+    "env": "-e A{0}=x",
+    "env of the host": "-e A{0}",
+    "env with variables": "-e A{0}=$HOME",
+    "volume": "-v /scratch/{0}:/x{0}",
+    "tmpfs": "--tmpfs /t{0}",
+    "tmpfs with a size": "--tmpfs /t{0}:size=1m",
+    "s3": "--s3 b:ro",
+    "stage-in": "--stage-in s3://b/k{0} $HOME/{0}",
+    "stage-out": "--stage-out $HOME/{0} s3://b/k{0}",
+}
 
 
 def _job(**changes: object) -> Job:
     job = Job(
-        id=parse_job_id("7.vm"), user="alice", group="users", uid=2001, gid=100, groups=(3001,), home="/home/alice",
-        name="x", resources=parse_resource_list("nodes=1,mem=1gb"), queue="batch", account="", script_path="/s/7.vm.SC",
-        work_dir="/home/alice/run", tmpdir="/tmp/7.vm", nodefile="/s/aux/7.vm", interactive=False, slots_here=1, slots_total=1,
+        id=parse_job_id("7.vm"),
+        user="alice",
+        group="users",
+        uid=2001,
+        gid=100,
+        groups=(3001,),
+        home="/home/alice",
+        name="x",
+        resources=parse_resource_list("nodes=1,mem=1gb"),
+        queue="batch",
+        account="",
+        script_path="/s/7.vm.SC",
+        work_dir="/home/alice/run",
+        tmpdir="/tmp/7.vm",
+        nodefile="/s/aux/7.vm",
+        interactive=False,
+        slots_here=1,
+        slots_total=1,
     )
     return replace(job, **changes)  # type: ignore[arg-type]  # names of its fields
 
@@ -74,9 +97,17 @@ def test_twice_as_much_takes_twice_as_long(monkeypatch: pytest.MonkeyPatch, kind
     raise AssertionError(f"{count}: {once:.3f} s, {2 * count}: {twice:.3f} s")
 
 
-@pytest.mark.parametrize(("kind", "most"), [
-    ("env", 1024), ("volume", 128), ("tmpfs", 64), ("s3", 64), ("stage-in", 256), ("stage-out", 256),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [
+        ("env", 1024),
+        ("volume", 128),
+        ("tmpfs", 64),
+        ("s3", 64),
+        ("stage-in", 256),
+        ("stage-out", 256),
+    ],
+)
 def test_so_many_of_a_kind(kind: str, most: int) -> None:
     """One more is told once, with its line and what is allowed; its values are no second image."""
     found = parse_script(_script(KINDS[kind], most), "job.sh")
@@ -97,7 +128,9 @@ def test_so_much_text() -> None:
     with pytest.raises(DirectiveError) as caught:
         parse_script(b"".join([*lines, line % 98, line % 99]) + b"#DOCKER busybox\n", "job.sh")
 
-    assert str(caught.value) == "job.sh:66:1: the #DOCKER lines up to this one have 66000 bytes; at most 65536 are taken"
+    assert (
+        str(caught.value) == "job.sh:66:1: the #DOCKER lines up to this one have 66000 bytes; at most 65536 are taken"
+    )
 
 
 def test_a_short_name_of_a_long_text() -> None:

@@ -52,37 +52,45 @@ def _refusal(text: str, **changes: Any) -> tuple[str, str]:
 # -- names ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("text", "found"), [
-    ("b", Access(None, "b", "", True)),
-    ("b:ro", Access(None, "b", "", True)),
-    ("b:rw", Access(None, "b", "", False)),
-    ("ro:rw", Access(None, "ro", "", False)),
-    ("lab:b", Access("lab", "b", "", True)),
-    ("lab:b/p/q:rw", Access("lab", "b", "p/q", False)),
-    ("b/p/", Access(None, "b", "p", True)),
-    ("b/", Access(None, "b", "", True)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("b", Access(None, "b", "", True)),
+        ("b:ro", Access(None, "b", "", True)),
+        ("b:rw", Access(None, "b", "", False)),
+        ("ro:rw", Access(None, "ro", "", False)),
+        ("lab:b", Access("lab", "b", "", True)),
+        ("lab:b/p/q:rw", Access("lab", "b", "p/q", False)),
+        ("b/p/", Access(None, "b", "p", True)),
+        ("b/", Access(None, "b", "", True)),
+    ],
+)
 def test_access(text: str, found: Access) -> None:
     """The mode is what stands last; without one it is for reading."""
     assert parse_access(text) == found
 
 
-@pytest.mark.parametrize(("text", "key", "literal", "directory"), [
-    ("s3://b", "", "", ""),
-    ("s3://b/", "", "", ""),
-    ("s3://b/k", "k", "k", "k"),
-    ("s3://b/d/", "d/", "d/", "d"),
-    ("s3://b/d/x*.fq", "d/x*.fq", "d/x", "d"),
-    ("s3://b/d*", "d*", "d", ""),
-    ("s3://b/d/[ab]/x", "d/[ab]/x", "d/", "d"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "key", "literal", "directory"),
+    [
+        ("s3://b", "", "", ""),
+        ("s3://b/", "", "", ""),
+        ("s3://b/k", "k", "k", "k"),
+        ("s3://b/d/", "d/", "d/", "d"),
+        ("s3://b/d/x*.fq", "d/x*.fq", "d/x", "d"),
+        ("s3://b/d*", "d*", "d", ""),
+        ("s3://b/d/[ab]/x", "d/[ab]/x", "d/", "d"),
+    ],
+)
 def test_url(text: str, key: str, literal: str, directory: str) -> None:
     """What lies before the first wildcard, and the whole components of it."""
     url = parse_url(text)
     assert (url.store, url.bucket, url.key, url.literal, url.directory) == (None, "b", key, literal, directory)
 
 
-@pytest.mark.parametrize("text", ["", "/b", "s3:/b/k", "http://b/k", "s3://", "s3:///k", "s3://b//k", "s3://b/../c", "s3://b/./c"])
+@pytest.mark.parametrize(
+    "text", ["", "/b", "s3:/b/k", "http://b/k", "s3://", "s3:///k", "s3://b//k", "s3://b/../c", "s3://b/./c"]
+)
 def test_no_url(text: str) -> None:
     """What is no address, or leaves its bucket."""
     with pytest.raises(BadName):
@@ -96,7 +104,10 @@ def test_what_a_container_gets() -> None:
     """A bucket whole, a prefix by components, two stores."""
     assert _plan("--s3 alice-in --s3 ceph:alice-out:rw --s3 lab/users/runs-7/x:rw --s3 archive:cold").stores == (
         Store(
-            name="ceph", endpoint="https://rgw.test", region="us-east-1", ca_file="",
+            name="ceph",
+            endpoint="https://rgw.test",
+            region="us-east-1",
+            ca_file="",
             container=(
                 Grant(bucket="alice-in", keys=("*",), read_only=True),
                 Grant(bucket="alice-out", keys=("*",), read_only=False),
@@ -105,10 +116,14 @@ def test_what_a_container_gets() -> None:
             staging=(),
         ),
         Store(
-            name="archive", endpoint="https://archive.test", region="us-east-1", ca_file="ca-archive.pem",
-            container=(Grant(bucket="cold", keys=("*",), read_only=True),), staging=(),
+            name="archive",
+            endpoint="https://archive.test",
+            region="us-east-1",
+            ca_file="ca-archive.pem",
+            container=(Grant(bucket="cold", keys=("*",), read_only=True),),
+            staging=(),
         ),
-    )  # fmt: skip
+    )
 
 
 def test_staging_gives_the_container_nothing() -> None:
@@ -117,13 +132,17 @@ def test_staging_gives_the_container_nothing() -> None:
 
     assert plan.stores == (
         Store(
-            name="ceph", endpoint="https://rgw.test", region="us-east-1", ca_file="", container=(),
+            name="ceph",
+            endpoint="https://rgw.test",
+            region="us-east-1",
+            ca_file="",
+            container=(),
             staging=(
                 Grant(bucket="alice-in", keys=("d/a*",), read_only=True),
                 Grant(bucket="alice-out", keys=("r/*",), read_only=False),
             ),
         ),
-    )  # fmt: skip
+    )
     assert plan.stage_in == (
         Stage(store="ceph", bucket="alice-in", key="d/a*.fq", path="/home/alice/in/", where="job.sh:1:9"),
     )
@@ -135,36 +154,79 @@ def test_staging_gives_the_container_nothing() -> None:
 ALLOWED = "alice-*:rw, public:ro, lab/users/runs-*:rw, lab/shared:ro"
 
 
-@pytest.mark.parametrize(("text", "code", "says"), [
-    ("--s3 cepf:alice-in", "no-such-store", "1:9: --s3 cepf:alice-in: there is no store 'cepf'; this site has ceph, archive"),
-    ("--s3 bob-data", "bucket-not-allowed",
-     f"1:9: --s3 bob-data: bucket 'bob-data' of store ceph is not open to alice; allowed are {ALLOWED}"),
-    ("--s3 alice", "bucket-not-allowed",
-     f"1:9: --s3 alice: bucket 'alice' of store ceph is not open to alice; allowed are {ALLOWED}"),
-    ("--s3 lab", "bucket-not-allowed",
-     f"1:9: --s3 lab: bucket 'lab' of store ceph is not open to alice; allowed are {ALLOWED}"),
-    ("--s3 lab/sharedx", "bucket-not-allowed",
-     f"1:9: --s3 lab/sharedx: bucket 'lab' below 'sharedx' of store ceph is not open to alice; allowed are {ALLOWED}"),
-    ("--s3 public:rw", "bucket-read-only",
-     "1:9: --s3 public:rw: bucket 'public' of store ceph is open to alice for reading only (:ro)"),
-    ("--stage-out $HOME/x s3://public/x", "bucket-read-only",
-     "1:9: --stage-out s3://public/x: bucket 'public' below 'x' of store ceph is open to alice for reading only (:ro)"),
-    ("--stage-in s3://lab/shared* $HOME/x", "bucket-not-allowed",
-     f"1:9: --stage-in s3://lab/shared*: bucket 'lab' of store ceph is not open to alice; allowed are {ALLOWED}"),
-    ("--stage-out $HOME/x s3://alice-out/*.x", "bad-store-name",
-     "1:9: --stage-out 's3://alice-out/*.x' has a wildcard; write the key, or a prefix and /"),
-    ("--stage-in s3://alice-in/x /nowhere/x", "stage-path-not-mounted",
-     "1:9: --stage-in path '/nowhere/x' is not in a directory of the host that the container gets; those are"
-     " /home/alice, /tmp/7.vm"),
-    ("--stage-in s3://alice-in/x /dev/shm/x", "stage-path-not-mounted",
-     "1:9: --stage-in path '/dev/shm/x' is not in a directory of the host that the container gets; those are"
-     " /home/alice, /tmp/7.vm"),
-    ("--tmpfs /home/alice/m --stage-in s3://alice-in/x $HOME/m/x", "stage-path-not-mounted",
-     "1:31: --stage-in path '/home/alice/m/x' is not in a directory of the host that the container gets; those are"
-     " /home/alice, /tmp/7.vm"),
-    ("-v /ref:/ref:ro --stage-in s3://alice-in/x /ref/x", "mount-read-only",
-     "1:25: --stage-in path '/ref/x' is in /ref, which is mounted for reading only"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "code", "says"),
+    [
+        (
+            "--s3 cepf:alice-in",
+            "no-such-store",
+            "1:9: --s3 cepf:alice-in: there is no store 'cepf'; this site has ceph, archive",
+        ),
+        (
+            "--s3 bob-data",
+            "bucket-not-allowed",
+            f"1:9: --s3 bob-data: bucket 'bob-data' of store ceph is not open to alice; allowed are {ALLOWED}",
+        ),
+        (
+            "--s3 alice",
+            "bucket-not-allowed",
+            f"1:9: --s3 alice: bucket 'alice' of store ceph is not open to alice; allowed are {ALLOWED}",
+        ),
+        (
+            "--s3 lab",
+            "bucket-not-allowed",
+            f"1:9: --s3 lab: bucket 'lab' of store ceph is not open to alice; allowed are {ALLOWED}",
+        ),
+        (
+            "--s3 lab/sharedx",
+            "bucket-not-allowed",
+            f"1:9: --s3 lab/sharedx: bucket 'lab' below 'sharedx' of store ceph is not open to alice; allowed are {ALLOWED}",
+        ),
+        (
+            "--s3 public:rw",
+            "bucket-read-only",
+            "1:9: --s3 public:rw: bucket 'public' of store ceph is open to alice for reading only (:ro)",
+        ),
+        (
+            "--stage-out $HOME/x s3://public/x",
+            "bucket-read-only",
+            "1:9: --stage-out s3://public/x: bucket 'public' below 'x' of store ceph is open to alice for reading only (:ro)",
+        ),
+        (
+            "--stage-in s3://lab/shared* $HOME/x",
+            "bucket-not-allowed",
+            f"1:9: --stage-in s3://lab/shared*: bucket 'lab' of store ceph is not open to alice; allowed are {ALLOWED}",
+        ),
+        (
+            "--stage-out $HOME/x s3://alice-out/*.x",
+            "bad-store-name",
+            "1:9: --stage-out 's3://alice-out/*.x' has a wildcard; write the key, or a prefix and /",
+        ),
+        (
+            "--stage-in s3://alice-in/x /nowhere/x",
+            "stage-path-not-mounted",
+            "1:9: --stage-in path '/nowhere/x' is not in a directory of the host that the container gets; those are"
+            " /home/alice, /tmp/7.vm",
+        ),
+        (
+            "--stage-in s3://alice-in/x /dev/shm/x",
+            "stage-path-not-mounted",
+            "1:9: --stage-in path '/dev/shm/x' is not in a directory of the host that the container gets; those are"
+            " /home/alice, /tmp/7.vm",
+        ),
+        (
+            "--tmpfs /home/alice/m --stage-in s3://alice-in/x $HOME/m/x",
+            "stage-path-not-mounted",
+            "1:31: --stage-in path '/home/alice/m/x' is not in a directory of the host that the container gets; those are"
+            " /home/alice, /tmp/7.vm",
+        ),
+        (
+            "-v /ref:/ref:ro --stage-in s3://alice-in/x /ref/x",
+            "mount-read-only",
+            "1:25: --stage-in path '/ref/x' is in /ref, which is mounted for reading only",
+        ),
+    ],
+)
 def test_refusal(text: str, code: str, says: str) -> None:
     """Place, value, what is allowed."""
     assert _refusal(text) == (code, f"job.sh:{says}")
@@ -198,7 +260,9 @@ def test_too_much_for_one_session() -> None:
 def _allows(text: str, action: str, resource: str, prefix: str | None = None) -> bool:
     """Evaluate a document the way the gateway does: an Allow that fits in action, resource and condition."""
     for one in json.loads(text)["Statement"]:
-        actions, resources = (value if isinstance(value, list) else [value] for value in (one["Action"], one["Resource"]))
+        actions, resources = (
+            value if isinstance(value, list) else [value] for value in (one["Action"], one["Resource"])
+        )
         if action not in actions or not any(fnmatch.fnmatchcase(resource, each) for each in resources):
             continue
         wanted = one.get("Condition", {}).get("StringLike", {}).get("s3:prefix")

@@ -28,9 +28,10 @@ def test_a_process_is_told_from_a_later_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("noted", "is_over"), [({}, False), ({"pid_start": 0}, False), ({"pid_start": 7}, True)],
+    ("noted", "is_over"),
+    [({}, False), ({"pid_start": 0}, False), ({"pid_start": 7}, True)],
     ids=["older-record", "was-gone", "reused"],
-)  # fmt: skip
+)
 def test_a_job_is_over_though_its_number_is_anothers_on_a_fake_node(
     monkeypatch: pytest.MonkeyPatch, noted: dict[str, int], is_over: bool
 ) -> None:
@@ -40,9 +41,13 @@ def test_a_job_is_over_though_its_number_is_anothers_on_a_fake_node(
     record.facts |= {"pid": os.getpid(), **noted}
     running: dict[str, Running] = {}
     node: Any = SimpleNamespace(
-        ledger=SimpleNamespace(load_all=lambda: ([record], [])), boot="b", running=running,
-        stores=SimpleNamespace(recall=lambda *_: None), store_dir=lambda _: None, emit=lambda *_, **__: None,
-    )  # fmt: skip
+        ledger=SimpleNamespace(load_all=lambda: ([record], [])),
+        boot="b",
+        running=running,
+        stores=SimpleNamespace(recall=lambda *_: None),
+        store_dir=lambda _: None,
+        emit=lambda *_, **__: None,
+    )
     server.adopt(node)
     looked_at: list[Running] = []
     watcher = Watcher(node)
@@ -56,9 +61,13 @@ def _child() -> subprocess.Popen[bytes]:
     """A process of nobody's, with limits that are not ours."""
     program = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (77, 99)); print(flush=True); input()"
     child = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, user=65534, group=65534,
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        user=65534,
+        group=65534,
         extra_groups=[],
-    )  # fmt: skip
+    )
     assert child.stdout is not None
     child.stdout.readline()
     return child
@@ -71,7 +80,9 @@ def test_limits_are_those_of_who_has_asked() -> None:
         assert start._rlimits(asked)["Max open files"] == (77, 99)
         others = (replace(asked, uid=65533), replace(asked, started=asked.started + 1), replace(asked, started=0))
         for other in others:
-            with pytest.raises(Refusal, match="^the run hook that asked for the job's start is gone; nothing was started$"):
+            with pytest.raises(
+                Refusal, match="^the run hook that asked for the job's start is gone; nothing was started$"
+            ):
                 start._rlimits(other)
         child.kill()
         child.wait()

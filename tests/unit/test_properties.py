@@ -26,7 +26,7 @@ from pbsdock.rm.torque import (
     parse_resource_list,
     parse_size,
     slots_on,
-)  # fmt: skip
+)
 
 ANY_TEXT = st.text(st.characters(codec=None), max_size=200)  # lone surrogates too
 VALUES = {"USER": "a", "HOME": "/home/a", "PBS_JOBID": "7.vm", "PBS_O_WORKDIR": "/w", "TMPDIR": "/tmp/7.vm"}
@@ -64,9 +64,16 @@ def test_argument_vectors_raise_nothing_else(argv: list[str]) -> None:
             assert str(error)
 
 
-@given(st.one_of(st.binary(max_size=200), ANY_TEXT.map(
-    lambda text: b"<job><jobid>7.vm</jobid><attributes>" + text.encode("utf-8", "replace") + b"</attributes></job>"
-)))  # fmt: skip
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        ANY_TEXT.map(
+            lambda text: (
+                b"<job><jobid>7.vm</jobid><attributes>" + text.encode("utf-8", "replace") + b"</attributes></job>"
+            )
+        ),
+    )
+)
 def test_job_files_raise_nothing_else(data: bytes) -> None:
     """Broken XML, strange encodings, other documents."""
     try:
@@ -96,9 +103,12 @@ NODE_SPECS = st.builds(
     lambda count, name, ppn, gpus, properties: NodeSpec(
         count=1 if name else count, name=name, ppn=ppn, gpus=gpus, properties=tuple(properties)
     ),
-    st.integers(1, 999), st.one_of(st.none(), st.from_regex(r"[a-z][a-z0-9.-]{0,9}", fullmatch=True)),
-    st.integers(1, 99), st.integers(0, 9), st.lists(st.from_regex(r"[a-z][a-z0-9_]{0,5}", fullmatch=True), max_size=3),
-)  # fmt: skip
+    st.integers(1, 999),
+    st.one_of(st.none(), st.from_regex(r"[a-z][a-z0-9.-]{0,9}", fullmatch=True)),
+    st.integers(1, 99),
+    st.integers(0, 9),
+    st.lists(st.from_regex(r"[a-z][a-z0-9_]{0,5}", fullmatch=True), max_size=3),
+)
 
 
 @given(st.lists(NODE_SPECS, min_size=1, max_size=4))
@@ -112,8 +122,11 @@ def test_nodes_round_trip(specs: list[NodeSpec]) -> None:
     assert parse_resource_list(f"nodes={text},mem=1kb").nodes == tuple(specs)
 
 
-@given(st.integers(0, 10**9), st.one_of(st.none(), st.integers(0, 99999)), st.from_regex(r"[a-z][a-z0-9.]{0,200}",
-                                                                                       fullmatch=True))  # fmt: skip
+@given(
+    st.integers(0, 10**9),
+    st.one_of(st.none(), st.integers(0, 99999)),
+    st.from_regex(r"[a-z][a-z0-9.]{0,200}", fullmatch=True),
+)
 def test_job_ids_round_trip(number: int, index: int | None, server: str) -> None:
     """An id is what it was made of, and its file name is no path, no pattern and not long."""
     text = f"{number}{'' if index is None else f'[{index}]'}.{server}"
@@ -136,21 +149,86 @@ def test_accepted_job_ids_are_harmless(text: str) -> None:
 
 # -- the directive ----------------------------------------------------------------------------------------------------
 
-WORDS = st.sampled_from([
-    *(f"--{one}" for one in (*OPTIONS, *FLAGS)), *ALIASES, *REFUSED, *DASHES, *(f"${one}" for one in VARIABLES), "$X", "$",
-    "--", "-", "=", "'", '"', "\\", "#", " ", "\t", "`", "/", "..", ":", ":ro", "/x:/y", "a", "b:1", "s3://b/k", "64m", "A=1",
-    "\n", "\r", "\0", "\u00a0", "\u202e", "\ud800", "size=", "@sha256:",
-])  # fmt: skip
+WORDS = st.sampled_from(
+    [
+        *(f"--{one}" for one in (*OPTIONS, *FLAGS)),
+        *ALIASES,
+        *REFUSED,
+        *DASHES,
+        *(f"${one}" for one in VARIABLES),
+        "$X",
+        "$",
+        "--",
+        "-",
+        "=",
+        "'",
+        '"',
+        "\\",
+        "#",
+        " ",
+        "\t",
+        "`",
+        "/",
+        "..",
+        ":",
+        ":ro",
+        "/x:/y",
+        "a",
+        "b:1",
+        "s3://b/k",
+        "64m",
+        "A=1",
+        "\n",
+        "\r",
+        "\0",
+        "\u00a0",
+        "\u202e",
+        "\ud800",
+        "size=",
+        "@sha256:",
+    ]
+)
 ALMOST = st.lists(WORDS, max_size=25).map("".join) | st.lists(WORDS, max_size=12).map(" ".join)
 
 # Whole options, most of them right: what they add up to is accepted often enough to be looked at.
-OPTION = st.sampled_from([
-    "-v /x:/y", "-v $HOME/in:/data:ro", "--volume='/a b':/c/./d", "-v /x:\"$TMPDIR\"/z", "-v /x:/$USER/\\$1", "-v /x:/../y",
-    "-w /d", "--workdir=$PBS_O_WORKDIR/x", "-w '/a`b'", "-e A=1", "-e B", "--env C='$x \"'", "-e D=a\\\\b", "--env=E=", "-e 1=2",
-    "--entrypoint /bin/env", "--entrypoint ''", "--network none", "--shm-size 1g", "--tmpfs /t:size=1m", "--tmpfs /u",
-    "--read-only", "--pull always", "--platform linux/arm64/v8", "--gpus all", "--gpus=2", "--s3 b/p:ro", "--s3=x:c",
-    "--stage-in s3://b/k $TMPDIR/k", "--stage-out='/r s' s3://b/$USER/", "--stage-out /r s3://x:b on=always", "# remark", "--rm", "--privileged",
-])  # fmt: skip
+OPTION = st.sampled_from(
+    [
+        "-v /x:/y",
+        "-v $HOME/in:/data:ro",
+        "--volume='/a b':/c/./d",
+        '-v /x:"$TMPDIR"/z',
+        "-v /x:/$USER/\\$1",
+        "-v /x:/../y",
+        "-w /d",
+        "--workdir=$PBS_O_WORKDIR/x",
+        "-w '/a`b'",
+        "-e A=1",
+        "-e B",
+        "--env C='$x \"'",
+        "-e D=a\\\\b",
+        "--env=E=",
+        "-e 1=2",
+        "--entrypoint /bin/env",
+        "--entrypoint ''",
+        "--network none",
+        "--shm-size 1g",
+        "--tmpfs /t:size=1m",
+        "--tmpfs /u",
+        "--read-only",
+        "--pull always",
+        "--platform linux/arm64/v8",
+        "--gpus all",
+        "--gpus=2",
+        "--s3 b/p:ro",
+        "--s3=x:c",
+        "--stage-in s3://b/k $TMPDIR/k",
+        "--stage-out='/r s' s3://b/$USER/",
+        "--stage-out /r s3://x:b on=always",
+        "# remark",
+        "--rm",
+        "--privileged",
+    ]
+)
 IMAGES = st.sampled_from(["a", "a/b:1", "'reg:5000/x'", "localhost/y@sha256:" + "0f" * 32, "docker.io/z"])
 LIKELY = st.tuples(IMAGES, st.lists(OPTION, max_size=8, unique=True)).map(lambda one: " ".join([one[0], *one[1]]))
 
@@ -169,9 +247,16 @@ def test_options_raise_nothing_else(text: str) -> None:
         _holds(found)
 
 
-@given(st.lists(st.one_of(
-    st.binary(max_size=60), st.sampled_from([b"#DOCKER a", b"#DOCKER ", b"#docker ", b"#", b"", b"true", b"\r", b" #"]),
-), max_size=8), st.sampled_from([b"\n", b"\r\n", b"\n#DOCKER "]))  # fmt: skip
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=60),
+            st.sampled_from([b"#DOCKER a", b"#DOCKER ", b"#docker ", b"#", b"", b"true", b"\r", b" #"]),
+        ),
+        max_size=8,
+    ),
+    st.sampled_from([b"\n", b"\r\n", b"\n#DOCKER "]),
+)
 def test_scripts_raise_nothing_else(lines: list[bytes], between: bytes) -> None:
     """Any bytes are answered, and every error lies in the script."""
     data = between.join(lines)
@@ -190,7 +275,11 @@ def _holds(found: Directive) -> None:
     assert parse_image(found.image.canonical).canonical == found.image.canonical
     assert parse_options(_written(found)) == _moved(parse_options(_written(found)), found)
     filled = expand(found, VALUES)
-    for path in (*(one.source for one in filled.volumes), *(one.target for one in filled.volumes), filled.workdir or "/"):
+    for path in (
+        *(one.source for one in filled.volumes),
+        *(one.target for one in filled.volumes),
+        filled.workdir or "/",
+    ):
         assert path.startswith("/")
         assert ".." not in path.split("/")
 
@@ -238,25 +327,41 @@ def _written(found: Directive) -> str:
 PATHS = st.builds(
     lambda start, parts: start + "".join(f"/{one}" for one in parts),
     st.sampled_from(["", "$HOME", "${TMPDIR}", "$PBS_O_WORKDIR"]),
-    st.lists(st.text(st.characters(categories=["L", "N"], include_characters=" '\"\\`#=-$~*"), min_size=1, max_size=6)
-             .map(lambda text: text.replace("$", "$$")), min_size=1, max_size=3),
-)  # fmt: skip
+    st.lists(
+        st.text(st.characters(categories=["L", "N"], include_characters=" '\"\\`#=-$~*"), min_size=1, max_size=6).map(
+            lambda text: text.replace("$", "$$")
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+)
 
 
 @given(
     st.lists(st.tuples(PATHS, PATHS, st.booleans()), max_size=3, unique_by=lambda one: one[1]),
     st.dictionaries(
         st.from_regex(r"[A-Z_][A-Z0-9_]{0,5}", fullmatch=True),
-        st.none() | st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=9).map(lambda text: text.replace("$", "$$")),
+        st.none()
+        | st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=9).map(lambda text: text.replace("$", "$$")),
         max_size=3,
     ),
-    st.none() | PATHS, st.booleans(), st.none() | st.integers(1, 1 << 40),
-)  # fmt: skip
+    st.none() | PATHS,
+    st.booleans(),
+    st.none() | st.integers(1, 1 << 40),
+)
 def test_directives_round_trip(
-    volumes: list[tuple[str, str, bool]], env: dict[str, str | None], workdir: str | None, read_only: bool, shm: int | None
+    volumes: list[tuple[str, str, bool]],
+    env: dict[str, str | None],
+    workdir: str | None,
+    read_only: bool,
+    shm: int | None,
 ) -> None:
     """A directive written out, quotes and all, reads as what it was written from."""
-    words = ["registry.example:5000/a/b:1", *(["--read-only"] if read_only else []), *([f"--shm-size {shm}"] if shm else [])]
+    words = [
+        "registry.example:5000/a/b:1",
+        *(["--read-only"] if read_only else []),
+        *([f"--shm-size {shm}"] if shm else []),
+    ]
     words += [f"-v {_spelled(source)}:{_spelled(target)}:{'ro' if ro else 'rw'}" for source, target, ro in volumes]
     words += [f"-e {name}" if value is None else f"-e {name}={_spelled(value)}" for name, value in env.items()]
     words += [f"-w {_spelled(workdir)}"] if workdir else []
@@ -300,9 +405,10 @@ COMPONENT = st.from_regex(r"[a-z0-9]{1,5}((\.|_|__|-{1,3})[a-z0-9]{1,4}){0,2}", 
 
 @given(
     st.sampled_from(["", "docker.io/", "localhost/", "reg:5000/", "reg.example.org/", "[::1]:80/"]),
-    st.lists(COMPONENT, min_size=1, max_size=3), st.none() | st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,9}", fullmatch=True),
+    st.lists(COMPONENT, min_size=1, max_size=3),
+    st.none() | st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,9}", fullmatch=True),
     st.none() | st.from_regex(r"[0-9a-f]{64}", fullmatch=True),
-)  # fmt: skip
+)
 def test_canonical_is_a_fixed_point(registry: str, parts: list[str], tag: str | None, digest: str | None) -> None:
     """Docker's grammar is taken whole, and a canonical reference parses to itself."""
     if not registry and len(parts) > 1:

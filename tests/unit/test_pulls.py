@@ -79,10 +79,13 @@ def engine() -> FakeEngine:
 
 @pytest.mark.parametrize(
     ("bounds", "code"),
-    [({"max_bytes": 100}, "image-too-large"), ({"total_s": 0.4}, "pull-too-slow"),
-     ({"inactivity_s": 0.4}, "pull-too-slow")],
+    [
+        ({"max_bytes": 100}, "image-too-large"),
+        ({"total_s": 0.4}, "pull-too-slow"),
+        ({"inactivity_s": 0.4}, "pull-too-slow"),
+    ],
     ids=["bytes", "time", "silence"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "second"])
 def test_a_stricter_job_goes_alone_with_a_fake_engine(
     engine: FakeEngine, bounds: dict[str, Any], code: str, is_first: bool

@@ -42,10 +42,18 @@ def _full(*_arguments: Any, **_options: Any) -> Any:
 
 def _node(events: list[str], **parts: Any) -> Any:
     return SimpleNamespace(
-        name="n1", boot="b", owner="n1", emit=lambda event, *_, **fields: events.append(f"{event} {fields.get('where')}"),
-        config=SimpleNamespace(agent=AgentConfig(), prologue=PrologueConfig(), interactive=InteractiveConfig(allow=False)),
-        job_lock=lambda *_: nullcontext(), running={}, staging={}, **parts,
-    )  # fmt: skip
+        name="n1",
+        boot="b",
+        owner="n1",
+        emit=lambda event, *_, **fields: events.append(f"{event} {fields.get('where')}"),
+        config=SimpleNamespace(
+            agent=AgentConfig(), prologue=PrologueConfig(), interactive=InteractiveConfig(allow=False)
+        ),
+        job_lock=lambda *_: nullcontext(),
+        running={},
+        staging={},
+        **parts,
+    )
 
 
 def _ask(pair: tuple[socket.socket, socket.socket], node: Any, uid: int, message: wire.Message) -> list[wire.Message]:
@@ -64,15 +72,19 @@ def _ask(pair: tuple[socket.socket, socket.socket], node: Any, uid: int, message
 @pytest.mark.parametrize(
     ("uid", "message"),
     [
-        (0, wire.Message("release", argv=b"7.s")), (0, wire.Message("sweep", argv=b"7.s")),
-        (0, wire.Message("list")), (0, wire.Message("reap")),
-        (_USER, wire.Message("start", job="7.s")), (_USER, wire.Message("rejoin", job="7.s")),
-        (_USER, wire.Message("signal", job="7.s", signal=15)), (_USER, wire.Message("eof", job="7.s")),
+        (0, wire.Message("release", argv=b"7.s")),
+        (0, wire.Message("sweep", argv=b"7.s")),
+        (0, wire.Message("list")),
+        (0, wire.Message("reap")),
+        (_USER, wire.Message("start", job="7.s")),
+        (_USER, wire.Message("rejoin", job="7.s")),
+        (_USER, wire.Message("signal", job="7.s", signal=15)),
+        (_USER, wire.Message("eof", job="7.s")),
         (_USER, wire.Message("adopted", job="7.s", status=0)),
         (_USER, wire.Message("resize", job="7.s", rows=24, columns=80)),
     ],
     ids=lambda one: getattr(one, "op", None),
-)  # fmt: skip
+)
 def test_every_request_tells_a_full_disk_of_a_fake_node(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, uid: int, message: wire.Message
 ) -> None:
@@ -93,16 +105,22 @@ def test_a_full_disk_on_demand_is_told_by_a_fake_node(
 ) -> None:
     """A record that cannot be created for a job without a prologue, and no silence that looks like a lost agent."""
     job: Any = SimpleNamespace(
-        id=SimpleNamespace(text="7.s", safe="7.s"), uid=_USER, user="u", script_path=None, nodefile=None,
+        id=SimpleNamespace(text="7.s", safe="7.s"),
+        uid=_USER,
+        user="u",
+        script_path=None,
+        nodefile=None,
         job_file="7.s.JB",
-    )  # fmt: skip
+    )
     monkeypatch.setattr("pbsdock.agent.facts.from_job_file", lambda *_: job)
     file: Any = SimpleNamespace(uid=_USER, wrong="")
     events: list[str] = []
     node = _node(
-        events, ledger=SimpleNamespace(for_job=lambda _: None, create=_full),
-        job_files=SimpleNamespace(find=lambda _: ("7.s.JB", file)), paths=SimpleNamespace(mom_priv=None),
-    )  # fmt: skip
+        events,
+        ledger=SimpleNamespace(for_job=lambda _: None, create=_full),
+        job_files=SimpleNamespace(find=lambda _: ("7.s.JB", file)),
+        paths=SimpleNamespace(mom_priv=None),
+    )
     answer, pong = _ask(pair, node, _USER, wire.Message("start", job="7.s", directive="alpine:3"))
 
     assert (answer.op, answer.text("code")) == ("fault", "agent-error")

@@ -41,9 +41,11 @@ def hook(tmp_path: Path) -> Iterator[Hook]:
     listener.listen()
     code = "import sys; from pbsdock.hook.client import hook; hook()"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "--run-dir", str(tmp_path), "run", "/bin/sh"], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT / "lib"), "PBS_JOBID": "7.vm"},
-    )  # fmt: skip
+        [sys.executable, "-c", code, "--run-dir", str(tmp_path), "run", "/bin/sh"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "lib"), "PBS_JOBID": "7.vm"},
+    )
     peer, _ = listener.accept()
     peer.recv(65536)
     yield Hook(process, peer)

@@ -34,9 +34,15 @@ def door(tmp_path: Path) -> Iterator[socket.socket]:
         yield listener
 
 
-@pytest.mark.parametrize("environment", [
-    {}, {"LISTEN_FDS": "1"}, {"LISTEN_FDS": "1", "LISTEN_PID": "1"}, {"LISTEN_FDS": "2", "LISTEN_PID": "7"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"LISTEN_FDS": "1"},
+        {"LISTEN_FDS": "1", "LISTEN_PID": "1"},
+        {"LISTEN_FDS": "2", "LISTEN_PID": "7"},
+    ],
+)
 def test_what_is_not_ours_is_left_alone(environment: dict[str, str]) -> None:
     """A child inherits the variables of its parent: only the process they name may take what they promise."""
     service = Service.take(environment, 7)

@@ -30,16 +30,19 @@ BLOCK = (
 # -- mom's configuration -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("before", "after"), [
-    ("", BLOCK),
-    ("$loglevel 3\n", "$loglevel 3\n" + BLOCK),
-    ("$loglevel 3", "$loglevel 3\n" + BLOCK),
-    (BLOCK + "$loglevel 3\n", "$loglevel 3\n" + BLOCK),
-    (BLOCK, BLOCK),
-    ("$down_on_error false\n", "$down_on_error false\n" + BLOCK.replace("$down_on_error true\n", "")),
-    (BLOCK.removesuffix("# end pbsdock\n"), BLOCK),  # cut off: what follows the mark is ours
-    ("\udcff odd\n", "\udcff odd\n" + BLOCK),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", BLOCK),
+        ("$loglevel 3\n", "$loglevel 3\n" + BLOCK),
+        ("$loglevel 3", "$loglevel 3\n" + BLOCK),
+        (BLOCK + "$loglevel 3\n", "$loglevel 3\n" + BLOCK),
+        (BLOCK, BLOCK),
+        ("$down_on_error false\n", "$down_on_error false\n" + BLOCK.replace("$down_on_error true\n", "")),
+        (BLOCK.removesuffix("# end pbsdock\n"), BLOCK),  # cut off: what follows the mark is ours
+        ("\udcff odd\n", "\udcff odd\n" + BLOCK),
+    ],
+)
 def test_moms_configuration_is_joined(before: str, after: str) -> None:
     """One block at the end with what is missing; joining twice changes nothing."""
     text, missing = mom_config.joined(before, PLACES)
@@ -65,10 +68,21 @@ def test_moms_configuration_comes_back(before: str) -> None:
     assert mom_config.without(joined + "$job_starter /opt/p/hooks/run\n", PLACES) == before
 
 
-@pytest.mark.parametrize(("value", "true"), [
-    ("true", True), ("T", True), ("yes", True), ("1", True), ("on", True), ("ON", True), ("false", False), ("once", False),
-    ("0", False), ("", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "true"),
+    [
+        ("true", True),
+        ("T", True),
+        ("yes", True),
+        ("1", True),
+        ("on", True),
+        ("ON", True),
+        ("false", False),
+        ("once", False),
+        ("0", False),
+        ("", False),
+    ],
+)
 def test_what_mom_takes_for_true(value: str, true: bool) -> None:
     """Every word that begins like one."""
     assert mom_config.is_true(value) is true
@@ -77,13 +91,31 @@ def test_what_mom_takes_for_true(value: str, true: bool) -> None:
 # -- texts ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("facts", "says"), [
-    ((1, False, "cgroupfs", "", "p"), "this host: cgroup v1, no systemd, engine driver cgroupfs: jobs go below /p in the cgroup tree"),
-    ((2, True, "cgroupfs", "/a", "p"), "this host: cgroup v2, systemd, engine driver cgroupfs: jobs go below /a/p in the cgroup tree"),
-    ((2, True, "systemd", "", "p"), "this host: cgroup v2, systemd, engine driver systemd: each job gets a slice below p.slice"),
-    ((1, True, "systemd", "", "p"), "warning: this host: cgroup v1 with engine driver systemd is not supported; set native.cgroupdriver=cgroupfs"),
-    ((2, True, "", "", "p"), "this host: cgroup v2, systemd; the engine does not answer: its cgroup driver is found out when it does"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        (
+            (1, False, "cgroupfs", "", "p"),
+            "this host: cgroup v1, no systemd, engine driver cgroupfs: jobs go below /p in the cgroup tree",
+        ),
+        (
+            (2, True, "cgroupfs", "/a", "p"),
+            "this host: cgroup v2, systemd, engine driver cgroupfs: jobs go below /a/p in the cgroup tree",
+        ),
+        (
+            (2, True, "systemd", "", "p"),
+            "this host: cgroup v2, systemd, engine driver systemd: each job gets a slice below p.slice",
+        ),
+        (
+            (1, True, "systemd", "", "p"),
+            "warning: this host: cgroup v1 with engine driver systemd is not supported; set native.cgroupdriver=cgroupfs",
+        ),
+        (
+            (2, True, "", "", "p"),
+            "this host: cgroup v2, systemd; the engine does not answer: its cgroup driver is found out when it does",
+        ),
+    ],
+)
 def test_the_host_is_told(facts: tuple[int, bool, str, str, str], says: str) -> None:
     """What is supported and what is not."""
     assert host.sentence(*facts) == says
@@ -95,7 +127,9 @@ def test_what_pip_says() -> None:
     lacking = "ERROR: Could not find\nERROR: No matching distribution found for six==1.17.0\n"
 
     assert environment.says(odd, None).startswith("six-1.17.0.whl is not the file whose sha256 is in lock/run.txt")
-    assert environment.says(lacking, Path("/w")).startswith("/w has no six==1.17.0 for this Python; fill it with install.sh --fetch")
+    assert environment.says(lacking, Path("/w")).startswith(
+        "/w has no six==1.17.0 for this Python; fill it with install.sh --fetch"
+    )
     assert environment.says("a\nb\nc\nd\n", None).splitlines()[:3] == ["b", "c", "d"]
 
 
@@ -159,9 +193,15 @@ def test_nothing_through_the_link_before_it_is_exchanged(places: Places) -> None
     kinds = [type(one) for one in plan.make(places, "1-a", "i")]
 
     assert kinds == [
-        plan.MakeVersion, plan.WritePolicy, plan.KeepHook, plan.PutInForce, plan.PutHooks, plan.JoinMomConfig, plan.StartAnew,
+        plan.MakeVersion,
+        plan.WritePolicy,
+        plan.KeepHook,
+        plan.PutInForce,
+        plan.PutHooks,
+        plan.JoinMomConfig,
+        plan.StartAnew,
         plan.Tidy,
-    ]  # fmt: skip
+    ]
 
 
 def test_a_hook_that_cannot_be_kept_is_refused_first(places: Places) -> None:
@@ -273,9 +313,15 @@ def test_in_use(tmp_path: Path) -> None:
         one.mkdir()
     (opened / "x").touch()
     code = "import sys; print(1, flush=True); input()"
-    with (opened / "x").open() as file, subprocess.Popen(
-        [sys.executable, "-c", code, f"{named}/paths.json"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[file.fileno()]
-    ) as process:
+    with (
+        (opened / "x").open() as file,
+        subprocess.Popen(
+            [sys.executable, "-c", code, f"{named}/paths.json"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[file.fileno()],
+        ) as process,
+    ):
         assert process.stdout is not None
         process.stdout.readline()
         assert in_use([named, opened, idle]) == {named, opened}

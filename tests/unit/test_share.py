@@ -18,7 +18,13 @@ from pbsdock.stores.share import Sharer
 
 _GRANT = Grant(bucket="b", keys=("*",), read_only=False)
 _SECRET = Secret("a", "s")
-_OWNERS = {"Sid": "owner", "Effect": "Deny", "Principal": "*", "Action": "s3:DeleteBucket", "Resource": "arn:aws:s3:::b"}
+_OWNERS = {
+    "Sid": "owner",
+    "Effect": "Deny",
+    "Principal": "*",
+    "Action": "s3:DeleteBucket",
+    "Resource": "arn:aws:s3:::b",
+}
 
 
 class FakeGateway:

@@ -18,10 +18,15 @@ MIB = 1 << 20
 @pytest.mark.parametrize(
     ("key", "pattern", "fits"),
     [
-        ("a/x.fq", "a/*.fq", True), ("a/b/x.fq", "a/*.fq", False), ("a/x.fq", "*/x.f?", True), ("x.fq", "*", True),
-        ("a/x", "*", False), ("a/[1]", "a/[[]1]", True), ("A/x", "a/x", False),
+        ("a/x.fq", "a/*.fq", True),
+        ("a/b/x.fq", "a/*.fq", False),
+        ("a/x.fq", "*/x.f?", True),
+        ("x.fq", "*", True),
+        ("a/x", "*", False),
+        ("a/[1]", "a/[[]1]", True),
+        ("A/x", "a/x", False),
     ],
-)  # fmt: skip
+)
 def test_wildcards_stay_in_their_component(key: str, pattern: str, fits: bool) -> None:
     """``*`` is not ``**``."""
     assert names.matches(key, pattern) is fits
@@ -30,10 +35,14 @@ def test_wildcards_stay_in_their_component(key: str, pattern: str, fits: bool) -
 @pytest.mark.parametrize(
     ("key", "url", "rest"),
     [
-        ("t/a", Url(None, "b", "t/"), "a"), ("t/a/b", Url(None, "b", "t/"), "a/b"), ("a", Url(None, "b", ""), "a"),
-        ("t/", Url(None, "b", "t/"), ""), ("t/d/", Url(None, "b", "t/"), "d/"), ("t/x1", Url(None, "b", "t/x*"), "x1"),
+        ("t/a", Url(None, "b", "t/"), "a"),
+        ("t/a/b", Url(None, "b", "t/"), "a/b"),
+        ("a", Url(None, "b", ""), "a"),
+        ("t/", Url(None, "b", "t/"), ""),
+        ("t/d/", Url(None, "b", "t/"), "d/"),
+        ("t/x1", Url(None, "b", "t/x*"), "x1"),
     ],
-)  # fmt: skip
+)
 def test_where_a_key_goes(key: str, url: Url, rest: str) -> None:
     """Below the last whole component in front of a wildcard."""
     assert names.relative(key, url) == rest
@@ -76,11 +85,24 @@ def test_an_upload_never_has_too_many_parts() -> None:
 def test_order_survives_the_wire() -> None:
     """And its repr shows no key."""
     order = Order(
-        direction="out", uid=1, gid=2, groups=(3,), mark="m", stores={"s": Access(
-            endpoint="http://h", region="r", path_style=True, ca_bundle="", parallel=2, keys={"secret_key": "hidden"},
-        )}, uploads=(Upload(store="s", bucket="b", key="k", id="i"),),
+        direction="out",
+        uid=1,
+        gid=2,
+        groups=(3,),
+        mark="m",
+        stores={
+            "s": Access(
+                endpoint="http://h",
+                region="r",
+                path_style=True,
+                ca_bundle="",
+                parallel=2,
+                keys={"secret_key": "hidden"},
+            )
+        },
+        uploads=(Upload(store="s", bucket="b", key="k", id="i"),),
         items=(Item(store="s", bucket="b", key="k", path="/p", root="/", shown="/p", where="x:1:1"),),
-    )  # fmt: skip
+    )
     assert Order.from_dict(order.to_dict()) == order
     assert "hidden" not in repr(order)
 

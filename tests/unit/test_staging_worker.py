@@ -34,7 +34,9 @@ def _order(top: Path) -> Order:
         store="s", bucket="b", key="r/", path=str(top), root=str(top), shown="/work/out", where="job.sh, line 3"
     )
     access = Access(endpoint="", region="", path_style=True, ca_bundle="", parallel=2, keys={})
-    return Order(direction="out", uid=1, gid=1, groups=(), mark="m", items=(item,), stores={"s": access}, patience_s=1.0)
+    return Order(
+        direction="out", uid=1, gid=1, groups=(), mark="m", items=(item,), stores={"s": access}, patience_s=1.0
+    )
 
 
 def _carried_out(order: Order, client: FakeClient, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -60,9 +62,10 @@ def test_a_name_that_is_no_text_is_told_and_the_others_are_sent_to_a_fake_store(
 
     assert sorted(client.put) == ["r/a", "r/zé"]
     assert told["failed"] == {
-        "code": "name-unfit", "where": "job.sh, line 3",
+        "code": "name-unfit",
+        "where": "job.sh, line 3",
         "sentence": f"the name of '{tmp_path}/caf\\xe9' is not UTF-8, which a key has to be; nor are the names of 1 more",
-    }  # fmt: skip
+    }
 
 
 def test_what_is_left_out_by_name_is_said_in_text_with_a_fake_store(

@@ -80,11 +80,16 @@ def _begin(
     save = ledger.save
     monkeypatch.setattr(ledger, "save", lambda one: (engine.may_fail("save"), save(one)))
     node: Any = SimpleNamespace(
-        name="n1", engine=engine, ledger=ledger, running={}, paths=SimpleNamespace(mom_jobs=tmp_path),
-        labels=lambda _: {}, cgroups=SimpleNamespace(cgroup_parent=lambda _: "/c"),
+        name="n1",
+        engine=engine,
+        ledger=ledger,
+        running={},
+        paths=SimpleNamespace(mom_jobs=tmp_path),
+        labels=lambda _: {},
+        cgroups=SimpleNamespace(cgroup_parent=lambda _: "/c"),
         emit=lambda event, *_, **__: events.append(event),
         remove_container=lambda one, within_s: Node.remove_container(node, one, within_s),
-    )  # fmt: skip
+    )
     start.start_job(node, record, wire.Message("start", argv="/bin/sh", cwd="/"), Caller(1, 1, 1))
     return node
 
@@ -92,12 +97,19 @@ def _begin(
 @pytest.mark.parametrize(
     ("fails", "error"),
     [
-        ("create", _AWAY), ("attach", _AWAY), ("attach", EngineError(500, "no")), ("deliver", NodeFault("x", "no")),
-        ("deliver", Refusal("x", "no")), ("deliver", TypeError("a slip")), ("start", _AWAY),
-        ("start", EngineError(500, "no")), ("inspect", _AWAY), ("save", OSError(28, "No space left on device")),
+        ("create", _AWAY),
+        ("attach", _AWAY),
+        ("attach", EngineError(500, "no")),
+        ("deliver", NodeFault("x", "no")),
+        ("deliver", Refusal("x", "no")),
+        ("deliver", TypeError("a slip")),
+        ("start", _AWAY),
+        ("start", EngineError(500, "no")),
+        ("inspect", _AWAY),
+        ("save", OSError(28, "No space left on device")),
     ],
     ids=lambda one: one if isinstance(one, str) else type(one).__name__,
-)  # fmt: skip
+)
 def test_a_start_that_fails_leaves_nothing_at_a_fake_engine(
     record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str, error: BaseException
 ) -> None:

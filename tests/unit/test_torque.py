@@ -15,20 +15,23 @@ from pbsdock.rm.torque import (
     parse_resource_list,
     parse_size,
     slots_on,
-)  # fmt: skip
+)
 
 
-@pytest.mark.parametrize(("text", "number", "index", "parent", "safe"), [
-    ("12.vm", 12, None, False, "12.vm"),
-    ("12", 12, None, False, "12"),
-    ("16[0].vm", 16, 0, False, "16-0.vm"),
-    ("16[].vm", 16, None, True, "16-.vm"),
-    ("16-3.srv.example.org", 16, 3, False, "16-3.srv.example.org"),
-    ("7.head_node", 7, None, False, "7.head_node"),
-    ("7.vm.my_alias", 7, None, False, "7.vm.my_alias"),
-    ("7._x", 7, None, False, "7._x"),
-    ("7[2].vm:15011.prod+1", 7, 2, False, "7-2.vm_15011.prod_1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "number", "index", "parent", "safe"),
+    [
+        ("12.vm", 12, None, False, "12.vm"),
+        ("12", 12, None, False, "12"),
+        ("16[0].vm", 16, 0, False, "16-0.vm"),
+        ("16[].vm", 16, None, True, "16-.vm"),
+        ("16-3.srv.example.org", 16, 3, False, "16-3.srv.example.org"),
+        ("7.head_node", 7, None, False, "7.head_node"),
+        ("7.vm.my_alias", 7, None, False, "7.vm.my_alias"),
+        ("7._x", 7, None, False, "7._x"),
+        ("7[2].vm:15011.prod+1", 7, 2, False, "7-2.vm_15011.prod_1"),
+    ],
+)
 def test_job_id(text: str, number: int, index: int | None, parent: bool, safe: str) -> None:
     """Every form of a job id, and its name as mom's files have it."""
     found = parse_job_id(text)
@@ -36,9 +39,31 @@ def test_job_id(text: str, number: int, index: int | None, parent: bool, safe: s
     assert (found.number, found.array_index, found.array_parent, found.safe) == (number, index, parent, safe)
 
 
-@pytest.mark.parametrize("text", ["", "x", "../1.vm", "1.vm/..", "1[", "1[a].vm", "1.vm\n", "1 .vm", "-1.vm", "1.-x",
-                                  "١.vm", "1[1][2].vm", "*", "1.v..w", "1.v/w", "1.v*", "1.v?",
-                                  "1.v[1]", "1.v\x7f", "1.v\u00e9"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "../1.vm",
+        "1.vm/..",
+        "1[",
+        "1[a].vm",
+        "1.vm\n",
+        "1 .vm",
+        "-1.vm",
+        "1.-x",
+        "١.vm",
+        "1[1][2].vm",
+        "*",
+        "1.v..w",
+        "1.v/w",
+        "1.v*",
+        "1.v?",
+        "1.v[1]",
+        "1.v\x7f",
+        "1.v\u00e9",
+    ],
+)
 def test_no_job_id(text: str) -> None:
     """Nothing that could be a path or a pattern passes."""
     with pytest.raises(BadValue) as caught:
@@ -55,11 +80,23 @@ def test_long_job_id_keeps_a_short_name() -> None:
     assert all(len(one) == 100 for one in names)
 
 
-@pytest.mark.parametrize(("text", "size"), [
-    ("100", 100), ("100b", 100), ("1kb", 1024), ("200mb", 200 << 20), ("3GB", 3 << 30), ("1tb", 1 << 40),
-    ("2w", 8), ("1kw", 4096), ("1mw", 4 << 20), ("4k", 4096), ("0", 0),
-    ("9223372036854775807gb", ((1 << 63) - 1) << 30),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("100", 100),
+        ("100b", 100),
+        ("1kb", 1024),
+        ("200mb", 200 << 20),
+        ("3GB", 3 << 30),
+        ("1tb", 1 << 40),
+        ("2w", 8),
+        ("1kw", 4096),
+        ("1mw", 4 << 20),
+        ("4k", 4096),
+        ("0", 0),
+        ("9223372036854775807gb", ((1 << 63) - 1) << 30),
+    ],
+)
 def test_size(text: str, size: int) -> None:
     """Every unit, words of four bytes included, and what Torque makes of a size it cannot hold."""
     assert parse_size(text) == size
@@ -76,9 +113,18 @@ def test_no_size(text: str) -> None:
     )
 
 
-@pytest.mark.parametrize(("text", "seconds"), [
-    ("90", 90), ("01:30", 90), ("01:00:00", 3600), ("2:00:00:01", 172801), ("10.5", 11), ("10.499", 10), ("00:00:00", 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 90),
+        ("01:30", 90),
+        ("01:00:00", 3600),
+        ("2:00:00:01", 172801),
+        ("10.5", 11),
+        ("10.499", 10),
+        ("00:00:00", 0),
+    ],
+)
 def test_duration(text: str, seconds: int) -> None:
     """Seconds and clock forms."""
     assert parse_duration(text) == seconds
@@ -89,8 +135,10 @@ def test_nodes() -> None:
     found = parse_nodes("2:ppn=4:gpus=1+3:bigmem+host7:ppn=2")
 
     assert [(one.count, one.name, one.ppn, one.gpus, one.properties) for one in found] == [
-        (2, None, 4, 1, ()), (3, None, 1, 0, ("bigmem",)), (1, "host7", 2, 0, ()),
-    ]  # fmt: skip
+        (2, None, 4, 1, ()),
+        (3, None, 1, 0, ("bigmem",)),
+        (1, "host7", 2, 0, ()),
+    ]
 
 
 @pytest.mark.parametrize("text", ["", ":", "1:", "-1", "1:2:3:4:5", "1.", "1.x", "1.5:30", "x", "²", "1" * 21, "1e3"])
@@ -102,14 +150,17 @@ def test_no_duration(text: str) -> None:
     assert str(caught.value) == f"{text!r} is not a time; write seconds or [[DD:]HH:]MM:SS"
 
 
-@pytest.mark.parametrize(("text", "spec"), [
-    ("ppn=4", (1, None, 4, 0, ())),
-    ("gpus=2:ppn=3", (1, None, 3, 2, ())),
-    ("1:ppn=2#excl", (1, None, 2, 0, ())),
-    ("vm:ppn=1", (1, "vm", 1, 0, ())),
-    ("3:bigmem:ib", (3, None, 1, 0, ("bigmem", "ib"))),
-    ("1:gpus=1:exclusive_process", (1, None, 1, 1, ("exclusive_process",))),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("ppn=4", (1, None, 4, 0, ())),
+        ("gpus=2:ppn=3", (1, None, 3, 2, ())),
+        ("1:ppn=2#excl", (1, None, 2, 0, ())),
+        ("vm:ppn=1", (1, "vm", 1, 0, ())),
+        ("3:bigmem:ib", (3, None, 1, 0, ("bigmem", "ib"))),
+        ("1:gpus=1:exclusive_process", (1, None, 1, 1, ("exclusive_process",))),
+    ],
+)
 def test_node_spec(text: str, spec: tuple[int, str | None, int, int, tuple[str, ...]]) -> None:
     """A missing count is one node, as in Torque's own parser."""
     (found,) = parse_nodes(text)
@@ -117,12 +168,15 @@ def test_node_spec(text: str, spec: tuple[int, str | None, int, int, tuple[str, 
     assert (found.count, found.name, found.ppn, found.gpus, found.properties) == spec
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    ("", "'' is not a nodes request; write for example 2:ppn=4+1:bigmem"),
-    ("1++2", "'1++2' is not a nodes request; write for example 2:ppn=4+1:bigmem"),
-    ("1:ppn=x", "'ppn=x' in nodes=1:ppn=x needs a whole number after '='"),
-    ("1:gpus=", "'gpus=' in nodes=1:gpus= needs a whole number after '='"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "'' is not a nodes request; write for example 2:ppn=4+1:bigmem"),
+        ("1++2", "'1++2' is not a nodes request; write for example 2:ppn=4+1:bigmem"),
+        ("1:ppn=x", "'ppn=x' in nodes=1:ppn=x needs a whole number after '='"),
+        ("1:gpus=", "'gpus=' in nodes=1:gpus= needs a whole number after '='"),
+    ],
+)
 def test_no_node_spec(text: str, says: str) -> None:
     """The part that is wrong is named."""
     with pytest.raises(BadValue) as caught:
@@ -133,9 +187,7 @@ def test_no_node_spec(text: str, says: str) -> None:
 
 def test_real_resource_list() -> None:
     """The list a prologue was seen to get."""
-    found = parse_resource_list(
-        "nodes=1:ppn=2,mem=200mb,pmem=100mb,vmem=300mb,walltime=00:05:00,neednodes=1:ppn=2"
-    )
+    found = parse_resource_list("nodes=1:ppn=2,mem=200mb,pmem=100mb,vmem=300mb,walltime=00:05:00,neednodes=1:ppn=2")
 
     assert (found.mem, found.pmem, found.vmem, found.walltime) == (200 << 20, 100 << 20, 300 << 20, 300)
     assert found.nodes[0].ppn == 2
@@ -156,16 +208,21 @@ def test_argument_vectors() -> None:
 
 def test_a_text_resource_cannot_forge_a_limit() -> None:
     """mom escapes no comma: of two values the smaller counts, of two nodes requests the first."""
-    found = parse_resource_list("nodes=1,mem=1gb,ncpus=2,other=x,mem=9gb,walltime=60,walltime=99:00,ncpus=64,nodes=9:ppn=9")
+    found = parse_resource_list(
+        "nodes=1,mem=1gb,ncpus=2,other=x,mem=9gb,walltime=60,walltime=99:00,ncpus=64,nodes=9:ppn=9"
+    )
 
     assert (found.mem, found.walltime, found.ncpus, found.nodes[0].count) == (1 << 30, 60, 2, 1)
     assert parse_resource_list("").raw == ()
 
 
-@pytest.mark.parametrize(("argv", "says"), [
-    (["7.vm"] * 9, "a prologue gets 7 or 8 arguments, not 9"),
-    (["../7", *"ugnrqas"], "'../7' is not a job id; one looks like 12.server, 12[3].server or 12-3.server"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["7.vm"] * 9, "a prologue gets 7 or 8 arguments, not 9"),
+        (["../7", *"ugnrqas"], "'../7' is not a job id; one looks like 12.server, 12[3].server or 12-3.server"),
+    ],
+)
 def test_bad_prologue_arguments(argv: list[str], says: str) -> None:
     """The argument that is wrong is in the sentence."""
     with pytest.raises(BadValue) as caught:
@@ -174,20 +231,29 @@ def test_bad_prologue_arguments(argv: list[str], says: str) -> None:
     assert str(caught.value) == says
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    ("mem=x", "mem: 'x' is not a size; write a whole number and b, kb, mb, gb, tb or w, kw, mw, gw, tw"),
-    ("nodes=1,vmem=-5", "vmem: '-5' is not a size; write a whole number and b, kb, mb, gb, tb or w, kw, mw, gw, tw"),
-    ("walltime=-1", "walltime: '-1' is not a time; write seconds or [[DD:]HH:]MM:SS"),
-    ("nodes=1:ppn=-1", "'ppn=-1' in nodes=1:ppn=-1 needs a whole number after '='"),
-    ("nodes=", "'' is not a nodes request; write for example 2:ppn=4+1:bigmem"),
-    ("mem=1gb,walltime=2562047788015215:30:07,ncpus=99999999999999999999,nodes=1:ppn=9223372036854775807", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("mem=x", "mem: 'x' is not a size; write a whole number and b, kb, mb, gb, tb or w, kw, mw, gw, tw"),
+        (
+            "nodes=1,vmem=-5",
+            "vmem: '-5' is not a size; write a whole number and b, kb, mb, gb, tb or w, kw, mw, gw, tw",
+        ),
+        ("walltime=-1", "walltime: '-1' is not a time; write seconds or [[DD:]HH:]MM:SS"),
+        ("nodes=1:ppn=-1", "'ppn=-1' in nodes=1:ppn=-1 needs a whole number after '='"),
+        ("nodes=", "'' is not a nodes request; write for example 2:ppn=4+1:bigmem"),
+        ("mem=1gb,walltime=2562047788015215:30:07,ncpus=99999999999999999999,nodes=1:ppn=9223372036854775807", ""),
+    ],
+)
 def test_a_job_that_asks_for_nonsense_is_still_a_job(text: str, says: str) -> None:
     """The sentence is kept for whoever can tell it: the hooks of such a job are called as any other's."""
     started = parse_prologue_argv(["7.vm", "u", "g", "n", text, "q", "a", "s"])
     ended = parse_epilogue_argv(["7.vm", "u", "g", "n", "1", text, "", "q", "a", "0"])
-    file = parse_jb((f"<job><jobid>7.vm</jobid><attributes><Resource_List>{_elements(text)}</Resource_List></attributes>"
-                    "</job>").encode())  # fmt: skip
+    file = parse_jb(
+        (
+            f"<job><jobid>7.vm</jobid><attributes><Resource_List>{_elements(text)}</Resource_List></attributes></job>"
+        ).encode()
+    )
 
     assert (started.job_id.text, started.wrong) == ("7.vm", says)
     assert (ended.job_id.text, ended.resources) == ("7.vm", text)
@@ -199,11 +265,14 @@ def _elements(text: str) -> str:
     return "".join(f"<{key}>{value}</{key}>" for key, _, value in pairs)
 
 
-@pytest.mark.parametrize(("session", "status", "says"), [
-    ("x", "0", "'x' is not a session id; it is a whole number"),
-    ("1", "", "'' is not an exit status; it is a whole number"),
-    ("1", "--1", "'--1' is not an exit status; it is a whole number"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("session", "status", "says"),
+    [
+        ("x", "0", "'x' is not a session id; it is a whole number"),
+        ("1", "", "'' is not an exit status; it is a whole number"),
+        ("1", "--1", "'--1' is not an exit status; it is a whole number"),
+    ],
+)
 def test_bad_epilogue_arguments(session: str, status: str, says: str) -> None:
     """Numbers are numbers."""
     with pytest.raises(BadValue) as caught:
@@ -251,8 +320,12 @@ def test_job_file() -> None:
     found = parse_jb(JOB_FILE)
 
     assert (found.job_id.text, found.user, found.group, found.uid, found.gid) == (
-        "30.vm", "alice", "users", 2001, 2002,
-    )  # fmt: skip
+        "30.vm",
+        "alice",
+        "users",
+        2001,
+        2002,
+    )
     assert (found.name, found.queue, found.exec_host) == ("x&y", "batch", "vm/0+n2/0-2")
     assert (found.session_id, found.node_id, found.start_time, found.interactive) == (23259, 0, 1795473321, True)
     assert (found.resources.mem, found.resources.walltime, found.resources.nodes[0].ppn) == (50 << 20, 60, 1)
@@ -261,28 +334,44 @@ def test_job_file() -> None:
 def test_job_files_variables() -> None:
     """Nothing is escaped: a backslash is a backslash, and what is no variable belongs to the one before it."""
     assert parse_jb(JOB_FILE).variables == (
-        ("A", "a&b"), ("B", "&foo;x"), ("C", "<euser>root</euser>"), ("BS", "a\\b"), ("CM", "p,q"),
-        ("PBS_O_WORKDIR", "/home/a,b"), ("Z", ""),
-    )  # fmt: skip
+        ("A", "a&b"),
+        ("B", "&foo;x"),
+        ("C", "<euser>root</euser>"),
+        ("BS", "a\\b"),
+        ("CM", "p,q"),
+        ("PBS_O_WORKDIR", "/home/a,b"),
+        ("Z", ""),
+    )
 
 
 def test_sparse_job_file() -> None:
     """What mom has not written yet is absent, not wrong: no session, no variables, a batch job."""
     found = parse_jb(b"<job><jobid>7.vm</jobid><attributes><Job_Owner>bob@x</Job_Owner></attributes></job>")
 
-    assert (found.user, found.uid, found.session_id, found.variables, found.interactive) == ("bob", None, None, (), False)
+    assert (found.user, found.uid, found.session_id, found.variables, found.interactive) == (
+        "bob",
+        None,
+        None,
+        (),
+        False,
+    )
 
 
-@pytest.mark.parametrize(("data", "says"), [
-    (b'<!DOCTYPE x [<!ENTITY a "b">]><job/>', "a .JB has no document type; this file is not mom's"),
-    ('<?xml version="1.0" encoding="utf-16"?><!DOCTYPE x [<!ENTITY a "b">]><job/>'.encode("utf-16"),
-     "a .JB has no document type; this file is not mom's"),
-    (b"", "the .JB is not well-formed: no element found: line 1, column 0"),
-    (b"<job><jobid>7.vm", "the .JB is not well-formed: no element found: line 1, column 16"),
-    (b"<job><</job>", "the .JB is not well-formed: not well-formed (invalid token): line 1, column 6"),
-    (b"<x/>", "the .JB has no job in it; this file is not mom's"),
-    (b"<job/>", "'' is not a job id; one looks like 12.server, 12[3].server or 12-3.server"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b'<!DOCTYPE x [<!ENTITY a "b">]><job/>', "a .JB has no document type; this file is not mom's"),
+        (
+            '<?xml version="1.0" encoding="utf-16"?><!DOCTYPE x [<!ENTITY a "b">]><job/>'.encode("utf-16"),
+            "a .JB has no document type; this file is not mom's",
+        ),
+        (b"", "the .JB is not well-formed: no element found: line 1, column 0"),
+        (b"<job><jobid>7.vm", "the .JB is not well-formed: no element found: line 1, column 16"),
+        (b"<job><</job>", "the .JB is not well-formed: not well-formed (invalid token): line 1, column 6"),
+        (b"<x/>", "the .JB has no job in it; this file is not mom's"),
+        (b"<job/>", "'' is not a job id; one looks like 12.server, 12[3].server or 12-3.server"),
+    ],
+)
 def test_no_job_file(data: bytes, says: str) -> None:
     """Anything but mom's own format is refused, and nothing is expanded."""
     with pytest.raises(BadValue) as caught:
@@ -297,22 +386,25 @@ def test_undefined_entity() -> None:
         parse_jb(b"<job>&a;</job>")
 
 
-@pytest.mark.parametrize(("exec_host", "node", "slots"), [
-    ("vm/0", "vm", (1, 1)),
-    ("vm/0+vm/1+n2/0", "vm", (2, 3)),
-    ("vm/0-3,6", "vm", (5, 5)),
-    ("vm/0+n2/0-2", "n2.example.org", (3, 4)),
-    ("n1.a.org/0+n1.b.org/0-3", "n1.a.org", (1, 5)),
-    ("n1/0+n1.a.org/0-3", "n1.a.org", (4, 5)),
-    ("n1.x.org/0-3", "n1.y.org", (4, 4)),
-    ("n1.a.org/0-1+n1.b.org/0-3", "n1", (2, 6)),
-    ("n1.a.org/0-1+n1.b.org/0-3", "n1.c.org", (2, 6)),
-    ("vm/0", "other", (0, 1)),
-    ("vm", "vm", (0, 0)),
-    ("", "vm", (0, 0)),
-    ("vm/²-³", "vm", (0, 0)),
-    ("vm/5-2", "vm", (1, 1)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("exec_host", "node", "slots"),
+    [
+        ("vm/0", "vm", (1, 1)),
+        ("vm/0+vm/1+n2/0", "vm", (2, 3)),
+        ("vm/0-3,6", "vm", (5, 5)),
+        ("vm/0+n2/0-2", "n2.example.org", (3, 4)),
+        ("n1.a.org/0+n1.b.org/0-3", "n1.a.org", (1, 5)),
+        ("n1/0+n1.a.org/0-3", "n1.a.org", (4, 5)),
+        ("n1.x.org/0-3", "n1.y.org", (4, 4)),
+        ("n1.a.org/0-1+n1.b.org/0-3", "n1", (2, 6)),
+        ("n1.a.org/0-1+n1.b.org/0-3", "n1.c.org", (2, 6)),
+        ("vm/0", "other", (0, 1)),
+        ("vm", "vm", (0, 0)),
+        ("", "vm", (0, 0)),
+        ("vm/²-³", "vm", (0, 0)),
+        ("vm/5-2", "vm", (1, 1)),
+    ],
+)
 def test_slots(exec_host: str, node: str, slots: tuple[int, int]) -> None:
     """Slots here and in all; a host by its full name where that is known, never those of two hosts together."""
     assert slots_on(exec_host, node) == slots

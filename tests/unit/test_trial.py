@@ -122,10 +122,16 @@ def test_alarm(given: float, fires: float) -> None:
 @pytest.mark.parametrize(
     ("status", "batch", "interactive"),
     [
-        (None, None, None), (0, None, None), (1, -2, -2), (2, -14, -2), (99, -14, -2), (-9, None, None),
-        (TIMED_OUT, -14, -2), (NOT_RUN, -14, -2),
+        (None, None, None),
+        (0, None, None),
+        (1, -2, -2),
+        (2, -14, -2),
+        (99, -14, -2),
+        (-9, None, None),
+        (TIMED_OUT, -14, -2),
+        (NOT_RUN, -14, -2),
     ],
-)  # fmt: skip
+)
 def test_what_a_prologue_decides(status: int | None, batch: int | None, interactive: int | None) -> None:
     """1 aborts, any other failure requeues, an interactive job is aborted; death by signal counts as success."""
     assert exit_status(status, interactive=False) == batch
@@ -139,8 +145,12 @@ def test_users_variables_do_not_win_over_moms(tmp_path: Path) -> None:
     env = environments.for_job(job)
 
     assert {name: env[name] for name in asked} == {
-        "HOME": job.entry.pw_dir, "PBS_JOBID": "17.vm", "PATH": "/mine", "LD_PRELOAD": "/x.so", "TMPDIR": "/t",
-    }  # fmt: skip
+        "HOME": job.entry.pw_dir,
+        "PBS_JOBID": "17.vm",
+        "PATH": "/mine",
+        "LD_PRELOAD": "/x.so",
+        "TMPDIR": "/t",
+    }
     assert not set(asked) & set(environments.for_hooks(_job(tmp_path, variables=asked))) - {"PATH"}
 
 
@@ -175,14 +185,29 @@ def test_node_asked_for_by_name(tmp_path: Path) -> None:
 
 def test_job_file_reads_back(tmp_path: Path) -> None:
     """The .JB is one that the package's own reader of mom's files understands."""
-    job = _job(tmp_path, resources="nodes=1:ppn=3,mem=1gb", variables={"A": "x,y <&>", "B": "2"}, array_index=4,
-               job_id="16[4].vm", name="n")  # fmt: skip
+    job = _job(
+        tmp_path,
+        resources="nodes=1:ppn=3,mem=1gb",
+        variables={"A": "x,y <&>", "B": "2"},
+        array_index=4,
+        job_id="16[4].vm",
+        name="n",
+    )
     read = parse_jb(job_file(job, 99, 0, 1234).encode())
 
     assert (read.job_id.text, read.user, read.uid, read.gid) == (
-        "16[4].vm", job.entry.pw_name, job.entry.pw_uid, job.entry.pw_gid
-    )  # fmt: skip
-    assert (read.name, read.queue, read.exec_host, read.session_id, read.start_time) == ("n-4", "batch", "vm/0-2", 99, 1234)
+        "16[4].vm",
+        job.entry.pw_name,
+        job.entry.pw_uid,
+        job.entry.pw_gid,
+    )
+    assert (read.name, read.queue, read.exec_host, read.session_id, read.start_time) == (
+        "n-4",
+        "batch",
+        "vm/0-2",
+        99,
+        1234,
+    )
     assert (read.resources.mem, read.interactive) == (1 << 30, False)
     assert dict(read.variables)["A"] == "x,y <&>"
     assert dict(read.variables)["PBS_ARRAYID"] == "4"
@@ -200,8 +225,12 @@ def test_prologue_arguments_read_back(tmp_path: Path) -> None:
     """The argument vector is one that the package's own parser understands."""
     trial = Trial(_request(tmp_path, array_index=0, job_id="16[0].vm", resources="nodes=1:ppn=2,mem=200mb"))
     arguments = [
-        *trial._arguments(), trial.job.resource_text, trial.job.queue, "", str(trial.script_path),
-    ]  # fmt: skip
+        *trial._arguments(),
+        trial.job.resource_text,
+        trial.job.queue,
+        "",
+        str(trial.script_path),
+    ]
 
     assert parse_prologue_argv(arguments).resources.mem == 200 << 20
     assert trial.script_path == tmp_path / "mom_priv/jobs/16-0.vm.SC"
@@ -227,7 +256,9 @@ def test_exit_code_for_a_shell(recorded: int, shell: int) -> None:
 
 def test_pbs_lines() -> None:
     """Options are read with or without a blank, until the first command."""
-    script = b"#!/bin/sh\n#PBS -N name -l mem=1gb\n#PBS -lwalltime=5\n#PBSX -q no\n\n# text\n#PBS -t 3\ntrue\n#PBS -q late\n"
+    script = (
+        b"#!/bin/sh\n#PBS -N name -l mem=1gb\n#PBS -lwalltime=5\n#PBSX -q no\n\n# text\n#PBS -t 3\ntrue\n#PBS -q late\n"
+    )
 
     assert pbs_lines(script) == {"-N": ["name"], "-l": ["mem=1gb", "walltime=5"], "-t": ["3"]}
 
@@ -270,7 +301,11 @@ def test_resources_are_merged() -> None:
     ],
 )
 def test_bad_usage(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], sentence: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    sentence: str,
 ) -> None:
     """The command says what is wrong in one sentence and exits 2."""
     monkeypatch.setattr("pbsdock.core.paths.load", lambda _: argparse.Namespace(mom_priv=tmp_path))

@@ -23,7 +23,9 @@ def run_builder(*command: str, doing: str) -> None:
     """Run a builder. Raises BuildError."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise BuildError(f"there is no virtual machine to test in: {doing} failed:\n{(done.stdout + done.stderr)[-3000:]}")
+        raise BuildError(
+            f"there is no virtual machine to test in: {doing} failed:\n{(done.stdout + done.stderr)[-3000:]}"
+        )
 
 
 def built() -> Path:
@@ -44,7 +46,9 @@ def _digest() -> str:
     digest = hashlib.sha256()
     for path in (HERE / "build.sh", *sorted(one for one in (HERE / "guest").rglob("*") if one.is_file())):
         digest.update(f"{path.relative_to(HERE)}\0".encode() + path.read_bytes())
-    kernel = subprocess.run(["apt-cache", "depends", "linux-image-cloud-amd64"], capture_output=True, check=False).stdout
+    kernel = subprocess.run(
+        ["apt-cache", "depends", "linux-image-cloud-amd64"], capture_output=True, check=False
+    ).stdout
     return hashlib.sha256(digest.digest() + kernel).hexdigest()[:16]
 
 

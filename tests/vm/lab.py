@@ -40,7 +40,14 @@ class Lab:
             with self._step("base"):
                 self.base = built()
             with self._step("package"):
-                run_builder("bash", str(HERE / "package.sh"), str(self.base), str(self.package), str(CACHE), doing="building the package")
+                run_builder(
+                    "bash",
+                    str(HERE / "package.sh"),
+                    str(self.base),
+                    str(self.package),
+                    str(CACHE),
+                    doing="building the package",
+                )
             try:
                 self._start()
             except MachineLost as lost:
@@ -87,8 +94,9 @@ class Lab:
             # Mom's unit is not there, its directory is: the installer asks for no more.
             self.check(
                 f"mkdir -p {MOM_PRIV}/jobs && /opt/src/install.sh --mom-priv {MOM_PRIV} --wheels /opt/wheels >/root/install.log 2>&1"
-                " || { cat /root/install.log; exit 1; }", 600.0,
-            )  # fmt: skip
+                " || { cat /root/install.log; exit 1; }",
+                600.0,
+            )
         self.scale = min(_SCALE, max(1.0, (time.monotonic() - began) / _INSTALL_S))
         with self._step("image"):
             self.check("docker load -qi /opt/images/busybox.tar && useradd -m -s /bin/sh pbsdock-a && sync", 300.0)

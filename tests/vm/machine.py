@@ -63,15 +63,20 @@ class Machine:
         os.truncate(self.outbox, 64 << 20)
         self._buffer = b""
         self._heard = time.monotonic()
-        self.commands: list[str] = []  # what was run and how long it took; what was asked again and again, the last time
+        self.commands: list[
+            str
+        ] = []  # what was run and how long it took; what was asked again and again, the last time
         self._asked = ""
         self._number = 0
         self.boot_id = ""
         self.lost = False
         self._doors = {name: self._listen(name) for name in ("line", "monitor")}
         self.process = subprocess.Popen(
-            [*_qemu(base, package, self.directory, memory_mb)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=(self.directory / "qemu.log").open("wb"), start_new_session=True,
+            [*_qemu(base, package, self.directory, memory_mb)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=(self.directory / "qemu.log").open("wb"),
+            start_new_session=True,
         )
         try:
             self.line = self._accept("line")
@@ -221,15 +226,45 @@ class Machine:
 def _qemu(base: Path, package: Path, directory: Path, memory_mb: int) -> list[str]:
     drives: list[str] = []
     for number, (path, options) in enumerate(
-        ((base / "root.ext4", "snapshot=on,cache=unsafe"), (package, "snapshot=on,cache=unsafe"), (directory / "outbox", "cache=unsafe"))
+        (
+            (base / "root.ext4", "snapshot=on,cache=unsafe"),
+            (package, "snapshot=on,cache=unsafe"),
+            (directory / "outbox", "cache=unsafe"),
+        )
     ):
         drives += ["-drive", f"file={path},format=raw,if=none,id=d{number},{options}"]
         drives += ["-device", f"virtio-blk-pci,drive=d{number}"]
     return [
-        "/usr/bin/qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-m", str(memory_mb),
-        "-machine", "pc", "-accel", _ACCELERATOR, "-cpu", "max", "-smp", "2",
-        "-kernel", str(base / "vmlinux"), "-initrd", str(base / "initrd.gz"), "-append", _COMMAND_LINE, *drives,
-        "-serial", f"file:{directory}/console.log", "-chardev", f"socket,id=line,path={directory}/line",
-        "-serial", "chardev:line", "-chardev", f"socket,id=monitor,path={directory}/monitor",
-        "-mon", "chardev=monitor,mode=control",
+        "/usr/bin/qemu-system-x86_64",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-m",
+        str(memory_mb),
+        "-machine",
+        "pc",
+        "-accel",
+        _ACCELERATOR,
+        "-cpu",
+        "max",
+        "-smp",
+        "2",
+        "-kernel",
+        str(base / "vmlinux"),
+        "-initrd",
+        str(base / "initrd.gz"),
+        "-append",
+        _COMMAND_LINE,
+        *drives,
+        "-serial",
+        f"file:{directory}/console.log",
+        "-chardev",
+        f"socket,id=line,path={directory}/line",
+        "-serial",
+        "chardev:line",
+        "-chardev",
+        f"socket,id=monitor,path={directory}/monitor",
+        "-mon",
+        "chardev=monitor,mode=control",
     ]

@@ -60,7 +60,9 @@ def roles(gateway: Gateway) -> list[str]:
 def use(lab: Lab, gateway: Gateway) -> None:
     """Give the machine a way to the gateway, also after a boot, and the installation a store there."""
     lab.machine.connect(ADDRESS, gateway.port)
-    lab.check(f"cat >/etc/systemd/system/way.service <<'END'\n{NETWORK}END\ncat >/root/stores.toml <<'END'\n{CONFIG}END")
+    lab.check(
+        f"cat >/etc/systemd/system/way.service <<'END'\n{NETWORK}END\ncat >/root/stores.toml <<'END'\n{CONFIG}END"
+    )
     lab.check(f"umask 077; cat >/etc/pbsdock/identity.toml <<'END'\n{(gateway.root / 'identity.toml').read_text()}END")
     lab.check(
         "systemctl daemon-reload && systemctl enable --now way.service"
@@ -88,7 +90,9 @@ def test_a_role_does_not_outlive_the_machine(lab: Lab, gateway: Gateway) -> None
 
     lab.machine.reset()
 
-    lab.until("the old boot's job is released", f"grep -q '\"release.done\".*\"{job['job']}\"' /var/log/pbsdock/events.jsonl")
+    lab.until(
+        "the old boot's job is released", f'grep -q \'"release.done".*"{job["job"]}"\' /var/log/pbsdock/events.jsonl'
+    )
     assert roles(gateway) == []
     assert [one["why"] for one in events(lab, job["job"], "release.begun")] == ["other-boot"]
     assert [one["handle"] for one in events(lab, job["job"], "credentials.revoked")] == [role]
@@ -98,5 +102,7 @@ def test_a_role_does_not_outlive_the_machine(lab: Lab, gateway: Gateway) -> None
     lab.until("it has a session", "grep -q SecretAccessKey /home/pbsdock-a/session && ! systemctl is-active -q next")
     assert lab.left() == ""
     assert roles(gateway) == []
-    lab.check("systemctl --quiet disable --now way.service; rm /etc/systemd/system/way.service && systemctl daemon-reload")
+    lab.check(
+        "systemctl --quiet disable --now way.service; rm /etc/systemd/system/way.service && systemctl daemon-reload"
+    )
     lab.check("cp /root/before.toml /etc/pbsdock/pbsdock.toml && systemctl restart pbsdock-agent")

@@ -29,7 +29,7 @@ def finished(lab: Lab, unit: str) -> dict[str, object]:
     """Wait until the job of a unit is over; returns its last event, which may come a moment after the epilogue."""
     job = [one for one in events(lab) if one["event"] == "job.started"][-1]["job"]
     lab.until(f"the job of {unit} is over", f"! systemctl is-active -q {unit}")
-    lab.until("its trail ends", f"grep -q '\"job.finished\".*\"job\":\"{job}\"' /var/log/pbsdock/events.jsonl")
+    lab.until("its trail ends", f'grep -q \'"job.finished".*"job":"{job}"\' /var/log/pbsdock/events.jsonl')
     return next(one for one in events(lab, str(job)) if one["event"] == "job.finished")
 
 
@@ -78,7 +78,9 @@ def reset_in_mid_job(lab: Lab) -> None:
 
     lab.machine.reset()
 
-    lab.until("the old boot's job is released", f"grep -q '\"release.done\".*\"{running}\"' /var/log/pbsdock/events.jsonl")
+    lab.until(
+        "the old boot's job is released", f'grep -q \'"release.done".*"{running}"\' /var/log/pbsdock/events.jsonl'
+    )
     why = [one["why"] for one in events(lab, str(running)) if one["event"] == "release.done"]
     assert why == ["other-boot"]
     assert lab.left() == ""
@@ -103,7 +105,10 @@ def test_a_hung_agent_is_replaced_in_mid_job(lab: Lab) -> None:
     before = lab.check("systemctl show -P MainPID pbsdock-agent").strip()
 
     lab.check("systemctl kill -s STOP pbsdock-agent")
-    lab.until("another agent answers", f"systemctl is-active pbsdock-agent && test $(systemctl show -P MainPID pbsdock-agent) != {before}")
+    lab.until(
+        "another agent answers",
+        f"systemctl is-active pbsdock-agent && test $(systemctl show -P MainPID pbsdock-agent) != {before}",
+    )
     assert "Watchdog timeout" in lab.check("journalctl -q -u pbsdock-agent -o cat")
     assert len(lab.check("docker ps -q").split()) == 1
     lab.check("su pbsdock-a -c 'touch $HOME/go'")
@@ -135,7 +140,9 @@ def test_the_engine_is_restarted_in_mid_job(lab: Lab) -> None:
     lab.check(RESTART)
     end = finished(lab, "plain")
     assert end["code"] in (137, 143)
-    assert "the Docker engine of this node was restarted while the job ran" in lab.check("journalctl -q -u plain -o cat")
+    assert "the Docker engine of this node was restarted while the job ran" in lab.check(
+        "journalctl -q -u plain -o cat"
+    )
     assert lab.left() == ""
 
     daemon(lab, '{"live-restore": true}')
@@ -163,7 +170,9 @@ def test_the_life_of_a_job_below_moms_unit(lab: Lab) -> None:
 
     unit = "/run/systemd/system/pbs_mom.service"
     lab.check(f"cat >{unit} <<'END'\n{moms_drop_in()}END\nsystemctl daemon-reload && systemctl start pbs_mom")
-    assert "4 passed" in lab.inside("tests/engine/test_lifecycle.py", config='[cgroup]\nparent = "/system.slice/pbs_mom.service"\n')
+    assert "4 passed" in lab.inside(
+        "tests/engine/test_lifecycle.py", config='[cgroup]\nparent = "/system.slice/pbs_mom.service"\n'
+    )
     assert lab.left() == ""
     lab.check(f"systemctl kill -s KILL pbs_mom; systemctl stop pbs_mom; rm {unit} && systemctl daemon-reload")
 
@@ -186,5 +195,13 @@ def test_logs_rotate_and_the_installer_takes_everything_back(lab: Lab) -> None:
     said = lab.check(f"/opt/src/install.sh --mom-priv {MOM_PRIV} --check")
     assert said == f"pbsdock is installed correctly in {MOM_PRIV}\n"
     lab.check(f"/opt/src/install.sh --mom-priv {MOM_PRIV} --uninstall")
-    assert lab.check("systemctl list-unit-files --no-legend 'pbsdock*'; ls /etc/tmpfiles.d /etc/logrotate.d | grep pbsdock; true") == ""
-    assert lab.check("systemctl list-units --all --plain --no-legend 'pbsdock*'; find /sys/fs/cgroup -name '*pbsdock*'") == ""
+    assert (
+        lab.check(
+            "systemctl list-unit-files --no-legend 'pbsdock*'; ls /etc/tmpfiles.d /etc/logrotate.d | grep pbsdock; true"
+        )
+        == ""
+    )
+    assert (
+        lab.check("systemctl list-units --all --plain --no-legend 'pbsdock*'; find /sys/fs/cgroup -name '*pbsdock*'")
+        == ""
+    )

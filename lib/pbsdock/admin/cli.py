@@ -170,8 +170,11 @@ def _events(arguments: argparse.Namespace) -> int:
     paths = load(arguments.paths)
     file = load_config(paths.config).events.file
     return show(
-        Path(file) if file else paths.log_dir / "events.jsonl", job=arguments.job, follow=arguments.follow,
-        raw=arguments.json, out=sys.stdout,
+        Path(file) if file else paths.log_dir / "events.jsonl",
+        job=arguments.job,
+        follow=arguments.follow,
+        raw=arguments.json,
+        out=sys.stdout,
     )
 
 

@@ -23,32 +23,60 @@ def from_prologue(args: torque.PrologueArgs, env: Mapping[str, str], node: str) 
         here = _slots_in(Path(nodefile), node)
         slots, total = here or (slots, total)
     return _job(
-        args.job_id, args.user, args.name, args.resources, args.queue, args.account, script_path=args.script_path,
-        work_dir=env.get("PBS_O_WORKDIR"), tmpdir=env.get("TMPDIR"), nodefile=nodefile,
-        interactive=not os.path.lexists(args.script_path), slots_here=min(slots, total), slots_total=max(total, slots),
+        args.job_id,
+        args.user,
+        args.name,
+        args.resources,
+        args.queue,
+        args.account,
+        script_path=args.script_path,
+        work_dir=env.get("PBS_O_WORKDIR"),
+        tmpdir=env.get("TMPDIR"),
+        nodefile=nodefile,
+        interactive=not os.path.lexists(args.script_path),
+        slots_here=min(slots, total),
+        slots_total=max(total, slots),
     )
 
 
-def from_job_file(
-    name: str, file: torque.JobFile, node: str, env: Mapping[str, str], mom_priv: Path
-) -> torque.Job:
+def from_job_file(name: str, file: torque.JobFile, node: str, env: Mapping[str, str], mom_priv: Path) -> torque.Job:
     """Build the job of a live .JB of that *name*; *env* is the run hook's, used for TMPDIR and the node file only."""
     variables = dict(file.variables)
     here, total = torque.slots_on(file.exec_host, node) if file.exec_host else (1, 1)
     tmpdir = _users_own(env.get("TMPDIR"), file.job_id.text, pwd.getpwnam(file.user).pw_uid)
     job = _job(
-        file.job_id, file.user, file.name, file.resources, file.queue, "", script_path=None,
-        work_dir=variables.get("PBS_O_WORKDIR"), tmpdir=tmpdir,
-        nodefile=_moms_own(env.get("PBS_NODEFILE"), file.job_id.text, mom_priv.parent / "aux"), interactive=True,
-        slots_here=max(1, here), slots_total=max(1, total, here),
+        file.job_id,
+        file.user,
+        file.name,
+        file.resources,
+        file.queue,
+        "",
+        script_path=None,
+        work_dir=variables.get("PBS_O_WORKDIR"),
+        tmpdir=tmpdir,
+        nodefile=_moms_own(env.get("PBS_NODEFILE"), file.job_id.text, mom_priv.parent / "aux"),
+        interactive=True,
+        slots_here=max(1, here),
+        slots_total=max(1, total, here),
     )
     return replace(job, job_file=name)
 
 
 def _job(
-    job_id: torque.JobId, user: str, name: str, resources: torque.Resources, queue: str, account: str, *,
-    script_path: str | None, work_dir: str | None, tmpdir: str | None, nodefile: str | None, interactive: bool,
-    slots_here: int, slots_total: int,
+    job_id: torque.JobId,
+    user: str,
+    name: str,
+    resources: torque.Resources,
+    queue: str,
+    account: str,
+    *,
+    script_path: str | None,
+    work_dir: str | None,
+    tmpdir: str | None,
+    nodefile: str | None,
+    interactive: bool,
+    slots_here: int,
+    slots_total: int,
 ) -> torque.Job:
     import grp
 
@@ -59,9 +87,24 @@ def _job(
     except KeyError:
         group = str(entry.pw_gid)
     return torque.Job(
-        id=job_id, user=user, group=group, uid=entry.pw_uid, gid=entry.pw_gid, groups=groups, home=entry.pw_dir,
-        name=name, resources=resources, queue=queue, account=account, script_path=script_path, work_dir=work_dir,
-        tmpdir=tmpdir, nodefile=nodefile, interactive=interactive, slots_here=slots_here, slots_total=slots_total,
+        id=job_id,
+        user=user,
+        group=group,
+        uid=entry.pw_uid,
+        gid=entry.pw_gid,
+        groups=groups,
+        home=entry.pw_dir,
+        name=name,
+        resources=resources,
+        queue=queue,
+        account=account,
+        script_path=script_path,
+        work_dir=work_dir,
+        tmpdir=tmpdir,
+        nodefile=nodefile,
+        interactive=interactive,
+        slots_here=slots_here,
+        slots_total=slots_total,
     )
 
 

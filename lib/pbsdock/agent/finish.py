@@ -55,8 +55,13 @@ def finish(node: Node, running: Running, said: int | None = None) -> None:
             record.state = "ended"
         _save(node, record)
         if killed:
-            node.emit("container.oom", record, level="warning", limit_bytes=_limit(record),
-                      peak_bytes=usage.get("memory_peak_bytes"))
+            node.emit(
+                "container.oom",
+                record,
+                level="warning",
+                limit_bytes=_limit(record),
+                peak_bytes=usage.get("memory_peak_bytes"),
+            )
         node.emit("job.ended", record, code=code, oom=killed, phase="run")
     if results:
         begin_stage_out(node, running)

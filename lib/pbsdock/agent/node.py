@@ -115,9 +115,13 @@ class Node:
     def labels(self, record: Record) -> dict[str, str]:
         """Labels of a job's container."""
         return {
-            "pbsdock.owner": self.owner, "pbsdock.node": self.name, "pbsdock.job": record.job_id,
-            "pbsdock.incarnation": record.incarnation, "pbsdock.boot": self.boot, "pbsdock.user": record.user,
-        }  # fmt: skip
+            "pbsdock.owner": self.owner,
+            "pbsdock.node": self.name,
+            "pbsdock.job": record.job_id,
+            "pbsdock.incarnation": record.incarnation,
+            "pbsdock.boot": self.boot,
+            "pbsdock.user": record.user,
+        }
 
     def engine_info(self) -> dict[str, Any]:
         """The engine's own description, asked once per connection to it."""
@@ -264,5 +268,3 @@ def parse_cpus(text: str) -> set[int]:
         first, _, last = part.partition("-")
         found.update(range(int(first), int(last or first) + 1))
     return found
-
-

@@ -239,9 +239,7 @@ def _note_refusal(record: Record, error: Refusal) -> None:
     record.refusal = {"code": error.code, "sentence": error.sentence, "blame": error.blame.value}
 
 
-def _prepare(
-    node: Node, job: torque.Job, plan: Plan, script: bytes | None, notify: Notify, began: float
-) -> Record:
+def _prepare(node: Node, job: torque.Job, plan: Plan, script: bytes | None, notify: Notify, began: float) -> Record:
     record = _new_record(node, job)
     plan = _with_cpus(node, job, plan, record)
     record.plan = plan.to_dict()
@@ -337,15 +335,18 @@ def _image(node: Node, settings: ImagesConfig, plan: Plan, notify: Notify, began
             notify(text)
 
     return node.images.ensure(
-        plan.image, pull=plan.pull, platform=plan.platform, inactivity_s=settings.inactivity_s,
-        total_s=max(1.0, min(settings.total_s, left)), max_bytes=settings.max_bytes, auth=node.registry_auth(),
+        plan.image,
+        pull=plan.pull,
+        platform=plan.platform,
+        inactivity_s=settings.inactivity_s,
+        total_s=max(1.0, min(settings.total_s, left)),
+        max_bytes=settings.max_bytes,
+        auth=node.registry_auth(),
         progress=progress,
     )
 
 
-def _files(
-    node: Node, job: torque.Job, record: Record, plan: Plan, script: bytes | None
-) -> list[tuple[str, str]]:
+def _files(node: Node, job: torque.Job, record: Record, plan: Plan, script: bytes | None) -> list[tuple[str, str]]:
     """Write the root-made files the container gets; returns (source, target) pairs."""
     directory = node.work_dir(record)
     directory.mkdir(mode=0o700, parents=True)

@@ -164,8 +164,11 @@ def _dead_records(
 
 
 def _orphans(
-    node: Node, records: Iterable[Record], containers: list[dict[str, Any]],
-    named: tuple[list[str], list[str], list[str]], grace_s: float,
+    node: Node,
+    records: Iterable[Record],
+    containers: list[dict[str, Any]],
+    named: tuple[list[str], list[str], list[str]],
+    grace_s: float,
 ) -> list[Finding]:
     known = {record.incarnation for record in records}
     names = {f"{record.safe}.{record.incarnation}" for record in records}

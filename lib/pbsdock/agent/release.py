@@ -136,6 +136,10 @@ def remove_work(node: Node, name: str) -> None:
 
 # The processes go first, whatever the engine does; the cgroup itself can only go after the container's own below it.
 _STEPS: tuple[tuple[str, Callable[[Node, Record], None]], ...] = (
-    ("cgroup", _kill), ("staging", _unstage), ("credentials", _revoke), ("container", _remove_container),
-    ("cgroup", _remove_cgroup), ("files", _remove_files),
-)  # fmt: skip
+    ("cgroup", _kill),
+    ("staging", _unstage),
+    ("credentials", _revoke),
+    ("container", _remove_container),
+    ("cgroup", _remove_cgroup),
+    ("files", _remove_files),
+)

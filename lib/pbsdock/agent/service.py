@@ -35,7 +35,8 @@ class Service:
             os.set_inheritable(_FIRST_FD, False)
         watched = environment.get("WATCHDOG_PID", str(pid)) == str(pid)
         return cls(
-            notify=environment.get("NOTIFY_SOCKET", ""), fd=_FIRST_FD if mine else -1,
+            notify=environment.get("NOTIFY_SOCKET", ""),
+            fd=_FIRST_FD if mine else -1,
             watchdog_s=int(environment.get("WATCHDOG_USEC", "0")) / 1e6 if watched else 0.0,
         )
 

@@ -241,9 +241,15 @@ def item_of(record: Record, plan: Plan, stage: Stage) -> Item:
     mount = max(fitting, key=lambda one: len(one.target))
     rest = stage.path.removeprefix(mount.target.rstrip("/"))
     return Item(
-        store=stage.store, bucket=stage.bucket, key=stage.key, path=mount.source.rstrip("/") + rest or "/",
-        root=mount.source, shown=stage.path, where=stage.where, doomed=_is_doomed(plan, stage),
-    )  # fmt: skip
+        store=stage.store,
+        bucket=stage.bucket,
+        key=stage.key,
+        path=mount.source.rstrip("/") + rest or "/",
+        root=mount.source,
+        shown=stage.path,
+        where=stage.where,
+        doomed=_is_doomed(plan, stage),
+    )
 
 
 def _is_doomed(plan: Plan, stage: Stage) -> bool:
@@ -270,11 +276,17 @@ def _run(
     try:
         wanted = {one.store for one in (uploads if direction == "undo" else items)}
         order = Order(
-            direction=direction, uid=plan.uid, gid=plan.gid, groups=plan.groups, mark=record.incarnation, items=items,
-            stores=_accesses(node, record, plan, wanted), uploads=uploads,
+            direction=direction,
+            uid=plan.uid,
+            gid=plan.gid,
+            groups=plan.groups,
+            mark=record.incarnation,
+            items=items,
+            stores=_accesses(node, record, plan, wanted),
+            uploads=uploads,
             keep=_keep_in(plan, record),
             patience_s=_UNDO_PATIENCE_S if direction == "undo" else node.config.staging.patience_s,
-        )  # fmt: skip
+        )
         done = _obeyed(node, record, plan, order, work)
     except OSError as error:
         failed: StageFailed | Refusal = StageFailed("stage-failed", f"no staging worker can be had: {error.strerror}")
@@ -283,14 +295,25 @@ def _run(
     else:
         if direction != "undo":
             node.emit(
-                "stage.done", record, direction=direction, files=done["files"], bytes=done["bytes"],
-                skipped=done["skipped"], unverified=done["unverified"], ms=ms_since(began),
-            )  # fmt: skip
+                "stage.done",
+                record,
+                direction=direction,
+                files=done["files"],
+                bytes=done["bytes"],
+                skipped=done["skipped"],
+                unverified=done["unverified"],
+                ms=ms_since(began),
+            )
         return done, time.monotonic() - began
     node.emit(
-        "stage.failed", record, level="warning", direction=direction, code=failed.code, reason=failed.sentence,
+        "stage.failed",
+        record,
+        level="warning",
+        direction=direction,
+        code=failed.code,
+        reason=failed.sentence,
         ms=ms_since(began),
-    )  # fmt: skip
+    )
     raise failed
 
 
@@ -351,9 +374,13 @@ def _accesses(node: Node, record: Record, plan: Plan, wanted: set[str]) -> dict[
         if settings is None or name not in secrets:
             raise Refusal("no-such-store", f"object store {name}: it is no longer in the site's configuration")
         made[name] = Access(
-            endpoint=settings.endpoint, region=settings.region, path_style=settings.path_style,
-            ca_bundle=settings.ca_bundle, parallel=settings.parallel, keys=_keys(secrets[name]),
-        )  # fmt: skip
+            endpoint=settings.endpoint,
+            region=settings.region,
+            path_style=settings.path_style,
+            ca_bundle=settings.ca_bundle,
+            parallel=settings.parallel,
+            keys=_keys(secrets[name]),
+        )
     return made
 
 
@@ -368,9 +395,11 @@ def _fresh_keys(node: Node, record: Record, plan: Plan, store: str) -> dict[str,
 
 def _keys(secret: Any) -> dict[str, Any]:
     return {
-        "access_key": secret.access_key, "secret_key": secret.secret_key, "token": secret.token,
+        "access_key": secret.access_key,
+        "secret_key": secret.secret_key,
+        "token": secret.token,
         "expires": secret.expires,
-    }  # fmt: skip
+    }
 
 
 def _amount(done: dict[str, Any]) -> str:

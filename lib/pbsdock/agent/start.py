@@ -46,7 +46,10 @@ def read_call(request: wire.Message) -> tuple[container.Call, list[str]]:
     if not argv:
         raise Refusal("no-command", "the run hook was called without a command")
     call = container.Call(
-        argv=argv, environment=tuple(environment), cwd=request.text("cwd", "/"), umask=request.number("umask", 0o077),
+        argv=argv,
+        environment=tuple(environment),
+        cwd=request.text("cwd", "/"),
+        umask=request.number("umask", 0o077),
         tty=bool(request.number("tty")),
     )
     return call, lost
@@ -67,9 +70,10 @@ def start_job(node: Node, record: Record, request: wire.Message, caller: Caller)
     plan = Plan.from_dict(record.plan or {})
     call, lost = read_call(request)
     call = replace(
-        call, shell_chosen=facts.shell_chosen(node.paths.mom_jobs, record, call.argv),
+        call,
+        shell_chosen=facts.shell_chosen(node.paths.mom_jobs, record, call.argv),
         interpreter=str(record.facts.get("interpreter", "")),
-    )  # fmt: skip
+    )
     if lost:
         node.emit("env.dropped", record, names=",".join(lost)[:500])
     bound = bounds(record)
@@ -93,8 +97,7 @@ def start_job(node: Node, record: Record, request: wire.Message, caller: Caller)
         raise
     running = Running(record=record, pid=pid, pid_start=record.facts["pid_start"])
     node.running[record.incarnation] = running
-    node.emit("job.started", record, container=identifier, pid=pid, phase="run",
-              ms=ms_since(began))
+    node.emit("job.started", record, container=identifier, pid=pid, phase="run", ms=ms_since(began))
     return running, stream
 
 
@@ -194,9 +197,14 @@ def _launch(
     """
     for wrapped in (True, False):
         body = container.config(
-            plan, call, image_id=record.image_id or "", bound=bound,
+            plan,
+            call,
+            image_id=record.image_id or "",
+            bound=bound,
             own_files=[(source, target) for source, target in record.facts.get("own_files", [])],
-            cgroup_parent=node.cgroups.cgroup_parent(record.cgroup), labels=node.labels(record), rlimits=rlimits,
+            cgroup_parent=node.cgroups.cgroup_parent(record.cgroup),
+            labels=node.labels(record),
+            rlimits=rlimits,
             wrapped=wrapped,
         )
         try:
@@ -297,8 +305,11 @@ def start_task(node: Node, record: Record, request: wire.Message) -> tuple[Runni
         raise Refusal("too-many-tasks", f"job {record.job_id} has {most} tasks on this node, as many as it may")
     for argv in (container.command(call, rlimits, plan.image), list(call.argv)):
         identifier = node.engine.exec_create(
-            record.container_id or record.container_name, argv, environment=container.environment(plan, call),
-            user=f"{plan.uid}:{plan.gid}", directory=container.working_directory(plan, call, bounds(record)),
+            record.container_id or record.container_name,
+            argv,
+            environment=container.environment(plan, call),
+            user=f"{plan.uid}:{plan.gid}",
+            directory=container.working_directory(plan, call, bounds(record)),
             tty=call.tty,
         )
         try:

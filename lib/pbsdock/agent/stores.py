@@ -90,8 +90,12 @@ class Stores:
                 self._failed(record, asked.name, error)
                 raise
             self.emit(
-                "credentials.minted" if fresh else "credentials.refreshed", record, store=asked.name, handle=name,
-                kind=self.config.s3[asked.name].kind, buckets=_shown(asked),
+                "credentials.minted" if fresh else "credentials.refreshed",
+                record,
+                store=asked.name,
+                handle=name,
+                kind=self.config.s3[asked.name].kind,
+                buckets=_shown(asked),
                 expires=int(secret.expires) if secret and secret.expires else None,
                 ms=round((time.monotonic() - began) * 1000, 1),
             )

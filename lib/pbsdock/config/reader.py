@@ -24,7 +24,12 @@ Check = Callable[[str], str | None]  # a text -> what is allowed instead, None i
 
 
 def setting(
-    default: Any, doc: str, *, least: float | None = None, most: float | None = None, size: bool = False,
+    default: Any,
+    doc: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    size: bool = False,
     check: Check | None = None,
 ) -> Any:
     """A documented setting. With *size* the file may say "64mb" and the value is bytes; *check* judges each text."""
@@ -103,9 +108,7 @@ class Reader:
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
         self.wrong(place, f"unknown key {dotted(place)!r}; {hint}")
 
-    def read(
-        self, values: dict[str, Any], known: dataclasses.Field[Any], hint: Any, value: Any, place: Place
-    ) -> None:
+    def read(self, values: dict[str, Any], known: dataclasses.Field[Any], hint: Any, value: Any, place: Place) -> None:
         """Put one setting's value into *values*, or note what is wrong with it."""
         try:
             values[known.name] = convert(hint, known.metadata, value)

@@ -18,11 +18,32 @@ from pbsdock.config.reader import ConfigError, Reader, setting
 from pbsdock.config.trust import check_trusted
 
 __all__ = [
-    "AgentConfig", "CgroupConfig", "Config", "ConfigError", "DevicesConfig", "EngineConfig", "EnvConfig",
-    "EventsConfig", "HealthConfig", "ImagesConfig", "InteractiveConfig", "LimitsConfig", "MountsConfig",
-    "NetworkConfig", "Override", "PrologueConfig", "ReaperConfig", "StagingConfig", "StoreConfig", "StoreRules",
-    "UsersConfig", "check_trusted", "is_root_only", "load", "parse",
-]  # fmt: skip
+    "AgentConfig",
+    "CgroupConfig",
+    "Config",
+    "ConfigError",
+    "DevicesConfig",
+    "EngineConfig",
+    "EnvConfig",
+    "EventsConfig",
+    "HealthConfig",
+    "ImagesConfig",
+    "InteractiveConfig",
+    "LimitsConfig",
+    "MountsConfig",
+    "NetworkConfig",
+    "Override",
+    "PrologueConfig",
+    "ReaperConfig",
+    "StagingConfig",
+    "StoreConfig",
+    "StoreRules",
+    "UsersConfig",
+    "check_trusted",
+    "is_root_only",
+    "load",
+    "parse",
+]
 
 LEAST_MEMORY = 6 << 20  # the engine refuses less (Docker Engine 20.10, linuxMinMemory)
 
@@ -34,7 +55,8 @@ class EngineConfig:
     socket: str = setting("/var/run/docker.sock", "The engine's unix socket.", check=checks.path)
     timeout_s: float = setting(20.0, "Deadline of one engine call, seconds.", least=1, most=300)
     docker_config: str = setting(
-        "", "Root-only docker config.json with the site's registry credentials; empty: none.",
+        "",
+        "Root-only docker config.json with the site's registry credentials; empty: none.",
         check=checks.path_or_empty,
     )
 
@@ -55,9 +77,11 @@ class ImagesConfig:
     inactivity_s: float = setting(60.0, "A pull without any progress for so many seconds is given up.", least=1)
     total_s: float = setting(270.0, "A pull is given up after so many seconds.", least=1)
     max_bytes: int = setting(
-        0, "Largest image, by its size on disk; a pull is broken off where more has been fetched; 0: no limit.",
-        least=0, size=True,
-    )  # fmt: skip
+        0,
+        "Largest image, by its size on disk; a pull is broken off where more has been fetched; 0: no limit.",
+        least=0,
+        size=True,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +93,13 @@ class MountsConfig:
     )
     work_dir: bool = setting(True, "Whether the directory of qsub is mounted, where `allow` covers it.")
     allow: tuple[str, ...] = setting(
-        (), 'Prefixes --volume may name, by path components; "PATH:ro" is read-only. The longest that fits counts.',
+        (),
+        'Prefixes --volume may name, by path components; "PATH:ro" is read-only. The longest that fits counts.',
         check=checks.prefix,
     )
     deny: tuple[str, ...] = setting(
-        (), "Prefixes closed to users' mounts although `allow` covers them; nor may what contains them be mounted.",
+        (),
+        "Prefixes closed to users' mounts although `allow` covers them; nor may what contains them be mounted.",
         check=checks.closed,
     )
     always: tuple[str, ...] = setting((), '"SOURCE:TARGET[:ro]" given to every container.', check=checks.site_mount)
@@ -122,8 +148,10 @@ class CgroupConfig:
     """Where the jobs' cgroups are."""
 
     parent: str = setting(
-        "", "A delegated cgroup below which jobs go, such as /system.slice/pbs_mom.service; empty: the root. Needs"
-        " version 2 and the driver cgroupfs.", check=checks.cgroup_or_empty,
+        "",
+        "A delegated cgroup below which jobs go, such as /system.slice/pbs_mom.service; empty: the root. Needs"
+        " version 2 and the driver cgroupfs.",
+        check=checks.cgroup_or_empty,
     )
 
 
@@ -162,8 +190,11 @@ class AgentConfig:
     max_connections: int = setting(1024, "Connections at a time; a user gets a quarter and 8.", least=32, most=65536)
     request_timeout_s: float = setting(30.0, "A request must have arrived whole after so many seconds.", least=1)
     credentials_port: int = setting(
-        97, "Loopback port where jobs on the host's network get sessions anew; no user can take it, nor Torque below"
-        " 144; 0: none.", least=0, most=143,
+        97,
+        "Loopback port where jobs on the host's network get sessions anew; no user can take it, nor Torque below"
+        " 144; 0: none.",
+        least=0,
+        most=143,
     )
     message_bytes: int = setting(4 << 20, "Largest request.", least=65536, most=64 << 20, size=True)
 
@@ -218,7 +249,8 @@ class StoreRules:
     """What of an object store jobs may ask for."""
 
     allow: tuple[str, ...] = setting(
-        (), 'What jobs may ask for: "BUCKET[/PREFIX][:ro|rw]" with * and ?, {user} and {group}; without a mode: rw.',
+        (),
+        'What jobs may ask for: "BUCKET[/PREFIX][:ro|rw]" with * and ?, {user} and {group}; without a mode: rw.',
         check=checks.store_rule,
     )
 
@@ -231,7 +263,8 @@ class StoreConfig(StoreRules):
     region: str = setting("us-east-1", "The region in signatures: the zonegroup's API name.", check=checks.region)
     path_style: bool = setting(True, "Whether the bucket is in the path; otherwise it is in the host's name.")
     ca_bundle: str = setting(
-        "", "Certificates (PEM) of the authority that signed the gateway's; empty: the host's own list.",
+        "",
+        "Certificates (PEM) of the authority that signed the gateway's; empty: the host's own list.",
         check=checks.path_or_empty,
     )
     kind: Literal["role", "key"] = setting(
@@ -249,7 +282,8 @@ class StoreConfig(StoreRules):
     )
     parallel: int = setting(10, "Requests at a time while files are staged.", least=1, most=64)
     probe: tuple[str, ...] = setting(
-        (), "Two buckets for `pbsdock doctor s3`: it asks for the first and must be denied the second.",
+        (),
+        "Two buckets for `pbsdock doctor s3`: it asks for the first and must be denied the second.",
         check=checks.bucket,
     )
 

@@ -68,8 +68,9 @@ def commented() -> str:
             lines += [f"# {one.doc}", f"#{one.key} = {one.default}"]
     lines += [
         f"# Then any of {', '.join(OVERRIDABLE)}; what it leaves out is as above. For example:",
-        "#[override.images]", '#allow = ["docker.io/library/*"]',
-    ]  # fmt: skip
+        "#[override.images]",
+        '#allow = ["docker.io/library/*"]',
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -54,15 +54,30 @@ class Record:
 
     @classmethod
     def new(
-        cls, *, job_id: str, safe: str, uid: int, user: str, node: str, boot_id: str, now: float | None = None,
+        cls,
+        *,
+        job_id: str,
+        safe: str,
+        uid: int,
+        user: str,
+        node: str,
+        boot_id: str,
+        now: float | None = None,
         nonce: str | None = None,
     ) -> Record:
         """Make the record of a new incarnation: a job id can come back, so it gets the time and a nonce."""
         moment = time.time() if now is None else now
         tag = nonce if nonce is not None else secrets.token_hex(4)
         return cls(
-            job_id=job_id, safe=safe, incarnation=f"{int(moment):x}{tag}", uid=uid, user=user, node=node,
-            boot_id=boot_id, created=moment, facts={"alive_at": uptime()},
+            job_id=job_id,
+            safe=safe,
+            incarnation=f"{int(moment):x}{tag}",
+            uid=uid,
+            user=user,
+            node=node,
+            boot_id=boot_id,
+            created=moment,
+            facts={"alive_at": uptime()},
         )
 
     @property
@@ -181,8 +196,12 @@ def _parse(path: Path) -> Record:
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
-    "int": (int,), "str": (str,), "float": (int, float), "dict": (dict,), "None": (type(None),),
-}  # fmt: skip
+    "int": (int,),
+    "str": (str,),
+    "float": (int, float),
+    "dict": (dict,),
+    "None": (type(None),),
+}
 # "dict[str, Any] | None", the annotation's text, becomes (dict, NoneType)
 _FIELDS: dict[str, tuple[type, ...]] = {
     one.name: tuple(kind for part in str(one.type).split("|") for kind in _KINDS[part.strip().split("[")[0]])

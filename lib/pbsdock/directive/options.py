@@ -25,9 +25,7 @@ _STAGES = ("stage-in", "stage-out")
 def read_line(draft: Draft, line: bytes, number: int, start: int) -> None:
     """Read one line's words from index *start* on."""
     if len(line) > LINE_LIMIT:
-        draft.unreadable(
-            number, LINE_LIMIT + 1, f"the line has {len(line)} bytes; at most {LINE_LIMIT} are taken"
-        )
+        draft.unreadable(number, LINE_LIMIT + 1, f"the line has {len(line)} bytes; at most {LINE_LIMIT} are taken")
         return
     try:
         text = line.decode("utf-8")
@@ -78,10 +76,11 @@ def _skip_value(draft: Draft, tokens: list[Token]) -> None:
 def _read_image(draft: Draft, token: Token) -> None:
     if draft.image is not None:
         draft.wrong(
-            token.line, token.column,
+            token.line,
+            token.column,
             f"a second image {shown(token.text)}; line {draft.image.line} names {shown(draft.image.text)} already and a"
             " job has one image",
-        )  # fmt: skip
+        )
         return
     draft.image = token
     if token.variables:
@@ -144,9 +143,10 @@ def _read_value(draft: Draft, token: Token, option: str, argument: Token, tokens
         draft.wrong(token.line, argument.column, f"--{option} has an empty value: {OPTIONS[option]}")
     elif len(value) > VALUE_LIMIT:
         draft.wrong(
-            token.line, argument.column,
+            token.line,
+            argument.column,
             f"the value of --{option} has {len(value)} characters; at most {VALUE_LIMIT} are taken",
-        )  # fmt: skip
+        )
     elif not _has_strange_variable(draft, option, argument) and draft.note(option, token.line, token.column):
         if option in _STAGES:
             _read_stage(draft, token, option, argument, tokens)
@@ -165,9 +165,10 @@ def _has_strange_variable(draft: Draft, option: str, argument: Token) -> bool:
             draft.wrong(argument.line, column, f"${name[:40]} does not expand in --{option}; write it out")
         elif name not in VARIABLES:
             draft.wrong(
-                argument.line, column,
+                argument.line,
+                column,
                 f"${name[:40]} does not expand here; only {' '.join('$' + one for one in VARIABLES)} do",
-            )  # fmt: skip
+            )
         else:
             continue
         return True
@@ -222,9 +223,10 @@ def _read_volume(draft: Draft, token: Token, argument: Token) -> None:
     mode = parts[2] if len(parts) == 3 else "rw"
     if mode not in ("ro", "rw"):
         draft.wrong(
-            token.line, argument.place(argument.text.rfind(":") + 1),
+            token.line,
+            argument.place(argument.text.rfind(":") + 1),
             f"--volume mode {shown(_typed(mode))} is not known; use ro or rw",
-        )  # fmt: skip
+        )
         return
     problem = (
         _path_problem(source, "--volume source")
@@ -257,9 +259,10 @@ def _read_tmpfs(draft: Draft, token: Token, argument: Token) -> None:
         key, _, value = option.partition("=")
         if key != "size":
             draft.wrong(
-                token.line, argument.column,
+                token.line,
+                argument.column,
                 f"--tmpfs option {shown(_typed(option))} is not known; write PATH or PATH:size=SIZE",
-            )  # fmt: skip
+            )
             return
         size = _size(draft, argument, _typed(value), "tmpfs")
         if size is None:
@@ -278,9 +281,10 @@ def _read_env(draft: Draft, token: Token, argument: Token) -> None:
     name, equals, value = argument.stored.partition("=")
     if not _NAME.fullmatch(name):
         draft.wrong(
-            token.line, argument.column,
+            token.line,
+            argument.column,
             f"--env name {shown(_typed(name))} is not a variable name; use letters, digits and '_'",
-        )  # fmt: skip
+        )
     elif name in draft.env:
         draft.wrong(token.line, argument.column, f"--env {name} is given twice; one value counts")
     else:
@@ -292,9 +296,10 @@ def _size(draft: Draft, argument: Token, text: str, option: str) -> int | None:
         size = parse_size(text)
     except BadValue:
         draft.wrong(
-            argument.line, argument.column,
+            argument.line,
+            argument.column,
             f"--{option} size {shown(text)} is not a whole number with b, k, m, g or t behind it, for example 64m",
-        )  # fmt: skip
+        )
         return None
     if size == 0:
         draft.wrong(argument.line, argument.column, f"--{option} size {shown(text)} is nothing to work with")
@@ -319,9 +324,10 @@ def _read_pull(draft: Draft, token: Token, argument: Token) -> None:
 def _read_platform(draft: Draft, token: Token, argument: Token) -> None:
     if not re.fullmatch(r"[a-z0-9]+(/[a-z0-9_]+){0,2}", argument.text):
         draft.wrong(
-            token.line, argument.column,
+            token.line,
+            argument.column,
             f"--platform {shown(argument.text)} is not OS/ARCHITECTURE, for example linux/amd64",
-        )  # fmt: skip
+        )
         return
     _single(draft, token, "platform", argument.text)
 
@@ -351,9 +357,10 @@ def _read_stage(draft: Draft, token: Token, option: str, first: Token, tokens: l
     url, path = (first, second) if option == "stage-in" else (second, first)
     if len(second.text) > VALUE_LIMIT:
         draft.wrong(
-            token.line, second.column,
+            token.line,
+            second.column,
             f"the value of --{option} has {len(second.text)} characters; at most {VALUE_LIMIT} are taken",
-        )  # fmt: skip
+        )
         return
     if second.variables and _has_strange_variable(draft, option, second):
         return
@@ -391,7 +398,15 @@ def _one_word(option: str) -> Callable[[Draft, Token, Token], None]:
 
 
 _READERS: Mapping[str, Callable[[Draft, Token, Token], None]] = {
-    "volume": _read_volume, "env": _read_env, "tmpfs": _read_tmpfs, "shm-size": _read_shm, "pull": _read_pull,
-    "workdir": _read_workdir, "platform": _read_platform, "network": _read_network, "s3": _read_s3,
-    "entrypoint": _one_word("entrypoint"), "gpus": _one_word("gpus"),
-}  # fmt: skip
+    "volume": _read_volume,
+    "env": _read_env,
+    "tmpfs": _read_tmpfs,
+    "shm-size": _read_shm,
+    "pull": _read_pull,
+    "workdir": _read_workdir,
+    "platform": _read_platform,
+    "network": _read_network,
+    "s3": _read_s3,
+    "entrypoint": _one_word("entrypoint"),
+    "gpus": _one_word("gpus"),
+}

@@ -17,9 +17,19 @@ from pbsdock.directive.tokens import VARIABLE
 from pbsdock.directive.types import Directive, DirectiveError, Problem, TmpfsOption, Volume
 
 __all__ = [
-    "LINE_LIMIT", "SCRIPT_LIMIT", "VALUE_LIMIT", "Directive", "DirectiveError", "Problem", "TmpfsOption", "TooLong",
-    "Volume", "expand", "parse_options", "parse_script",
-]  # fmt: skip
+    "LINE_LIMIT",
+    "SCRIPT_LIMIT",
+    "VALUE_LIMIT",
+    "Directive",
+    "DirectiveError",
+    "Problem",
+    "TmpfsOption",
+    "TooLong",
+    "Volume",
+    "expand",
+    "parse_options",
+    "parse_script",
+]
 
 SCRIPT_LIMIT = 16 * 1024 * 1024  # bytes
 DIRECTIVE_LINES = 256
@@ -82,9 +92,7 @@ def _is_near_miss(rest: bytes) -> bool:
 
 def _read_mark(draft: Draft, line: bytes, number: int, in_header: bool, count: int) -> None:
     if not in_header:
-        draft.unreadable(
-            number, 1, "this #DOCKER line comes after the first command; move it up among the comments"
-        )
+        draft.unreadable(number, 1, "this #DOCKER line comes after the first command; move it up among the comments")
     elif count > DIRECTIVE_LINES:
         draft.unreadable(number, 1, f"a script has at most {DIRECTIVE_LINES} #DOCKER lines")
     else:
@@ -106,14 +114,25 @@ def _finish(draft: Draft, first: int, no_image: str) -> Directive:
         raise DirectiveError(draft.filename, draft.problems)
     pull = draft.single.get("pull")
     return Directive(
-        image=draft.reference, image_text=draft.image.text, line=draft.image.line, column=draft.image.column,
-        filename=draft.filename, volumes=tuple(draft.volumes), workdir=draft.single.get("workdir"),
-        env=tuple(draft.env.items()), entrypoint=draft.single.get("entrypoint") or None,
-        network=draft.single.get("network"), shm_size=draft.shm_size, tmpfs=tuple(draft.tmpfs),
+        image=draft.reference,
+        image_text=draft.image.text,
+        line=draft.image.line,
+        column=draft.image.column,
+        filename=draft.filename,
+        volumes=tuple(draft.volumes),
+        workdir=draft.single.get("workdir"),
+        env=tuple(draft.env.items()),
+        entrypoint=draft.single.get("entrypoint") or None,
+        network=draft.single.get("network"),
+        shm_size=draft.shm_size,
+        tmpfs=tuple(draft.tmpfs),
         read_only="read-only" in draft.single,
         pull=pull if pull in ("never", "missing", "always") else None,  # type: ignore[arg-type]  # narrowed by value
-        platform=draft.single.get("platform"), gpus=draft.single.get("gpus"), s3=tuple(draft.s3),
-        stage_in=tuple(draft.stage_in), stage_out=tuple(draft.stage_out),
+        platform=draft.single.get("platform"),
+        gpus=draft.single.get("gpus"),
+        s3=tuple(draft.s3),
+        stage_in=tuple(draft.stage_in),
+        stage_out=tuple(draft.stage_out),
         where={option: tuple(places) for option, places in draft.where.items()},
     )
 

@@ -51,9 +51,14 @@ class Token:
     def rest(self, index: int) -> Token:
         """The word from a character of ``text`` on; none of those before it may be a dollar sign."""
         return Token(
-            self.line, self.place(index), self.text[index:], self.stored[index:], self.columns[index:],
-            self.variables, self.plain_start,
-        )  # fmt: skip
+            self.line,
+            self.place(index),
+            self.text[index:],
+            self.stored[index:],
+            self.columns[index:],
+            self.variables,
+            self.plain_start,
+        )
 
     def add(self, letter: str, column: int) -> None:
         """Append a character that stands for itself."""

@@ -151,7 +151,25 @@ REFUSED = {
 
 # those of them that take no value
 REFUSED_FLAGS = (
-    "--privileged", "--publish-all", "-P", "--oom-kill-disable", "--rm", "--detach", "-d", "--interactive", "-i",
-    "--tty", "-t", "-it", "-ti", "--init", "--sig-proxy", "--no-healthcheck", "--disable-content-trust", "--quiet",
-    "-q", "--help", "--use-api-socket",
-)  # fmt: skip
+    "--privileged",
+    "--publish-all",
+    "-P",
+    "--oom-kill-disable",
+    "--rm",
+    "--detach",
+    "-d",
+    "--interactive",
+    "-i",
+    "--tty",
+    "-t",
+    "-it",
+    "-ti",
+    "--init",
+    "--sig-proxy",
+    "--no-healthcheck",
+    "--disable-content-trust",
+    "--quiet",
+    "-q",
+    "--help",
+    "--use-api-socket",
+)

@@ -105,7 +105,10 @@ class Images:
     """The node's images; ``ensure`` may be called from many threads at once."""
 
     def __init__(
-        self, client: Client, inspect: Callable[[str], Mapping[str, Any] | None], emit: Callable[..., None],
+        self,
+        client: Client,
+        inspect: Callable[[str], Mapping[str, Any] | None],
+        emit: Callable[..., None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.client = client  # one of its own for a pull: closing it is what cancels the pull
@@ -117,8 +120,15 @@ class Images:
         self._host: str | None = None
 
     def ensure(
-        self, reference: str, *, pull: str, platform: str | None, inactivity_s: float, total_s: float,
-        max_bytes: int = 0, auth: Mapping[str, Mapping[str, str]] | None = None,
+        self,
+        reference: str,
+        *,
+        pull: str,
+        platform: str | None,
+        inactivity_s: float,
+        total_s: float,
+        max_bytes: int = 0,
+        auth: Mapping[str, Mapping[str, str]] | None = None,
         progress: Callable[[str], None] = lambda text: None,
     ) -> Image:
         """Make the image present as *pull* says and return it. Raises Refusal or NodeFault, always a HookError."""
@@ -166,14 +176,20 @@ class Images:
         digests = [one.partition("@") for one in found.get("RepoDigests") or []]
         digest = next((tail for head, _, tail in digests if parse_image(head).name == name), None)
         return Image(
-            id=str(found["Id"]), digest=digest, architecture=str(found.get("Architecture", "")),
+            id=str(found["Id"]),
+            digest=digest,
+            architecture=str(found.get("Architecture", "")),
             size=int(found.get("Size", 0)),
         )
 
     # -- pulling ------------------------------------------------------------------------------------------------
 
     def _wait_for_pull(
-        self, reference: str, platform: str | None, bounds: _Bounds, auth: Mapping[str, Mapping[str, str]],
+        self,
+        reference: str,
+        platform: str | None,
+        bounds: _Bounds,
+        auth: Mapping[str, Mapping[str, str]],
         progress: Callable[[str], None],
     ) -> None:
         mine = auth.get(parse_image(reference).registry) or {}
@@ -229,8 +245,11 @@ class Images:
             self._stream(key, pull, auth)
             image = self._inspect(reference)
             self.emit(
-                "image.pulled", image=reference, ms=round((self.clock() - began) * 1000, 1),
-                image_id=image.id if image else None, digest=image.digest if image else None,
+                "image.pulled",
+                image=reference,
+                ms=round((self.clock() - began) * 1000, 1),
+                image_id=image.id if image else None,
+                digest=image.digest if image else None,
                 size_bytes=image.size if image else None,
             )
             result: HookError | None = None
@@ -283,8 +302,11 @@ class Images:
             if pull.given_up is not None:  # the end of the stream was our own doing
                 raise pull.given_up
         except (
-            requests.exceptions.Timeout, requests.exceptions.ConnectionError, ReadTimeoutError, TimeoutError
-        ) as error:  # fmt: skip
+            requests.exceptions.Timeout,
+            requests.exceptions.ConnectionError,
+            ReadTimeoutError,
+            TimeoutError,
+        ) as error:
             raise NodeFault("engine-unreachable", f"the Docker engine does not answer: {_short(error)}") from None
         except docker.errors.APIError as error:
             raise classify(reference, str(error.explanation or error)) from None
@@ -301,14 +323,22 @@ class Images:
         repository = image.repository if image.registry == "docker.io" else image.name
         # An empty auth_config would let the SDK look for root's own ~/.docker/config.json.
         yield from client.pull(
-            repository, tag=image.digest or image.tag, stream=True, decode=True, platform=platform,
+            repository,
+            tag=image.digest or image.tag,
+            stream=True,
+            decode=True,
+            platform=platform,
             auth_config=dict(auth) if auth else {"username": "", "password": ""},
         )
 
     def _progress(self, reference: str, layers: Mapping[str, tuple[int, int, bool]]) -> None:
         self.emit(
-            "image.progress", image=reference, layers=len(layers), layers_done=sum(one[2] for one in layers.values()),
-            bytes_done=sum(one[0] for one in layers.values()), bytes=sum(one[1] for one in layers.values()),
+            "image.progress",
+            image=reference,
+            layers=len(layers),
+            layers_done=sum(one[2] for one in layers.values()),
+            bytes_done=sum(one[0] for one in layers.values()),
+            bytes=sum(one[1] for one in layers.values()),
         )
 
 
@@ -334,16 +364,23 @@ def _too_slow(reference: str, how: str) -> Refusal:
 # What the engine (20.10 to 28) writes into the pull stream, which carries no status code of the registry's answer.
 _TEXTS: tuple[tuple[str, str], ...] = (
     (r"no space left on device", "disk-full"),
-    (r"no matching manifest|does not match the specified platform|image operating system .* cannot be used",
-     "image-wrong-architecture"),
+    (
+        r"no matching manifest|does not match the specified platform|image operating system .* cannot be used",
+        "image-wrong-architecture",
+    ),
     (r"manifest .*(not found|unknown)|manifest unknown", "image-tag-not-found"),
-    (r"unauthorized|no basic auth credentials|authentication required|access forbidden|403 Forbidden",
-     "image-access-denied"),
+    (
+        r"unauthorized|no basic auth credentials|authentication required|access forbidden|403 Forbidden",
+        "image-access-denied",
+    ),
     (r"repository .* not found|pull access denied|name unknown|repository does not exist", "image-not-found"),
-    (r"dial tcp|no such host|connection refused|i/o timeout|TLS handshake|server misbehaving|unexpected EOF|EOF$"
-     r"|no route to host|network is unreachable|proxyconnect|Client\.Timeout|connection reset|deadline exceeded"
-     r"|status: 5\d\d|x509|http: server gave HTTP response|received unexpected HTTP status", "registry-unreachable"),
-)  # fmt: skip
+    (
+        r"dial tcp|no such host|connection refused|i/o timeout|TLS handshake|server misbehaving|unexpected EOF|EOF$"
+        r"|no route to host|network is unreachable|proxyconnect|Client\.Timeout|connection reset|deadline exceeded"
+        r"|status: 5\d\d|x509|http: server gave HTTP response|received unexpected HTTP status",
+        "registry-unreachable",
+    ),
+)
 
 
 def classify(reference: str, text: str) -> HookError:

@@ -18,31 +18,106 @@ from pbsdock.host.mounts import Bound
 from pbsdock.s3.environment import FOREIGN, variables
 
 # Set below from the plan.
-SET = frozenset({
-    "Mounts", "NetworkMode", "RestartPolicy", "AutoRemove", "LogConfig", "CapDrop", "CapAdd", "SecurityOpt",
-    "GroupAdd", "CgroupParent", "ShmSize", "Tmpfs", "ReadonlyRootfs", "Init", "OomScoreAdj", "Ulimits", "PidsLimit",
-    "Memory", "MemorySwap", "CpuPeriod", "CpuQuota", "CpusetCpus", "Privileged", "PidMode", "IpcMode", "UTSMode",
-    "UsernsMode", "Devices", "DeviceRequests", "OomKillDisable", "CgroupnsMode", "Sysctls",
-})  # fmt: skip
+SET = frozenset(
+    {
+        "Mounts",
+        "NetworkMode",
+        "RestartPolicy",
+        "AutoRemove",
+        "LogConfig",
+        "CapDrop",
+        "CapAdd",
+        "SecurityOpt",
+        "GroupAdd",
+        "CgroupParent",
+        "ShmSize",
+        "Tmpfs",
+        "ReadonlyRootfs",
+        "Init",
+        "OomScoreAdj",
+        "Ulimits",
+        "PidsLimit",
+        "Memory",
+        "MemorySwap",
+        "CpuPeriod",
+        "CpuQuota",
+        "CpusetCpus",
+        "Privileged",
+        "PidMode",
+        "IpcMode",
+        "UTSMode",
+        "UsernsMode",
+        "Devices",
+        "DeviceRequests",
+        "OomKillDisable",
+        "CgroupnsMode",
+        "Sysctls",
+    }
+)
 # Left to the engine on purpose: each default was looked at and gives the user nothing.
-DEFAULTED = frozenset({
-    "Binds", "ContainerIDFile", "PortBindings", "VolumeDriver", "VolumesFrom", "ConsoleSize", "Dns", "DnsOptions",
-    "DnsSearch", "ExtraHosts", "Cgroup", "Links", "PublishAllPorts", "Runtime", "Isolation", "CpuShares", "NanoCpus",
-    "BlkioWeight", "BlkioWeightDevice", "BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps",
-    "BlkioDeviceWriteIOps", "CpuRealtimePeriod", "CpuRealtimeRuntime", "CpusetMems", "DeviceCgroupRules",
-    "KernelMemory", "KernelMemoryTCP", "MemoryReservation", "MemorySwappiness", "CpuCount", "CpuPercent",
-    "IOMaximumIOps", "IOMaximumBandwidth", "MaskedPaths", "ReadonlyPaths", "StorageOpt", "Annotations",
-    "Capabilities",
-})  # fmt: skip
+DEFAULTED = frozenset(
+    {
+        "Binds",
+        "ContainerIDFile",
+        "PortBindings",
+        "VolumeDriver",
+        "VolumesFrom",
+        "ConsoleSize",
+        "Dns",
+        "DnsOptions",
+        "DnsSearch",
+        "ExtraHosts",
+        "Cgroup",
+        "Links",
+        "PublishAllPorts",
+        "Runtime",
+        "Isolation",
+        "CpuShares",
+        "NanoCpus",
+        "BlkioWeight",
+        "BlkioWeightDevice",
+        "BlkioDeviceReadBps",
+        "BlkioDeviceWriteBps",
+        "BlkioDeviceReadIOps",
+        "BlkioDeviceWriteIOps",
+        "CpuRealtimePeriod",
+        "CpuRealtimeRuntime",
+        "CpusetMems",
+        "DeviceCgroupRules",
+        "KernelMemory",
+        "KernelMemoryTCP",
+        "MemoryReservation",
+        "MemorySwappiness",
+        "CpuCount",
+        "CpuPercent",
+        "IOMaximumIOps",
+        "IOMaximumBandwidth",
+        "MaskedPaths",
+        "ReadonlyPaths",
+        "StorageOpt",
+        "Annotations",
+        "Capabilities",
+    }
+)
 
 # Docker's ulimit name -> the kernel's in /proc/PID/limits (proc(5)). Memory limits are not here: they would strangle
 # runc before the job starts (observed: seccomp setup out of memory), so the job's own shell sets them (see `command`).
 ULIMITS = {
-    "cpu": "Max cpu time", "fsize": "Max file size", "stack": "Max stack size", "core": "Max core file size",
-    "rss": "Max resident set", "nproc": "Max processes", "nofile": "Max open files", "memlock": "Max locked memory",
-    "locks": "Max file locks", "sigpending": "Max pending signals", "msgqueue": "Max msgqueue size",
-    "nice": "Max nice priority", "rtprio": "Max realtime priority", "rttime": "Max realtime timeout",
-}  # fmt: skip
+    "cpu": "Max cpu time",
+    "fsize": "Max file size",
+    "stack": "Max stack size",
+    "core": "Max core file size",
+    "rss": "Max resident set",
+    "nproc": "Max processes",
+    "nofile": "Max open files",
+    "memlock": "Max locked memory",
+    "locks": "Max file locks",
+    "sigpending": "Max pending signals",
+    "msgqueue": "Max msgqueue size",
+    "nice": "Max nice priority",
+    "rtprio": "Max realtime priority",
+    "rttime": "Max realtime timeout",
+}
 SHELL_LIMITS = {"v": "Max address space", "d": "Max data size"}
 
 Rlimits = Mapping[str, tuple[int, int]]  # the kernel's name -> soft, hard; -1 is unlimited
@@ -77,9 +152,7 @@ def environment(plan: Plan, call: Call) -> list[str]:
     store = variables(plan)
     foreign = FOREIGN if store else frozenset()
     chosen = {
-        name: value
-        for name, value in job.items()
-        if name not in foreign and not _denied(name, plan.environment_deny)
+        name: value for name, value in job.items() if name not in foreign and not _denied(name, plan.environment_deny)
     }
     chosen |= store
     for name, own in plan.environment:
@@ -122,7 +195,7 @@ def _missing_program(image: str, call: Call) -> str:
         return 'exec /bin/sh "$@"'
     quoted = image.replace("'", "")
     hint = "; choose a shell it has with qsub -S" if len(call.argv) == 1 else ""
-    return f'{{ echo "pbsdock: image \'{quoted}\' has no $0{hint}" >&2; exit 125; }}'
+    return f"{{ echo \"pbsdock: image '{quoted}' has no $0{hint}\" >&2; exit 125; }}"
 
 
 def ulimits(rlimits: Rlimits) -> list[dict[str, Any]]:
@@ -143,8 +216,16 @@ def working_directory(plan: Plan, call: Call, bound: Sequence[Bound]) -> str:
 
 
 def config(
-    plan: Plan, call: Call, *, image_id: str, bound: Sequence[Bound], own_files: Sequence[tuple[str, str]],
-    cgroup_parent: str, labels: Mapping[str, str], rlimits: Rlimits, wrapped: bool = True,
+    plan: Plan,
+    call: Call,
+    *,
+    image_id: str,
+    bound: Sequence[Bound],
+    own_files: Sequence[tuple[str, str]],
+    cgroup_parent: str,
+    labels: Mapping[str, str],
+    rlimits: Rlimits,
+    wrapped: bool = True,
 ) -> dict[str, Any]:
     """Docker's container-create body. *own_files* are (root-made source, target), always read-only."""
     argv = command(call, rlimits, plan.image) if wrapped else list(call.argv)
@@ -220,9 +301,12 @@ def host_config(
 
 def _bind(source: str, target: str, *, read_only: bool) -> dict[str, Any]:
     return {
-        "Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only,
+        "Type": "bind",
+        "Source": source,
+        "Target": target,
+        "ReadOnly": read_only,
         "BindOptions": {"Propagation": "rprivate"},
-    }  # fmt: skip
+    }
 
 
 def _tmpfs(size: int | None) -> str:

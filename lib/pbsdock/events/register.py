@@ -21,7 +21,8 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "container.oom": ("The kernel killed a process of the job for memory.", ("limit_bytes", "peak_bytes")),
     "container.removed": ("The job's container is gone.", ("container",)),
     "credentials.minted": (
-        "The job's credentials at a store are made.", ("store", "kind", "handle", "buckets", "expires")
+        "The job's credentials at a store are made.",
+        ("store", "kind", "handle", "buckets", "expires"),
     ),
     "credentials.refreshed": (
         "A session took the place of one that would have ended before the job.",
@@ -48,8 +49,18 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "job.finished": (
         "The job is released; what it was and what it used.",
         (
-            "exit_status", "code", "oom", "outcome", "image_digest", "memory_peak_bytes", "cpu_seconds",
-            "io_read_bytes", "io_write_bytes", "pids_peak", "run_s", "total_s",
+            "exit_status",
+            "code",
+            "oom",
+            "outcome",
+            "image_digest",
+            "memory_peak_bytes",
+            "cpu_seconds",
+            "io_read_bytes",
+            "io_write_bytes",
+            "pids_peak",
+            "run_s",
+            "total_s",
         ),
     ),
     "job.planned": ("Policy said yes.", ("image", "queue", "network")),
@@ -110,10 +121,13 @@ def schema() -> dict[str, Any]:
         properties |= {one: scalar for one in own}
         kinds.append(
             {
-                "description": doc, "type": "object", "properties": properties, "additionalProperties": False,
+                "description": doc,
+                "type": "object",
+                "properties": properties,
+                "additionalProperties": False,
                 "required": ["ts", "seq", "event", "level", "node"],
             }
-        )  # fmt: skip
+        )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "One line of the pbsdock event stream",

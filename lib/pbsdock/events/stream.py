@@ -48,8 +48,16 @@ class EventStream:
     """
 
     def __init__(
-        self, file: Path, *, node: str, journald: bool = False, max_field: int = 4096, max_line: int = 32768,
-        clock: Callable[[], float] = time.time, strict: bool = False, limits: EventLimits | None = None,
+        self,
+        file: Path,
+        *,
+        node: str,
+        journald: bool = False,
+        max_field: int = 4096,
+        max_line: int = 32768,
+        clock: Callable[[], float] = time.time,
+        strict: bool = False,
+        limits: EventLimits | None = None,
     ) -> None:
         self.file = file
         self.node = node
@@ -68,7 +76,8 @@ class EventStream:
             serializer=json.dumps, ensure_ascii=True, separators=(",", ":")
         )
         self._log: structlog.BoundLogger = structlog.wrap_logger(
-            _Sink(self._append), processors=[self._limit, self._stamp, self._clean, self._to_journal, self._render],
+            _Sink(self._append),
+            processors=[self._limit, self._stamp, self._clean, self._to_journal, self._render],
             wrapper_class=structlog.BoundLogger,
         )
 
@@ -76,8 +85,11 @@ class EventStream:
     def from_config(cls, config: EventsConfig, log_dir: Path, node: str) -> EventStream:
         """Open the stream a site has configured."""
         return cls(
-            Path(config.file) if config.file else log_dir / "events.jsonl", node=node, journald=config.journald,
-            max_field=config.max_field, max_line=config.max_line,
+            Path(config.file) if config.file else log_dir / "events.jsonl",
+            node=node,
+            journald=config.journald,
+            max_field=config.max_field,
+            max_line=config.max_line,
         )
 
     def emit(self, event: str, *, level: str = "info", **fields: Any) -> None:

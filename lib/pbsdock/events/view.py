@@ -19,7 +19,13 @@ _POLL_S = 0.2
 
 
 def show(
-    file: Path, *, job: str | None, follow: bool, raw: bool, out: TextIO, pause: Callable[[], None] | None = None,
+    file: Path,
+    *,
+    job: str | None,
+    follow: bool,
+    raw: bool,
+    out: TextIO,
+    pause: Callable[[], None] | None = None,
 ) -> int:
     """Print the stream; returns 1 if it does not exist or must not be read. *pause* waits for more lines."""
     colour = out.isatty()

@@ -14,7 +14,14 @@ from pbsdock.protocol.link import AgentGone, Link, connect
 
 ABORT, REQUEUE = 1, 2
 _HOOK_ENV = (
-    "PBS_NODEFILE", "TMPDIR", "PBS_O_WORKDIR", "PBS_NUM_PPN", "PBS_NUM_NODES", "PBS_NP", "PBS_NODENUM", "PBS_MSHOST",
+    "PBS_NODEFILE",
+    "TMPDIR",
+    "PBS_O_WORKDIR",
+    "PBS_NUM_PPN",
+    "PBS_NUM_NODES",
+    "PBS_NP",
+    "PBS_NODENUM",
+    "PBS_MSHOST",
     "PBS_RESOURCE_NODES",
 )
 _START_WAIT_S = 30.0
@@ -215,10 +222,13 @@ def _spawn_agent(paths: str) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     try:
         pid = os.posix_spawn(
-            sys.executable, [sys.executable, "-I", "-S", "-c", code, "--paths", paths],
+            sys.executable,
+            [sys.executable, "-I", "-S", "-c", code, "--paths", paths],
             {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
             file_actions=[(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)],
-            setsigdef=range(1, 32), setsigmask=(), setsid=True,
+            setsigdef=range(1, 32),
+            setsigmask=(),
+            setsid=True,
         )
         os.waitpid(pid, 0)
     finally:

@@ -100,8 +100,14 @@ class Terminal:
         self._saved = termios.tcgetattr(0)
         raw = termios.tcgetattr(0)
         raw[0] &= ~(
-            termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP | termios.INLCR | termios.IGNCR
-            | termios.ICRNL | termios.IXON
+            termios.IGNBRK
+            | termios.BRKINT
+            | termios.PARMRK
+            | termios.ISTRIP
+            | termios.INLCR
+            | termios.IGNCR
+            | termios.ICRNL
+            | termios.IXON
         )
         raw[1] &= ~termios.OPOST
         raw[2] = (raw[2] & ~(termios.CSIZE | termios.PARENB)) | termios.CS8
@@ -162,10 +168,17 @@ class Runner:
         self._catch_signals()
         rows, columns = window() if self.tty else (0, 0)
         request = wire.Message(
-            "start", job=self.job_id, argv=[os.fsencode(one) for one in argv],
+            "start",
+            job=self.job_id,
+            argv=[os.fsencode(one) for one in argv],
             env=[key + b"=" + value for key, value in os.environb.items()],
-            cwd=os.fsencode(os.getcwd()), umask=_umask(), tty=int(self.tty), rows=rows, columns=columns,
-            tasknum=os.environ.get("PBS_TASKNUM", ""), directive=directive.encode("utf-8", "surrogateescape"),
+            cwd=os.fsencode(os.getcwd()),
+            umask=_umask(),
+            tty=int(self.tty),
+            rows=rows,
+            columns=columns,
+            tasknum=os.environ.get("PBS_TASKNUM", ""),
+            directive=directive.encode("utf-8", "surrogateescape"),
         )
         self.request = request
         try:

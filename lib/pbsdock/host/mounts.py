@@ -57,9 +57,7 @@ class User:
         return cls(uid=plan.uid, gid=plan.gid, groups=plan.groups)
 
 
-def resolve(
-    mounts: Iterable[Mount], user: User, rules: PathRules
-) -> tuple[list[Bound], list[tuple[Mount, str]]]:
+def resolve(mounts: Iterable[Mount], user: User, rules: PathRules) -> tuple[list[Bound], list[tuple[Mount, str]]]:
     """Return the mounts as found and those left out with the reason; *rules* are the site's for this user.
 
     No origin is exempt: each is judged by where the kernel says that its opened source is. Raises Refusal for a
@@ -93,7 +91,10 @@ def _real(rules: PathRules) -> PathRules:
 
     allow = [(os.path.realpath(one.removesuffix(":ro")), one.endswith(":ro")) for one in rules.allow]
     return replace(
-        rules, sealed=both(rules.sealed), guarded=both(rules.guarded), deny=both(rules.deny),
+        rules,
+        sealed=both(rules.sealed),
+        guarded=both(rules.guarded),
+        deny=both(rules.deny),
         allow=tuple(dict.fromkeys(path + ":ro" * read_only for path, read_only in allow)),
     )
 

@@ -40,7 +40,10 @@ def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
     how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
     name = os.fsencode(path)
     fd = _libc.syscall(
-        ctypes.c_long(_OPENAT2), ctypes.c_int(directory), ctypes.c_char_p(name), ctypes.byref(how),
+        ctypes.c_long(_OPENAT2),
+        ctypes.c_int(directory),
+        ctypes.c_char_p(name),
+        ctypes.byref(how),
         ctypes.c_size_t(ctypes.sizeof(how)),
     )
     if fd < 0:
@@ -79,8 +82,12 @@ def make_read_only(target: str) -> None:
     """
     wanted = _MountAttributes(_MOUNT_ATTR_RDONLY, 0, 0, 0)
     done = _libc.syscall(
-        ctypes.c_long(_MOUNT_SETATTR), ctypes.c_int(_AT_FDCWD), ctypes.c_char_p(os.fsencode(target)),
-        ctypes.c_uint(_AT_RECURSIVE), ctypes.byref(wanted), ctypes.c_size_t(ctypes.sizeof(wanted)),
+        ctypes.c_long(_MOUNT_SETATTR),
+        ctypes.c_int(_AT_FDCWD),
+        ctypes.c_char_p(os.fsencode(target)),
+        ctypes.c_uint(_AT_RECURSIVE),
+        ctypes.byref(wanted),
+        ctypes.c_size_t(ctypes.sizeof(wanted)),
     )
     if done == 0:
         return

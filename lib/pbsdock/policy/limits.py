@@ -23,8 +23,12 @@ def limits_of(job: Job, directive: Directive, settings: LimitsConfig, host: Host
     """Decide the job's limits on this host. Raises Refusal; NodeFault if the site leaves no memory to anybody."""
     memory = _memory(job, settings, host)
     limits = Limits(
-        memory_bytes=memory, memory_swap_bytes=_swap(job, settings, memory), cpu_millis=_cpu(job, settings, host),
-        cpuset=None, pids=settings.pids, shm_bytes=_shm(directive, settings, memory, host),
+        memory_bytes=memory,
+        memory_swap_bytes=_swap(job, settings, memory),
+        cpu_millis=_cpu(job, settings, host),
+        cpuset=None,
+        pids=settings.pids,
+        shm_bytes=_shm(directive, settings, memory, host),
     )
     return limits if host.free_cpus is None else with_cpus(limits, settings, host.free_cpus)
 

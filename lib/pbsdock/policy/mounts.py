@@ -26,7 +26,10 @@ _OWN = ("/etc/passwd", "/etc/group")  # made for every container, with the job's
 def rules_of(home: str, settings: MountsConfig, closed: ClosedPaths, *, tmpdir_by_user: bool = False) -> PathRules:
     """The rules of a site for a job's owner, whose *home* is open to volumes as it is mounted."""
     rules = PathRules(
-        sealed=closed.sealed, guarded=closed.guarded, deny=settings.deny, allow=settings.allow,
+        sealed=closed.sealed,
+        guarded=closed.guarded,
+        deny=settings.deny,
+        allow=settings.allow,
         tmpdir_by_user=tmpdir_by_user,
     )
     if settings.home == "none" or not _is_mountable_home(home, rules):
@@ -90,9 +93,9 @@ def _check_target(where: str, what: str, target: str, own: Sequence[str]) -> Non
     covered = next((one for one in own if below(one, target)), None)
     if covered is not None:
         raise Refusal(
-            "target-taken", f"{where}: {what} {target!r} would cover {covered}, which every container gets; choose"
-            " another",
-        )  # fmt: skip
+            "target-taken",
+            f"{where}: {what} {target!r} would cover {covered}, which every container gets; choose another",
+        )
 
 
 def mounts_of(job: Job, directive: Directive, settings: MountsConfig, host: HostFacts) -> tuple[Mount, ...]:

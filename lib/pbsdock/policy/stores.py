@@ -56,13 +56,16 @@ def stores_of(job: Job, directive: Directive, stores: Stores) -> tuple[Store, ..
         staging.setdefault(name, []).append(Grant(bucket=url.bucket, keys=_keys(url), read_only=read_only))
     made = tuple(
         Store(
-            name=name, endpoint=store.endpoint, region=store.region,
+            name=name,
+            endpoint=store.endpoint,
+            region=store.region,
             ca_file=f"ca-{name}.pem" if store.ca_bundle else "",
-            container=tuple(container.get(name, ())), staging=tuple(staging.get(name, ())),
+            container=tuple(container.get(name, ())),
+            staging=tuple(staging.get(name, ())),
         )
         for name, store in stores.items()
         if name in container or name in staging
-    )  # fmt: skip
+    )
     for one in made:
         _check_length(directive, one)
     return made
@@ -208,10 +211,14 @@ def stages_of(
         slash = "/" if path.endswith("/") else ""
         found[option].append(
             Stage(
-                store=url.store or next(iter(stores)), bucket=url.bucket, key=url.key, path=f"{plain(path)}{slash}",
-                where=where, always=when == "always",
+                store=url.store or next(iter(stores)),
+                bucket=url.bucket,
+                key=url.key,
+                path=f"{plain(path)}{slash}",
+                where=where,
+                always=when == "always",
             )
-        )  # fmt: skip
+        )
     return tuple(found["stage-in"]), tuple(found["stage-out"])
 
 

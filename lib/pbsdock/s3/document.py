@@ -59,9 +59,11 @@ def shared(policy: str | None, bucket: str, owner: str) -> str | None:
         raise ValueError("it has no statements")
     tenant, dollar, name = owner.rpartition("$")
     statement = {
-        "Sid": SHARE_SID, "Effect": "Allow",
+        "Sid": SHARE_SID,
+        "Effect": "Allow",
         "Principal": {"AWS": [f"arn:aws:iam::{tenant if dollar else ''}:user/{name}"]},
-        "Action": "s3:*", "Resource": [f"{_arn(bucket)}/*"],
+        "Action": "s3:*",
+        "Resource": [f"{_arn(bucket)}/*"],
     }
     present = data["Statement"] if isinstance(data["Statement"], list) else [data["Statement"]]
     if statement in present:

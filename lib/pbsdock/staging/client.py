@@ -34,16 +34,21 @@ class _FromAgent(CredentialProvider):  # type: ignore[misc]  # botocore has no t
             return Credentials(keys["access_key"], keys["secret_key"], keys.get("token"))
         lasts = float(keys["expires"]) - datetime.now(UTC).timestamp()
         return RefreshableCredentials.create_from_metadata(
-            _metadata(keys), lambda: _metadata(self.ask(self.store)), self.METHOD,
-            advisory_timeout=min(900, lasts / 3), mandatory_timeout=min(300, lasts / 6),
-        )  # fmt: skip
+            _metadata(keys),
+            lambda: _metadata(self.ask(self.store)),
+            self.METHOD,
+            advisory_timeout=min(900, lasts / 3),
+            mandatory_timeout=min(300, lasts / 6),
+        )
 
 
 def _metadata(keys: dict[str, Any]) -> dict[str, Any]:
     return {
-        "access_key": keys["access_key"], "secret_key": keys["secret_key"], "token": keys["token"],
+        "access_key": keys["access_key"],
+        "secret_key": keys["secret_key"],
+        "token": keys["token"],
         "expiry_time": datetime.fromtimestamp(float(keys["expires"]), UTC).isoformat(),
-    }  # fmt: skip
+    }
 
 
 def client_of(store: str, access: Access, ask: Ask) -> Any:
@@ -60,14 +65,21 @@ def client_of(store: str, access: Access, ask: Ask) -> Any:
     session.register_component("data_loader", _LOADER)
     session.register_component("credential_provider", CredentialResolver([_FromAgent(store, access, ask)]))
     return session.create_client(
-        "s3", region_name=access.region, endpoint_url=access.endpoint, verify=access.ca_bundle or True,
+        "s3",
+        region_name=access.region,
+        endpoint_url=access.endpoint,
+        verify=access.ca_bundle or True,
         config=Config(
             # What is signed of a body is its Content-MD5, which the gateway verifies; it need not be hashed twice.
             s3={"addressing_style": "path" if access.path_style else "virtual", "payload_signing_enabled": False},
             signature_version="s3v4",
-            max_pool_connections=access.parallel, connect_timeout=5, read_timeout=20, proxies={},
+            max_pool_connections=access.parallel,
+            connect_timeout=5,
+            read_timeout=20,
+            proxies={},
             retries={"mode": "standard", "total_max_attempts": 1},  # trouble.Patience repeats
             # What newer SDKs add by themselves, older gateways refuse; each part carries its Content-MD5 instead.
-            request_checksum_calculation="when_required", response_checksum_validation="when_required",
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
         ),
-    )  # fmt: skip
+    )

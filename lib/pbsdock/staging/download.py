@@ -190,9 +190,7 @@ class _Parts:
                 verified = any(etag == self._of_parts(one) for one in self.guesses)
                 self.whole.settle(self.fd, verified=verified, comparable=False)
             else:
-                self.whole.settle(
-                    self.fd, verified=etag == self.whole_digest.hexdigest(), comparable=_is_digest(etag)
-                )
+                self.whole.settle(self.fd, verified=etag == self.whole_digest.hexdigest(), comparable=_is_digest(etag))
         finally:
             os.close(self.fd)
             os.close(self.marks)

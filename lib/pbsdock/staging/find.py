@@ -47,9 +47,7 @@ def _single(client: Any, item: Item, patience: Patience) -> tuple[Source, str]:
     return first, file_for(item.key, item.path, into_directory=into)
 
 
-def _listed(
-    client: Any, bucket: str, prefix: str, patience: Patience, what: str, most: int = 1000
-) -> Iterator[Source]:
+def _listed(client: Any, bucket: str, prefix: str, patience: Patience, what: str, most: int = 1000) -> Iterator[Source]:
     more: dict[str, str] = {}
     while True:
         page = patience.persist(

@@ -82,11 +82,15 @@ class Order:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Order:
         """From the wire."""
-        return cls(**{
-            **data, "groups": tuple(data["groups"]), "items": tuple(Item(**one) for one in data["items"]),
-            "stores": {name: Access(**one) for name, one in data["stores"].items()},
-            "uploads": tuple(Upload(**one) for one in data["uploads"]),
-        })  # fmt: skip
+        return cls(
+            **{
+                **data,
+                "groups": tuple(data["groups"]),
+                "items": tuple(Item(**one) for one in data["items"]),
+                "stores": {name: Access(**one) for name, one in data["stores"].items()},
+                "uploads": tuple(Upload(**one) for one in data["uploads"]),
+            }
+        )
 
 
 def send(channel: socket.socket, message: dict[str, Any]) -> None:

@@ -25,9 +25,13 @@ def main(control: socket.socket) -> None:
 
     # Loads what the first client of a process loads: its models and endpoint rules.
     access = Access(
-        endpoint="http://127.0.0.1:1", region="us-east-1", path_style=True, ca_bundle="", parallel=1,
+        endpoint="http://127.0.0.1:1",
+        region="us-east-1",
+        path_style=True,
+        ca_bundle="",
+        parallel=1,
         keys={"access_key": "x", "secret_key": "x"},
-    )  # fmt: skip
+    )
     client_of("", access, lambda _store: {}).close()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # workers are waited for by nobody: their pidfd tells
     while readable(control.fileno(), _IDLE_S):  # its number may be any: it is the agent's

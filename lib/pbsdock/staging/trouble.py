@@ -99,10 +99,12 @@ def _told(error: Exception) -> str:
     if isinstance(error, ClientError):
         code = code_of(error)
         known = {
-            "NoSuchBucket": "there is no such bucket", "NoSuchKey": "there is no such object",
-            "AccessDenied": "the store denies it", "PreconditionFailed": "it was changed while it was copied",
+            "NoSuchBucket": "there is no such bucket",
+            "NoSuchKey": "there is no such object",
+            "AccessDenied": "the store denies it",
+            "PreconditionFailed": "it was changed while it was copied",
             "QuotaExceeded": "the bucket's quota is used up",
-        }  # fmt: skip
+        }
         return known.get(code, f"the store says {code or 'nothing'}")
     if isinstance(error, Passing):
         return str(error)

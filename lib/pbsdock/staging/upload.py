@@ -25,8 +25,15 @@ class Upload:
     """One file on its way."""
 
     def __init__(
-        self, client: Any, path: str, bucket: str, key: str, progress: Progress, patience: Patience,
-        begun: Callable[[str], None], upload_id: str = "",
+        self,
+        client: Any,
+        path: str,
+        bucket: str,
+        key: str,
+        progress: Progress,
+        patience: Patience,
+        begun: Callable[[str], None],
+        upload_id: str = "",
     ) -> None:
         self.client = client
         self.path = path
@@ -137,9 +144,13 @@ class _Parts:
     def _send(self, index: int, data: bytes, digest: bytes) -> None:
         whole = self.whole
         answer = whole.client.upload_part(
-            Bucket=whole.bucket, Key=whole.key, UploadId=whole.upload_id, PartNumber=index + 1, Body=data,
+            Bucket=whole.bucket,
+            Key=whole.key,
+            UploadId=whole.upload_id,
+            PartNumber=index + 1,
+            Body=data,
             ContentMD5=base64.b64encode(digest).decode(),
-        )  # fmt: skip
+        )
         if str(answer.get("ETag", "")).strip('"') != digest.hex():
             raise Passing("the store has another checksum for a part")
 

@@ -158,9 +158,15 @@ class Worker:
                         continue
                     self.progress.expect(1, size)
                     upload = Upload(
-                        client, path, item.bucket, key, self.progress, self.patience, self._teller(item, key),
+                        client,
+                        path,
+                        item.bucket,
+                        key,
+                        self.progress,
+                        self.patience,
+                        self._teller(item, key),
                         begun.get((item.store, item.bucket, key), ""),
-                    )  # fmt: skip
+                    )
                     tasks.append(_named(item, upload))
         Crew(self._parallel(), self.patience.stopped).work(tasks)
         if unfit:  # told last: the others are in the store by now, and what is doomed is kept

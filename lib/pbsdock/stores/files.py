@@ -65,10 +65,16 @@ def _config(one: Delivered) -> dict[str, str]:
 def _rclone(one: Delivered) -> dict[str, str]:
     secret = one.secret
     values = {
-        "type": "s3", "provider": "Ceph", "env_auth": "false", "access_key_id": secret.access_key,
-        "secret_access_key": secret.secret_key, "region": one.plan.region, "endpoint": one.plan.endpoint,
-        "force_path_style": str(one.path_style).lower(), "no_check_bucket": "true",
-    }  # fmt: skip
+        "type": "s3",
+        "provider": "Ceph",
+        "env_auth": "false",
+        "access_key_id": secret.access_key,
+        "secret_access_key": secret.secret_key,
+        "region": one.plan.region,
+        "endpoint": one.plan.endpoint,
+        "force_path_style": str(one.path_style).lower(),
+        "no_check_bucket": "true",
+    }
     return {**values, "session_token": secret.token} if secret.token else values
 
 
@@ -76,10 +82,14 @@ def _s3cfg(one: Delivered) -> dict[str, str]:
     secret = one.secret
     scheme, _, host = one.plan.endpoint.partition("://")
     values = {
-        "access_key": secret.access_key, "secret_key": secret.secret_key, "host_base": host,
-        "host_bucket": host if one.path_style else f"%(bucket)s.{host}", "bucket_location": one.plan.region,
-        "use_https": str(scheme == "https"), "signature_v2": "False",
-    }  # fmt: skip
+        "access_key": secret.access_key,
+        "secret_key": secret.secret_key,
+        "host_base": host,
+        "host_bucket": host if one.path_style else f"%(bucket)s.{host}",
+        "bucket_location": one.plan.region,
+        "use_https": str(scheme == "https"),
+        "signature_v2": "False",
+    }
     if secret.token:
         values["access_token"] = secret.token
     if one.plan.ca_file:

@@ -35,11 +35,18 @@ class Keys:
         who = self._identity()
         try:
             made = self.gateway.admin(
-                who, "PUT", "user",
-                {"uid": name, "display-name": f"pbsdock job {job_id}", "max-buckets": "-1", "generate-key": "true",
-                 "format": "json"},
+                who,
+                "PUT",
+                "user",
+                {
+                    "uid": name,
+                    "display-name": f"pbsdock job {job_id}",
+                    "max-buckets": "-1",
+                    "generate-key": "true",
+                    "format": "json",
+                },
                 "create a user",
-            )  # fmt: skip
+            )
         except StoreError as error:
             if error.status != 409:
                 raise

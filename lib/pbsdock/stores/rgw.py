@@ -35,9 +35,12 @@ class Gateway:
         self.name = name
         self.store = store
         self._pool = urllib3.PoolManager(
-            maxsize=_AT_ONCE, retries=False, timeout=urllib3.Timeout(total=store.timeout_s),
-            cert_reqs="CERT_REQUIRED", ca_certs=store.ca_bundle or None,
-        )  # fmt: skip
+            maxsize=_AT_ONCE,
+            retries=False,
+            timeout=urllib3.Timeout(total=store.timeout_s),
+            cert_reqs="CERT_REQUIRED",
+            ca_certs=store.ca_bundle or None,
+        )
 
     def query(self, identity: Identity, service: str, action: str, **parameters: str) -> ElementTree.Element:
         """One action of IAM or STS; returns the answer's root, its tags without namespaces. Raises StoreError.
@@ -125,8 +128,12 @@ class Gateway:
         endpoint = self.store.endpoint
         try:
             answer = self._pool.request(
-                request.method, request.url, body=body, headers={**dict(request.headers), "Connection": "close"},
-                redirect=False, preload_content=False,
+                request.method,
+                request.url,
+                body=body,
+                headers={**dict(request.headers), "Connection": "close"},
+                redirect=False,
+                preload_content=False,
             )
             content = answer.read(_ANSWER_LIMIT)
             answer.release_conn()
@@ -134,7 +141,8 @@ class Gateway:
             if "CERTIFICATE_VERIFY_FAILED" not in str(error):
                 raise StoreError("store-unreachable", f"{endpoint} does not speak proper TLS", self.name) from None
             raise StoreError(
-                "store-certificate", f"the certificate of {endpoint} is not known here; see s3.{self.name}.ca_bundle",
+                "store-certificate",
+                f"the certificate of {endpoint} is not known here; see s3.{self.name}.ca_bundle",
                 self.name,
             ) from None
         except urllib3.exceptions.NewConnectionError:

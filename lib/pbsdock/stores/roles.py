@@ -86,15 +86,23 @@ class Roles:
         tenant, dollar, user = who.user.rpartition("$")
         trust = {
             "Version": "2012-10-17",
-            "Statement": [{
-                "Effect": "Allow", "Action": ["sts:AssumeRole"],
-                "Principal": {"AWS": [f"arn:aws:iam::{tenant if dollar else ''}:user/{user}"]},
-            }],
-        }  # fmt: skip
+            "Statement": [
+                {
+                    "Effect": "Allow",
+                    "Action": ["sts:AssumeRole"],
+                    "Principal": {"AWS": [f"arn:aws:iam::{tenant if dollar else ''}:user/{user}"]},
+                }
+            ],
+        }
         longest = str(max(LEAST_ROLE_S, min(LONGEST_S, int(self.store.lifetime_s))))
         try:
             self.gateway.query(
-                who, "iam", "CreateRole", Path=self.path, RoleName=name, MaxSessionDuration=longest,
+                who,
+                "iam",
+                "CreateRole",
+                Path=self.path,
+                RoleName=name,
+                MaxSessionDuration=longest,
                 AssumeRolePolicyDocument=json.dumps(trust, separators=(",", ":")),
             )
         except StoreError as error:
@@ -114,8 +122,13 @@ class Roles:
     def _session(self, who: identity.Identity, name: str, job_id: str, policy: str, seconds: int) -> Secret:
         tenant = who.user.rpartition("$")[0]
         answer = self.gateway.query(
-            who, "sts", "AssumeRole", RoleArn=f"arn:aws:iam::{tenant}:role{self.path}{name}",
-            RoleSessionName=session_name(job_id), DurationSeconds=str(self._seconds(seconds)), Policy=policy,
+            who,
+            "sts",
+            "AssumeRole",
+            RoleArn=f"arn:aws:iam::{tenant}:role{self.path}{name}",
+            RoleSessionName=session_name(job_id),
+            DurationSeconds=str(self._seconds(seconds)),
+            Policy=policy,
         )
         keys = [text_of(answer, one) for one in ("AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration")]
         if not all(keys):

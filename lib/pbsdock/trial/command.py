@@ -146,14 +146,20 @@ def request(arguments: argparse.Namespace) -> Request:
     size = os.get_terminal_size(0) if os.isatty(0) else os.terminal_size((80, 24))
     name = last("-N", arguments.name, Path(arguments.script or "STDIN").name[:_NAME_LIMIT])
     return Request(
-        mom_priv=mom_priv, user=_owner(arguments), script=script,
+        mom_priv=mom_priv,
+        user=_owner(arguments),
+        script=script,
         resources=merged(arguments.resources, lines.get("-l", [])),
         variables={**variables(",".join(lines.get("-v", []))), **variables(arguments.variables)},
-        name=name or "STDIN", queue=last("-q", arguments.queue, None) or "batch",
-        shell=last("-S", arguments.shell, None), array_index=_index(last("-t", arguments.array_index, None)),
-        bare=arguments.bare, work_dir=os.getcwd() if script is not None else None,
-        window=(size.lines, size.columns), term=os.environ.get("TERM", "dumb"),
-    )  # fmt: skip
+        name=name or "STDIN",
+        queue=last("-q", arguments.queue, None) or "batch",
+        shell=last("-S", arguments.shell, None),
+        array_index=_index(last("-t", arguments.array_index, None)),
+        bare=arguments.bare,
+        work_dir=os.getcwd() if script is not None else None,
+        window=(size.lines, size.columns),
+        term=os.environ.get("TERM", "dumb"),
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -178,9 +184,10 @@ def report(outcome: Outcome, *, interactive: bool, as_json: bool) -> None:
     """Hand out the job's output, or everything as one JSON object; say so if the prologue ended the job."""
     if as_json:
         data = asdict(outcome) | {
-            "stdout": outcome.stdout.decode("utf-8", "replace"), "stderr": outcome.stderr.decode("utf-8", "replace"),
+            "stdout": outcome.stdout.decode("utf-8", "replace"),
+            "stderr": outcome.stderr.decode("utf-8", "replace"),
             "shell_status": outcome.shell_status,
-        }  # fmt: skip
+        }
         print(json.dumps(data))
         return
     if not interactive or outcome.exit_status < 0:

@@ -30,9 +30,15 @@ def _slots(job: Job) -> dict[str, str]:
 def for_hooks(job: Job) -> dict[str, str]:
     """The environment of prologue and epilogue: no PBS_JOBID, nothing of -v."""
     env = {
-        **MOM, **_slots(job), "PBS_MSHOST": job.host, "PBS_NODEFILE": job.nodefile_text, "PBS_NODENUM": "0",
-        "PBS_NP": str(job.ppn), "PBS_O_WORKDIR": job.work_dir, "PBS_RESOURCE_NODES": job.nodes,
-    }  # fmt: skip
+        **MOM,
+        **_slots(job),
+        "PBS_MSHOST": job.host,
+        "PBS_NODEFILE": job.nodefile_text,
+        "PBS_NODENUM": "0",
+        "PBS_NP": str(job.ppn),
+        "PBS_O_WORKDIR": job.work_dir,
+        "PBS_RESOURCE_NODES": job.nodes,
+    }
     return {**env, "TMPDIR": str(job.tmp)} if job.tmp else env
 
 
@@ -40,10 +46,14 @@ def variable_list(job: Job) -> dict[str, str]:
     """What qsub sends along: its own PBS_O_ variables around the user's."""
     entry = job.entry
     before = {
-        "PBS_O_QUEUE": job.queue, "PBS_O_HOME": entry.pw_dir, "PBS_O_LOGNAME": entry.pw_name,
-        "PBS_O_PATH": "/usr/local/bin:/usr/bin:/bin", "PBS_O_MAIL": f"/var/mail/{entry.pw_name}",
-        "PBS_O_SHELL": entry.pw_shell, "PBS_O_LANG": MOM["LANG"],
-    }  # fmt: skip
+        "PBS_O_QUEUE": job.queue,
+        "PBS_O_HOME": entry.pw_dir,
+        "PBS_O_LOGNAME": entry.pw_name,
+        "PBS_O_PATH": "/usr/local/bin:/usr/bin:/bin",
+        "PBS_O_MAIL": f"/var/mail/{entry.pw_name}",
+        "PBS_O_SHELL": entry.pw_shell,
+        "PBS_O_LANG": MOM["LANG"],
+    }
     after = {"PBS_O_WORKDIR": job.work_dir, "PBS_O_HOST": job.host, "PBS_O_SERVER": job.host}
     index = {} if job.id.array_index is None else {"PBS_ARRAYID": str(job.id.array_index)}
     return {**before, **job.variables, **after, **index}
@@ -53,13 +63,28 @@ def for_job(job: Job) -> dict[str, str]:
     """The environment of the job's shell, as the job starter sees it."""
     entry = job.entry
     env = {
-        **MOM, **variable_list(job), "HOME": entry.pw_dir, "LOGNAME": entry.pw_name, "PBS_JOBNAME": job.name,
-        "PBS_JOBID": job.id.text, "PBS_QUEUE": job.queue, "SHELL": job.shell, "USER": entry.pw_name,
-        "PBS_JOBCOOKIE": job.cookie, "PBS_NODENUM": "0", "PBS_TASKNUM": "1", "PBS_MOMPORT": "15003",
-        "PBS_NODEFILE": job.nodefile_text, "PBS_GPUFILE": f"{job.nodefile_text}gpu",
-        "PBS_MICFILE": f"{job.nodefile_text}mic", "HOSTNAME": job.host, **_slots(job), "PBS_VERSION": "TORQUE-6.1",
-        "PBS_VNODENUM": "0", "PBS_NP": str(job.ppn),
-    }  # fmt: skip
+        **MOM,
+        **variable_list(job),
+        "HOME": entry.pw_dir,
+        "LOGNAME": entry.pw_name,
+        "PBS_JOBNAME": job.name,
+        "PBS_JOBID": job.id.text,
+        "PBS_QUEUE": job.queue,
+        "SHELL": job.shell,
+        "USER": entry.pw_name,
+        "PBS_JOBCOOKIE": job.cookie,
+        "PBS_NODENUM": "0",
+        "PBS_TASKNUM": "1",
+        "PBS_MOMPORT": "15003",
+        "PBS_NODEFILE": job.nodefile_text,
+        "PBS_GPUFILE": f"{job.nodefile_text}gpu",
+        "PBS_MICFILE": f"{job.nodefile_text}mic",
+        "HOSTNAME": job.host,
+        **_slots(job),
+        "PBS_VERSION": "TORQUE-6.1",
+        "PBS_VNODENUM": "0",
+        "PBS_NP": str(job.ppn),
+    }
     if job.resources.walltime is not None:
         env["PBS_WALLTIME"] = str(job.resources.walltime)
     if job.tmp and not any(name.startswith("TMPDIR") for name in job.variables):

@@ -35,9 +35,11 @@ def accepted(path: Path, *, as_user: bool) -> bool:
     found = path.stat()
     needed = stat.S_IRUSR | stat.S_IXUSR | (stat.S_IROTH | stat.S_IXOTH if as_user else 0)
     return (
-        found.st_uid == 0 and stat.S_ISREG(found.st_mode) and found.st_mode & needed == needed
+        found.st_uid == 0
+        and stat.S_ISREG(found.st_mode)
+        and found.st_mode & needed == needed
         and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    )  # fmt: skip
+    )
 
 
 class Hooks:
@@ -73,11 +75,19 @@ class Hooks:
         entry, before = self.job.entry, path.name.startswith("prologue")
         with ExitStack() as stack:
             fds = self._before(path.name, stack, terminal) if before else self._after(stack)
-            return spawn(Spec(
-                program=str(path), argv=[str(path), *arguments], env=for_hooks(self.job),
-                cwd=entry.pw_dir if as_user else str(self.spool.mom_priv), umask=0o077 if before else 0o022,
-                uid=entry.pw_uid if as_user else 0, gid=entry.pw_gid if as_user else 0, groups=self.job.groups, fds=fds,
-            ))  # fmt: skip
+            return spawn(
+                Spec(
+                    program=str(path),
+                    argv=[str(path), *arguments],
+                    env=for_hooks(self.job),
+                    cwd=entry.pw_dir if as_user else str(self.spool.mom_priv),
+                    umask=0o077 if before else 0o022,
+                    uid=entry.pw_uid if as_user else 0,
+                    gid=entry.pw_gid if as_user else 0,
+                    groups=self.job.groups,
+                    fds=fds,
+                )
+            )
 
     def _before(self, name: str, stack: ExitStack, terminal: int | None) -> dict[int, int]:
         """A prologue's descriptors: the spool files or the terminal, and 9 to 14 left over from mom."""
@@ -87,8 +97,15 @@ class Hooks:
         self.pipes[name] = os.dup(upward[0])
         shown = (out, err) if terminal is None else (terminal, terminal)
         return {
-            1: shown[0], 2: shown[1], 9: script[0], 10: downward[0], 11: downward[0], 12: out, 13: err, 14: upward[1],
-        }  # fmt: skip
+            1: shown[0],
+            2: shown[1],
+            9: script[0],
+            10: downward[0],
+            11: downward[0],
+            12: out,
+            13: err,
+            14: upward[1],
+        }
 
     def _after(self, stack: ExitStack) -> dict[int, int]:
         """An epilogue's: the spool files, but nothing of an interactive job's terminal (/dev/null)."""

@@ -78,7 +78,9 @@ class _Child:
         """Collect the exit status and report it."""
         _, status, used = os.wait4(self.pid, 0)
         self.tell(
-            status=os.waitstatus_to_exitcode(status), ended=time.monotonic(), cpu=used.ru_utime + used.ru_stime,
+            status=os.waitstatus_to_exitcode(status),
+            ended=time.monotonic(),
+            cpu=used.ru_utime + used.ru_stime,
             peak_kib=used.ru_maxrss,
         )
         os.close(self.pidfd)

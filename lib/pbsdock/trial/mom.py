@@ -130,9 +130,15 @@ class Trial:
         """Run epilogue.user as the user, then epilogue; returns the latter's status, which mom only logs."""
         leader = self.leader
         arguments = [
-            *self._arguments(), str(leader.pid if leader else 0), self.job.resource_text, self._used(), self.job.queue,
-            "", str(status), str(self.spool.script),
-        ]  # fmt: skip
+            *self._arguments(),
+            str(leader.pid if leader else 0),
+            self.job.resource_text,
+            self._used(),
+            self.job.queue,
+            "",
+            str(status),
+            str(self.spool.script),
+        ]
         self._hook("epilogue.user", arguments)
         return self._hook("epilogue", arguments)
 
@@ -157,10 +163,15 @@ class Trial:
         began = time.monotonic()
         with ExitStack() as stack:
             self.leader = spawn(
-                self._spec([*starter, name], shell, environment.for_job(self.job), self._job_fds(stack),
-                           terminal=self.job.interactive),
+                self._spec(
+                    [*starter, name],
+                    shell,
+                    environment.for_job(self.job),
+                    self._job_fds(stack),
+                    terminal=self.job.interactive,
+                ),
                 before=self.spool.record,
-            )  # fmt: skip
+            )
         self.started = max(1, self.started)
         self.seconds["start"] = began
 
@@ -169,16 +180,31 @@ class Trial:
         return [starter] if starter else []
 
     def _spec(
-        self, argv: Sequence[str], program: str, env: Mapping[str, str], fds: Mapping[int, int], *,
+        self,
+        argv: Sequence[str],
+        program: str,
+        env: Mapping[str, str],
+        fds: Mapping[int, int],
+        *,
         terminal: bool = False,
     ) -> Spec:
         starter, entry = self._starter(), self.job.entry
         return Spec(
-            program=starter[0] if starter else program, argv=argv, env=env,
-            cwd=self.job.variables.get("PBS_O_INITDIR", entry.pw_dir), umask=0o077, uid=entry.pw_uid, gid=entry.pw_gid,
-            groups=self.job.groups, fds=fds, limits=self.job.limits, terminal=terminal,
-            witness=str(self.spool.job_file), complaint=_NO_SHELL, failed=254,
-        )  # fmt: skip
+            program=starter[0] if starter else program,
+            argv=argv,
+            env=env,
+            cwd=self.job.variables.get("PBS_O_INITDIR", entry.pw_dir),
+            umask=0o077,
+            uid=entry.pw_uid,
+            gid=entry.pw_gid,
+            groups=self.job.groups,
+            fds=fds,
+            limits=self.job.limits,
+            terminal=terminal,
+            witness=str(self.spool.job_file),
+            complaint=_NO_SHELL,
+            failed=254,
+        )
 
     def _job_fds(self, stack: ExitStack) -> dict[int, int]:
         """The job's descriptors; 9 to 14 are mom's, and stay open in everything the job starts."""
@@ -196,13 +222,18 @@ class Trial:
         with open(script_write, "wb") as file:
             file.write(f"{self.spool.script}\n".encode())
         return {
-            0: script_read, 1: out, 2: err, 9: script_read, 10: down_read, 11: down_read, 12: out, 13: err,
+            0: script_read,
+            1: out,
+            2: err,
+            9: script_read,
+            10: down_read,
+            11: down_read,
+            12: out,
+            13: err,
             14: up_write,
-        }  # fmt: skip
+        }
 
-    def tm_spawn(
-        self, argv: Sequence[str], env: Mapping[str, str] | None = None, stdout: int | None = None
-    ) -> Process:
+    def tm_spawn(self, argv: Sequence[str], env: Mapping[str, str] | None = None, stdout: int | None = None) -> Process:
         """Start a TM task on this node, as pbsdsh does; output goes to the job's own unless *stdout* is given."""
         with self._task_lock, ExitStack() as stack:
             if stdout is None:
@@ -273,10 +304,18 @@ class Trial:
         if self.job.interactive:
             stdout = self._last_words()
         self._outcome = Outcome(
-            job_id=self.job_id, exit_status=status, stdout=stdout, stderr=stderr, held=held,
-            prologue_status=self.prologue_status, epilogue_status=epilogue_status, seconds=self.seconds,
-            started=self.started, session_id=self.leader.pid if self.leader else None, node_down=node_down,
-        )  # fmt: skip
+            job_id=self.job_id,
+            exit_status=status,
+            stdout=stdout,
+            stderr=stderr,
+            held=held,
+            prologue_status=self.prologue_status,
+            epilogue_status=epilogue_status,
+            seconds=self.seconds,
+            started=self.started,
+            session_id=self.leader.pid if self.leader else None,
+            node_down=node_down,
+        )
         return self._outcome
 
     def result(self) -> Outcome:
@@ -330,9 +369,15 @@ class Trial:
         if not script or self.config.get("down_on_error", "").lower() not in ("true", "yes", "1", "t", "y"):
             return None
         said = subprocess.run(
-            [script.split()[0]], capture_output=True, text=True, errors="replace", check=False, timeout=60,
-            cwd=self.request.mom_priv, env=environment.MOM,
-        ).stdout  # fmt: skip
+            [script.split()[0]],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=60,
+            cwd=self.request.mom_priv,
+            env=environment.MOM,
+        ).stdout
         return next((line.strip() for line in said.splitlines() if line.startswith(_DOWN)), None)
 
 

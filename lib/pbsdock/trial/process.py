@@ -141,10 +141,14 @@ class _Launcher:
         self.requests = ours
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(Path(launcher.__file__)), str(theirs.fileno())], cwd="/",
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, start_new_session=True,
-            )  # fmt: skip
+                [sys.executable, "-I", "-S", str(Path(launcher.__file__)), str(theirs.fileno())],
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+                start_new_session=True,
+            )
 
     def alive(self) -> bool:
         return self.owner == os.getpid() and self.process.poll() is None
@@ -168,12 +172,22 @@ def spawn(spec: Spec, before: Callable[[int], None] | None = None) -> Process:
     gate = os.pipe() if before else None
     passed = [*fds, gate[0]] if gate else fds
     body = {
-        "program": spec.program, "argv": list(spec.argv), "env": list(spec.env.items()), "cwd": spec.cwd,
-        "umask": spec.umask, "uid": spec.uid, "gid": spec.gid, "groups": list(spec.groups),
-        "fds": [(target, fds.index(ours)) for target, ours in spec.fds.items()], "limits": dict(spec.limits),
-        "terminal": spec.terminal, "witness": spec.witness, "complaint": spec.complaint, "failed": spec.failed,
+        "program": spec.program,
+        "argv": list(spec.argv),
+        "env": list(spec.env.items()),
+        "cwd": spec.cwd,
+        "umask": spec.umask,
+        "uid": spec.uid,
+        "gid": spec.gid,
+        "groups": list(spec.groups),
+        "fds": [(target, fds.index(ours)) for target, ours in spec.fds.items()],
+        "limits": dict(spec.limits),
+        "terminal": spec.terminal,
+        "witness": spec.witness,
+        "complaint": spec.complaint,
+        "failed": spec.failed,
         "hold": len(fds) if gate else None,
-    }  # fmt: skip
+    }
     try:
         process = _request(body, passed)
         if before and gate:

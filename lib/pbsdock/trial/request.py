@@ -150,14 +150,27 @@ def resolve(request: Request, config: Mapping[str, str]) -> Job:
     tmp = request.tmpdir or config.get("tmpdir")
     suffix = "" if request.array_index is None else f"-{request.array_index}"
     return Job(
-        id=job_id, entry=entry, group=_group_name(entry.pw_gid), host=host, name=request.name + suffix,
-        groups=tuple(os.getgrouplist(entry.pw_name, entry.pw_gid)), queue=request.queue,
-        interactive=request.script is None, resource_text=text, resources=resources, nodes=nodes,
-        ppn=resources.nodes[0].ppn if resources.nodes else 1, variables=dict(request.variables),
-        work_dir=request.work_dir or entry.pw_dir, tmp=Path(tmp) / job_id.text if tmp else None,
-        nodefile_text=f"{request.mom_priv.parent}/aux//{job_id.text}", cookie=_COOKIE,
-        shell=request.shell or entry.pw_shell or "/bin/sh", term=request.term, limits=limits,
-    )  # fmt: skip
+        id=job_id,
+        entry=entry,
+        group=_group_name(entry.pw_gid),
+        host=host,
+        name=request.name + suffix,
+        groups=tuple(os.getgrouplist(entry.pw_name, entry.pw_gid)),
+        queue=request.queue,
+        interactive=request.script is None,
+        resource_text=text,
+        resources=resources,
+        nodes=nodes,
+        ppn=resources.nodes[0].ppn if resources.nodes else 1,
+        variables=dict(request.variables),
+        work_dir=request.work_dir or entry.pw_dir,
+        tmp=Path(tmp) / job_id.text if tmp else None,
+        nodefile_text=f"{request.mom_priv.parent}/aux//{job_id.text}",
+        cookie=_COOKIE,
+        shell=request.shell or entry.pw_shell or "/bin/sh",
+        term=request.term,
+        limits=limits,
+    )
 
 
 def _user(name: str) -> pwd.struct_passwd:

@@ -85,18 +85,30 @@ def job_file(job: Job, session: int | None, exit_status: int, start_time: int) -
     exec_host = f"{job.host}/0" if job.ppn == 1 else f"{job.host}/0-{job.ppn - 1}"
     resources = "".join(f'      <{key} flags="3">{escape(value)}</{key}>\n' for key, value in job.resources.raw)
     attributes = [
-        _attribute("Job_Name", job.name), _attribute("Job_Owner", f"{job.entry.pw_name}@{job.host}"),
-        _attribute("job_state", "T"), _attribute("queue", job.queue), _attribute("server", job.host),
-        _attribute("Checkpoint", "u"), _attribute("exec_host", exec_host), _attribute("exec_port", "15003"),
+        _attribute("Job_Name", job.name),
+        _attribute("Job_Owner", f"{job.entry.pw_name}@{job.host}"),
+        _attribute("job_state", "T"),
+        _attribute("queue", job.queue),
+        _attribute("server", job.host),
+        _attribute("Checkpoint", "u"),
+        _attribute("exec_host", exec_host),
+        _attribute("exec_port", "15003"),
         _attribute("interactive", "15099") if job.interactive else "",
-        _attribute("Join_Path", "n"), _attribute("Keep_Files", "n"), _attribute("mtime", str(start_time)),
+        _attribute("Join_Path", "n"),
+        _attribute("Keep_Files", "n"),
+        _attribute("mtime", str(start_time)),
         f"    <Resource_List>\n{resources}    </Resource_List>\n",
         _attribute("session_id", str(session), 9) if session is not None else "",
-        _attribute("Variable_List", joined), _attribute("euser", job.entry.pw_name), _attribute("egroup", job.group, 5),
-        _attribute("hashname", job.id.file_prefix), _attribute("cookie", job.cookie),
-        _attribute("start_time", str(start_time)), _attribute("fault_tolerant", "0"), _attribute("job_radix", "0"),
+        _attribute("Variable_List", joined),
+        _attribute("euser", job.entry.pw_name),
+        _attribute("egroup", job.group, 5),
+        _attribute("hashname", job.id.file_prefix),
+        _attribute("cookie", job.cookie),
+        _attribute("start_time", str(start_time)),
+        _attribute("fault_tolerant", "0"),
+        _attribute("job_radix", "0"),
         _attribute("request_version", "1"),
-    ]  # fmt: skip
+    ]
     text = (
         '<?xml version="1.0"?>\n<job>\n  <version>131842</version>\n  <state>4</state>\n  <substate>42</substate>\n'
         f"  <server_flags>65569</server_flags>\n  <start_time>{start_time}</start_time>\n"

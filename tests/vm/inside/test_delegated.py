@@ -59,7 +59,11 @@ def begun(instance: Instance, body: str) -> Trial:
 def inner_nodes(top: Path) -> dict[str, str]:
     """The cgroups that hand controllers down, and the processes in them."""
     found = [top, *(one for one in top.rglob("*") if one.is_dir())]
-    return {str(one): (one / "cgroup.procs").read_text() for one in found if (one / "cgroup.subtree_control").read_text().strip()}
+    return {
+        str(one): (one / "cgroup.procs").read_text()
+        for one in found
+        if (one / "cgroup.subtree_control").read_text().strip()
+    }
 
 
 def test_a_job_lives_below_moms_unit(below_mom: Instance) -> None:
@@ -81,7 +85,9 @@ def test_a_job_lives_below_moms_unit(below_mom: Instance) -> None:
     assert set(busy.values()) == {""}
     assert done.exit_status == 5
     assert below_mom.left() == []
-    assert [one.name for one in TOP.iterdir() if one.is_dir()] == ["mom"]  # our own directory has gone with the last job
+    assert [one.name for one in TOP.iterdir() if one.is_dir()] == [
+        "mom"
+    ]  # our own directory has gone with the last job
 
 
 def test_a_restart_of_the_unit_leaves_the_job_alone(below_mom: Instance) -> None:

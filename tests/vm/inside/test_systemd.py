@@ -50,9 +50,12 @@ def held(slices: SystemdCgroup, name: str) -> dict[str, str]:
 def test_limits_stay_whatever_systemd_does(slices: SystemdCgroup) -> None:
     """They hold at once, through daemon-reload and daemon-reexec, against a raw write, and change by a second call."""
     wanted = {
-        "memory.max": str(64 * MIB), "memory.swap.max": "0", "cpu.max": "50000 100000", "pids.max": "64",
+        "memory.max": str(64 * MIB),
+        "memory.swap.max": "0",
+        "cpu.max": "50000 100000",
+        "pids.max": "64",
         "cpuset.cpus": "0",
-    }  # fmt: skip
+    }
     slices.create("1.vm.a", LIMITS)
     assert held(slices, "1.vm.a") == wanted
 
@@ -86,9 +89,21 @@ def test_names_of_all_kinds(slices: SystemdCgroup) -> None:
 def test_remove_waits_for_nobody(slices: SystemdCgroup) -> None:
     """A scope that ignores TERM would hold a StopUnit for 90 s; it is killed first. Its hand-made cgroups go as well."""
     slices.create("1.vm.a", LIMITS)
-    program = "trap '' TERM; mkdir -p /sys/fs/cgroup$(cut -c4- /proc/self/cgroup)/deep; echo ready; while :; do sleep 1; done"
+    program = (
+        "trap '' TERM; mkdir -p /sys/fs/cgroup$(cut -c4- /proc/self/cgroup)/deep; echo ready; while :; do sleep 1; done"
+    )
     with subprocess.Popen(
-        ["systemd-run", "--quiet", "--scope", "-p", "Delegate=yes", f"--slice={slices.unit('1.vm.a')}", "sh", "-c", program],
+        [
+            "systemd-run",
+            "--quiet",
+            "--scope",
+            "-p",
+            "Delegate=yes",
+            f"--slice={slices.unit('1.vm.a')}",
+            "sh",
+            "-c",
+            program,
+        ],
         stdout=subprocess.PIPE,
     ) as scope:
         assert scope.stdout is not None
@@ -132,13 +147,17 @@ def test_a_slice_stopped_before_the_start_stops_the_job(instance: Instance) -> N
 
 def test_a_job_outlives_the_agent_and_systemd_reloading(instance: Instance) -> None:
     """The agent is killed by systemctl, systemd reloads and executes itself anew: output, limits, exit code are whole."""
-    trial = started(instance, "echo ready; until [ -e go ]; do sleep 0.5; done; rm go; echo after; exit 9", "nodes=1:ppn=1,mem=64mb")
+    trial = started(
+        instance, "echo ready; until [ -e go ]; do sleep 0.5; done; rm go; echo after; exit 9", "nodes=1:ppn=1,mem=64mb"
+    )
     before = instance.agent_pids()
     run("systemctl", "kill", "-s", "KILL", "pbsdock-agent.service")
     run("systemctl", "daemon-reload")
     run("systemctl", "daemon-reexec")
     wait_until("systemd starts another agent", lambda: instance.agent_pids() not in ([], before), 30)
-    limits = [one.read_text().strip() for one in Path("/sys/fs/cgroup").glob("pbsdock.slice/pbsdock-*.slice/memory.max")]
+    limits = [
+        one.read_text().strip() for one in Path("/sys/fs/cgroup").glob("pbsdock.slice/pbsdock-*.slice/memory.max")
+    ]
     go = Path(trial.entry.pw_dir) / "go"
     go.touch()
     done = trial.finish(trial.wait())
@@ -147,14 +166,21 @@ def test_a_job_outlives_the_agent_and_systemd_reloading(instance: Instance) -> N
     assert (done.exit_status, done.stdout, done.stderr) == (9, b"ready\nafter\n", b"")
     assert instance.left() == []
     instance.trail(trial.job_id)
-    fields = [json.loads(line) for line in run("journalctl", "-t", "pbsdock", f"JOB={trial.job_id}", "-o", "json").splitlines()]
+    fields = [
+        json.loads(line)
+        for line in run("journalctl", "-t", "pbsdock", f"JOB={trial.job_id}", "-o", "json").splitlines()
+    ]
     assert {"job.started", "job.finished"} <= {one["EVENT"] for one in fields}
     assert {one["USER"] for one in fields if "USER" in one} == {trial.entry.pw_name}
 
 
 def test_whose_memory_limit_it_was(instance: Instance) -> None:
     """An admin has lowered the container's own limit: the sentence does not blame the job's, and tells the true peak."""
-    trial = started(instance, "echo ready; until [ -e go ]; do sleep 0.5; done; rm go; cat /dev/zero >/dev/shm/x; exit 5", "nodes=1:ppn=1,mem=128mb")
+    trial = started(
+        instance,
+        "echo ready; until [ -e go ]; do sleep 0.5; done; rm go; cat /dev/zero >/dev/shm/x; exit 5",
+        "nodes=1:ppn=1,mem=128mb",
+    )
     container = next(one for one in instance.events(trial.job_id) if one["event"] == "job.started")["container"]
     run("docker", "update", "--memory", "32m", "--memory-swap", "32m", str(container))
     go = Path(trial.entry.pw_dir) / "go"

@@ -34,16 +34,25 @@ ADVISORIES = (
     Advisory("runc", "CVE-2019-5736", "a container overwrites runc itself", ((1, 0, 0),)),
     Advisory("runc", "CVE-2021-30465", "a mount target exchanged for a link", ((1, 0, 0),)),
     Advisory("runc", "CVE-2024-21626", "a descriptor of the host's in the working directory", ((1, 1, 12), (1, 2, 0))),
-    Advisory("runc", "CVE-2025-31133, -52565, -52881", "masked paths and /dev/console exchanged for links",
-             ((1, 2, 8), (1, 3, 3), (1, 4, 0))),
-    Advisory("containerd", "CVE-2020-15257", "the shim's socket reached through the host's network",
-             ((1, 3, 9), (1, 4, 3))),
-    Advisory("containerd", "CVE-2022-23648", "files of the host through an image's volumes",
-             ((1, 4, 13), (1, 5, 10), (1, 6, 1))),
+    Advisory(
+        "runc",
+        "CVE-2025-31133, -52565, -52881",
+        "masked paths and /dev/console exchanged for links",
+        ((1, 2, 8), (1, 3, 3), (1, 4, 0)),
+    ),
+    Advisory(
+        "containerd", "CVE-2020-15257", "the shim's socket reached through the host's network", ((1, 3, 9), (1, 4, 3))
+    ),
+    Advisory(
+        "containerd",
+        "CVE-2022-23648",
+        "files of the host through an image's volumes",
+        ((1, 4, 13), (1, 5, 10), (1, 6, 1)),
+    ),
     Advisory("Engine", "CVE-2021-21285", "a manifest that stops the engine", ((19, 3, 15), (20, 10, 3))),
     Advisory("Engine", "CVE-2021-41091", "the engine's directories entered by users", ((20, 10, 9),)),
     Advisory("Engine", "CVE-2022-36109", "supplementary groups of the image", ((20, 10, 18),)),
-)  # fmt: skip
+)
 
 
 def parse_version(text: str) -> tuple[Version, str] | None:

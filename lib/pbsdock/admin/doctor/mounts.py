@@ -22,9 +22,7 @@ def examine(paths: Paths) -> Iterator[Judged]:
     yield from judge("credentials", _owners(paths.work), states, ())
 
 
-def judge(
-    step: str, mounts: Mapping[str, int], states: Mapping[str, str], over: Iterable[str]
-) -> Iterator[Judged]:
+def judge(step: str, mounts: Mapping[str, int], states: Mapping[str, str], over: Iterable[str]) -> Iterator[Judged]:
     """Judge how many mounts each record's name has; those of none, or of one in a state in *over*, stay. Pure."""
     staying = {name: count for name, count in mounts.items() if name not in states or states[name] in over}
     for name, count in sorted(staying.items()):

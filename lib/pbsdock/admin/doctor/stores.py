@@ -44,9 +44,13 @@ def _examine(name: str, store: StoreConfig, owner: str) -> Iterator[Finding]:
     minter = minter_of(gateway, store, owner, lambda _bucket, _reason: None)
     handle = name_of(owner, f"{int(time.time()):x}{secrets.token_hex(4)}", name)
     asked = Store(
-        name=name, endpoint=store.endpoint, region=store.region, ca_file="", staging=(),
+        name=name,
+        endpoint=store.endpoint,
+        region=store.region,
+        ca_file="",
+        staging=(),
         container=(Grant(bucket=open_, keys=("*",), read_only=True),),
-    )  # fmt: skip
+    )
     began = time.monotonic()
     try:
         secret = minter.mint(handle, f"doctor.{os.uname().nodename}", asked, 900)

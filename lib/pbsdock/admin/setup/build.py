@@ -45,9 +45,17 @@ def make(
     try:
         version.home.mkdir()
         environment.make(version, python, source, wheels, versions.current())
-        names = _write(version, Baked(
-            places=places, home=version.home, python=version.python, library=version.library, instance=instance,
-        ), source)  # fmt: skip
+        names = _write(
+            version,
+            Baked(
+                places=places,
+                home=version.home,
+                python=version.python,
+                library=version.library,
+                instance=instance,
+            ),
+            source,
+        )
         version.finish(identity, source.version, [*names, "lock.txt"])
     except BaseException:
         shutil.rmtree(version.home, ignore_errors=True)

@@ -113,9 +113,13 @@ def _program(current: Version) -> Iterator[str]:
 
 def _command(version: Version, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(version.command), *arguments], capture_output=True, text=True, errors="replace", check=False,
+        [str(version.command), *arguments],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
         stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
 
 
 def _others(home: Path) -> Iterator[str]:

@@ -75,9 +75,16 @@ def _work() -> Iterator[Path]:
 
 def _run(command: Sequence[str], **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, errors="replace", check=False, cwd="/",
-    )  # fmt: skip
+        command,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+        cwd="/",
+    )
 
 
 class _Pip:
@@ -93,8 +100,9 @@ class _Pip:
         # PIP_USE_PEP517 not as an option: newer ones know nothing else, and may not know the option.
         done = _run(
             [str(self.python), "-m", "pip", "--no-input", "--disable-pip-version-check", *arguments],
-            PIP_USE_PEP517="1", PYTHONPATH=str(self.work / "tools"),
-        )  # fmt: skip
+            PIP_USE_PEP517="1",
+            PYTHONPATH=str(self.work / "tools"),
+        )
         if done.returncode:
             raise SetupError(says(done.stdout, self.wheels))
 
@@ -127,9 +135,12 @@ def says(log: str, wheels: Path | None) -> str:
     if lacking and wheels is not None:
         return f"{wheels} has no {lacking[1]} for this Python; fill it with install.sh --fetch, nothing was installed"
     errors = [line for line in log.splitlines() if line.startswith("ERROR")] or log.splitlines()[-3:]
-    return "\n".join([
-        *errors, "pip could not fetch what pbsdock needs; without a package index use --wheels; nothing was installed",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            *errors,
+            "pip could not fetch what pbsdock needs; without a package index use --wheels; nothing was installed",
+        ]
+    )
 
 
 # -- the packages of a version that is there already -----------------------------------------------------------------

@@ -184,9 +184,14 @@ class _Carrier:
     def _version(self, step: plan.MakeVersion) -> Version:
         found = build.find(self.versions, step.identity)
         return found or build.make(
-            self.versions, self.places, self.order.source, self.order.python, self.order.wheels, step.identity,
+            self.versions,
+            self.places,
+            self.order.source,
+            self.order.python,
+            self.order.wheels,
+            step.identity,
             step.instance,
-        )  # fmt: skip
+        )
 
     def _do(self, step: plan.Action, version: Version) -> None:
         match step:

@@ -21,9 +21,11 @@ _MOST = 118  # mom reads its configuration in pieces of so many characters
 def lines(places: Places) -> list[str]:
     """The lines pbsdock needs."""
     return [
-        f"$job_starter {places.run_hook}", f"$node_check_script {places.node_check}",
-        "$node_check_interval 1,jobstart,jobend", "$down_on_error true",
-    ]  # fmt: skip
+        f"$job_starter {places.run_hook}",
+        f"$node_check_script {places.node_check}",
+        "$node_check_interval 1,jobstart,jobend",
+        "$down_on_error true",
+    ]
 
 
 def values(text: str, name: str) -> list[str]:

@@ -31,10 +31,15 @@ class Baked:
     def hook(self, text: str) -> str:
         """A hook of this version."""
         marks = {
-            "@PYTHON@": self.python, "@LIB@": self.library, "@RUN_DIR@": self.places.run_dir,
-            "@STATE_DIR@": self.places.state_dir, "@MOM_PRIV@": self.places.mom_priv, "@PATHS@": self.paths,
-            "@HOME@": self.home, "@PREFIX@": self.places.prefix,
-        }  # fmt: skip
+            "@PYTHON@": self.python,
+            "@LIB@": self.library,
+            "@RUN_DIR@": self.places.run_dir,
+            "@STATE_DIR@": self.places.state_dir,
+            "@MOM_PRIV@": self.places.mom_priv,
+            "@PATHS@": self.paths,
+            "@HOME@": self.home,
+            "@PREFIX@": self.places.prefix,
+        }
         for mark, value in marks.items():
             text = text.replace(mark, str(value))
         return text
@@ -42,23 +47,35 @@ class Baked:
     def places_file(self) -> str:
         """See :class:`pbsdock.core.paths.Paths`."""
         places = self.places
-        return json.dumps({
-            "python": str(self.python), "lib": str(self.library), "run_dir": str(places.run_dir),
-            "state_dir": str(places.state_dir), "log_dir": str(places.log_dir), "config": str(places.policy),
-            "mom_priv": str(places.mom_priv), "instance": self.instance, "prefix": str(places.prefix),
-            "home": str(self.home),
-        }, indent=1) + "\n"  # fmt: skip
+        return (
+            json.dumps(
+                {
+                    "python": str(self.python),
+                    "lib": str(self.library),
+                    "run_dir": str(places.run_dir),
+                    "state_dir": str(places.state_dir),
+                    "log_dir": str(places.log_dir),
+                    "config": str(places.policy),
+                    "mom_priv": str(places.mom_priv),
+                    "instance": self.instance,
+                    "prefix": str(places.prefix),
+                    "home": str(self.home),
+                },
+                indent=1,
+            )
+            + "\n"
+        )
 
     def command(self) -> str:
         """``pbsdock``."""
         code = "import sys\nfrom pbsdock.admin.cli import main\nsys.exit(main())"
-        return f"#!/bin/sh\nexec \"{self.python}\" -I -c '{code}' --paths \"{self.paths}\" \"$@\"\n"
+        return f'#!/bin/sh\nexec "{self.python}" -I -c \'{code}\' --paths "{self.paths}" "$@"\n'
 
     def agent(self) -> str:
         """``pbsdock-agent``."""
         return (
-            f"#!/bin/sh\nexec \"{self.python}\" -I -S -c 'import sys; sys.path.insert(0, \"{self.library}\")\n"
-            f"from pbsdock.agent.daemon import main\nsys.exit(main())' --paths \"{self.paths}\" \"$@\"\n"
+            f'#!/bin/sh\nexec "{self.python}" -I -S -c \'import sys; sys.path.insert(0, "{self.library}")\n'
+            f'from pbsdock.agent.daemon import main\nsys.exit(main())\' --paths "{self.paths}" "$@"\n'
         )
 
 

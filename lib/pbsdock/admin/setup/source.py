@@ -64,7 +64,9 @@ class Source:
         """VERSION-HASH: the same for what would be installed in just the same way."""
         digest = hashlib.sha256()
         for one in self.files():
-            digest.update(f"{one.relative_to(self.directory)}\0{hashlib.sha256(one.read_bytes()).hexdigest()}\n".encode())
+            digest.update(
+                f"{one.relative_to(self.directory)}\0{hashlib.sha256(one.read_bytes()).hexdigest()}\n".encode()
+            )
         interpreter = f"{python} {sys.version_info.major}.{sys.version_info.minor}"
         digest.update(f"{interpreter} {places.mom_priv} {places.prefix} {places.root} {instance}".encode())
         return f"{self.version}-{digest.hexdigest()[:12]}"

@@ -82,8 +82,13 @@ class RootRequests:
             for one in mine:
                 self._finished(one, exit_status)
         if not clean:
-            self.node.emit("job.fault", level="warning", job=job_id, code="release-failed",
-                           sentence="the release is not complete; the reaper goes on with it")
+            self.node.emit(
+                "job.fault",
+                level="warning",
+                job=job_id,
+                code="release-failed",
+                sentence="the release is not complete; the reaper goes on with it",
+            )
         if not early:
             self.session.answer(wire.Message("released", clean=int(clean)))
 
@@ -106,13 +111,21 @@ class RootRequests:
         end = record.exit or {}
         started = record.facts.get("started_at")
         self.node.emit(
-            "job.finished", record, exit_status=exit_status, code=end.get("code"), oom=end.get("oom"),
+            "job.finished",
+            record,
+            exit_status=exit_status,
+            code=end.get("code"),
+            oom=end.get("oom"),
             outcome="refused" if record.refusal else "ran" if started else "not-started",
-            image_digest=record.image_digest, memory_peak_bytes=usage.get("memory_peak_bytes"),
-            cpu_seconds=usage.get("cpu_seconds"), io_read_bytes=usage.get("io_read_bytes"),
-            io_write_bytes=usage.get("io_write_bytes"), pids_peak=usage.get("pids_peak"),
+            image_digest=record.image_digest,
+            memory_peak_bytes=usage.get("memory_peak_bytes"),
+            cpu_seconds=usage.get("cpu_seconds"),
+            io_read_bytes=usage.get("io_read_bytes"),
+            io_write_bytes=usage.get("io_write_bytes"),
+            pids_peak=usage.get("pids_peak"),
             run_s=round(end["at"] - started, 3) if started and "at" in end else None,
-            total_s=round(time.time() - record.created, 3), phase="epilogue",
+            total_s=round(time.time() - record.created, 3),
+            phase="epilogue",
         )
 
     def sweep(self, message: wire.Message) -> None:
@@ -131,8 +144,13 @@ class RootRequests:
         records, problems = self.node.ledger.load_all()
         rows = [
             {
-                "job": one.job_id, "user": one.user, "state": one.state, "image": (one.plan or {}).get("image"),
-                "container": one.container_id, "since": one.created, "incarnation": one.incarnation,
+                "job": one.job_id,
+                "user": one.user,
+                "state": one.state,
+                "image": (one.plan or {}).get("image"),
+                "container": one.container_id,
+                "since": one.created,
+                "incarnation": one.incarnation,
             }
             for one in records
         ]

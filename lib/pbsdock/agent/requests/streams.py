@@ -37,9 +37,10 @@ class StreamRestorer:
         if not self.node.streams.again(running):
             running.stream_lost_at = running.stream_lost_at or time.time()
             raise Refusal(
-                "too-many-streams", f"the streams of job {running.record.job_id} were lost again and again although the"
+                "too-many-streams",
+                f"the streams of job {running.record.job_id} were lost again and again although the"
                 " Docker engine was there; they are not opened any more",
-            )  # fmt: skip
+            )
 
     def begin_to_restore(self, running: Running) -> None:
         running.restoring, running.stream_lost_at = self.session.channel, time.time()

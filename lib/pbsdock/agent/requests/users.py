@@ -25,10 +25,19 @@ from pbsdock.rm import torque
 _JOB_FILE_S = 5.0  # how long mom's file of a job that has just begun is waited for
 _TASK = re.compile(r"[0-9a-f]{64}")  # the engine's name of an exec
 _EVENT_S = 0.3  # how long the engine's own event of an end is waited for
-_SIGNALS = frozenset({
-    signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT,
-    signal.SIGTSTP, signal.SIGXCPU,
-})  # fmt: skip
+_SIGNALS = frozenset(
+    {
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGHUP,
+        signal.SIGQUIT,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        signal.SIGCONT,
+        signal.SIGTSTP,
+        signal.SIGXCPU,
+    }
+)
 _FATAL = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
 _PBS_TRACK = ("/usr/local/bin/pbs_track", "/usr/bin/pbs_track", "/opt/torque/bin/pbs_track")
 
@@ -61,9 +70,9 @@ class UserRequests:
         if record is None:
             # The hook saw the marker: a container was prepared, and released since. Never run on the host in its place.
             raise Refusal(
-                "no-such-job", f"what was prepared for job {message.text('job')} is gone; nothing was started, please"
-                " submit it again",
-            )  # fmt: skip
+                "no-such-job",
+                f"what was prepared for job {message.text('job')} is gone; nothing was started, please submit it again",
+            )
         if record.state == "refused":
             refusal = record.refusal or {}
             raise Refusal(refusal.get("code", "refused"), refusal.get("sentence", "refused"))

@@ -40,7 +40,11 @@ class Engine:
     """The calls pbsdock makes, no others; all of them take at most *timeout_s* seconds."""
 
     def __init__(
-        self, socket_path: str, timeout_s: float, *, probe_timeout_s: float = 3.0,
+        self,
+        socket_path: str,
+        timeout_s: float,
+        *,
+        probe_timeout_s: float = 3.0,
         on_change: Callable[[bool, str], None] = lambda up, why: None,
     ) -> None:
         self.socket_path = socket_path
@@ -87,9 +91,7 @@ class Engine:
         except docker.errors.APIError as error:
             status = error.response.status_code if error.response is not None else 500
             raise EngineError(status, str(error.explanation or error)) from None
-        except (
-            requests.exceptions.RequestException, docker.errors.DockerException, HTTPException, OSError
-        ) as error:  # fmt: skip
+        except (requests.exceptions.RequestException, docker.errors.DockerException, HTTPException, OSError) as error:
             self._lost(f"{doing} failed: {_short(error)}")
             raise NodeFault("engine-unreachable", f"the Docker engine does not answer: {self.down_because}") from None
 
@@ -179,9 +181,16 @@ class Engine:
     ) -> str:
         """Create an exec with all three streams; returns its id."""
         body = {
-            "Cmd": [*argv], "Env": [*environment], "User": user, "WorkingDir": directory, "Tty": tty,
-            "AttachStdin": True, "AttachStdout": True, "AttachStderr": True, "Privileged": False,
-        }  # fmt: skip
+            "Cmd": [*argv],
+            "Env": [*environment],
+            "User": user,
+            "WorkingDir": directory,
+            "Tty": tty,
+            "AttachStdin": True,
+            "AttachStdout": True,
+            "AttachStderr": True,
+            "Privileged": False,
+        }
         return str(self._ask("exec", "POST", f"/containers/{quote(container)}/exec", body)["Id"])
 
     def exec_inspect(self, exec_id: str) -> dict[str, Any]:

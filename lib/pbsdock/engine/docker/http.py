@@ -86,7 +86,8 @@ def take_over(path: str, timeout_s: float, target: str, body: bytes) -> tuple[in
         stream.connect(path)
         stream.sendall(
             f"POST {target} HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            + body
         )
         status, text = _read_head(stream)
         stream.settimeout(None)

@@ -155,7 +155,9 @@ def signal_all(pids: Iterable[int], signum: int, inside: Callable[[int], bool]) 
 
 
 def empty(
-    pids: Callable[[], list[int]], inside: Callable[[int], bool], deadline_s: float,
+    pids: Callable[[], list[int]],
+    inside: Callable[[int], bool],
+    deadline_s: float,
     around: Callable[[bool], None] = lambda frozen: None,
 ) -> bool:
     """Kill until nothing is left: frozen, so that nobody forks meanwhile, killed, thawed, looked at again."""

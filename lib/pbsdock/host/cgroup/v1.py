@@ -218,8 +218,11 @@ class V1Cgroup:
         return Usage(
             memory_peak_bytes=self._number("memory", name, "memory.max_usage_in_bytes"),
             cpu_seconds=None if nanoseconds is None else round(nanoseconds / 1e9, 3),
-            io_read_bytes=read, io_write_bytes=written, pids_peak=self._number("pids", name, "pids.peak"),
-            oom_kills=_oom_kills(memory), limit_hit=self._limit_hit(name),
+            io_read_bytes=read,
+            io_write_bytes=written,
+            pids_peak=self._number("pids", name, "pids.peak"),
+            oom_kills=_oom_kills(memory),
+            limit_hit=self._limit_hit(name),
         )
 
     def _limit_hit(self, name: str) -> bool:

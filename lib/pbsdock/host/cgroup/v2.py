@@ -75,8 +75,11 @@ class V2Tree:
         cpu = _table(directory / "cpu.stat").get("usage_usec")
         read, written = _io(directory / "io.stat")
         return Usage(
-            memory_peak_bytes=peak, cpu_seconds=None if cpu is None else cpu / 1e6,
-            io_read_bytes=read, io_write_bytes=written, pids_peak=_number(directory / "pids.peak"),
+            memory_peak_bytes=peak,
+            cpu_seconds=None if cpu is None else cpu / 1e6,
+            io_read_bytes=read,
+            io_write_bytes=written,
+            pids_peak=_number(directory / "pids.peak"),
             oom_kills=events.get("oom_kill"),
             limit_hit=events.get("oom", 0) + events.get("max", 0) > 0 if events else None,
             oom_at=_oom_at(directory, events, peak),

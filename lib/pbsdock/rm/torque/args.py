@@ -53,8 +53,15 @@ def parse_prologue_argv(argv: Sequence[str]) -> PrologueArgs:
     job_id, user, group, name, text, queue, account, script_path = padded
     resources, wrong = understood(items_of(text))
     return PrologueArgs(
-        job_id=parse_job_id(job_id), user=user, group=group, name=name, resources=resources, queue=queue,
-        account=account, script_path=script_path, wrong=wrong,
+        job_id=parse_job_id(job_id),
+        user=user,
+        group=group,
+        name=name,
+        resources=resources,
+        queue=queue,
+        account=account,
+        script_path=script_path,
+        wrong=wrong,
     )
 
 
@@ -64,9 +71,17 @@ def parse_epilogue_argv(argv: Sequence[str]) -> EpilogueArgs:
         raise BadValue(f"an epilogue gets 10 or 11 arguments, not {len(argv)}")
     job_id, user, group, name, session, resources, used, queue, account, status, script = [*argv, ""][:11]
     return EpilogueArgs(
-        job_id=parse_job_id(job_id), user=user, group=group, name=name, session_id=_integer(session, "a session id"),
-        resources=resources, resources_used=used, queue=queue, account=account,
-        exit_status=_integer(status, "an exit status"), script_path=script,
+        job_id=parse_job_id(job_id),
+        user=user,
+        group=group,
+        name=name,
+        session_id=_integer(session, "a session id"),
+        resources=resources,
+        resources_used=used,
+        queue=queue,
+        account=account,
+        exit_status=_integer(status, "an exit status"),
+        script_path=script,
     )
 
 

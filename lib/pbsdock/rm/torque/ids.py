@@ -36,7 +36,7 @@ class JobId:
         name = _UNSAFE.sub("_", self.text.replace("[", "-").replace("]", ""))
         if len(name) <= _NAME_LIMIT:
             return name
-        return f"{name[:_NAME_LIMIT - 13]}-{hashlib.sha256(self.text.encode()).hexdigest()[:12]}"
+        return f"{name[: _NAME_LIMIT - 13]}-{hashlib.sha256(self.text.encode()).hexdigest()[:12]}"
 
     @property
     def file_prefix(self) -> str:
@@ -52,6 +52,9 @@ def parse_job_id(text: str) -> JobId:
     number, dashed, bracketed, server = match.groups()
     index = dashed if dashed is not None else bracketed
     return JobId(
-        text=text, number=int(number), array_index=int(index) if index else None, array_parent=index == "",
+        text=text,
+        number=int(number),
+        array_index=int(index) if index else None,
+        array_parent=index == "",
         server=server or "",
     )

@@ -64,11 +64,18 @@ def parse_jb(data: bytes) -> JobFile:
     resources, wrong = understood(_listed(root))
     owner = _text(root, "euser") or _text(root, "Job_Owner").partition("@")[0]
     return JobFile(
-        job_id=parse_job_id(_text(root, "jobid")), user=owner, group=_text(root, "egroup"),
-        uid=_maybe(_text(root, "execution_uid")), gid=_maybe(_text(root, "execution_gid")),
-        name=_text(root, "Job_Name"), queue=_text(root, "queue"), resources=resources,
-        variables=_variables(_text(root, "Variable_List")), exec_host=_text(root, "exec_host"),
-        session_id=_maybe(_text(root, "session_id")), node_id=_maybe(_text(root, "nodeid")),
+        job_id=parse_job_id(_text(root, "jobid")),
+        user=owner,
+        group=_text(root, "egroup"),
+        uid=_maybe(_text(root, "execution_uid")),
+        gid=_maybe(_text(root, "execution_gid")),
+        name=_text(root, "Job_Name"),
+        queue=_text(root, "queue"),
+        resources=resources,
+        variables=_variables(_text(root, "Variable_List")),
+        exec_host=_text(root, "exec_host"),
+        session_id=_maybe(_text(root, "session_id")),
+        node_id=_maybe(_text(root, "nodeid")),
         start_time=_maybe(_text(root, "start_time")),
         interactive=_text(root, "interactive") not in ("", "0", "False"),  # the port qsub waits on
         wrong=wrong,

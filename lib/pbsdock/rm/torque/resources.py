@@ -42,7 +42,10 @@ def _node_spec(part: str, whole: str) -> NodeSpec:
             properties.append(word)
     is_count = is_number(head)
     return NodeSpec(
-        count=int(head) if is_count else 1, name=None if is_count else head, ppn=counts["ppn"], gpus=counts["gpus"],
+        count=int(head) if is_count else 1,
+        name=None if is_count else head,
+        ppn=counts["ppn"],
+        gpus=counts["gpus"],
         properties=tuple(properties),
     )
 
@@ -95,8 +98,15 @@ def _resources(items: Sequence[tuple[str, str]]) -> Resources:
         elif key == "ncpus" and is_number(value):
             ncpus = min(int(value), int(value) if ncpus is None else ncpus)
     return Resources(
-        mem=sizes.get("mem"), vmem=sizes.get("vmem"), pmem=sizes.get("pmem"), pvmem=sizes.get("pvmem"),
-        walltime=times.get("walltime"), cput=times.get("cput"), ncpus=ncpus, nodes=nodes, raw=tuple(items),
+        mem=sizes.get("mem"),
+        vmem=sizes.get("vmem"),
+        pmem=sizes.get("pmem"),
+        pvmem=sizes.get("pvmem"),
+        walltime=times.get("walltime"),
+        cput=times.get("cput"),
+        ncpus=ncpus,
+        nodes=nodes,
+        raw=tuple(items),
     )
 
 
