@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from pbsdock.core.errors import HookError, NodeFault, Refusal
+from pbsdock.engine.credentials import load_auth
 from pbsdock.engine.docker.api import Engine
-from pbsdock.engine.images import Images, classify, load_auth
+from pbsdock.engine.images import Images
+from pbsdock.engine.pull_errors import classify
 from tests.conftest import IMAGE, Instance
 from tests.support.ports import free_port
 from tests.support.registry import registry, silent_registry

@@ -27,8 +27,9 @@ from pbsdock.core.errors import HookError, NodeFault
 from pbsdock.core.ledger import Ledger, Record
 from pbsdock.core.pathrules import ClosedPaths
 from pbsdock.core.paths import Paths
+from pbsdock.engine.credentials import load_auth
 from pbsdock.engine.docker.api import Engine, EngineError, boot_id, host_memory
-from pbsdock.engine.images import Images, load_auth
+from pbsdock.engine.images import Images
 from pbsdock.events.stream import EventStream
 from pbsdock.host.cgroup.base import JobCgroup
 from pbsdock.host.cgroup.detect import choose
