@@ -208,7 +208,7 @@ def _doctor_s3(arguments: argparse.Namespace) -> int:
 def _doctor_engine(arguments: argparse.Namespace) -> int:
     from itertools import chain
 
-    from pbsdock.admin.doctor.engine import components, judge_paths, judge_socket, judge_versions
+    from pbsdock.admin.doctor.engine import components, judge_fitness, judge_paths, judge_socket, judge_versions
     from pbsdock.admin.doctor.report import report
     from pbsdock.config.tables import ConfigError
     from pbsdock.config.tables import load as load_config
@@ -222,11 +222,17 @@ def _doctor_engine(arguments: argparse.Namespace) -> int:
     paths = load(arguments.paths)
     try:
         settings = load_config(paths.config).engine
-        versions = components(Engine(settings.socket, settings.timeout_s).version())
+        engine = Engine(settings.socket, settings.timeout_s)
+        versions, info = components(engine.version()), engine.info()
     except (ConfigError, HookError, EngineError, OSError) as error:
         print(f"pbsdock: {error}", file=sys.stderr)
         return 2
-    findings = chain(judge_versions(versions), judge_socket(settings.socket), judge_paths(paths))
+    findings = chain(
+        judge_versions(versions),
+        judge_fitness(info, settings.runtime),
+        judge_socket(settings.socket),
+        judge_paths(paths),
+    )
     return report(iter(findings), sys.stdout, as_json=arguments.json)
 
 

@@ -19,6 +19,7 @@ from pbsdock.agent.node import Node
 from pbsdock.config.tables import LEAST_MEMORY
 from pbsdock.core.errors import HookError
 from pbsdock.core.plan import Limits
+from pbsdock.engine import fitness
 from pbsdock.engine.docker.api import EngineError, host_memory
 
 Probe = Callable[[Node], str]
@@ -107,6 +108,15 @@ def memory(node: Node) -> str:
     )
 
 
+def fit_engine(node: Node) -> str:
+    """Whether the engine, asked anew, can run jobs as they are planned."""
+    try:
+        fitness.check(node.engine.info(), node.config.engine.runtime)
+        return ""
+    except (HookError, EngineError) as error:
+        return str(error)
+
+
 def registry_credentials(node: Node) -> str:
     """Whether the site's own file of registry credentials can be used."""
     try:
@@ -153,7 +163,9 @@ PROBES: dict[str, Probe] = {
     "pull-failed": engine,
     "record-not-written": disk,
     "registry-credentials": registry_credentials,
+    "runtime-missing": fit_engine,
     "unknown-user": users,
+    "userns-remap": fit_engine,
 }
 # Flags of the hooks' and of an agent that did not start: one that runs is all the proof there is to be had.
 OURS = ("", "bad-configuration", "untrusted-files")

@@ -27,6 +27,7 @@ from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.core.ledger import Record, uptime
 from pbsdock.core.plan import Plan
 from pbsdock.directive.parse import SCRIPT_LIMIT, Directive, DirectiveError, parse_options, parse_script
+from pbsdock.engine import fitness
 from pbsdock.engine.docker.api import EngineError
 from pbsdock.engine.images import Image
 from pbsdock.engine.spec import group, passwd
@@ -287,6 +288,7 @@ def _carry_out(
     node: Node, job: torque.Job, record: Record, plan: Plan, script: bytes | None, notify: Notify, began: float
 ) -> None:
     settings = effective(node.config, job)
+    _check_engine(node)
     image = _image(node, settings.images, plan, notify, began)
     record.image_id, record.image_digest = image.id, image.digest
     user = mounts.User.of(plan)
@@ -322,6 +324,15 @@ def _carry_out(
         node.stores.begin(record, plan)
     if plan.stage_in:
         stage.begin_in(node, record, plan)
+
+
+def _check_engine(node: Node) -> None:
+    """Raises NodeFault. What is known of the engine may be old: it reads its list of runtimes anew when told to."""
+    try:
+        fitness.check(node.engine_info(), node.config.engine.runtime)
+    except NodeFault:
+        node.look_again()
+        fitness.check(node.engine_info(), node.config.engine.runtime)
 
 
 def _image(node: Node, settings: ImagesConfig, plan: Plan, notify: Notify, began: float) -> Image:

@@ -206,6 +206,7 @@ def _launch(
             labels=node.labels(record),
             rlimits=rlimits,
             wrapped=wrapped,
+            runtime=node.config.engine.runtime,
         )
         try:
             identifier = node.engine.create(body, record.container_name)

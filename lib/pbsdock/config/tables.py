@@ -59,6 +59,9 @@ class EngineConfig:
         "Root-only docker config.json with the site's registry credentials; empty: none.",
         check=checks.path_or_empty,
     )
+    runtime: str = setting(
+        "", 'The engine\'s runtime for jobs, such as "crun"; empty: its default.', check=checks.runtime_or_empty
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,6 +52,7 @@ SET = frozenset(
         "OomKillDisable",
         "CgroupnsMode",
         "Sysctls",
+        "Runtime",
     }
 )
 # Left to the engine on purpose: each default was looked at and gives the user nothing.
@@ -70,7 +71,6 @@ DEFAULTED = frozenset(
         "Cgroup",
         "Links",
         "PublishAllPorts",
-        "Runtime",
         "Isolation",
         "CpuShares",
         "NanoCpus",
@@ -226,8 +226,10 @@ def config(
     labels: Mapping[str, str],
     rlimits: Rlimits,
     wrapped: bool = True,
+    runtime: str = "",
 ) -> dict[str, Any]:
-    """Docker's container-create body. *own_files* are (root-made source, target), always read-only."""
+    """Docker's container-create body. *own_files* are (root-made source, target), always read-only; *runtime* is the
+    site's, empty for the engine's default."""
     argv = command(call, rlimits, plan.image) if wrapped else list(call.argv)
     return {
         "Image": image_id,
@@ -245,14 +247,19 @@ def config(
         "Labels": dict(labels),
         "Healthcheck": {"Test": ["NONE"]},
         "StopSignal": "SIGTERM",
-        "HostConfig": host_config(plan, bound, own_files, cgroup_parent, rlimits),
+        "HostConfig": host_config(plan, bound, own_files, cgroup_parent, rlimits, runtime),
     }
 
 
 def host_config(
-    plan: Plan, bound: Sequence[Bound], own_files: Sequence[tuple[str, str]], cgroup_parent: str, rlimits: Rlimits
+    plan: Plan,
+    bound: Sequence[Bound],
+    own_files: Sequence[tuple[str, str]],
+    cgroup_parent: str,
+    rlimits: Rlimits,
+    runtime: str = "",
 ) -> dict[str, Any]:
-    """Docker's HostConfig, from the plan alone."""
+    """Docker's HostConfig, from the plan and the site's *runtime* alone."""
     mounts = [_bind(one.pin or one.source, one.target, read_only=one.read_only) for one in bound]
     mounts += [_bind(source, target, read_only=True) for source, target in own_files]
     limits = plan.limits
@@ -275,6 +282,7 @@ def host_config(
         "UsernsMode": "",
         "CgroupnsMode": "private",
         "ShmSize": limits.shm_bytes,
+        "Runtime": runtime,
         "ReadonlyRootfs": plan.read_only_root,
         # The job's shell is the container's first process: the kernel then lets TERM pass by it (pid_namespaces(7)),
         # so the script's own trap runs, which an init that dies of the signal would cut short.

@@ -12,7 +12,9 @@ from typing import Any
 
 from pbsdock.admin.doctor.report import Judged
 from pbsdock.config.trust import untrusted
+from pbsdock.core.errors import NodeFault
 from pbsdock.core.paths import Paths
+from pbsdock.engine import fitness
 
 _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(.*)")
 Version = tuple[int, int, int]
@@ -89,6 +91,17 @@ def judge_versions(components: Mapping[str, str]) -> Iterator[Judged]:
 def components(version: Mapping[str, Any]) -> dict[str, str]:
     """Name -> version, of the engine's ``GET /version``."""
     return {str(one["Name"]): str(one["Version"]) for one in version.get("Components") or []}
+
+
+def judge_fitness(info: Mapping[str, Any], runtime: str) -> Iterator[Judged]:
+    """Whether it can run jobs at all; *runtime* is ``engine.runtime``. Pure."""
+    try:
+        fitness.check(info, runtime)
+    except NodeFault as error:
+        yield Judged("Engine", "fitness", False, error.sentence)
+        return
+    name = runtime or str(info.get("DefaultRuntime") or "its default runtime")
+    yield Judged("Engine", "fitness", True, f"jobs run with {name}, user ids are the host's")
 
 
 def judge_socket(path: str) -> Iterator[Judged]:

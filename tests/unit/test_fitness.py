@@ -1,0 +1,52 @@
+"""What an engine says of itself decides whether jobs can run there; whose engines these are is made up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pbsdock.admin.doctor.engine import judge_fitness
+from pbsdock.core.errors import NodeFault
+from pbsdock.engine.fitness import check
+
+_INFO: dict[str, Any] = {
+    "SecurityOptions": ["name=seccomp,profile=default", "name=cgroupns"],
+    "Runtimes": {"runc": {"path": "runc"}, "crun": {"path": "/usr/bin/crun"}},
+    "DefaultRuntime": "runc",
+}
+_USERNS = {**_INFO, "SecurityOptions": [*_INFO["SecurityOptions"], "name=userns"]}
+
+
+@pytest.mark.parametrize("runtime", ["", "runc", "crun"])
+def test_runtimes_it_has(runtime: str) -> None:
+    """Each of its own, or its default."""
+    check(_INFO, runtime)
+    (judged,) = judge_fitness(_INFO, runtime)
+
+    assert judged.well
+    assert judged.seen == f"jobs run with {runtime or 'runc'}, user ids are the host's"
+
+
+@pytest.mark.parametrize(
+    ("info", "runtime", "code", "says"),
+    [
+        (
+            _INFO,
+            "kata",
+            "runtime-missing",
+            "engine.runtime = 'kata' is no runtime of the Docker engine; it has crun, runc",
+        ),
+        (_USERNS, "", "userns-remap", "the Docker engine maps user ids (userns-remap), so "),
+        ({"SecurityOptions": ["userns"]}, "", "userns-remap", "the Docker engine maps user ids (userns-remap), so "),
+    ],
+)
+def test_engines_that_cannot(info: dict[str, Any], runtime: str, code: str, says: str) -> None:
+    """Told to the admin alone, before the first job by the doctor: the job goes to another node."""
+    with pytest.raises(NodeFault) as caught:
+        check(info, runtime)
+    (judged,) = judge_fitness(info, runtime)
+
+    assert caught.value.code == code
+    assert caught.value.sentence.startswith(says)
+    assert (judged.well, judged.seen) == (False, caught.value.sentence)
