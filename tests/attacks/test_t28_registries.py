@@ -138,7 +138,7 @@ def test_credentials_stay_with_their_registry(instance: Instance, scratch: Path)
 
 @pytest.mark.threat(29)
 def test_what_a_user_keeps_is_not_evaluated(instance: Instance) -> None:
-    """Root reads no ~/.netrc, ~/.docker/config.json or credential helper of the user's."""
+    """Root reads no ~/.netrc, and runs no credential helper that ~/.docker/config.json names."""
     home = Path(f"/home/{USERS[0]}")
     canary = home / "evaluated"
     asked: list[tuple[str, str]] = []
@@ -147,7 +147,7 @@ def test_what_a_user_keeps_is_not_evaluated(instance: Instance) -> None:
             ".netrc": f"machine 127.0.0.1 login $(touch {canary}) password USERSOWN\n",
             ".docker/config.json": json.dumps(
                 {
-                    "auths": {address: {"auth": base64.b64encode(b"u:USERSOWN").decode()}},
+                    "auths": {address: {}},
                     "credsStore": "evil",
                     "credHelpers": {address: "evil"},
                 }
@@ -172,5 +172,6 @@ def test_what_a_user_keeps_is_not_evaluated(instance: Instance) -> None:
 
     assert done.exit_status == 125
     assert asked
+    assert b"to the program docker-credential-evil, which is not run" in done.stderr
     assert not canary.exists()
     assert not [one for _, one in asked if one and b"USERSOWN" in base64.b64decode(one.split()[-1])]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pbsdock.core.errors import HookError
-from pbsdock.engine.images import Images
+from pbsdock.engine.images import Asker, Images
 
 _DIGEST = {"Id": "sha256:1", "RepoDigests": [], "Architecture": "amd64", "Size": 5}
 
@@ -130,8 +130,8 @@ def test_a_fake_engine_that_has_not_begun_to_answer_is_asked_once(engine: FakeEn
 
 def test_other_credentials_are_another_pull_of_a_fake_engine(engine: FakeEngine) -> None:
     """The site may have exchanged them while the first still waits."""
-    old, new = ({"reg:1": {"username": "u", "password": one}} for one in ("old", "new"))
-    waiting = [engine.wait(auth=old), engine.wait(auth=new), engine.wait(auth=new)]
+    old, new = ({"username": "u", "password": one} for one in ("old", "new"))
+    waiting = [engine.wait(asker=Asker(site=lambda _, one=one: one)) for one in (old, new, new)]
     for _ in range(2):
         engine.lines.put(None)
 

@@ -12,6 +12,7 @@ import pytest
 
 from pbsdock.agent import start
 from pbsdock.agent.node import Node
+from pbsdock.config.tables import parse
 from pbsdock.core.errors import NodeFault, Refusal
 from pbsdock.core.ledger import Ledger, Record
 from pbsdock.engine.docker.api import EngineError
@@ -86,6 +87,7 @@ def _begin(
         running={},
         paths=SimpleNamespace(mom_jobs=tmp_path),
         labels=lambda _: {},
+        config=parse(""),
         cgroups=SimpleNamespace(cgroup_parent=lambda _: "/c"),
         emit=lambda event, *_, **__: events.append(event),
         remove_container=lambda one, within_s: Node.remove_container(node, one, within_s),

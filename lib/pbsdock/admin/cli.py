@@ -275,6 +275,15 @@ def _config(arguments: argparse.Namespace) -> int:
     except (ConfigError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
+    if config.engine.docker_config and os.geteuid() == 0:
+        from pbsdock.core.errors import NodeFault
+        from pbsdock.engine.credentials import load_site
+
+        try:
+            load_site(Path(config.engine.docker_config))
+        except NodeFault as error:
+            print(f"{paths.config.name}: engine.docker_config: {error}", file=sys.stderr)
+            return 2
     print(json.dumps(dataclasses.asdict(config), indent=1))
     return 0
 

@@ -117,10 +117,19 @@ def fit_engine(node: Node) -> str:
         return str(error)
 
 
+def private_images(node: Node) -> str:
+    """Whether it is known which images are not for everybody."""
+    try:
+        node.images.private.check()
+        return ""
+    except HookError as error:
+        return str(error)
+
+
 def registry_credentials(node: Node) -> str:
     """Whether the site's own file of registry credentials can be used."""
     try:
-        node.registry_auth()
+        node.check_logins()
         return ""
     except HookError as error:
         return str(error)
@@ -160,8 +169,10 @@ PROBES: dict[str, Probe] = {
     "no-memory-for-jobs": memory,
     "pin-failed": disk,
     "prepare-failed": prepared,
+    "private-images": private_images,
     "pull-failed": engine,
     "record-not-written": disk,
+    "registry-busy": nothing,
     "registry-credentials": registry_credentials,
     "runtime-missing": fit_engine,
     "unknown-user": users,

@@ -27,9 +27,10 @@ from pbsdock.core.errors import HookError, NodeFault
 from pbsdock.core.ledger import Ledger, Record
 from pbsdock.core.pathrules import ClosedPaths
 from pbsdock.core.paths import Paths
-from pbsdock.engine.credentials import load_auth
+from pbsdock.engine.credentials import load_site
 from pbsdock.engine.docker.api import Engine, EngineError, boot_id, host_memory
 from pbsdock.engine.images import Images
+from pbsdock.engine.private import PrivateImages
 from pbsdock.events.stream import EventStream
 from pbsdock.host.cgroup.base import JobCgroup
 from pbsdock.host.cgroup.detect import choose
@@ -50,7 +51,12 @@ class Node:
         self.name = socket.gethostname()
         self.boot = boot_id()
         self.engine = Engine(config.engine.socket, config.engine.timeout_s, on_change=self._engine_changed)
-        self.images = Images(self.engine.client, self.engine.inspect_image, self.emit)
+        self.images = Images(
+            self.engine.client,
+            self.engine.inspect_image,
+            self.emit,
+            private=PrivateImages(paths.state_dir / "private_images.json"),
+        )
         self.stores = Stores(config, self.owner, self.emit)
         self.running: dict[str, Running] = {}  # incarnation, or exec id for a task
         self.streams = Streams()
@@ -251,10 +257,10 @@ class Node:
         others = frozenset(one for one in self.cgroups.pids(name) if session(one) != running.pid)
         return self.cgroups.signal(name, number, exclude=others)
 
-    def registry_auth(self) -> dict[str, Any]:
-        """The site's registry credentials, read anew so that an exchanged file counts at once. Raises NodeFault."""
-        path = self.config.engine.docker_config
-        return dict(load_auth(Path(path))) if path else {}
+    def check_logins(self) -> None:
+        """Whether the site's registry logins can be used. Raises NodeFault."""
+        if path := self.config.engine.docker_config:
+            load_site(Path(path))
 
 
 def ms_since(began: float) -> float:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from pbsdock.agent import facts, health, stage
+from pbsdock.agent import facts, health, logins, stage
 from pbsdock.agent.attempts import MOST
 from pbsdock.agent.node import Node, ms_since, parse_cpus
 from pbsdock.agent.release import release
@@ -345,16 +345,17 @@ def _image(node: Node, settings: ImagesConfig, plan: Plan, notify: Notify, began
             told = True
             notify(text)
 
-    return node.images.ensure(
-        plan.image,
-        pull=plan.pull,
-        platform=plan.platform,
-        inactivity_s=settings.inactivity_s,
-        total_s=max(1.0, min(settings.total_s, left)),
-        max_bytes=settings.max_bytes,
-        auth=node.registry_auth(),
-        progress=progress,
-    )
+    with logins.asker(node.config.engine.docker_config, settings, plan) as asker:
+        return node.images.ensure(
+            plan.image,
+            pull=plan.pull,
+            platform=plan.platform,
+            inactivity_s=settings.inactivity_s,
+            total_s=max(1.0, min(settings.total_s, left)),
+            max_bytes=settings.max_bytes,
+            asker=asker,
+            progress=progress,
+        )
 
 
 def _files(node: Node, job: torque.Job, record: Record, plan: Plan, script: bytes | None) -> list[tuple[str, str]]:

@@ -76,6 +76,9 @@ class ImagesConfig:
     pull: Literal["never", "missing", "always"] = setting(
         "missing", "When to pull: never, missing or always. A directive may choose, but not against never."
     )
+    user_logins: bool = setting(
+        True, "Whether an image that the site's logins do not open is fetched with its user's ~/.docker/config.json."
+    )
     wait_notice_s: float = setting(3.0, "A longer wait for an image (seconds) is told on the job's stderr.", least=0)
     inactivity_s: float = setting(60.0, "A pull without any progress for so many seconds is given up.", least=1)
     total_s: float = setting(270.0, "A pull is given up after so many seconds.", least=1)

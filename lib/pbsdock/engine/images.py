@@ -1,18 +1,52 @@
-"""Images: present by policy, and fit for this node."""
+"""Images: present by policy, fit for this node, and for those alone who may have them.
+
+An image is fetched by everybody's right first: the site's login for its registry, or none. Only where that does not do
+is the job owner's own login used, and what comes by it is marked (:mod:`pbsdock.engine.private`): from then on the
+registry is asked for each user of that image on this node, with the right of that user.
+"""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pbsdock.core.errors import NodeFault, Refusal
+from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.directive.image_ref import parse_image
-from pbsdock.engine.pull_errors import too_large
+from pbsdock.engine import registry
+from pbsdock.engine.credentials import Login
+from pbsdock.engine.private import WHOLE, PrivateImages
+from pbsdock.engine.pull_errors import Failure, RetryPolicy, too_large, tried
 from pbsdock.engine.pulls import Bounds, Client, Pulls
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+
+
+# What another login may change. A registry may say of a private image that there is none.
+_DENIED = frozenset({"image-access-denied", "image-not-found", "image-tag-not-found", "registry-busy"})
+# The engine's own word that nothing has come; after any other end of a pull something may yet.
+_NOTHING_CAME = _DENIED | {"disk-full", "image-wrong-architecture", "registry-unreachable"}
+_GRANTED_S = 300.0  # how long a registry's yes counts for one user and image: an array of jobs asks once
+
+
+def _none(_registry: str) -> Login:
+    return {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asker:
+    """Whose right to an image counts: *site* and *own* give the login for a registry when it is needed, empty for none.
+
+    They may raise HookError. *hint* says what keeps *own* from having one, "" if nothing does.
+    """
+
+    uid: int = 0
+    site: Callable[[str], Login] = _none
+    own: Callable[[str], Login] = _none
+    hint: Callable[[str], str] = lambda _registry: ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +67,21 @@ class Images:
         client: Client,
         inspect: Callable[[str], Mapping[str, Any] | None],
         emit: Callable[..., None],
+        *,
+        private: PrivateImages | None = None,
         clock: Callable[[], float] = time.monotonic,
+        policy: RetryPolicy | None = None,
+        retry_after: Callable[[str], float | None] = registry.retry_after,
     ) -> None:
         self.client = client
         self.inspect = inspect
         self.emit = emit
-        self.pulls = Pulls(client, emit, self._pulled, clock)
+        self.clock = clock
+        self.private = private or PrivateImages(None)
+        self.policy = policy or RetryPolicy()
+        self.retry_after = retry_after
+        self.pulls = Pulls(client, emit, self._pulled, self._marked, retry_after, clock=clock, policy=self.policy)
+        self._granted: dict[tuple[int, str, str], float] = {}  # user, reference, image id: when
         self._host: str | None = None
 
     def ensure(
@@ -50,29 +93,139 @@ class Images:
         inactivity_s: float,
         total_s: float,
         max_bytes: int = 0,
-        auth: Mapping[str, Mapping[str, str]] | None = None,
+        asker: Asker | None = None,
         progress: Callable[[str], None] = lambda text: None,
     ) -> Image:
         """Make the image present as *pull* says and return it. Raises Refusal or NodeFault, always a HookError."""
+        asker = asker or Asker()
         image = self._inspect(reference) if pull != "always" else None
+        is_private = image is not None and self.private.holds(parse_image(reference).name, image.id)
+        if image is not None and is_private and not self._may_have(reference, image, asker, total_s):
+            image = None
         if image is None:
             if pull == "never":
                 raise Refusal(
                     "image-not-present",
                     f"image {reference!r} is not on this node and --pull never forbids to fetch it",
                 )
-            login = (auth or {}).get(parse_image(reference).registry, {})
-            self.pulls.wait(reference, platform, Bounds(inactivity_s, total_s, max_bytes), login, progress)
-            image = self._inspect(reference)
-            if image is None:
-                raise NodeFault("pull-failed", f"image {reference!r} was pulled but is not there")
+            image = self._fetch(reference, platform, Bounds(inactivity_s, total_s, max_bytes), asker, progress)
         else:
-            self.emit("image.present", image=reference, image_id=image.id, digest=image.digest)
+            self.emit("image.present", image=reference, image_id=image.id, digest=image.digest, private=is_private)
         self._check(reference, image, platform, max_bytes)
         return image
 
+    # -- by whose right -----------------------------------------------------------------------------------------
+
+    def _fetch(
+        self, reference: str, platform: str | None, bounds: Bounds, asker: Asker, progress: Callable[[str], None]
+    ) -> Image:
+        host, name = parse_image(reference).registry, parse_image(reference).name
+        began = self.clock()
+        own = asker.own(host)
+        try:
+            first = replace(bounds, is_hurried=bool(own))
+            self.pulls.wait(reference, platform, first, asker.site(host), progress)
+            is_own = False
+        except HookError as error:
+            if not own or error.code not in _DENIED:
+                raise self._hinted(error, asker, host) from None
+            left = replace(bounds, total_s=max(1.0, bounds.total_s - (self.clock() - began)))
+            self.pulls.wait(reference, platform, left, own, progress, is_own=True)
+            is_own = True
+        image = self._inspect(reference)
+        if image is None:
+            raise NodeFault("pull-failed", f"image {reference!r} was pulled but is not there")
+        if not is_own:
+            self.private.forget(name, image.id)
+        return image
+
+    @staticmethod
+    def _hinted(error: HookError, asker: Asker, host: str) -> HookError:
+        hint = asker.hint(host) if error.code in _DENIED and isinstance(error, Refusal) else ""
+        return type(error)(error.code, f"{error.sentence}; {hint}") if hint else error
+
+    @contextmanager
+    def _marked(self, reference: str) -> Iterator[None]:
+        """Around a pull by a user's login: what comes of it is marked before anybody can use it. Raises NodeFault."""
+        name = parse_image(reference).name
+        before = self._inspect(reference)
+        open_id = before.id if before is not None and not self.private.holds(name, before.id) else ""
+        self.private.begin(name)
+        marks = {WHOLE}
+        try:
+            yield
+            image = self._inspect(reference)
+            marks = {image.id} - {open_id} if image is not None else {WHOLE}
+        except HookError as error:
+            if error.code in _NOTHING_CAME:
+                marks = set()
+            raise
+        finally:
+            self.private.end(name, marks)
+
+    def _may_have(self, reference: str, image: Image, asker: Asker, total_s: float) -> bool:
+        """Whether the registry gives this very image to *asker*; False if it does not have it any more.
+
+        Raises Refusal, or NodeFault where it cannot tell for now.
+        """
+        name, host = parse_image(reference).name, parse_image(reference).registry
+        key = (asker.uid, name, image.id)
+        if self.clock() - self._granted.get(key, -math.inf) < _GRANTED_S:
+            return True
+        # A tag may have moved on to what more people may see.
+        exact = f"{name}@{image.digest}" if image.digest else reference
+        deadline = self.clock() + total_s
+        answers: list[HookError] = []
+        for is_own, login_for in ((True, asker.own), (False, asker.site)):
+            login = login_for(host)
+            if is_own and not login:
+                continue
+            try:
+                self._ask(exact, login, deadline)
+            except HookError as error:
+                answers.append(error)
+                continue
+            if not is_own:
+                self.private.forget(name, image.id)
+            self._grant(key)
+            return True
+        for answer in answers:
+            if answer.code not in _DENIED or isinstance(answer, NodeFault):
+                raise answer
+        if any(one.code == "image-tag-not-found" for one in answers):
+            return False
+        raise self._hinted(
+            Refusal("image-access-denied", f"image {reference!r} is private and its registry denies access"),
+            asker,
+            host,
+        )
+
+    def _ask(self, reference: str, login: Login, deadline: float) -> None:
+        tries = 0
+        while True:
+            tries += 1
+            client = self.client(None)
+            try:
+                registry.ask(client, reference, login)
+                return
+            except Failure as answer:
+                pause = self.policy.delay_s(tries, self.retry_after(reference)) if answer.is_passing else 0.0
+                if not answer.is_passing or self.clock() + pause > deadline:
+                    raise tried(answer.error, tries) from None
+            finally:
+                client.close()
+            time.sleep(pause)
+
+    def _grant(self, key: tuple[int, str, str]) -> None:
+        now = self.clock()
+        self._granted = {one: at for one, at in list(self._granted.items()) if now - at < _GRANTED_S}
+        self._granted[key] = now
+
+    # -- the engine's images ------------------------------------------------------------------------------------
+
     def _pulled(self, reference: str, ms: float) -> None:
         image = self._inspect(reference)
+        name = parse_image(reference).name
         self.emit(
             "image.pulled",
             image=reference,
@@ -80,6 +233,7 @@ class Images:
             image_id=image.id if image else None,
             digest=image.digest if image else None,
             size_bytes=image.size if image else None,
+            private=image is not None and self.private.holds(name, image.id),
         )
 
     def _check(self, reference: str, image: Image, platform: str | None, max_bytes: int) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,17 +17,15 @@ import docker.errors
 import requests.exceptions
 from urllib3.exceptions import ReadTimeoutError
 
-from pbsdock.core.errors import HookError, NodeFault, Refusal
+from pbsdock.core.errors import HookError, NodeFault
 from pbsdock.directive.image_ref import parse_image
-from pbsdock.engine.pull_errors import classify, short, too_large, too_slow
+from pbsdock.engine.credentials import ANONYMOUS, Login
+from pbsdock.engine.pull_errors import Failure, RetryPolicy, failure, short, too_large, too_slow, tried
 
 _PROGRESS_S = 2.0
 _LOOK_S, _TELL_S = 0.25, 0.5  # those who wait
 Client = Callable[[float | None], Any]
-Login = Mapping[str, str]  # what the engine's X-Registry-Auth holds for one registry; empty: none
-# An empty auth_config would let the SDK look for root's own ~/.docker/config.json.
-ANONYMOUS: Login = {"username": "", "password": ""}
-_Key = tuple[str, str | None, tuple[tuple[str, str], ...]]  # reference, platform, credentials
+_Key = tuple[str, str | None, tuple[tuple[str, str], ...], bool]  # reference, platform, login, whether a user's
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +35,7 @@ class Bounds:
     inactivity_s: float
     total_s: float
     max_bytes: int
+    is_hurried: bool = False  # a registry that is busy is for this job one to be asked otherwise
 
 
 class _Pull:
@@ -50,17 +49,32 @@ class _Pull:
         self.why: HookError | None = None  # the last one who waited went
         self.given_up: HookError | None = None  # and it is ended for that
         self.stream: Any = None  # the engine's answer, once it has begun
+        self.tries = 0
+        self.trouble: HookError | None = None  # why the last try failed, until another gets further
+        self.resume_at = now  # when the next one begins
+        self.is_resting = False
+        self.wake = threading.Event()
 
     def give_up(self) -> None:
         """Nobody waits any more: its thread, which reads without a deadline, is let go."""
         self.given_up = self.why
+        self.wake.set()
         sock = getattr(self.stream.raw.connection, "sock", None) if self.stream is not None else None
         if sock is not None:
             with suppress(OSError):  # it has ended
                 sock.shutdown(socket.SHUT_RDWR)
 
-    def refusal(self, reference: str, bounds: Bounds, began: float, now: float) -> Refusal | None:
+    def rest(self, error: HookError, now: float, seconds: float) -> None:
+        """There will be another try after so many seconds, which count as progress."""
+        self.trouble, self.resume_at, self.last_change = error, now + seconds, now + seconds
+
+    def refusal(self, reference: str, bounds: Bounds, began: float, now: float) -> HookError | None:
         """Why one who has waited since *began* will not wait any longer."""
+        if self.trouble is not None and (
+            (bounds.is_hurried and self.trouble.code == "registry-busy")
+            or max(now, self.resume_at) - began > bounds.total_s
+        ):
+            return tried(self.trouble, self.tries)
         if now - began > bounds.total_s:
             return too_slow(reference, f"in {bounds.total_s:.0f} s")
         if now - max(began, self.last_change) > bounds.inactivity_s:
@@ -72,18 +86,28 @@ class _Pull:
 
 
 class Pulls:
-    """The pulls under way; any thread may wait for one. *pulled* is told of each that ended well, with milliseconds."""
+    """The pulls under way; any thread may wait for one.
+
+    *pulled* is told of each that ended well, with milliseconds; *guard* is entered around each by a user's own login.
+    """
 
     def __init__(
         self,
         client: Client,
         emit: Callable[..., None],
         pulled: Callable[[str, float], None],
+        guard: Callable[[str], AbstractContextManager[None]],
+        retry_after: Callable[[str], float | None],
+        *,
         clock: Callable[[], float] = time.monotonic,
+        policy: RetryPolicy | None = None,
     ) -> None:
         self.client = client  # one of its own for a pull: closing it is what cancels the pull
         self.emit = emit
         self.pulled = pulled
+        self.guard = guard
+        self.retry_after = retry_after
+        self.policy = policy or RetryPolicy()
         self.clock = clock
         self._lock = threading.Lock()
         self._pulls: dict[_Key, _Pull] = {}
@@ -95,9 +119,14 @@ class Pulls:
         bounds: Bounds,
         login: Login,
         progress: Callable[[str], None],
+        *,
+        is_own: bool = False,
     ) -> None:
-        """Wait for a pull with this *login*, begun if there is none. Raises Refusal or NodeFault."""
-        key = (reference, platform, tuple(sorted(login.items())))
+        """Wait for a pull with this *login*, begun if there is none; *is_own*: it is a user's, not the site's.
+
+        Raises Refusal or NodeFault.
+        """
+        key = (reference, platform, tuple(sorted(login.items())), is_own)
         with self._lock:
             pull = self._pulls.get(key)
             if pull is None:
@@ -115,7 +144,7 @@ class Pulls:
                 pull.waiting -= 1
                 pull.why = why
                 # One the engine has not begun to answer cannot be ended, and is there for who comes next.
-                if pull.stream is not None:
+                if pull.stream is not None or pull.is_resting:
                     self._end_unless_wanted(key, pull)
 
     def _end_unless_wanted(self, key: _Key, pull: _Pull) -> None:
@@ -146,7 +175,8 @@ class Pulls:
         began = self.clock()
         self.emit("image.pulling", image=reference)
         try:
-            self._stream(key, pull, login)
+            with self.guard(reference) if key[3] else nullcontext():
+                self._persist(key, pull, login)
             self.pulled(reference, round((self.clock() - began) * 1000, 1))
             result: HookError | None = None
         except HookError as error:
@@ -164,8 +194,41 @@ class Pulls:
         else:
             pull.done.set_exception(result)
 
+    def _persist(self, key: _Key, pull: _Pull, login: Login) -> None:
+        """Try until it is done, nobody waits any more, or a try fails for good. Raises HookError."""
+        reference = key[0]
+        while True:
+            pull.tries += 1
+            pull.stream = None
+            try:
+                self._stream(key, pull, login)
+                return
+            except Failure as answer:
+                if not answer.is_passing:
+                    raise tried(answer.error, pull.tries) from None
+                error = answer.error
+            pause = self.policy.delay_s(pull.tries, self.retry_after(reference))
+            self.emit(
+                "image.retry",
+                level="warning",
+                image=reference,
+                code=error.code,
+                reason=error.sentence,
+                tries=pull.tries,
+                after_s=round(pause, 1),
+            )
+            with self._lock:
+                pull.rest(error, self.clock(), pause)
+                pull.is_resting = True
+                self._end_unless_wanted(key, pull)
+            pull.wake.wait(pause)
+            with self._lock:
+                pull.is_resting = False
+            if pull.given_up is not None:
+                raise pull.given_up
+
     def _stream(self, key: _Key, pull: _Pull, login: Login) -> None:
-        reference, platform, _ = key
+        reference, platform, _, _ = key
         layers: dict[str, tuple[int, int, bool]] = {}
         told = self.clock()
         before = ""
@@ -182,7 +245,7 @@ class Pulls:
             for line in self._lines(client, reference, platform, login):
                 now = self.clock()
                 if "error" in line:
-                    raise classify(reference, str(line["error"]))
+                    raise failure(reference, str(line["error"]))
                 with self._lock:
                     self._end_unless_wanted(key, pull)
                 if pull.given_up is not None:
@@ -190,6 +253,8 @@ class Pulls:
                 text = json.dumps(line, sort_keys=True)
                 if text != before and "Retrying" not in text:
                     pull.last_change, before = now, text
+                    if line.get("progressDetail"):
+                        pull.trouble = None
                 _note(layers, line)
                 pull.bytes = sum(one[0] for one in layers.values())
                 if now - told >= _PROGRESS_S:
@@ -205,7 +270,7 @@ class Pulls:
         ) as error:
             raise NodeFault("engine-unreachable", f"the Docker engine does not answer: {short(error)}") from None
         except docker.errors.APIError as error:
-            raise classify(reference, str(error.explanation or error)) from None
+            raise failure(reference, str(error.explanation or error)) from None
         finally:
             # The engine cancels a pull whose client is gone; closing a client leaves the stream under way open.
             for one in answers:
