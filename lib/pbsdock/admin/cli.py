@@ -67,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     engine.add_argument("--json", action="store_true", help="one JSON list")
     engine.set_defaults(run=_doctor_engine)
 
-    packages = parts.add_parser("packages", help="the installed packages: the lock's, unchanged, without known holes")
+    packages = parts.add_parser(
+        "packages", help="the installed packages: the lock's, unchanged, without known vulnerabilities"
+    )
     packages.add_argument("--json", action="store_true", help="one JSON list")
     packages.set_defaults(run=_doctor_packages)
 
