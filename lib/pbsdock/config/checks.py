@@ -61,7 +61,9 @@ def image_pattern(text: str) -> str | None:
     A pattern without a registry would never match: every reference is judged with its registry filled in.
     """
     registry, slash, repository = text.partition("/")
-    named = bool(slash and repository) and (registry == "localhost" or any(one in registry for one in ".:*?["))
+    named = bool(slash and repository) and (
+        registry == "localhost" or any(character in registry for character in ".:*?[")
+    )
     if text == "*" or _DIGEST.fullmatch(text) or (named and " " not in text):
         return None
     if text.startswith("sha256:"):
@@ -98,7 +100,7 @@ def store_rule(text: str) -> str | None:
     name = re.sub(r":(ro|rw)$", "", text)
     filled = name.replace("{user}", "u").replace("{group}", "g")
     plain = re.fullmatch(r"[A-Za-z0-9._*?-]+(/[^:{}]*)?", filled)
-    dotted = any(one in ("", ".", "..") for one in filled.rstrip("/").split("/"))
+    dotted = any(part in ("", ".", "..") for part in filled.rstrip("/").split("/"))
     if plain and not dotted:
         return None
     return 'write "BUCKET", "BUCKET/PREFIX" with :ro or :rw behind it; * and ? match, {user} and {group} are filled in'

@@ -75,7 +75,7 @@ class Reader:
             self.wrong(place, f"{dotted(place)} is not a table; write [{dotted(place)}]")
             return base
         hints = typing.get_type_hints(kind)
-        known = {one.name: one for one in dataclasses.fields(kind)}
+        known = {field.name: field for field in dataclasses.fields(kind)}
         values: dict[str, Any] = {}
         for key, value in data.items():
             if key not in known:
@@ -90,7 +90,7 @@ class Reader:
 
     def named(self, kind: type, data: Any, place: Place, base: dict[str, Any]) -> dict[str, Any]:
         """Build one *kind* for each name, ``[s3.NAME]``, in the order of the file."""
-        if not isinstance(data, dict) or not all(isinstance(one, dict) for one in data.values()):
+        if not isinstance(data, dict) or not all(isinstance(table, dict) for table in data.values()):
             self.wrong(place, f"{dotted(place)} has a table for each name; write [{dotted(place)}.NAME]")
             return dict(base)
         made = dict(base)
@@ -125,7 +125,7 @@ def convert(hint: Any, meta: Any, value: Any) -> Any:
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         if not isinstance(value, str) or value not in choices:
-            raise _Wrong(f"use one of {', '.join(toml_value(one) for one in choices)}")
+            raise _Wrong(f"use one of {', '.join(toml_value(choice) for choice in choices)}")
         return value
     if typing.get_origin(hint) is tuple:
         return _texts(value, meta["check"])
@@ -139,12 +139,12 @@ def convert(hint: Any, meta: Any, value: Any) -> Any:
 
 
 def _texts(value: Any, check: Check | None) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise _Wrong("write a list of texts")
-    for index, one in enumerate(value):
-        if not one or not one.isprintable():
+    for index, item in enumerate(value):
+        if not item or not item.isprintable():
             raise _Wrong("write at least one character, and none that cannot be seen", index)
-        if check is not None and (allowed := check(one)):
+        if check is not None and (allowed := check(item)):
             raise _Wrong(allowed, index)
     return tuple(value)
 
@@ -168,18 +168,23 @@ def _number(hint: Any, meta: Any, value: Any) -> int | float:
 def table_type(hint: Any) -> type | None:
     """The dataclass in a type hint (``X`` or ``X | None``), None if it has none."""
     candidates = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    return next((one for one in candidates if dataclasses.is_dataclass(one) and isinstance(one, type)), None)
+    return next(
+        (candidate for candidate in candidates if dataclasses.is_dataclass(candidate) and isinstance(candidate, type)),
+        None,
+    )
 
 
 def named_type(hint: Any) -> type | None:
     """The dataclass in ``dict[str, X]`` or ``dict[str, X] | None``, None if the hint is another."""
     candidates = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    return next((typing.get_args(one)[1] for one in candidates if typing.get_origin(one) is dict), None)
+    return next(
+        (typing.get_args(candidate)[1] for candidate in candidates if typing.get_origin(candidate) is dict), None
+    )
 
 
 def dotted(place: Place) -> str:
     """A place as a person writes it: list positions left out."""
-    return ".".join(one for one in place if isinstance(one, str))
+    return ".".join(part for part in place if isinstance(part, str))
 
 
 def toml_value(value: Any) -> str:
@@ -187,11 +192,11 @@ def toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple | list):
-        return "[" + ", ".join(toml_value(one) for one in value) + "]"
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 def _shorten(value: Any) -> str:
     text = toml_value(value)
-    printable = "".join(one if one.isprintable() else "?" for one in text)
+    printable = "".join(character if character.isprintable() else "?" for character in text)
     return printable if len(printable) <= _SHOWN else f"{printable[:_SHOWN]}…"

@@ -382,14 +382,14 @@ def _overrides(reader: Reader, data: Any, config: Config) -> tuple[Override, ...
         reader.wrong(("override",), "override is a list of tables; write [[override]]")
         return ()
     made = []
-    rules = {name: StoreRules(allow=one.allow) for name, one in config.s3.items()}
+    rules = {name: StoreRules(allow=store.allow) for name, store in config.s3.items()}
     whole = Override(**{name: getattr(config, name) for name in OVERRIDABLE}, s3=rules)
-    for index, one in enumerate(data):
-        if not isinstance(one, dict):
+    for index, entry in enumerate(data):
+        if not isinstance(entry, dict):
             reader.wrong(("override", index), "override is a list of tables; write [[override]]")
             continue
-        override: Override = reader.table(Override, one, ("override", index), whole)
-        left_out: dict[str, Any] = {name: None for name in (*OVERRIDABLE, "s3") if name not in one}
+        override: Override = reader.table(Override, entry, ("override", index), whole)
+        left_out: dict[str, Any] = {name: None for name in (*OVERRIDABLE, "s3") if name not in entry}
         for name in set(override.s3 or ()) - set(config.s3):
             reader.wrong(("override", index, "s3", name), f"override.s3.{name}: there is no [s3.{name}]")
         override = replace(override, **left_out)

@@ -39,11 +39,11 @@ def untrusted(paths: Paths) -> Iterator[str]:
     program = paths.lib / "pbsdock"
     hooks = [paths.prefix / "hooks", paths.home / "hooks"]
     directories = [paths.lib, paths.state_dir, paths.run_dir, paths.mom_priv, paths.config.parent, *hooks]
-    scripts = [one for directory in hooks for one in sorted(directory.glob("*"))]
+    scripts = [script for directory in hooks for script in sorted(directory.glob("*"))]
     files = [paths.prefix / "current", paths.python, *scripts, *sorted(program.rglob("*.py"))]
-    for one in [*directories, *files]:
+    for path in [*directories, *files]:
         try:
-            if problem := untrusted_part(Path(one)):
+            if problem := untrusted_part(Path(path)):
                 yield problem
         except FileNotFoundError:
             continue  # not there yet; where it will be made is judged with its directory
@@ -91,16 +91,16 @@ def _walk(path: Path, *, any_kind: bool) -> None:
             pending += reversed(target.parts[1:] if target.is_absolute() else target.parts)
 
 
-def _check(one: Path, *, is_last: bool, any_kind: bool) -> bool:
+def _check(path: Path, *, is_last: bool, any_kind: bool) -> bool:
     """Judge one component; returns whether it is a symbolic link. Raises _Weak, OSError."""
-    found = one.lstat()
+    found = path.lstat()
     if found.st_uid != 0:
-        raise _Weak(f"{one} belongs to uid {found.st_uid}; it must belong to root")
+        raise _Weak(f"{path} belongs to uid {found.st_uid}; it must belong to root")
     if stat.S_ISLNK(found.st_mode):
         return True
     is_protected = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX and not is_last
     if found.st_mode & _OTHERS and not is_protected:
-        raise _Weak(f"{one} is writable by others (mode {stat.S_IMODE(found.st_mode):04o}); use chmod go-w")
+        raise _Weak(f"{path} is writable by others (mode {stat.S_IMODE(found.st_mode):04o}); use chmod go-w")
     if is_last and not any_kind and not stat.S_ISREG(found.st_mode):
-        raise _Weak(f"{one} is not a plain file")
+        raise _Weak(f"{path} is not a plain file")
     return False

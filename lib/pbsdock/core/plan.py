@@ -174,11 +174,11 @@ def _build(kind: Any, value: Any) -> Any:
             return tuple(_build(arguments[0], item) for item in value)
         if len(value) != len(arguments):
             raise ValueError(f"expected {len(arguments)} items, got {len(value)}")
-        return tuple(_build(one, item) for one, item in zip(arguments, value, strict=True))
+        return tuple(_build(argument, item) for argument, item in zip(arguments, value, strict=True))
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None
-        return _build(next(one for one in arguments if one is not type(None)), value)
+        return _build(next(argument for argument in arguments if argument is not type(None)), value)
     if origin is Literal:
         if value not in arguments:
             raise ValueError(f"{value!r} is none of {arguments}")

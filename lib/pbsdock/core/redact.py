@@ -22,7 +22,7 @@ class Known:
     def add(self, owner: str, *values: str | None) -> None:
         """Remember values until their *owner* is forgotten."""
         with self._lock:
-            mine = {*self._values.get(owner, ()), *(one for one in values if one and len(one) >= _LEAST)}
+            mine = {*self._values.get(owner, ()), *(value for value in values if value and len(value) >= _LEAST)}
             self._values[owner] = tuple(mine)
             self._compute()
 
@@ -34,7 +34,7 @@ class Known:
 
     def _compute(self) -> None:
         # The longest first: a value may be part of another.
-        self._all = tuple(sorted({one for mine in self._values.values() for one in mine}, key=len, reverse=True))
+        self._all = tuple(sorted({value for mine in self._values.values() for value in mine}, key=len, reverse=True))
 
     def clean(self, text: str) -> str:
         """The text without them."""

@@ -113,8 +113,8 @@ def _read_option(draft: Draft, token: Token, tokens: list[Token]) -> None:
 
 def _read_strange(draft: Draft, token: Token, name: str, tokens: list[Token]) -> None:
     """An option that is not ours: refused on principle, written together, or not known at all."""
-    letters = [f"-{one}" for one in name[1:]]
-    if name not in REFUSED and not name.startswith("--") and all(one in REFUSED_FLAGS for one in letters):
+    letters = [f"-{letter}" for letter in name[1:]]
+    if name not in REFUSED and not name.startswith("--") and all(flag in REFUSED_FLAGS for flag in letters):
         reason, takes_value = REFUSED[letters[0]], False
     else:
         reason, takes_value = REFUSED.get(name, ""), name not in REFUSED_FLAGS
@@ -131,7 +131,7 @@ def _read_strange(draft: Draft, token: Token, name: str, tokens: list[Token]) ->
 
 
 def _unknown(name: str) -> str:
-    known = [f"--{one}" for one in (*OPTIONS, *FLAGS)]
+    known = [f"--{option}" for option in (*OPTIONS, *FLAGS)]
     near = difflib.get_close_matches(name[:40].lower(), [*known, *REFUSED], n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else f"the options are {', '.join(sorted(known))}"
     return f"unknown option {name if name.isprintable() and len(name) <= 40 else shown(name[:40])}; {hint}"
@@ -167,7 +167,7 @@ def _has_strange_variable(draft: Draft, option: str, argument: Token) -> bool:
             draft.wrong(
                 argument.line,
                 column,
-                f"${name[:40]} does not expand here; only {' '.join('$' + one for one in VARIABLES)} do",
+                f"${name[:40]} does not expand here; only {' '.join('$' + variable for variable in VARIABLES)} do",
             )
         else:
             continue
@@ -192,7 +192,7 @@ def _typed(stored: str) -> str:
 
 def _plain(path: str) -> str:
     """One spelling of a path: no doubled, trailing or dotted components."""
-    joined = "/".join(one for one in path.split("/") if one not in ("", "."))
+    joined = "/".join(part for part in path.split("/") if part not in ("", "."))
     return f"/{joined}" if path.startswith("/") else joined
 
 
@@ -208,7 +208,10 @@ def _target_problem(path: str, option: str, what: str) -> str | None:
     plain = _plain(path)
     if plain == "/":
         return f"--{option} cannot cover the whole image: / is not a target"
-    kernel = next((one for one in _KERNEL_PATHS if plain == one or plain.startswith(one + "/")), None)
+    kernel = next(
+        (kernel_path for kernel_path in _KERNEL_PATHS if plain == kernel_path or plain.startswith(kernel_path + "/")),
+        None,
+    )
     if kernel is None or (option == "tmpfs" and plain.startswith("/dev/")):
         return None
     return f"{what} {shown(_typed(path))} lies in {kernel}, which belongs to the kernel"

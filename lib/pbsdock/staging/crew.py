@@ -25,10 +25,10 @@ class Crew:
         """Do all *tasks* and what they hand on, which comes first. Raises what the first that failed has raised."""
         self._tasks = iter(tasks)
         threads = [threading.Thread(target=self._loop, daemon=True) for _ in range(self.count)]
-        for one in threads:
-            one.start()
-        for one in threads:
-            one.join()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         if self._error is not None:
             raise self._error
 

@@ -187,7 +187,7 @@ class _Parts:
         etag = source.etag.strip('"')
         try:
             if self.guesses:
-                verified = any(etag == self._of_parts(one) for one in self.guesses)
+                verified = any(etag == self._of_parts(size) for size in self.guesses)
                 self.whole.settle(self.fd, verified=verified, comparable=False)
             else:
                 self.whole.settle(self.fd, verified=etag == self.whole_digest.hexdigest(), comparable=_is_digest(etag))
@@ -203,12 +203,12 @@ class _Parts:
         else:
             whole = self.whole.source.size
             digests = [_digest_of(self.fd, at, min(size, whole - at)) for at in range(0, whole, size)]
-        joined = hashlib.md5(b"".join(bytes.fromhex(one) for one in digests))  # noqa: S324
+        joined = hashlib.md5(b"".join(bytes.fromhex(digest) for digest in digests))  # noqa: S324
         return f"{joined.hexdigest()}-{len(digests)}"
 
 
 def _is_digest(etag: str) -> bool:
-    return len(etag) == 32 and all(one in "0123456789abcdef" for one in etag)
+    return len(etag) == 32 and all(character in "0123456789abcdef" for character in etag)
 
 
 def _digest_of(fd: int, offset: int, size: int) -> str:

@@ -21,16 +21,16 @@ def objects(client: Any, item: Item, patience: Patience) -> Iterator[tuple[Sourc
         yield _single(client, item, patience)
         return
     count = 0
-    for one in _listed(client, item.bucket, url.literal, patience, item.address):
-        if url.is_pattern and not matches(one.key, url.key):
+    for source in _listed(client, item.bucket, url.literal, patience, item.address):
+        if url.is_pattern and not matches(source.key, url.key):
             continue
         try:
-            name = relative(one.key, url)
+            name = relative(source.key, url)
         except Unfit as error:
             raise StageError("key-unfit", str(error), item.where) from None
         count += 1
         if name and not name.endswith("/"):  # a key that ends so is a mark some clients leave for a directory
-            yield one, os.path.join(item.path, name)
+            yield source, os.path.join(item.path, name)
     if count == 0:
         what = "matches no object" if url.is_pattern else "has no object below it"
         raise StageError("no-such-object", f"{item.address} {what}", item.where)
@@ -54,8 +54,10 @@ def _listed(client: Any, bucket: str, prefix: str, patience: Patience, what: str
             lambda more=more: client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=most, **more),  # type: ignore[misc]
             what,
         )
-        for one in page.get("Contents", ()):
-            yield Source(bucket, one["Key"], int(one["Size"]), str(one["ETag"]), one["LastModified"].timestamp())
+        for entry in page.get("Contents", ()):
+            yield Source(
+                bucket, entry["Key"], int(entry["Size"]), str(entry["ETag"]), entry["LastModified"].timestamp()
+            )
         if most == 1 or not page.get("IsTruncated"):
             return
         more = {"ContinuationToken": page["NextContinuationToken"]}
@@ -83,7 +85,7 @@ def roots(path: str, item: Item) -> list[tuple[str, str, bool]]:
             return [(path, path, False)]
         return [(path, os.path.dirname(path), True)]
     if has_wildcard(path):
-        return [(one, fixed_part(path), False) for one in sorted(glob.glob(path, include_hidden=False))]
+        return [(match, fixed_part(path), False) for match in sorted(glob.glob(path, include_hidden=False))]
     raise StageError("nothing-to-stage", f"{item.shown} does not exist", item.where)
 
 
@@ -105,7 +107,7 @@ def _walk(top: str, item: Item, leave_out: Callable[[str], None]) -> Iterator[tu
         leave_out(f"{top} is a link to a directory")  # it might lead in a circle
         return
     with os.scandir(top) as entries:
-        names = sorted(one.path for one in entries)
+        names = sorted(entry.path for entry in entries)
     for name in names:
         yield from _walk(name, item, leave_out)
 

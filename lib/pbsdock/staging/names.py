@@ -28,7 +28,7 @@ def relative(key: str, url: Url) -> str:
     """
     rest = key[len(url.directory) :].removeprefix("/") if url.directory else key
     parts = rest.removesuffix("/").split("/") if rest else []
-    if any(one in ("", ".", "..") or "\0" in one or len(os.fsencode(one)) > 255 for one in parts):
+    if any(part in ("", ".", "..") or "\0" in part or len(os.fsencode(part)) > 255 for part in parts):
         raise Unfit(f"the key {key!r} is no path below {url.directory + '/' if url.directory else 'the bucket'!r}")
     return rest
 
@@ -56,7 +56,7 @@ def is_key(key: str) -> bool:
 
 def escaped(text: str) -> str:
     """A sentence with a file's name in it, the bytes that are no text as ``\\xff``: it goes on as UTF-8."""
-    return _NO_TEXT.sub(lambda one: f"\\x{ord(one[0]) & 0xFF:02x}", text)
+    return _NO_TEXT.sub(lambda match: f"\\x{ord(match[0]) & 0xFF:02x}", text)
 
 
 def fixed_part(pattern: str) -> str:
@@ -71,7 +71,7 @@ def fixed_part(pattern: str) -> str:
 
 def has_wildcard(text: str) -> bool:
     """Whether a path is a pattern."""
-    return any(one in text for one in "*?[")
+    return any(character in text for character in "*?[")
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
@@ -102,4 +102,4 @@ def likely_part_sizes(size: int, etag: str) -> tuple[int, ...]:
     if count == 0:
         return ()
     sizes = dict.fromkeys((part_size(size), *_COMMON))
-    return tuple(one for one in sizes if max(1, -(-size // one)) == count)
+    return tuple(part for part in sizes if max(1, -(-size // part)) == count)

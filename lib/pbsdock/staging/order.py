@@ -86,9 +86,9 @@ class Order:
             **{
                 **data,
                 "groups": tuple(data["groups"]),
-                "items": tuple(Item(**one) for one in data["items"]),
-                "stores": {name: Access(**one) for name, one in data["stores"].items()},
-                "uploads": tuple(Upload(**one) for one in data["uploads"]),
+                "items": tuple(Item(**fields) for fields in data["items"]),
+                "stores": {name: Access(**fields) for name, fields in data["stores"].items()},
+                "uploads": tuple(Upload(**fields) for fields in data["uploads"]),
             }
         )
 

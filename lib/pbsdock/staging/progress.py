@@ -55,7 +55,7 @@ class Progress:
         """All counters."""
         with self._lock:
             names = ("files", "bytes", "files_done", "bytes_done", "skipped", "unverified")
-            return {one: getattr(self, one) for one in names}
+            return {name: getattr(self, name) for name in names}
 
     def _loop(self) -> None:
         while not self._over.wait(_PERIOD_S):

@@ -73,7 +73,9 @@ class Patience:
 
 def code_of(error: ClientError) -> str:
     """The gateway's error code, or HTTP's status where it sends none (a HEAD has no body)."""
-    return "".join(one for one in str(error.response.get("Error", {}).get("Code", "")) if one.isalnum())[:60]
+    return "".join(
+        character for character in str(error.response.get("Error", {}).get("Code", "")) if character.isalnum()
+    )[:60]
 
 
 def _may_pass(error: Exception) -> bool:

@@ -120,7 +120,7 @@ class _Parts:
             except StageError:
                 whole.upload_id = ""
                 return {}
-            found |= {int(one["PartNumber"]): str(one["ETag"]).strip('"') for one in page.get("Parts", ())}
+            found |= {int(part["PartNumber"]): str(part["ETag"]).strip('"') for part in page.get("Parts", ())}
             if not page.get("IsTruncated"):
                 return found
             marker = int(page["NextPartNumberMarker"])
@@ -156,8 +156,8 @@ class _Parts:
 
     def _finish(self) -> None:
         whole = self.whole
-        parts = [{"PartNumber": one + 1, "ETag": self.digests[one].hex()} for one in range(self.count)]
-        joined = hashlib.md5(b"".join(self.digests[one] for one in range(self.count))).hexdigest()  # noqa: S324
+        parts = [{"PartNumber": index + 1, "ETag": self.digests[index].hex()} for index in range(self.count)]
+        joined = hashlib.md5(b"".join(self.digests[index] for index in range(self.count))).hexdigest()  # noqa: S324
         try:
             whole.patience.persist(lambda: self._complete(parts), whole.address)
             # Asked for: Ceph 16 answers the completion with an empty ETag (observed).

@@ -112,14 +112,14 @@ class Worker:
         except Exception as error:  # silence would look as if somebody had killed this process
             self._failed("stage-failed", f"the staging worker could not go on: {type(error).__name__}")
         else:
-            left_out = [escaped(one) for one in self.progress.left_out]
+            left_out = [escaped(path) for path in self.progress.left_out]
             self.tell({"done": {**self.progress.seen(), "left_out": left_out, "kept": kept}})
 
     def _failed(self, code: str, sentence: str, where: str = "") -> None:
         self.tell({"failed": {"code": code, "sentence": escaped(sentence), "where": where}})
 
     def _parallel(self) -> int:
-        return max(one.parallel for one in self.order.stores.values())
+        return max(store.parallel for store in self.order.stores.values())
 
     def _stage_in(self) -> list[str]:
         found: list[tuple[Item, Download]] = []
@@ -130,23 +130,23 @@ class Worker:
                 for source, path in find.objects(client, item, self.patience):
                     found.append((item, Download(client, source, path, unfinished, self.progress, self.patience)))
         due = []
-        for item, one in found:
-            self.progress.expect(1, one.source.size)
-            if one.is_there():
-                self.progress.skip(one.source.size)
+        for item, download in found:
+            self.progress.expect(1, download.source.size)
+            if download.is_there():
+                self.progress.skip(download.source.size)
             else:
-                due.append((item, one))
+                due.append((item, download))
         self._check_distinct(due)
         self._check_space(due)
         for item in self.order.items:
             os.makedirs(self._unfinished(item), mode=0o700, exist_ok=True)
-        Crew(self._parallel(), self.patience.stopped).work(_named(item, one) for item, one in due)
+        Crew(self._parallel(), self.patience.stopped).work(_named(item, download) for item, download in due)
         for item in self.order.items:
             shutil.rmtree(self._unfinished(item), ignore_errors=True)
         return []
 
     def _stage_out(self) -> list[str]:
-        begun = {(one.store, one.bucket, one.key): one.id for one in self.order.uploads}
+        begun = {(upload.store, upload.bucket, upload.key): upload.id for upload in self.order.uploads}
         tasks: list[Task] = []
         unfit: list[tuple[Item, str]] = []
         for item in self.order.items:
@@ -191,8 +191,8 @@ class Worker:
                 shutil.rmtree(unfinished)
             if item.doomed and self.order.keep and (moved := _rescue(item, self.order.keep)):
                 kept.append(moved)
-        for one in self.order.uploads:
-            abort(self.client(one.store), one.bucket, one.key, one.id, self.patience)
+        for upload in self.order.uploads:
+            abort(self.client(upload.store), upload.bucket, upload.key, upload.id, self.patience)
         return kept
 
     # -- parts --------------------------------------------------------------------------------------------------------
@@ -220,20 +220,20 @@ class Worker:
 
     def _check_distinct(self, due: list[tuple[Item, Download]]) -> None:
         seen: dict[str, str] = {}
-        for item, one in due:
-            if one.path in seen:
-                sentence = f"{one.source.address} and {seen[one.path]} would both become {one.path}"
+        for item, download in due:
+            if download.path in seen:
+                sentence = f"{download.source.address} and {seen[download.path]} would both become {download.path}"
                 raise StageError("stage-path", sentence, item.where)
-            seen[one.path] = one.source.address
+            seen[download.path] = download.source.address
 
     def _check_space(self, due: list[tuple[Item, Download]]) -> None:
         """Told before the first byte: a full disk in the middle helps nobody. Raises StageError."""
         needs: dict[int, tuple[int, int, Item]] = {}
-        for item, one in due:
+        for item, download in due:
             base = os.path.dirname(self._unfinished(item))
             device = os.stat(base).st_dev
             room = os.statvfs(base)
-            needed = needs.get(device, (0, 0, item))[0] + one.source.size
+            needed = needs.get(device, (0, 0, item))[0] + download.source.size
             needs[device] = (needed, room.f_bavail * room.f_frsize, item)
         for needed, free, item in needs.values():
             if needed > free:
@@ -260,7 +260,7 @@ def _named(item: Item, task: Task) -> Task:
     def act() -> Any:
         with _about(item):
             more = task()
-        return None if more is None else [_named(item, one) for one in more]
+        return None if more is None else [_named(item, work) for work in more]
 
     return act
 
@@ -285,7 +285,7 @@ def _present(item: Item) -> Iterator[str]:
         roots = find.roots(item.path.rstrip("/") or "/", item)
     except StageError:
         return
-    yield from (one for one, _, _ in roots)
+    yield from (root for root, _, _ in roots)
 
 
 def serve(order: Order, channel: socket.socket) -> None:

@@ -53,7 +53,7 @@ def kill_session(session: int, number: int) -> int:
 def kill_all(*sessions: int) -> None:
     """SIGKILL until nobody is left: a process can fork while its session is being walked."""
     for _ in range(100):
-        if not sum(kill_session(one, signal.SIGKILL) for one in sessions):
+        if not sum(kill_session(session, signal.SIGKILL) for session in sessions):
             return
         time.sleep(0.005)
 
@@ -183,8 +183,8 @@ def serve(requests: socket.socket) -> None:
                 for child in children.values():
                     child.abandon()
                 return
-            for one in fds:
-                os.set_inheritable(one, False)
+            for passed in fds:
+                os.set_inheritable(passed, False)
             child = _spawn(fds)
             children[child.pidfd] = child
             poller.register(child.pidfd, select.POLLIN)

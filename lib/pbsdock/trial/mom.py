@@ -258,7 +258,7 @@ class Trial:
     # -- signals ------------------------------------------------------------------------------------------------
 
     def _sessions(self) -> list[int]:
-        return [one.pid for one in (self.leader, *self.tasks) if one is not None]
+        return [process.pid for process in (self.leader, *self.tasks) if process is not None]
 
     def signal(self, number: int) -> None:
         """Signal every process of the job's sessions, more than once, as mom's walks do."""

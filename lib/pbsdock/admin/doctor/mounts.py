@@ -17,7 +17,7 @@ def examine(paths: Paths) -> Iterator[Judged]:
     records, problems = Ledger(paths.state_dir / "jobs").load_all()
     if problems:
         raise OSError(f"ledger: {problems[0]}")
-    states = {f"{one.safe}.{one.incarnation}": one.state for one in records}
+    states = {f"{record.safe}.{record.incarnation}": record.state for record in records}
     yield from judge("pins", _owners(paths.pins), states, PAST_START)
     yield from judge("credentials", _owners(paths.work), states, ())
 
@@ -34,4 +34,4 @@ def judge(step: str, mounts: Mapping[str, int], states: Mapping[str, str], over:
 
 def _owners(directory: Path) -> Counter[str]:
     """How many mount points there are below each name in *directory*."""
-    return Counter(one.removeprefix(f"{directory}/").split("/")[0] for one in pins.left(directory))
+    return Counter(path.removeprefix(f"{directory}/").split("/")[0] for path in pins.left(directory))

@@ -34,10 +34,10 @@ class Judged:
 def report(findings: Iterator[Found], out: TextIO, *, as_json: bool) -> int:
     """Print what was found; 0 if all is well, 1 if not."""
     seen: list[Found] = []
-    for one in findings:
-        seen.append(one)
+    for finding in findings:
+        seen.append(finding)
         if not as_json:
-            print(f"{'ok ' if one.well else 'NOT'} {one}", file=out)
+            print(f"{'ok ' if finding.well else 'NOT'} {finding}", file=out)
     if as_json:
-        print(json.dumps([asdict(one) for one in seen], indent=1), file=out)
-    return 0 if all(one.well for one in seen) else 1
+        print(json.dumps([asdict(finding) for finding in seen], indent=1), file=out)
+    return 0 if all(finding.well for finding in seen) else 1

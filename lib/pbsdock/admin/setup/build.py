@@ -34,7 +34,7 @@ def _quiet(*command: str) -> bool:
 
 def find(versions: Versions, identity: str) -> Version | None:
     """A version made from *identity* that is sound, the one in force before others."""
-    return next((one for one in versions.whole(identity) if works(one) and is_sound(one)), None)
+    return next((version for version in versions.whole(identity) if works(version) and is_sound(version)), None)
 
 
 def make(
@@ -73,8 +73,8 @@ def _write(version: Version, baked: Baked, source: Source) -> list[str]:
     files["bin/pbsdock"] = baked.command(), 0o755
     files["bin/pbsdock-agent"] = baked.agent(), 0o755
     files["paths.json"] = baked.places_file(), 0o644
-    for one in UNITS:
-        files[f"etc/{one}"] = baked.hook(source.etc(f"systemd/{one}")), 0o644
+    for unit in UNITS:
+        files[f"etc/{unit}"] = baked.hook(source.etc(f"systemd/{unit}")), 0o644
     files["etc/tmpfiles.conf"] = source.etc("tmpfiles.d/pbsdock.conf"), 0o644
     files["etc/logrotate"] = source.etc("logrotate.d/pbsdock"), 0o644
     for name, (text, mode) in files.items():

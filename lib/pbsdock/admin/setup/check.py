@@ -23,9 +23,9 @@ def check(places: Places, say: Callable[[str], None]) -> int:
     if current is not None:
         before = f"the previous one is {previous.name}" if previous else "there is no previous one"
         say(f"version {current.name} is in force; {before}")
-        for one in versions.all():
-            if one not in (current, previous):
-                say(f"version {one.name} stays until the next installation, or as long as processes run from it")
+        for version in versions.all():
+            if version not in (current, previous):
+                say(f"version {version.name} stays until the next installation, or as long as processes run from it")
     for line in told:
         say(f"wrong: {line}")
     if not told:
@@ -47,8 +47,8 @@ def wrong(places: Places, *, hurry: bool = False) -> Iterator[str]:
         yield from _program(current)
         if (previous := versions.previous()) is not None:
             yield from previous.changed()
-        for one in versions.all():
-            yield from _others(one.home)
+        for version in versions.all():
+            yield from _others(version.home)
 
 
 def _around(places: Places, current: Version | None) -> Iterator[str]:
@@ -80,9 +80,9 @@ def _hooks(places: Places, current: Version | None) -> Iterator[str]:
         site = places.site_hooks(name)
         if site.is_dir():
             yield from weak_spots(site)
-            for one in sorted(site.iterdir()):
-                if one.is_file():
-                    yield from weak_spots(one)
+            for path in sorted(site.iterdir()):
+                if path.is_file():
+                    yield from weak_spots(path)
     for name in HELPERS:
         yield from weak_spots(places.hooks / name, 0o755)
         yield from _same(places.hooks / name, name, current)

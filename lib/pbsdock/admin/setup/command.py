@@ -144,15 +144,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "uninstall": "undo; configuration, state and logs stay",
     }
     for verb, text in said.items():
-        one = verbs.add_parser(verb, help=text)
-        one.add_argument("--mom-priv", default="", metavar="DIR", help="mom's private directory")
-        one.add_argument("--prefix", default="", metavar="DIR", help="where the program is")
-        one.add_argument("--root", default="", metavar="DIR", help="an instance below DIR")
+        added = verbs.add_parser(verb, help=text)
+        added.add_argument("--mom-priv", default="", metavar="DIR", help="mom's private directory")
+        added.add_argument("--prefix", default="", metavar="DIR", help="where the program is")
+        added.add_argument("--root", default="", metavar="DIR", help="an instance below DIR")
         if verb == "install":
-            one.add_argument("--source", default="", metavar="DIR", help="the checkout to install from")
-            one.add_argument("--python", default="", metavar="PATH", help=f"interpreter (default: {_PYTHON})")
-            one.add_argument("--wheels", default="", metavar="DIR", help="take packages from DIR and from nowhere else")
-            one.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
+            added.add_argument("--source", default="", metavar="DIR", help="the checkout to install from")
+            added.add_argument("--python", default="", metavar="PATH", help=f"interpreter (default: {_PYTHON})")
+            added.add_argument(
+                "--wheels", default="", metavar="DIR", help="take packages from DIR and from nowhere else"
+            )
+            added.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
 
 
 def called(arguments: argparse.Namespace, installed: Places | None) -> int:

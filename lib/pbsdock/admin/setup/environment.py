@@ -33,8 +33,8 @@ def fetch(python: Path, source: Source, to: Path) -> int:
         _Pip(python, work, None).fetch(source)
         to.mkdir(parents=True, exist_ok=True)
         files = list((work / "files").iterdir())
-        for one in files:
-            shutil.copy(one, to)
+        for file in files:
+            shutil.copy(file, to)
     return len(files)
 
 
@@ -160,9 +160,9 @@ def _copy(old: Version, new: Version) -> None:
     """Copies, not hard links: what happens to a file of one version must not happen to the other's."""
     shutil.copytree(old.home / "venv", new.home / "venv", symlinks=True)
     shutil.rmtree(new.library / "pbsdock")
-    for one in new.library.glob("pbsdock-*.dist-info"):
-        shutil.rmtree(one)
-    texts = [one for one in (new.home / "venv/bin").iterdir() if one.is_file() and not one.is_symlink()]
+    for directory in new.library.glob("pbsdock-*.dist-info"):
+        shutil.rmtree(directory)
+    texts = [path for path in (new.home / "venv/bin").iterdir() if path.is_file() and not path.is_symlink()]
     moved = {}
     for path in [*texts, new.home / "venv/pyvenv.cfg"]:
         text = path.read_bytes()
@@ -202,10 +202,10 @@ def _put_program(source: Source, library: Path) -> None:
         f"Metadata-Version: 2.1\nName: pbsdock\nVersion: {source.version}\nLicense: Apache-2.0\n"
         "Requires-Python: >=3.11\n"
     )
-    files = [one for top in (library / "pbsdock", about) for one in sorted(top.rglob("*")) if one.is_file()]
-    for one in files:
-        one.chmod(0o644)
-    rows = [_row(str(one.relative_to(library)), one.read_bytes()) for one in files]
+    files = [path for top in (library / "pbsdock", about) for path in sorted(top.rglob("*")) if path.is_file()]
+    for path in files:
+        path.chmod(0o644)
+    rows = [_row(str(path.relative_to(library)), path.read_bytes()) for path in files]
     _write_record(about / "RECORD", [*rows, [f"{about.name}/RECORD", "", ""]])
 
 

@@ -59,9 +59,9 @@ def weak_spots(path: Path, mode: int | None = None) -> Iterator[str]:
 
 def weak_place(path: Path) -> str | None:
     """The same of a place where nothing need be yet: what is there of the way to it."""
-    for one in (path, *path.parents):
+    for place in (path, *path.parents):
         try:
-            return weak_spot(one)
+            return weak_spot(place)
         except FileNotFoundError:
             continue
     return None

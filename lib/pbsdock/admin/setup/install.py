@@ -127,8 +127,8 @@ def _refuse_weak(*paths: Path) -> None:
 
 
 def _make_places(places: Places) -> str:
-    for one in (places.etc, places.run_dir, places.log_dir):
-        one.mkdir(parents=True, exist_ok=True)
+    for directory in (places.etc, places.run_dir, places.log_dir):
+        directory.mkdir(parents=True, exist_ok=True)
     places.state_dir.mkdir(parents=True, exist_ok=True)
     places.state_dir.chmod(0o700)
     # Again, now that they exist: somebody may have been quicker in a shared directory.

@@ -31,7 +31,7 @@ def lines(places: Places) -> list[str]:
 def values(text: str, name: str) -> list[str]:
     """The values of a parameter, comments and blanks taken off."""
     found = re.finditer(rf"^[ \t]*\${name}[ \t]+([^#\n]*)", text, re.MULTILINE)
-    return [one[1].rstrip() for one in found]
+    return [match[1].rstrip() for match in found]
 
 
 def is_true(value: str) -> bool:
@@ -50,16 +50,16 @@ def check(text: str, places: Places) -> None:
             f"{where} has $job_starter_run_privileged true: every user would run code as root (LD_PRELOAD through"
             " qsub -v); remove that line"
         )
-    for other in values(text, "job_starter"):
-        if other != str(places.run_hook):
+    for value in values(text, "job_starter"):
+        if value != str(places.run_hook):
             raise SetupError(
-                f"{where} has another $job_starter ({other}); pbsdock's run hook must be the job starter: remove that"
+                f"{where} has another $job_starter ({value}); pbsdock's run hook must be the job starter: remove that"
                 f" line, or have the other one start {places.run_hook}"
             )
-    for other in values(text, "node_check_script"):
-        if other != str(places.node_check):
+    for value in values(text, "node_check_script"):
+        if value != str(places.node_check):
             raise SetupError(
-                f"{where} has another $node_check_script ({other}); call {places.node_check} from it and remove the"
+                f"{where} has another $node_check_script ({value}); call {places.node_check} from it and remove the"
                 " line, then run this again"
             )
     for line in lines(places):

@@ -32,8 +32,8 @@ def install(places: Places, home: Path, say: Callable[[str], None]) -> bool:
         say("no systemd here: the first hook that needs the agent starts it")
         return False
     put(_TMPFILES, (home / "etc/tmpfiles.conf").read_text(), 0o644)
-    for one in UNITS:
-        put(_UNITS / one, (home / "etc" / one).read_text(), 0o644)
+    for unit in UNITS:
+        put(_UNITS / unit, (home / "etc" / unit).read_text(), 0o644)
     _systemctl("daemon-reload")
     _systemctl("--quiet", "enable", *UNITS)
     # The socket first: an agent that a hook has started may have put its own in that place.
@@ -49,8 +49,8 @@ def remove(places: Places) -> None:
         return
     if (_UNITS / UNITS[1]).exists():
         _systemctl("--quiet", "disable", "--now", *UNITS)
-        for one in UNITS:
-            (_UNITS / one).unlink(missing_ok=True)
+        for unit in UNITS:
+            (_UNITS / unit).unlink(missing_ok=True)
         _systemctl("daemon-reload")
     for path in (_LOGROTATE, _TMPFILES):
         path.unlink(missing_ok=True)
@@ -66,9 +66,9 @@ def wrong(places: Places) -> Iterator[str]:
     """A sentence for everything that is not as it should be."""
     if places.relocated or not has_systemd():
         return
-    for one in UNITS:
-        yield from weak_spots(_UNITS / one, 0o644)
-        if not _systemctl("--quiet", "is-enabled", one):
-            yield f"{one} is not enabled; run: systemctl enable --now {one}"
-        if not _systemctl("--quiet", "is-active", one):
-            yield f"{one} is not running; run: systemctl start {one}"
+    for unit in UNITS:
+        yield from weak_spots(_UNITS / unit, 0o644)
+        if not _systemctl("--quiet", "is-enabled", unit):
+            yield f"{unit} is not enabled; run: systemctl enable --now {unit}"
+        if not _systemctl("--quiet", "is-active", unit):
+            yield f"{unit} is not running; run: systemctl start {unit}"

@@ -56,16 +56,16 @@ class Source:
 
     def files(self) -> list[Path]:
         """Everything that decides what is installed, without what was compiled."""
-        found = [one for top in ("lib/pbsdock", "hooks", "etc") for one in (self.directory / top).rglob("*")]
-        found = [one for one in found if one.is_file() and "__pycache__" not in one.parts]
+        found = [path for top in ("lib/pbsdock", "hooks", "etc") for path in (self.directory / top).rglob("*")]
+        found = [path for path in found if path.is_file() and "__pycache__" not in path.parts]
         return sorted([*found, self.lock, self.build_lock, self.directory / "setup.cfg"])
 
     def identity(self, places: Places, instance: str, python: Path) -> str:
         """VERSION-HASH: the same for what would be installed in just the same way."""
         digest = hashlib.sha256()
-        for one in self.files():
+        for path in self.files():
             digest.update(
-                f"{one.relative_to(self.directory)}\0{hashlib.sha256(one.read_bytes()).hexdigest()}\n".encode()
+                f"{path.relative_to(self.directory)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
             )
         interpreter = f"{python} {sys.version_info.major}.{sys.version_info.minor}"
         digest.update(f"{interpreter} {places.mom_priv} {places.prefix} {places.root} {instance}".encode())

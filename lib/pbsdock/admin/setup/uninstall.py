@@ -35,8 +35,8 @@ def uninstall(places: Places, say: Say) -> int:
 
 def _uninstall(places: Places, versions: Versions, say: Say) -> int:
     markers = places.run_dir / "jobs"
-    for one in sorted(markers.iterdir()) if markers.is_dir() else ():
-        say(f"warning: job {one.name} has a container here; it loses its epilogue's cleaning up")
+    for marker in sorted(markers.iterdir()) if markers.is_dir() else ():
+        say(f"warning: job {marker.name} has a container here; it loses its epilogue's cleaning up")
     for name in MOM_HOOKS:
         _give_back(places, name, say)
     _restore_config(places, say)
@@ -87,9 +87,9 @@ def _remove_cgroups(places: Places) -> None:
         return
     services.stop_slice(name)
     top = Path("/sys/fs/cgroup")
-    for one in (Path(f"{top}{cgroup_parent(places)}") / name, *top.glob(f"*/{name}")):
+    for cgroup in (Path(f"{top}{cgroup_parent(places)}") / name, *top.glob(f"*/{name}")):
         with suppress(OSError):
-            one.rmdir()
+            cgroup.rmdir()
 
 
 def _unmount(places: Places) -> None:

@@ -112,7 +112,7 @@ class Versions:
         """Whole or not."""
         if not self.directory.is_dir():
             return []
-        return [Version(one) for one in sorted(self.directory.iterdir()) if one.is_dir() and not one.is_symlink()]
+        return [Version(path) for path in sorted(self.directory.iterdir()) if path.is_dir() and not path.is_symlink()]
 
     def _named(self, link: Path) -> Version | None:
         try:
@@ -124,16 +124,16 @@ class Versions:
 
     def whole(self, identity: str) -> list[Version]:
         """Those made from *identity*, the one in force first."""
-        found = [one for one in self.all() if one.identity == identity]
-        return sorted(found, key=lambda one: one != self.current())
+        found = [version for version in self.all() if version.identity == identity]
+        return sorted(found, key=lambda version: version != self.current())
 
     def fresh(self, identity: str) -> Version:
         """Where it can be made (again); what an installation that failed has left there is removed."""
         number = 0
-        while (one := Version(self.directory / (f"{identity}.{number}" if number else identity))).identity:
+        while (version := Version(self.directory / (f"{identity}.{number}" if number else identity))).identity:
             number += 1
-        shutil.rmtree(one.home, ignore_errors=True)
-        return one
+        shutil.rmtree(version.home, ignore_errors=True)
+        return version
 
     def exchange(self, to: Version) -> None:
         """Put *to* in force. The old one is the previous one then, unless *to* is only the same made again."""
@@ -155,13 +155,13 @@ class Versions:
     def prune(self) -> list[Version]:
         """Remove all but the one in force and the one before; returns those that stay since processes run from them."""
         kept = (self.current(), self.previous())
-        old = [one for one in self.all() if one not in kept]
-        used = in_use([one.home for one in old])
-        for one in old:
-            if one.home not in used:
-                (one.home / _RECORD).unlink(missing_ok=True)  # first: half of it is not whole
-                shutil.rmtree(one.home, ignore_errors=True)
-        return [one for one in old if one.home in used]
+        old = [version for version in self.all() if version not in kept]
+        used = in_use([version.home for version in old])
+        for version in old:
+            if version.home not in used:
+                (version.home / _RECORD).unlink(missing_ok=True)  # first: half of it is not whole
+                shutil.rmtree(version.home, ignore_errors=True)
+        return [version for version in old if version.home in used]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -184,7 +184,7 @@ def in_use(homes: list[Path]) -> set[Path]:
     for entry in os.listdir("/proc") if homes else ():
         if entry.isdigit() and int(entry) != os.getpid():
             seen = _seen(f"/proc/{entry}")
-            found |= {one for one in homes if f"{one}/".encode() in seen}
+            found |= {home for home in homes if f"{home}/".encode() in seen}
     return found
 
 
