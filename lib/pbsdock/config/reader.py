@@ -20,7 +20,7 @@ MOST_SECONDS = 366 * 86400
 _SHOWN = 80
 _TABLE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 
-Check = Callable[[str], str | None]  # a text -> what is allowed instead, None if it is fine
+Check = Callable[[str], str | None]  # a string -> what was expected, None if it is fine
 
 
 def setting(
@@ -32,7 +32,7 @@ def setting(
     size: bool = False,
     check: Check | None = None,
 ) -> Any:
-    """A documented setting. With *size* the file may say "64mb" and the value is bytes; *check* judges each text."""
+    """A documented setting. With *size* the file may say "64mb" and the value is bytes; *check* judges each string."""
     if most is None and size:
         most = MOST_BYTES
     elif most is None and isinstance(default, float):
@@ -48,8 +48,8 @@ class ConfigError(ValueError):
         super().__init__("\n".join(problems))
 
 
-class _Wrong(Exception):
-    """A value that cannot be taken; ``str()`` says what can."""
+class _InvalidValue(Exception):
+    """A value that is not allowed; ``str()`` says what was expected. *item* is its position in a list."""
 
     def __init__(self, allowed: str, item: int | None = None) -> None:
         super().__init__(allowed)
@@ -72,7 +72,7 @@ class Reader:
         if base is None:
             base = kind()
         if not isinstance(data, dict):
-            self.wrong(place, f"{dotted(place)} is not a table; write [{dotted(place)}]")
+            self.wrong(place, f"{dotted(place)} is not a table; expected [{dotted(place)}]")
             return base
         hints = typing.get_type_hints(kind)
         known = {field.name: field for field in dataclasses.fields(kind)}
@@ -91,19 +91,19 @@ class Reader:
     def named(self, kind: type, data: Any, place: Place, base: dict[str, Any]) -> dict[str, Any]:
         """Build one *kind* for each name, ``[s3.NAME]``, in the order of the file."""
         if not isinstance(data, dict) or not all(isinstance(table, dict) for table in data.values()):
-            self.wrong(place, f"{dotted(place)} has a table for each name; write [{dotted(place)}.NAME]")
+            self.wrong(place, f"{dotted(place)} is not a table for each name; expected [{dotted(place)}.NAME]")
             return dict(base)
         made = dict(base)
         for name, value in data.items():
             if not _TABLE_NAME.fullmatch(name):
-                said = f"{_shorten(name)} in {dotted(place)} is not a name; use letters, digits, - and _"
+                said = f"{_shorten(name)} in {dotted(place)} is not a name; expected letters, digits, - and _"
                 self.wrong((*place, name), said)
             else:
                 made[name] = self.table(kind, value, (*place, name), base.get(name))
         return made
 
     def unknown(self, place: Place, known: list[str]) -> None:
-        """Note a key nobody knows, with the nearest that is known."""
+        """Note an unknown key, with the most similar one that is known."""
         near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
         self.wrong(place, f"unknown key {dotted(place)!r}; {hint}")
@@ -112,7 +112,7 @@ class Reader:
         """Put one setting's value into *values*, or note what is wrong with it."""
         try:
             values[known.name] = convert(hint, known.metadata, value)
-        except _Wrong as error:
+        except _InvalidValue as error:
             if error.item is None:
                 self.wrong(place, f"{dotted(place)} = {_shorten(value)} is not allowed; {error}")
             else:
@@ -121,31 +121,31 @@ class Reader:
 
 
 def convert(hint: Any, meta: Any, value: Any) -> Any:
-    """Turn a TOML value into the setting's type. Raises _Wrong."""
+    """Turn a TOML value into the setting's type. Raises _InvalidValue."""
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         if not isinstance(value, str) or value not in choices:
-            raise _Wrong(f"use one of {', '.join(toml_value(choice) for choice in choices)}")
+            raise _InvalidValue(f"expected one of {', '.join(toml_value(choice) for choice in choices)}")
         return value
     if typing.get_origin(hint) is tuple:
-        return _texts(value, meta["check"])
+        return _strings(value, meta["check"])
     if hint is bool or hint is str:
         if not isinstance(value, hint):
-            raise _Wrong("write true or false" if hint is bool else "write a text")
+            raise _InvalidValue("expected true or false" if hint is bool else "expected a string")
         if hint is str and meta["check"] is not None and (allowed := meta["check"](value)):
-            raise _Wrong(allowed)
+            raise _InvalidValue(allowed)
         return value
     return _number(hint, meta, value)
 
 
-def _texts(value: Any, check: Check | None) -> tuple[str, ...]:
+def _strings(value: Any, check: Check | None) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise _Wrong("write a list of texts")
+        raise _InvalidValue("expected a list of strings")
     for index, item in enumerate(value):
         if not item or not item.isprintable():
-            raise _Wrong("write at least one character, and none that cannot be seen", index)
+            raise _InvalidValue("expected one or more printable characters", index)
         if check is not None and (allowed := check(item)):
-            raise _Wrong(allowed, index)
+            raise _InvalidValue(allowed, index)
     return tuple(value)
 
 
@@ -154,14 +154,14 @@ def _number(hint: Any, meta: Any, value: Any) -> int | float:
         try:
             value = parse_size(value)
         except BadValue:
-            raise _Wrong('write a size such as "64mb", or a number of bytes') from None
+            raise _InvalidValue('expected a size such as "64mb", or a number of bytes') from None
     if isinstance(value, bool) or not isinstance(value, int if hint is int else int | float):
-        raise _Wrong({int: "write a whole number", float: "write a number"}[hint])
+        raise _InvalidValue({int: "expected a whole number", float: "expected a number"}[hint])
     least, most = meta["least"], meta["most"]
     endless = isinstance(value, float) and not math.isfinite(value)
     if endless or (least is not None and value < least) or (most is not None and value > most):
         bounds = [f"{word} {bound}" for word, bound in (("at least", least), ("at most", most)) if bound is not None]
-        raise _Wrong(f"it must be {' and '.join(bounds)}")
+        raise _InvalidValue(f"expected {' and '.join(bounds)}")
     return float(value) if hint is float else int(value)
 
 

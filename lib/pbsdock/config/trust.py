@@ -15,7 +15,7 @@ _MOST_LINKS = 40  # as the kernel's own limit, path_resolution(7)
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
-class _Weak(Exception):
+class _Untrusted(Exception):
     """A component that is not root's alone; ``str()`` is a sentence about it."""
 
 
@@ -29,7 +29,7 @@ def weak_spot(path: Path) -> str | None:
     """The same, as a sentence on the component alone, for those who tell of many paths through it. Raises OSError."""
     try:
         _walk(path, any_kind=True)
-    except _Weak as error:
+    except _Untrusted as error:
         return str(error)
     return None
 
@@ -62,7 +62,7 @@ def check_trusted(path: Path) -> None:
     """
     try:
         _walk(path, any_kind=False)
-    except _Weak as error:
+    except _Untrusted as error:
         raise ConfigError([f"{path}: {error}"]) from None
 
 
@@ -81,7 +81,7 @@ def _walk(path: Path, *, any_kind: bool) -> None:
         except FileNotFoundError:
             if link is None:
                 raise
-            raise _Weak(f"{link} points to {here}, which does not exist") from None
+            raise _Untrusted(f"{link} points to {here}, which does not exist") from None
         if is_link:
             links, link = links + 1, here
             if links > _MOST_LINKS:
@@ -92,15 +92,15 @@ def _walk(path: Path, *, any_kind: bool) -> None:
 
 
 def _check(path: Path, *, is_last: bool, any_kind: bool) -> bool:
-    """Judge one component; returns whether it is a symbolic link. Raises _Weak, OSError."""
+    """Judge one component; returns whether it is a symbolic link. Raises _Untrusted, OSError."""
     found = path.lstat()
     if found.st_uid != 0:
-        raise _Weak(f"{path} belongs to uid {found.st_uid}; it must belong to root")
+        raise _Untrusted(f"{path} belongs to uid {found.st_uid}; it must belong to root")
     if stat.S_ISLNK(found.st_mode):
         return True
     is_protected = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX and not is_last
     if found.st_mode & _OTHERS and not is_protected:
-        raise _Weak(f"{path} is writable by others (mode {stat.S_IMODE(found.st_mode):04o}); use chmod go-w")
+        raise _Untrusted(f"{path} is writable by others (mode {stat.S_IMODE(found.st_mode):04o}); use chmod go-w")
     if is_last and not any_kind and not stat.S_ISREG(found.st_mode):
-        raise _Weak(f"{path} is not a plain file")
+        raise _Untrusted(f"{path} is not a plain file")
     return False

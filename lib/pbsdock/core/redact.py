@@ -11,7 +11,7 @@ _SHOWN = "[redacted]"
 _LEAST = 8  # characters; what is shorter is no key, and would tear words apart
 
 
-class Known:
+class Redactor:
     """The values that must not be seen; any thread."""
 
     def __init__(self) -> None:
@@ -44,4 +44,4 @@ class Known:
         return text
 
 
-known = Known()
+known = Redactor()

@@ -70,14 +70,14 @@ def resolve(mounts: Iterable[Mount], user: User, rules: PathRules) -> tuple[list
     for mount in mounts:
         try:
             bound.append(_resolve_one(mount, user, rules, mounted))
-        except _Unfit as error:
+        except _NotMountable as error:
             if mount.required:
                 raise Refusal(error.code, f"{mount.where + ': ' if mount.where else ''}{error}") from None
             skipped.append((mount, str(error)))
     return bound, skipped
 
 
-class _Unfit(Exception):
+class _NotMountable(Exception):
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)
         self.code = code
@@ -105,7 +105,7 @@ def _resolve_one(mount: Mount, user: User, rules: PathRules, mounted: Sequence[s
         with opened(mount.source, None if mount.origin == "nodefile" else user) as (fd, real):
             facts = os.fstat(fd)
     except OSError as error:
-        raise _Unfit(
+        raise _NotMountable(
             "mount-unreadable", f"{mount.source} cannot be mounted: {error.strerror or error} (looked at as the user)"
         ) from None
     _check_kind(mount, facts, user)
@@ -115,23 +115,23 @@ def _resolve_one(mount: Mount, user: User, rules: PathRules, mounted: Sequence[s
         if mount.origin in ("volume", "workdir"):
             rules.check_allowed(real)
     except Closed as error:
-        raise _Unfit("mount-not-allowed", f"{via} cannot be mounted: {error}") from None
+        raise _NotMountable("mount-not-allowed", f"{via} cannot be mounted: {error}") from None
     except ReadOnly as error:
         if mount.origin == "volume" and not mount.read_only:
-            raise _Unfit("mount-read-only", read_only_sentence(via, mount.target, error)) from None
+            raise _NotMountable("mount-read-only", read_only_sentence(via, mount.target, error)) from None
         mount = replace(mount, read_only=True)
     return Bound(source=real, target=mount.target, read_only=mount.read_only, device=facts.st_dev, inode=facts.st_ino)
 
 
 def _check_kind(mount: Mount, facts: os.stat_result, user: User) -> None:
-    """Whether what was opened is what mom, or the user, could have meant. Raises _Unfit."""
+    """Whether what was opened is what mom, or the user, could have meant. Raises _NotMountable."""
     kind = stat.S_IFMT(facts.st_mode)
     if kind not in (stat.S_IFREG, stat.S_IFDIR):
-        raise _Unfit("mount-kind", f"{mount.source} cannot be mounted: only files and directories can")
+        raise _NotMountable("mount-kind", f"{mount.source} cannot be mounted: only files and directories can")
     if mount.origin == "tmpdir" and (kind != stat.S_IFDIR or facts.st_uid != user.uid):
-        raise _Unfit("mount-kind", f"{mount.source} cannot be mounted: it is not a directory of the job owner's")
+        raise _NotMountable("mount-kind", f"{mount.source} cannot be mounted: it is not a directory of the job owner's")
     if mount.origin == "nodefile" and (kind != stat.S_IFREG or facts.st_uid != 0):
-        raise _Unfit("mount-kind", f"{mount.source} cannot be mounted: it is not a file of mom's")
+        raise _NotMountable("mount-kind", f"{mount.source} cannot be mounted: it is not a file of mom's")
 
 
 @contextmanager

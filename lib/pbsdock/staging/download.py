@@ -14,10 +14,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pbsdock.staging.crew import Task
+from pbsdock.staging.errors import StageError, TransientError
 from pbsdock.staging.names import PART, likely_part_sizes, parts_of
 from pbsdock.staging.progress import Progress
-from pbsdock.staging.trouble import Passing, Patience, StageError
+from pbsdock.staging.retry import RetryPolicy
+from pbsdock.staging.worker_pool import Task
 
 _CHUNK = 1 << 20
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -43,14 +44,14 @@ class Download:
     """One file on its way. *unfinished* is a directory on the same file system as *path*."""
 
     def __init__(
-        self, client: Any, source: Source, path: str, unfinished: str, progress: Progress, patience: Patience
+        self, client: Any, source: Source, path: str, unfinished: str, progress: Progress, retry: RetryPolicy
     ) -> None:
         self.client = client
         self.source = source
         self.path = path
         self.temporary = os.path.join(unfinished, hashlib.sha256(source.key.encode()).hexdigest()[:32])
         self.progress = progress
-        self.patience = patience
+        self.retry = retry
 
     def is_there(self) -> bool:
         """Whether an earlier run has put the same object here: of its size, and with its time."""
@@ -66,7 +67,7 @@ class Download:
             return _Parts(self).tasks()
         fd = os.open(self.temporary, _FLAGS, 0o666)
         try:
-            digest = self.patience.persist(lambda: self.fetch(fd, 0, self.source.size), self.source.address)
+            digest = self.retry.call(lambda: self.fetch(fd, 0, self.source.size), self.source.address)
             etag = self.source.etag.strip('"')
             parts = parts_of(etag)
             known = etag if parts != 1 else None
@@ -78,7 +79,7 @@ class Download:
         return None
 
     def fetch(self, fd: int, offset: int, size: int) -> str:
-        """Fetch *size* bytes from *offset* on into the same place of *fd*; returns their MD5. Raises Passing."""
+        """Fetch *size* bytes from *offset* on into the same place of *fd*; returns their MD5. Raises TransientError."""
         if size == 0:
             return hashlib.md5(b"").hexdigest()  # noqa: S324
         more = {} if size == self.source.size else {"Range": f"bytes={offset}-{offset + size - 1}"}
@@ -89,17 +90,17 @@ class Download:
         try:
             while data := answer["Body"].read(_CHUNK):
                 if done + len(data) > size:
-                    raise Passing("the answer was longer than the object")
+                    raise TransientError("the answer was longer than the object")
                 digest.update(data)
                 _write(fd, data, offset + done)
                 done += len(data)
-                self.patience.moved()
-                if self.patience.stopped.is_set():
+                self.retry.progressed()
+                if self.retry.stopped.is_set():
                     raise StageError("stopped", "it was stopped")
         finally:
             answer["Body"].close()
         if done != size:
-            raise Passing("the answer came short")
+            raise TransientError("the answer came short")
         self.progress.add(done)
         return digest.hexdigest()
 
@@ -151,7 +152,7 @@ class _Parts:
                 digest = _digest_of(self.fd, offset, size)
                 self.whole.progress.add(size)
             else:
-                digest = self.whole.patience.persist(
+                digest = self.whole.retry.call(
                     lambda: self.whole.fetch(self.fd, offset, size), self.whole.source.address
                 )
                 os.pwrite(self.marks, b"1", len(self.head) + index)

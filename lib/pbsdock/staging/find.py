@@ -9,24 +9,25 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pbsdock.staging.download import Source
-from pbsdock.staging.names import Unfit, file_for, fixed_part, has_wildcard, key_for, matches, relative
+from pbsdock.staging.errors import StageError
+from pbsdock.staging.names import BadName, file_for, fixed_part, has_wildcard, key_for, matches, relative
 from pbsdock.staging.order import Item
-from pbsdock.staging.trouble import Patience, StageError
+from pbsdock.staging.retry import RetryPolicy
 
 
-def objects(client: Any, item: Item, patience: Patience) -> Iterator[tuple[Source, str]]:
+def objects(client: Any, item: Item, retry: RetryPolicy) -> Iterator[tuple[Source, str]]:
     """Yield every object of a stage-in and the path it goes to. Raises StageError."""
     url = item.url
     if not url.is_pattern and url.key and not url.key.endswith("/"):
-        yield _single(client, item, patience)
+        yield _single(client, item, retry)
         return
     count = 0
-    for source in _listed(client, item.bucket, url.literal, patience, item.address):
+    for source in _listed(client, item.bucket, url.literal, retry, item.address):
         if url.is_pattern and not matches(source.key, url.key):
             continue
         try:
             name = relative(source.key, url)
-        except Unfit as error:
+        except BadName as error:
             raise StageError("key-unfit", str(error), item.where) from None
         count += 1
         if name and not name.endswith("/"):  # a key that ends so is a mark some clients leave for a directory
@@ -36,21 +37,21 @@ def objects(client: Any, item: Item, patience: Patience) -> Iterator[tuple[Sourc
         raise StageError("no-such-object", f"{item.address} {what}", item.where)
 
 
-def _single(client: Any, item: Item, patience: Patience) -> tuple[Source, str]:
-    first = next(_listed(client, item.bucket, item.key, patience, item.address, most=1), None)
+def _single(client: Any, item: Item, retry: RetryPolicy) -> tuple[Source, str]:
+    first = next(_listed(client, item.bucket, item.key, retry, item.address, most=1), None)
     if first is None or first.key != item.key:
         hint = ""
-        if next(_listed(client, item.bucket, f"{item.key}/", patience, item.address, most=1), None):
+        if next(_listed(client, item.bucket, f"{item.key}/", retry, item.address, most=1), None):
             hint = f"; there are objects below it: write {item.address}/ for all of them"
         raise StageError("no-such-object", f"{item.address} does not exist{hint}", item.where)
     into = item.path.endswith("/") or os.path.isdir(item.path)
     return first, file_for(item.key, item.path, into_directory=into)
 
 
-def _listed(client: Any, bucket: str, prefix: str, patience: Patience, what: str, most: int = 1000) -> Iterator[Source]:
+def _listed(client: Any, bucket: str, prefix: str, retry: RetryPolicy, what: str, most: int = 1000) -> Iterator[Source]:
     more: dict[str, str] = {}
     while True:
-        page = patience.persist(
+        page = retry.call(
             lambda more=more: client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=most, **more),  # type: ignore[misc]
             what,
         )

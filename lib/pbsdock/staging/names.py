@@ -11,7 +11,7 @@ from pbsdock.s3.names import Url
 _NO_TEXT = re.compile("[\ud800-\udfff]")  # how Python has a name's bytes that are no UTF-8 (PEP 383)
 
 
-class Unfit(ValueError):
+class BadName(ValueError):
     """A key or path that cannot be copied; ``str()`` says why."""
 
 
@@ -24,12 +24,12 @@ def matches(key: str, pattern: str) -> bool:
 def relative(key: str, url: Url) -> str:
     """Where below its target an object of a prefix or pattern goes: "" for the mark of the prefix itself.
 
-    Raises Unfit for what is no path: a key may be any text, and one with ``..`` would lead out of the target.
+    Raises BadName for what is no path: a key may be any text, and one with ``..`` would lead out of the target.
     """
     rest = key[len(url.directory) :].removeprefix("/") if url.directory else key
     parts = rest.removesuffix("/").split("/") if rest else []
     if any(part in ("", ".", "..") or "\0" in part or len(os.fsencode(part)) > 255 for part in parts):
-        raise Unfit(f"the key {key!r} is no path below {url.directory + '/' if url.directory else 'the bucket'!r}")
+        raise BadName(f"the key {key!r} is no path below {url.directory + '/' if url.directory else 'the bucket'!r}")
     return rest
 
 

@@ -18,13 +18,14 @@ from typing import Any
 
 from pbsdock.staging import find
 from pbsdock.staging.client import client_of
-from pbsdock.staging.crew import Crew, Task
 from pbsdock.staging.download import Download
+from pbsdock.staging.errors import StageError
 from pbsdock.staging.names import escaped, is_key
 from pbsdock.staging.order import Item, Order, messages, send
 from pbsdock.staging.progress import Progress
-from pbsdock.staging.trouble import Patience, StageError
+from pbsdock.staging.retry import RetryPolicy
 from pbsdock.staging.upload import Upload, abort
+from pbsdock.staging.worker_pool import Task, WorkerPool
 
 _PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
 _KEYS_S = 60.0
@@ -57,7 +58,7 @@ class Worker:
         self.order = order
         self.channel = channel
         self.progress = Progress(self.tell)
-        self.patience = Patience(order.patience_s)
+        self.retry = RetryPolicy(order.patience_s)
         self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
         self._clients: dict[str, Any] = {}
         self._sending = threading.Lock()
@@ -127,8 +128,8 @@ class Worker:
             with _about(item):
                 self._check_reach(item)
                 client, unfinished = self.client(item.store), self._unfinished(item)
-                for source, path in find.objects(client, item, self.patience):
-                    found.append((item, Download(client, source, path, unfinished, self.progress, self.patience)))
+                for source, path in find.objects(client, item, self.retry):
+                    found.append((item, Download(client, source, path, unfinished, self.progress, self.retry)))
         due = []
         for item, download in found:
             self.progress.expect(1, download.source.size)
@@ -140,7 +141,7 @@ class Worker:
         self._check_space(due)
         for item in self.order.items:
             os.makedirs(self._unfinished(item), mode=0o700, exist_ok=True)
-        Crew(self._parallel(), self.patience.stopped).work(_named(item, download) for item, download in due)
+        WorkerPool(self._parallel(), self.retry.stopped).work(_named(item, download) for item, download in due)
         for item in self.order.items:
             shutil.rmtree(self._unfinished(item), ignore_errors=True)
         return []
@@ -163,12 +164,12 @@ class Worker:
                         item.bucket,
                         key,
                         self.progress,
-                        self.patience,
+                        self.retry,
                         self._teller(item, key),
                         begun.get((item.store, item.bucket, key), ""),
                     )
                     tasks.append(_named(item, upload))
-        Crew(self._parallel(), self.patience.stopped).work(tasks)
+        WorkerPool(self._parallel(), self.retry.stopped).work(tasks)
         if unfit:  # told last: the others are in the store by now, and what is doomed is kept
             item, path = unfit[0]
             more = f"; nor are the names of {len(unfit) - 1} more" if len(unfit) > 1 else ""
@@ -192,7 +193,7 @@ class Worker:
             if item.doomed and self.order.keep and (moved := _rescue(item, self.order.keep)):
                 kept.append(moved)
         for upload in self.order.uploads:
-            abort(self.client(upload.store), upload.bucket, upload.key, upload.id, self.patience)
+            abort(self.client(upload.store), upload.bucket, upload.key, upload.id, self.retry)
         return kept
 
     # -- parts --------------------------------------------------------------------------------------------------------

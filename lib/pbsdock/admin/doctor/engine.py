@@ -12,7 +12,7 @@ from typing import Any
 from packaging.version import Version
 
 from pbsdock.admin.doctor import advisories
-from pbsdock.admin.doctor.report import Judged
+from pbsdock.admin.doctor.report import Finding
 from pbsdock.config.trust import untrusted
 from pbsdock.core.paths import Paths
 
@@ -26,24 +26,24 @@ def parse_version(text: str) -> tuple[Version, str] | None:
     return (Version(found[1] + (found[2] or "")), text[found.end() :]) if found else None
 
 
-def judge_versions(components: Mapping[str, str]) -> Iterator[Judged]:
+def judge_versions(components: Mapping[str, str]) -> Iterator[Finding]:
     """Compare with the advisories. Pure. A distribution mends its own versions: those are named, not condemned."""
     table = advisories.load(advisories.ENGINE)
     for name in dict.fromkeys(row.component for row in table):
         text = components.get(name, "")
         parsed = parse_version(text)
         if parsed is None:
-            yield Judged(name, "version", False, f"{text!r} cannot be read; compare it with docs/security.md by hand")
+            yield Finding(name, "version", False, f"{text!r} cannot be read; compare it with docs/security.md by hand")
             continue
         version, rest = parsed
         unmended = [row for row in table if row.component == name and row.affects(version)]
         names = ", ".join(f"{row.name} ({row.what})" for row in unmended)
         if not unmended:
-            yield Judged(name, "version", True, f"{text} has none of the known escapes")
+            yield Finding(name, "version", True, f"{text} has none of the known escapes")
         elif rest:
-            yield Judged(name, "version", True, f"{text} is a distribution's: see to its own mending of {names}")
+            yield Finding(name, "version", True, f"{text} is a distribution's: see to its own mending of {names}")
         else:
-            yield Judged(name, "version", False, f"{text} has {names}")
+            yield Finding(name, "version", False, f"{text} has {names}")
 
 
 def components(version: Mapping[str, Any]) -> dict[str, str]:
@@ -51,12 +51,12 @@ def components(version: Mapping[str, Any]) -> dict[str, str]:
     return {str(part["Name"]): str(part["Version"]) for part in version.get("Components") or []}
 
 
-def judge_socket(path: str) -> Iterator[Judged]:
+def judge_socket(path: str) -> Iterator[Finding]:
     """Who can reach the engine's socket, which is to be root on this node."""
     found = os.stat(path)
     mode = stat.S_IMODE(found.st_mode)
     if mode & 0o006:
-        yield Judged("socket", "mode", False, f"{path} is open to everybody (mode {mode:04o}); use chmod o-rw")
+        yield Finding("socket", "mode", False, f"{path} is open to everybody (mode {mode:04o}); use chmod o-rw")
         return
     try:
         group = grp.getgrgid(found.st_gid)
@@ -64,14 +64,16 @@ def judge_socket(path: str) -> Iterator[Judged]:
     except KeyError:
         name, members = str(found.st_gid), []
     if found.st_gid and mode & 0o060 and members:
-        yield Judged("socket", "group", False, f"{', '.join(members)} can be root by group {name}; take them out of it")
+        yield Finding(
+            "socket", "group", False, f"{', '.join(members)} can be root by group {name}; take them out of it"
+        )
         return
-    yield Judged("socket", "mode", True, f"{path} is root's (mode {mode:04o}, group {name} has no members)")
+    yield Finding("socket", "mode", True, f"{path} is root's (mode {mode:04o}, group {name} has no members)")
 
 
-def judge_paths(paths: Paths) -> Iterator[Judged]:
+def judge_paths(paths: Paths) -> Iterator[Finding]:
     """Whether others than root could exchange what runs as root."""
     for problem in untrusted(paths):
-        yield Judged("files", "trust", False, problem)
+        yield Finding("files", "trust", False, problem)
         return
-    yield Judged("files", "trust", True, f"only root can change {paths.prefix} and {paths.config.parent}")
+    yield Finding("files", "trust", True, f"only root can change {paths.prefix} and {paths.config.parent}")

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from pbsdock.admin.doctor import advisories
-from pbsdock.admin.doctor.report import Judged
+from pbsdock.admin.doctor.report import Finding
 from pbsdock.core.paths import Paths
 
 _PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s;\\]+)")
@@ -29,7 +29,7 @@ _MOST = 20  # of one kind: more tell nothing more
 _BESIDES = frozenset({"pbsdock"})
 
 
-def examine(paths: Paths) -> Iterator[Judged]:
+def examine(paths: Paths) -> Iterator[Finding]:
     """Look at all of an instance's packages. Raises OSError where the lock or the environment is not there."""
     locked = pins((paths.home / "lock.txt").read_text(encoding="ascii"))
     installed = installed_in(paths.lib)
@@ -44,7 +44,7 @@ def pins(lock: str) -> dict[str, str]:
     return {canonicalize_name(pin[1]): pin[2] for pin in found if pin}
 
 
-def judge_lock(locked: Mapping[str, str], installed: Mapping[str, str]) -> Iterator[Judged]:
+def judge_lock(locked: Mapping[str, str], installed: Mapping[str, str]) -> Iterator[Finding]:
     """Whether exactly what is locked is installed. Pure."""
     wrong = False
     for name in sorted({*locked, *installed} - _BESIDES):
@@ -53,16 +53,16 @@ def judge_lock(locked: Mapping[str, str], installed: Mapping[str, str]) -> Itera
             continue
         wrong = True
         if have is None:
-            yield Judged("packages", "lock", False, f"{name} {want} is missing; run install.sh again")
+            yield Finding("packages", "lock", False, f"{name} {want} is missing; run install.sh again")
         elif want is None:
-            yield Judged("packages", "lock", False, f"{name} {have} is not in the lock; run install.sh again")
+            yield Finding("packages", "lock", False, f"{name} {have} is not in the lock; run install.sh again")
         else:
-            yield Judged("packages", "lock", False, f"{name} is {have} and the lock has {want}; run install.sh again")
+            yield Finding("packages", "lock", False, f"{name} is {have} and the lock has {want}; run install.sh again")
     if not wrong:
-        yield Judged("packages", "lock", True, f"the {len(locked)} packages of the lock, and no others")
+        yield Finding("packages", "lock", True, f"the {len(locked)} packages of the lock, and no others")
 
 
-def judge_advisories(installed: Mapping[str, str]) -> Iterator[Judged]:
+def judge_advisories(installed: Mapping[str, str]) -> Iterator[Finding]:
     """Whether an installed version has a known vulnerability. Pure."""
     table = advisories.load(advisories.PACKAGES)
     well = True
@@ -72,17 +72,17 @@ def judge_advisories(installed: Mapping[str, str]) -> Iterator[Judged]:
             version = Version(text)
         except InvalidVersion:
             well = False
-            yield Judged("packages", "advisories", False, f"{package} {text!r} is not a version; run install.sh again")
+            yield Finding("packages", "advisories", False, f"{package} {text!r} is not a version; run install.sh again")
             continue
         for row in table:
             if row.component == package and row.affects(version):
                 well = False
                 has = f"{package} {text} has {row.name} ({row.what})"
-                yield Judged(
+                yield Finding(
                     "packages", "advisories", False, f"{has}; {row.fixed[-1]} has not: install a newer pbsdock"
                 )
     if well:
-        yield Judged("packages", "advisories", True, f"none of the {len(table)} known advisories")
+        yield Finding("packages", "advisories", True, f"none of the {len(table)} known advisories")
 
 
 def installed_in(site: Path) -> dict[str, str]:
@@ -90,7 +90,7 @@ def installed_in(site: Path) -> dict[str, str]:
     return {canonicalize_name(package.metadata["Name"]): package.version for package in distributions(path=[str(site)])}
 
 
-def judge_files(site: Path) -> Iterator[Judged]:
+def judge_files(site: Path) -> Iterator[Finding]:
     """Whether every file in *site* is as its package's list says, and on such a list."""
     listed: set[str] = set()
     problems: list[str] = []
@@ -99,11 +99,11 @@ def judge_files(site: Path) -> Iterator[Judged]:
         problems += _changed(package, listed)
     problems += _besides(str(site), listed)
     for problem in problems[:_MOST]:
-        yield Judged("packages", "files", False, problem)
+        yield Finding("packages", "files", False, problem)
     if len(problems) > _MOST:
-        yield Judged("packages", "files", False, f"and {len(problems) - _MOST} more; run install.sh again")
+        yield Finding("packages", "files", False, f"and {len(problems) - _MOST} more; run install.sh again")
     if not problems:
-        yield Judged("packages", "files", True, f"{len(listed)} files as they were installed, and no others")
+        yield Finding("packages", "files", True, f"{len(listed)} files as they were installed, and no others")
 
 
 def _changed(distribution: Distribution, listed: set[str]) -> Iterator[str]:

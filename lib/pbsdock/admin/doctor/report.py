@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol, TextIO
 
 
-class Found(Protocol):
+class Reportable(Protocol):
     """A dataclass whose text is one line."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -19,7 +19,7 @@ class Found(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Finding:
     """One thing that was looked at."""
 
     part: str
@@ -31,9 +31,9 @@ class Judged:
         return f"{self.part} {self.step}: {self.seen}"
 
 
-def report(findings: Iterator[Found], out: TextIO, *, as_json: bool) -> int:
+def report(findings: Iterator[Reportable], out: TextIO, *, as_json: bool) -> int:
     """Print what was found; 0 if all is well, 1 if not."""
-    seen: list[Found] = []
+    seen: list[Reportable] = []
     for finding in findings:
         seen.append(finding)
         if not as_json:

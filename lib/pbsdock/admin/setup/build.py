@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pbsdock.admin.setup import environment
 from pbsdock.admin.setup.places import HELPERS, MOM_HOOKS, Places
-from pbsdock.admin.setup.render import HOOKS, UNITS, Baked, stub
+from pbsdock.admin.setup.render import HOOKS, UNITS, Renderer, stub
 from pbsdock.admin.setup.source import Source
 from pbsdock.admin.setup.versions import Version, Versions
 
@@ -47,7 +47,7 @@ def make(
         environment.make(version, python, source, wheels, versions.current())
         names = _write(
             version,
-            Baked(
+            Renderer(
                 places=places,
                 home=version.home,
                 python=version.python,
@@ -64,17 +64,17 @@ def make(
     return version
 
 
-def _write(version: Version, baked: Baked, source: Source) -> list[str]:
+def _write(version: Version, renderer: Renderer, source: Source) -> list[str]:
     files: dict[str, tuple[str, int]] = {}
     for name in HOOKS:
-        files[f"hooks/{name}"] = baked.hook(source.hook(name)), 0o755
+        files[f"hooks/{name}"] = renderer.hook(source.hook(name)), 0o755
     for name in (*MOM_HOOKS, *HELPERS):
-        files[f"stubs/{name}"] = stub(name, source.hook(name), baked.places.prefix), 0o755
-    files["bin/pbsdock"] = baked.command(), 0o755
-    files["bin/pbsdock-agent"] = baked.agent(), 0o755
-    files["paths.json"] = baked.places_file(), 0o644
+        files[f"stubs/{name}"] = stub(name, source.hook(name), renderer.places.prefix), 0o755
+    files["bin/pbsdock"] = renderer.command(), 0o755
+    files["bin/pbsdock-agent"] = renderer.agent(), 0o755
+    files["paths.json"] = renderer.places_file(), 0o644
     for unit in UNITS:
-        files[f"etc/{unit}"] = baked.hook(source.etc(f"systemd/{unit}")), 0o644
+        files[f"etc/{unit}"] = renderer.hook(source.etc(f"systemd/{unit}")), 0o644
     files["etc/tmpfiles.conf"] = source.etc("tmpfiles.d/pbsdock.conf"), 0o644
     files["etc/logrotate"] = source.etc("logrotate.d/pbsdock"), 0o644
     for name, (text, mode) in files.items():

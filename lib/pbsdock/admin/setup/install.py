@@ -50,7 +50,7 @@ def install(order: Order, say: Say, *, dry_run: bool) -> int:
         return 0
     if dry_run:
         for step in steps:
-            if isinstance(step, plan.JoinMomConfig):
+            if isinstance(step, plan.ExtendMomConfig):
                 say(host.describe(places, instance))
             for line in plan.would(step, places):
                 say(line)
@@ -62,7 +62,7 @@ def install(order: Order, say: Say, *, dry_run: bool) -> int:
         instance = _make_places(places)
         identity = order.source.identity(places, instance, order.python)
         say(host.describe(places, instance))
-        _Carrier(order, say).carry_out(plan.make(places, identity, instance))
+        _PlanRunner(order, say).carry_out(plan.make(places, identity, instance))
         _warn(places, say)
         say(f"installed pbsdock {order.source.version} into {places.mom_priv}")
     return 0
@@ -162,7 +162,7 @@ def _warn(places: Places, say: Say) -> None:
         say(f"warning: {line}")
 
 
-class _Carrier:
+class _PlanRunner:
     """Does what a plan says; knows the version once it is there."""
 
     def __init__(self, order: Order, say: Say) -> None:
@@ -195,19 +195,19 @@ class _Carrier:
 
     def _do(self, step: plan.Action, version: Version) -> None:
         match step:
-            case plan.WritePolicy(path, journald):
+            case plan.WriteConfig(path, journald):
                 self._write_policy(path, journald)
-            case plan.KeepHook(hook, kept):
+            case plan.KeepSiteHook(hook, kept):
                 self._keep(hook, kept)
-            case plan.PutInForce():
+            case plan.SwitchVersion():
                 self.versions.exchange(version)
             case plan.PutHooks():
                 put_around(self.places, version)
-            case plan.JoinMomConfig():
+            case plan.ExtendMomConfig():
                 self._join(step)
-            case plan.StartAnew():
+            case plan.RestartAgent():
                 restart(self.places, version, self.say)
-            case plan.Tidy():
+            case plan.PruneVersions():
                 self._tidy()
             case plan.MakeVersion():
                 raise AssertionError(step)
@@ -228,7 +228,7 @@ class _Carrier:
         os.link(hook, kept)
         self.say(f"kept the site's own {hook.name} as {kept}")
 
-    def _join(self, step: plan.JoinMomConfig) -> None:
+    def _join(self, step: plan.ExtendMomConfig) -> None:
         old = read(step.path)
         if step.text == old:
             return

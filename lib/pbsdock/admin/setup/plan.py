@@ -27,7 +27,7 @@ class MakeVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class WritePolicy:
+class WriteConfig:
     """Write the commented configuration."""
 
     path: Path
@@ -35,7 +35,7 @@ class WritePolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class KeepHook:
+class KeepSiteHook:
     """Give the site's own hook a second name, by which pbsdock's will call it."""
 
     hook: Path
@@ -43,7 +43,7 @@ class KeepHook:
 
 
 @dataclass(frozen=True, slots=True)
-class PutInForce:
+class SwitchVersion:
     """Exchange the link."""
 
 
@@ -53,7 +53,7 @@ class PutHooks:
 
 
 @dataclass(frozen=True, slots=True)
-class JoinMomConfig:
+class ExtendMomConfig:
     """Put pbsdock's lines into mom's configuration."""
 
     path: Path
@@ -63,16 +63,18 @@ class JoinMomConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class StartAnew:
+class RestartAgent:
     """Put the files of the host's services there, and let the agent be the new version's."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tidy:
+class PruneVersions:
     """Remove versions that nobody runs any more."""
 
 
-Action = MakeVersion | WritePolicy | KeepHook | PutInForce | PutHooks | JoinMomConfig | StartAnew | Tidy
+Action = (
+    MakeVersion | WriteConfig | KeepSiteHook | SwitchVersion | PutHooks | ExtendMomConfig | RestartAgent | PruneVersions
+)
 
 
 def make(places: Places, identity: str, instance: str) -> list[Action]:
@@ -82,15 +84,15 @@ def make(places: Places, identity: str, instance: str) -> list[Action]:
     joined, missing = mom_config.joined(text, places)
     plan: list[Action] = [MakeVersion(identity, instance)]
     if not places.policy.exists():
-        plan.append(WritePolicy(places.policy, journald=not places.relocated and has_systemd()))
+        plan.append(WriteConfig(places.policy, journald=not places.relocated and has_systemd()))
     plan += keeps(places)
-    plan += [PutInForce(), PutHooks()]
-    plan.append(JoinMomConfig(places.mom_config, joined, tuple(missing), tuple(mom_config.lines(places))))
-    plan += [StartAnew(), Tidy()]
+    plan += [SwitchVersion(), PutHooks()]
+    plan.append(ExtendMomConfig(places.mom_config, joined, tuple(missing), tuple(mom_config.lines(places))))
+    plan += [RestartAgent(), PruneVersions()]
     return plan
 
 
-def keeps(places: Places) -> Iterator[KeepHook]:
+def keeps(places: Places) -> Iterator[KeepSiteHook]:
     """The site's own hooks, which are in the way of ours. Raises SetupError."""
     for name in MOM_HOOKS:
         hook, kept = places.mom_priv / name, places.site_hooks(name) / "50-site"
@@ -100,7 +102,7 @@ def keeps(places: Places) -> Iterator[KeepHook]:
             raise SetupError(f"{hook} is not a regular file; mom would not run it, move it away")
         if kept.exists():
             raise SetupError(f"both {hook} and {kept} are the site's; rename one of them")
-        yield KeepHook(hook, kept)
+        yield KeepSiteHook(hook, kept)
 
 
 def would(action: Action, places: Places) -> Iterator[str]:
@@ -111,9 +113,9 @@ def would(action: Action, places: Places) -> Iterator[str]:
                 f"would install the program into {places.prefix}, hooks into {places.mom_priv},"
                 f" configuration into {places.policy}"
             )
-        case KeepHook(hook, kept):
+        case KeepSiteHook(hook, kept):
             yield f"would keep the site's own {hook.name} as {kept}"
-        case JoinMomConfig():
+        case ExtendMomConfig():
             yield f"would make sure that {action.path} has:"
             yield from (f"    {line}" for line in action.wanted)
         case _:

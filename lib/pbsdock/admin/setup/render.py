@@ -14,7 +14,7 @@ UNITS = ("pbsdock-agent.socket", "pbsdock-agent.service")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Baked:
+class Renderer:
     """What the marks in a hook stand for."""
 
     places: Places
