@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from pbsdock.directive.draft import Draft
-from pbsdock.directive.options import LINE_LIMIT, VALUE_LIMIT, read_line
+from pbsdock.directive.options import LINE_LIMIT, read_line
 from pbsdock.directive.tokens import VARIABLE
 from pbsdock.directive.types import Directive, DirectiveError, Problem, TmpfsOption, Volume
+from pbsdock.directive.values import VALUE_LIMIT
 
 __all__ = [
     "LINE_LIMIT",

@@ -40,7 +40,10 @@ _UNLIMITED = 1 << 62  # the kernel shows "no limit" as its largest counter, roun
 
 
 class V1Cgroup:
-    """The backend for one instance's *root* directory in each controller."""
+    """The backend for one instance's *root* directory in each controller.
+
+    Many methods because ``JobCgroup`` has ten, and each of v1's controllers is a hierarchy that is set up by itself.
+    """
 
     def __init__(self, sysfs: Path, root: str) -> None:
         self.sysfs = sysfs
