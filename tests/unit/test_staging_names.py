@@ -7,9 +7,10 @@ import threading
 
 import pytest
 
+from pbsdock.core.facts import Upload
 from pbsdock.s3.names import Url
 from pbsdock.staging import names
-from pbsdock.staging.order import Access, Item, Order, Upload
+from pbsdock.staging.order import Access, Item, Order
 from pbsdock.staging.worker_pool import Task, WorkerPool
 
 MIB = 1 << 20
