@@ -150,7 +150,7 @@ def _not_toml(message: str, text: str, filename: str) -> str:
 
 
 def _overrides(reader: Reader, data: Any, config: Config) -> tuple[Override, ...]:
-    """What an override's table leaves out is as in the site's own table, so no override loosens by omission."""
+    """Read the overrides. A setting that an override leaves out keeps the site's value, so omissions loosen nothing."""
     if not isinstance(data, list):
         reader.wrong(("override",), "override is not a list of tables; expected [[override]]")
         return ()

@@ -75,7 +75,7 @@ def commented() -> str:
 
 
 def _heading(section: str) -> str:
-    """Tables of which there may be none, or several, are commented out themselves."""
+    """The heading of a section; optional and repeated sections are commented out."""
     if section == "override":
         return f"#[[{section}]]"
     return f"#[{section}]" if section.endswith(".NAME") else f"[{section}]"
@@ -103,7 +103,7 @@ def _by_section() -> Iterator[tuple[str, str, list[Setting]]]:
 
 
 def main(argv: list[str]) -> int:
-    """Print one of the two texts."""
+    """Print the text that the argument names."""
     texts = {"toml": commented, "markdown": documented}
     if len(argv) != 1 or argv[0] not in texts:
         print("usage: python -m pbsdock.config.text toml|markdown", file=sys.stderr)

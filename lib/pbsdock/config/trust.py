@@ -1,4 +1,4 @@
-"""Whether a file can be believed: nobody but root could have written it, or put another in its place."""
+"""Whether only root can change or replace a file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class _Untrusted(Exception):
 
 
 def untrusted_part(path: Path) -> str | None:
-    """What of the way to *path*, of any kind, others than root can change; None if nothing. Raises OSError."""
+    """The component of *path* that others than root can change; None if there is none. Raises OSError."""
     spot = weak_spot(path)
     return f"{path}: {spot}" if spot else None
 
 
 def weak_spot(path: Path) -> str | None:
-    """The same, as a sentence on the component alone, for those who tell of many paths through it. Raises OSError."""
+    """The same as a sentence about the component alone. Raises OSError."""
     try:
         _walk(path, any_kind=True)
     except _Untrusted as error:
@@ -35,7 +35,7 @@ def weak_spot(path: Path) -> str | None:
 
 
 def untrusted(paths: Paths) -> Iterator[str]:
-    """A sentence for each of our files and directories that others could change, or could put another in place of."""
+    """A sentence for each of our files and directories that others than root could change or replace."""
     program = paths.lib / "pbsdock"
     hooks = [paths.prefix / "hooks", paths.home / "hooks"]
     directories = [paths.lib, paths.state_dir, paths.run_dir, paths.mom_priv, paths.config.parent, *hooks]
@@ -92,7 +92,7 @@ def _walk(path: Path, *, any_kind: bool) -> None:
 
 
 def _check(path: Path, *, is_last: bool, any_kind: bool) -> bool:
-    """Judge one component; returns whether it is a symbolic link. Raises _Untrusted, OSError."""
+    """Check a component; returns whether it is a symbolic link. Raises _Untrusted, OSError."""
     found = path.lstat()
     if found.st_uid != 0:
         raise _Untrusted(f"{path} belongs to uid {found.st_uid}; it must belong to root")

@@ -1,6 +1,6 @@
-"""Keeps live keys out of every text that leaves the agent, also out of the words of exceptions nobody foresaw.
+"""Removes live keys from every text that leaves the agent, also from the messages of unforeseen exceptions.
 
-The values are known exactly, because all of them pass through here when they are made; no pattern has to guess.
+The values are known exactly: each is added when it is made. No pattern has to guess.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _LEAST = 8  # characters; what is shorter is no key, and would tear words apart
 
 
 class Redactor:
-    """The values that must not be seen; any thread."""
+    """Replaces the values it knows; any thread."""
 
     def __init__(self) -> None:
         self._values: dict[str, tuple[str, ...]] = {}
@@ -27,7 +27,7 @@ class Redactor:
             self._compute()
 
     def forget(self, owner: str) -> None:
-        """They are worth nothing any more."""
+        """Forget the values of *owner*, which are not valid any more."""
         with self._lock:
             if self._values.pop(owner, None):
                 self._compute()
@@ -37,7 +37,7 @@ class Redactor:
         self._all = tuple(sorted({value for mine in self._values.values() for value in mine}, key=len, reverse=True))
 
     def clean(self, text: str) -> str:
-        """The text without them."""
+        """The text with each known value replaced by ``[redacted]``."""
         for value in self._all:
             if value in text:
                 text = text.replace(value, _SHOWN)

@@ -14,7 +14,7 @@ LINE_LIMIT = 4096  # bytes
 
 
 def read_line(draft: Draft, line: bytes, number: int, start: int) -> None:
-    """Read one line's words from index *start* on."""
+    """Read the words of a line from index *start* on."""
     if len(line) > LINE_LIMIT:
         draft.unreadable(number, LINE_LIMIT + 1, f"the line has {len(line)} bytes; at most {LINE_LIMIT} are taken")
         return
@@ -58,7 +58,7 @@ def _read_dash(draft: Draft, token: Token, tokens: list[Token]) -> None:
 
 
 def _skip_value(draft: Draft, tokens: list[Token]) -> None:
-    """Pass over what most likely is a mistaken option's value: one mistake, one sentence."""
+    """Skip what most likely is the value of a wrong option, so that a mistake has a single sentence."""
     draft.unsure = True
     if tokens and not tokens[0].is_option and (len(tokens) > 1 or draft.image is not None):
         tokens.pop(0)
@@ -103,7 +103,7 @@ def _read_option(draft: Draft, token: Token, tokens: list[Token]) -> None:
 
 
 def _read_strange(draft: Draft, token: Token, name: str, tokens: list[Token]) -> None:
-    """An option that is not ours: refused on principle, written together, or not known at all."""
+    """An option that is not taken: refused on principle, joined with its value, or unknown."""
     letters = [f"-{letter}" for letter in name[1:]]
     if name not in REFUSED and not name.startswith("--") and all(flag in REFUSED_FLAGS for flag in letters):
         reason, takes_value = REFUSED[letters[0]], False

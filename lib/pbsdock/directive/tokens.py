@@ -21,7 +21,7 @@ Complain = Callable[[int, str], None]
 
 
 def shown(text: str) -> str:
-    """A user's text as a sentence shows it: quoted, one line, not longer than a line."""
+    """A user's text for a sentence: quoted, escaped and shortened."""
     return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…")
 
 
@@ -39,7 +39,7 @@ class Token:
 
     @property
     def is_option(self) -> bool:
-        """Whether it can be nothing but an option."""
+        """Whether the word is an option."""
         return self.plain_start and len(self.text) > 1 and self.text[0] == "-"
 
     def place(self, index: int) -> int:
@@ -68,7 +68,7 @@ class Token:
 
 
 def tokenize(text: str, start: int, line: int, complain: Complain) -> list[Token] | None:
-    """Split ``text`` from index *start*; None, after one complaint (column, sentence), if it cannot be split."""
+    """Split ``text`` from index *start* into words; None, after a call of *complain*, if it cannot be split."""
     words = _Words(text, start, line)
     try:
         return words.read()
@@ -85,7 +85,7 @@ class _SyntaxError(Exception):
 
 
 class _Words:
-    """The state of one line's reading."""
+    """The state of splitting a line."""
 
     def __init__(self, text: str, start: int, line: int) -> None:
         self.text, self.index, self.line = text, start, line

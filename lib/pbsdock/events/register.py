@@ -1,4 +1,4 @@
-"""The register of events: one truth for the emitter, the schema and the manual page."""
+"""The register of events, from which the schema and the manual page are made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""botocore clients of a worker: keys from the agent, asked for again before they end; nothing of the host's own."""
+"""botocore clients of a worker. Keys come from the agent, also before they expire; the host's are not used."""
 
 from __future__ import annotations
 

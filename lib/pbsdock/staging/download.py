@@ -1,7 +1,7 @@
-"""One object becomes one file: in parts where it is large, verified, and under its name only when it is whole.
+"""Download an object into a file: in parts if it is large, verified, and renamed to its name when it is complete.
 
-A large one can be gone on with: beside the data lies a file with a head, which says of what object the parts are, and
-a byte for each part that has arrived.
+A large download can be resumed: a second file holds a header that identifies the object, and a byte for each part that
+has arrived.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An object as it was listed; *modified* is seconds since the epoch."""
+    """An object as listed. *size* in bytes, *modified* in seconds since the epoch."""
 
     bucket: str
     key: str
@@ -41,7 +41,7 @@ class Source:
 
 
 class Download:
-    """One file on its way. *unfinished* is a directory on the same file system as *path*."""
+    """A download. *unfinished* is a directory on the same file system as *path*."""
 
     def __init__(
         self, client: Any, source: Source, path: str, unfinished: str, progress: Progress, retry: RetryPolicy
@@ -54,7 +54,7 @@ class Download:
         self.retry = retry
 
     def is_there(self) -> bool:
-        """Whether an earlier run has put the same object here: of its size, and with its time."""
+        """Whether *path* has the object's size and time: then an earlier run has downloaded it."""
         try:
             found = os.lstat(self.path)
         except OSError:
@@ -62,7 +62,7 @@ class Download:
         return found.st_size == self.source.size and abs(found.st_mtime - self.source.modified) < 0.001
 
     def __call__(self) -> Iterable[Task] | None:
-        """Fetch it, or hand on its parts. Raises StageError, OSError."""
+        """Download it, or return a task for each part. Raises StageError, OSError."""
         if self.source.size > PART:
             return _Parts(self).tasks()
         fd = os.open(self.temporary, _FLAGS, 0o666)
@@ -105,7 +105,7 @@ class Download:
         return digest.hexdigest()
 
     def settle(self, fd: int, *, verified: bool, comparable: bool) -> None:
-        """Give the file its name. Raises StageError if its checksum is not the store's."""
+        """Rename the file to its name. Raises StageError if its checksum is not the store's."""
         if comparable and not verified:
             raise StageError("checksum", f"{self.source.address}: what arrived does not have the store's checksum")
         os.ftruncate(fd, self.source.size)
@@ -116,7 +116,7 @@ class Download:
 
 
 class _Parts:
-    """A large object. The last part to arrive gives the file its name."""
+    """The download of a large object. The last part to arrive renames the file."""
 
     def __init__(self, whole: Download) -> None:
         self.whole = whole
@@ -170,7 +170,7 @@ class _Parts:
             self._finish()
 
     def _hash_on(self, *, wait: bool) -> None:
-        """An object made in one piece has one checksum: go on with it as far as the file has no hole yet."""
+        """Extend the MD5 of an object with a single checksum over the parts that have arrived without a gap."""
         if not self.hashing.acquire(blocking=wait):
             return
         try:

@@ -14,7 +14,7 @@ _TRANSIENT = frozenset({"InternalError", "SlowDown", "ServiceUnavailable", "Requ
 
 
 class StageError(Exception):
-    """Ends an order; ``str()`` is the sentence without its place in the script."""
+    """Ends an order. ``str()`` is the sentence, ``where`` the place in the script."""
 
     def __init__(self, code: str, sentence: str, where: str = "") -> None:
         super().__init__(sentence)
@@ -30,7 +30,7 @@ _BROKEN = (TransientError, HTTPClientError, ConnectionError, IncompleteReadError
 
 
 def code_of(error: ClientError) -> str:
-    """The gateway's error code, or HTTP's status where it sends none (a HEAD has no body)."""
+    """The gateway's error code, or the HTTP status of an answer without a body (HEAD)."""
     return "".join(
         character for character in str(error.response.get("Error", {}).get("Code", "")) if character.isalnum()
     )[:60]
@@ -45,7 +45,7 @@ def is_transient(error: Exception) -> bool:
 
 
 def stage_code(error: Exception) -> str:
-    """The code that the job is told (docs/troubleshooting.md)."""
+    """The code of the failed job (docs/configuration.md)."""
     if isinstance(error, SSLError):
         return "store-certificate"
     if isinstance(error, ClientError):

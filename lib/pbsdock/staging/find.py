@@ -1,4 +1,4 @@
-"""What an order is about: objects by listing, files by walking; nothing is copied here."""
+"""Find the objects and files of an order, by listing and by walking. Nothing is copied here."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def files(item: Item, leave_out: Callable[[str], None]) -> Iterator[tuple[str, i
 
 
 def roots(path: str, item: Item) -> list[tuple[str, str, bool]]:
-    """(what to walk, the directory its keys are relative to, whether it is one file with a key of its own)."""
+    """(path to walk, directory that keys are relative to, is a single file) of each match. Raises StageError."""
     if os.path.lexists(path):
         if os.path.isdir(path):
             return [(path, path, False)]
@@ -91,8 +91,8 @@ def roots(path: str, item: Item) -> list[tuple[str, str, bool]]:
 
 
 def _walk(top: str, item: Item, leave_out: Callable[[str], None]) -> Iterator[tuple[str, str, int]]:
-    """(name, path, bytes) of every file below *top*. Links are followed where they stay in the mount: elsewhere they
-    may be something else here than in the container."""
+    """(name, path, bytes) of every file below *top*. Links are followed inside the mount only: outside of it they
+    may lead to something else here than in the container."""
     kept = _inside(top, item.root)
     if kept is None:
         leave_out(f"{top} is a link that leads out of {item.root}")

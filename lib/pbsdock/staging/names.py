@@ -1,4 +1,4 @@
-"""Which key becomes which file, and the other way round. Pure."""
+"""Map keys to files and files to keys. Pure."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def matches(key: str, pattern: str) -> bool:
 
 
 def relative(key: str, url: Url) -> str:
-    """Where below its target an object of a prefix or pattern goes: "" for the mark of the prefix itself.
+    """The path of an object relative to its target; "" for the object that marks the prefix itself.
 
-    Raises BadName for what is no path: a key may be any text, and one with ``..`` would lead out of the target.
+    Raises BadName if it is not a path: a key may be any text, and ``..`` would lead out of the target.
     """
     rest = key[len(url.directory) :].removeprefix("/") if url.directory else key
     parts = rest.removesuffix("/").split("/") if rest else []
@@ -46,7 +46,7 @@ def key_for(name: str, url: Url, *, single: bool) -> str:
 
 
 def is_key(key: str) -> bool:
-    """Whether a store can have it: a key is UTF-8 (Amazon S3, "Object key names"), and a file's name any bytes."""
+    """Whether a file's name can be a key: keys are UTF-8 (Amazon S3, "Object key names"), file names any bytes."""
     try:
         key.encode()
     except UnicodeEncodeError:
@@ -55,7 +55,7 @@ def is_key(key: str) -> bool:
 
 
 def escaped(text: str) -> str:
-    """A sentence with a file's name in it, the bytes that are no text as ``\\xff``: it goes on as UTF-8."""
+    """A sentence with a file's name in it, as UTF-8; bytes that are not UTF-8 become ``\\xff``."""
     return _NO_TEXT.sub(lambda match: f"\\x{ord(match[0]) & 0xFF:02x}", text)
 
 
@@ -82,7 +82,7 @@ _COMMON = tuple(size << 20 for size in (8, 16, 5, 15, 10, 32, 64, 100, 128, 256,
 
 
 def part_size(size: int) -> int:
-    """How large the parts of an upload of *size* bytes are."""
+    """Bytes of a part of an upload of *size* bytes."""
     least = -(-size // _MOST_PARTS)
     return max(PART, -(-least >> 20) << 20)
 
@@ -94,9 +94,9 @@ def parts_of(etag: str) -> int:
 
 
 def likely_part_sizes(size: int, etag: str) -> tuple[int, ...]:
-    """The part sizes of common clients that fit an object's size and number of parts, the likeliest first.
+    """Part sizes, in bytes, of common clients that fit an object's size and number of parts; the likeliest first.
 
-    Nothing else tells them, and without them an ETag of several parts cannot be compared.
+    S3 does not tell them, and the ETag of an upload in parts can only be verified with them.
     """
     count = parts_of(etag)
     if count == 0:

@@ -1,6 +1,6 @@
-"""One file becomes one object: in parts where it is large, each with its Content-MD5, and there only when it is whole.
+"""Upload a file into an object: in parts if it is large, each with its Content-MD5; it appears when it is complete.
 
-An upload in parts is told to the agent when it is begun, so that another worker can go on with it, or end it.
+The agent is told of a multipart upload when it begins, so that another worker can resume or abort it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pbsdock.staging.worker_pool import Task
 
 
 class Upload:
-    """One file on its way."""
+    """An upload of a file."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Upload:
         return f"s3://{self.bucket}/{self.key}"
 
     def __call__(self) -> Iterable[Task] | None:
-        """Send it, or hand on its parts. Raises StageError, OSError."""
+        """Upload it, or return a task for each part. Raises StageError, OSError."""
         fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
@@ -85,7 +85,7 @@ class Upload:
 
 
 class _Parts:
-    """A large file. The last part to be sent makes the object."""
+    """The multipart upload of a large file. The last part to be sent completes it."""
 
     def __init__(self, whole: Upload, fd: int, found: os.stat_result) -> None:
         self.whole = whole
@@ -183,7 +183,7 @@ class _Parts:
 
 
 def abort(client: Any, bucket: str, key: str, upload_id: str, retry: RetryPolicy) -> None:
-    """End an upload in parts; no error if it is gone. Raises StageError."""
+    """Abort a multipart upload; no error if there is none. Raises StageError."""
 
     def act() -> None:
         try:

@@ -146,7 +146,7 @@ class Worker:
         return tell
 
     def _undo(self) -> list[str]:
-        """Remove what is unfinished here and there, and move what would go with the job to where it stays."""
+        """Remove unfinished files and uploads, and move files that would be removed with the job to ``keep``."""
         kept = []
         for item in self.order.items:
             unfinished = placement.unfinished(item, self.order.mark)
@@ -184,7 +184,7 @@ def _named(item: Item, task: Task) -> Task:
 
 
 def _rescue(item: Item, keep: str) -> str:
-    """Move what a stage-out could not upload to where it outlives the job; returns the place, "" for nothing."""
+    """Move files that could not be uploaded to *keep*, which outlives the job; returns it, or "" if there were none."""
     moved = ""
     for path in _present(item):
         target = os.path.join(keep, os.path.basename(path.rstrip("/")))

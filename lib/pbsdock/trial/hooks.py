@@ -95,7 +95,7 @@ class Hooks:
         }
 
     def held(self) -> tuple[str, ...]:
-        """Which hooks have left somebody with mom's descriptors: a real mom's pipes would never close."""
+        """The hooks whose descendants still hold mom's descriptors: a real mom's pipes would never close."""
         names = []
         for name, fd in list(self.pipes.items()):
             poller = select.poll()
@@ -153,7 +153,7 @@ class Hooks:
         self.pipes[name] = os.dup(reading)
 
     def forget(self, name: str) -> None:
-        """No longer watch what a hook has left."""
+        """Stop to watch the pipe of a hook."""
         fd = self.pipes.pop(name, None)
         if fd is not None:
             os.close(fd)

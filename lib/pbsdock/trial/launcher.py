@@ -68,7 +68,7 @@ class _Child:
         self.pidfd = os.pidfd_open(pid)
 
     def tell(self, fds: list[int] | None = None, **message: object) -> None:
-        """Answer; the asker may have lost interest."""
+        """Send an answer; an asker that is gone is ignored."""
         try:
             socket.send_fds(self.answers, [json.dumps(message).encode()], fds or [])
         except OSError:
@@ -87,7 +87,7 @@ class _Child:
         self.answers.close()
 
     def abandon(self) -> None:
-        """End it, because nobody is left who would: neither processes nor a sign of life stay behind."""
+        """Kill the child's session, because the asker is gone."""
         kill_all(self.pid)
         if self.witness:
             try:
@@ -168,7 +168,7 @@ def _spawn(fds: list[int]) -> _Child:
 
 
 def serve(requests: socket.socket) -> None:
-    """Fork on request and report every end, until the asker is gone; then end all that still runs."""
+    """Fork on request and report each end, until the asker is gone; then kill what still runs."""
     children: dict[int, _Child] = {}
     poller = select.poll()
     poller.register(requests, select.POLLIN)

@@ -1,4 +1,4 @@
-"""One job from its prologue to its epilogue, in mom's order."""
+"""A job from its prologue to its epilogue, in mom's order."""
 
 from __future__ import annotations
 
@@ -296,7 +296,7 @@ class Trial:
         return self._outcome or self.finish(self.wait())
 
     def _last_words(self) -> bytes:
-        """What is left to read of the terminal, which is then closed."""
+        """Close the terminal; returns all that was written to it."""
         if self.slave is not None:
             os.close(self.slave)
         if self.terminal is not None:
@@ -331,7 +331,7 @@ def _clock(seconds: int) -> str:
 
 
 def exit_status(status: int | None, *, interactive: bool) -> int | None:
-    """What a prologue's status does to the job: None, it runs.
+    """The job's exit status after a prologue's *status*; None if the job runs.
 
     A prologue that died of a signal counts as one that succeeded: mom looks at its exit code alone (observed).
     """

@@ -1,4 +1,4 @@
-"""What is to be tried, how it ended, and what mom would know of the job in between."""
+"""A trial's request, its outcome, and what mom knows of the job in between."""
 
 from __future__ import annotations
 

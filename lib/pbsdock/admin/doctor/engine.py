@@ -1,4 +1,4 @@
-"""``pbsdock doctor engine``: what of this node's engine, and of our own files, others could use against it."""
+"""``pbsdock doctor engine``: known vulnerabilities of the engine, who can use its socket, who can change our files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def parse_version(text: str) -> tuple[Version, str] | None:
 
 
 def judge_versions(components: Mapping[str, str]) -> Iterator[Finding]:
-    """Compare with the advisories. Pure. A distribution mends its own versions: those are named, not condemned."""
+    """Compare with the advisories. Pure. Distributions backport fixes: their versions pass, with the CVEs named."""
     table = advisories.load(advisories.ENGINE)
     for name in dict.fromkeys(row.component for row in table):
         text = components.get(name, "")
@@ -52,7 +52,7 @@ def components(version: Mapping[str, Any]) -> dict[str, str]:
 
 
 def judge_socket(path: str) -> Iterator[Finding]:
-    """Who can reach the engine's socket, which is to be root on this node."""
+    """Who can use the engine's socket, and so become root on this node. Raises OSError."""
     found = os.stat(path)
     mode = stat.S_IMODE(found.st_mode)
     if mode & 0o006:
@@ -72,7 +72,7 @@ def judge_socket(path: str) -> Iterator[Finding]:
 
 
 def judge_paths(paths: Paths) -> Iterator[Finding]:
-    """Whether others than root could exchange what runs as root."""
+    """Whether anybody but root can change pbsdock's own files."""
     for problem in untrusted(paths):
         yield Finding("files", "trust", False, problem)
         return

@@ -1,4 +1,4 @@
-"""``pbsdock doctor mounts``: what this instance has mounted on the host, and whether a job there accounts for it."""
+"""``pbsdock doctor mounts``: mounts of this instance on the host that belong to no job any more."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def examine(paths: Paths) -> Iterator[Finding]:
 
 
 def judge(step: str, mounts: Mapping[str, int], states: Mapping[str, str], over: Iterable[str]) -> Iterator[Finding]:
-    """Judge how many mounts each record's name has; those of none, or of one in a state in *over*, stay. Pure."""
+    """A finding for the mounts of no record, or of a record in a state in *over*: nobody will remove them. Pure."""
     staying = {name: count for name, count in mounts.items() if name not in states or states[name] in over}
     for name, count in sorted(staying.items()):
         word = "mount" if count == 1 else "mounts"

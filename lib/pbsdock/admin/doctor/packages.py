@@ -1,8 +1,7 @@
 """``pbsdock doctor packages``: whether the packages of this instance are those of the lock, as they were installed, and
 without a vulnerability that was known when this release was made. No network is asked.
 
-It finds accidents, hands that meant well, and what was exchanged carelessly. Whoever is root here can make the lists
-agree with anything.
+It finds accidental changes, not an attacker who is root: root can change the lists too.
 """
 
 from __future__ import annotations
@@ -91,7 +90,7 @@ def installed_in(site: Path) -> dict[str, str]:
 
 
 def judge_files(site: Path) -> Iterator[Finding]:
-    """Whether every file in *site* is as its package's list says, and on such a list."""
+    """Whether every file in *site* belongs to a package and has the hash in its RECORD. Raises OSError."""
     listed: set[str] = set()
     problems: list[str] = []
     packages = distributions(path=[str(site)])
@@ -130,7 +129,7 @@ def _digest(mode: str, data: bytes) -> str:
 
 
 def _besides(site: str, listed: set[str]) -> Iterator[str]:
-    """What is on no list. Compiled files are on none that says anything: they must be what their source compiles to."""
+    """Files of no package. Compiled files have no hash in RECORD: they must be what their source compiles to."""
     for directory, below, files in os.walk(site):
         links = [name for name in below if os.path.islink(f"{directory}/{name}")]
         for path in (f"{directory}/{name}" for name in sorted([*files, *links])):

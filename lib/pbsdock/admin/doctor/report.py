@@ -1,4 +1,4 @@
-"""What every part of ``pbsdock doctor`` prints. Needs no package: they are what one of the parts looks at."""
+"""How ``pbsdock doctor`` prints its findings. Standard library only: the packages may be damaged."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any, ClassVar, Protocol, TextIO
 
 
 class Reportable(Protocol):
-    """A dataclass whose text is one line."""
+    """A dataclass whose ``str()`` is a line."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def well(self) -> bool:
-        """Whether it is as it should be."""
+        """Whether nothing is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of a check. ``part`` and ``step`` name it, ``seen`` is a sentence."""
 
     part: str
     step: str
@@ -32,7 +32,7 @@ class Finding:
 
 
 def report(findings: Iterator[Reportable], out: TextIO, *, as_json: bool) -> int:
-    """Print what was found; 0 if all is well, 1 if not."""
+    """Print the findings; returns the exit code: 0 if all are well, 1 if not."""
     seen: list[Reportable] = []
     for finding in findings:
         seen.append(finding)

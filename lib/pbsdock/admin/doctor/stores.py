@@ -1,4 +1,4 @@
-"""``pbsdock doctor s3``: prove a store by doing what a job would, and what none may."""
+"""``pbsdock doctor s3``: test a store by requests that must succeed and by requests that must be denied."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pbsdock.stores.secret import Secret, name_of
 
 @dataclass(frozen=True, slots=True)
 class StoreFinding:
-    """One step at one store: whether it went as it should, and what was seen."""
+    """The result of a step at a store. ``seen`` is a sentence."""
 
     store: str
     step: str
@@ -30,7 +30,7 @@ class StoreFinding:
 
 
 def examine(config: Config, owner: str, names: Sequence[str]) -> Iterator[StoreFinding]:
-    """Examine the stores *names*, or all; what is minted is revoked in any case. Raises KeyError for an unknown one."""
+    """Test the stores *names*, or all. What is minted is revoked in any case. Raises KeyError for an unknown name."""
     for name in names or config.s3:
         yield from _examine(name, config.s3[name], owner)
 

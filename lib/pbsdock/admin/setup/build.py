@@ -1,4 +1,4 @@
-"""Make a whole version, or find one that is there."""
+"""Make a complete version, or find an existing one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pbsdock.admin.setup.versions import Version, Versions
 
 
 def works(version: Version) -> bool:
-    """Whether its interpreter and its packages can be used."""
+    """Whether a version's interpreter runs and its packages can be imported."""
     code = "import cgroupspy, docker, jeepney, psutil, structlog, pbsdock.agent.server"
     return _quiet(str(version.python), "-I", "-c", code)
 
 
 def is_sound(version: Version) -> bool:
-    """Whether all of it is as it was installed; costs a second or two."""
+    """Whether all files are as they were installed; takes a second or two."""
     return not version.changed() and _quiet(str(version.command), "doctor", "packages")
 
 
@@ -33,14 +33,14 @@ def _quiet(*command: str) -> bool:
 
 
 def find(versions: Versions, identity: str) -> Version | None:
-    """A version made from *identity* that is sound, the one in force before others."""
+    """A sound version made from *identity*, preferably the current version; None if there is none."""
     return next((version for version in versions.whole(identity) if works(version) and is_sound(version)), None)
 
 
 def make(
     versions: Versions, places: Places, source: Source, python: Path, wheels: Path | None, identity: str, instance: str
 ) -> Version:
-    """Make one in a directory of its own. Raises SetupError, OSError; what it has made of it is removed then."""
+    """Make a version in a directory of its own. Raises SetupError, OSError, after removing what was made."""
     version = versions.fresh(identity)
     try:
         version.home.mkdir()

@@ -16,7 +16,7 @@ from pbsdock.admin.setup.versions import Version, Versions
 
 
 def check(places: Places, say: Callable[[str], None]) -> int:
-    """Tell the versions and what is wrong; returns the exit code."""
+    """Print the versions and all problems; returns the exit code."""
     versions = Versions(places.prefix)
     current, previous = versions.current(), versions.previous()
     told = list(dict.fromkeys(wrong(places)))
@@ -34,7 +34,7 @@ def check(places: Places, say: Callable[[str], None]) -> int:
 
 
 def wrong(places: Places, *, hurry: bool = False) -> Iterator[str]:
-    """A sentence for each thing. In a *hurry* what takes a second is only looked at if nothing else is wrong."""
+    """A sentence for each problem. In a *hurry* the slow checks run only if the others found nothing."""
     versions = Versions(places.prefix)
     current = versions.current()
     if current is None:
@@ -123,7 +123,7 @@ def _command(version: Version, *arguments: str) -> subprocess.CompletedProcess[s
 
 
 def _others(home: Path) -> Iterator[str]:
-    """What in a version others than root could change; the first is enough."""
+    """The first file of a version that anybody but root can change."""
     for directory, below, files in os.walk(home):
         for path in (directory, *(f"{directory}/{name}" for name in [*below, *files])):
             found = os.lstat(path)

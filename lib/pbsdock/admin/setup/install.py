@@ -1,4 +1,4 @@
-"""Carry out a plan; go back to the version before."""
+"""Carry out a plan; roll back to the previous version."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OLD = ("venv", "paths.json", "lock.txt", "stamp", "hooks/ask")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What is to be installed, from what."""
+    """What to install, and from where."""
 
     places: Places
     source: Source
@@ -33,7 +33,7 @@ class Order:
 
     @property
     def versions(self) -> Versions:
-        """The prefix's."""
+        """The versions below the prefix."""
         return Versions(self.places.prefix)
 
 
@@ -69,7 +69,7 @@ def install(order: Order, say: Say, *, dry_run: bool) -> int:
 
 
 def rollback(places: Places, say: Say) -> int:
-    """Put the version before in force again. Raises SetupError, OSError; then what was in force still is."""
+    """Make the previous version the current one. Raises SetupError, OSError; then nothing has changed."""
     versions = Versions(places.prefix)
     with versions.locked():
         current, to = versions.current(), versions.previous()
@@ -87,7 +87,7 @@ def rollback(places: Places, say: Say) -> int:
 
 
 def put_around(places: Places, version: Version) -> None:
-    """What stays from version to version, where it is not as it should be."""
+    """Write the files that are the same in all versions, if they differ."""
     places.hooks.mkdir(exist_ok=True)
     for name in MOM_HOOKS:
         put(places.mom_priv / name, read(version.home / "stubs" / name), 0o755)
@@ -100,7 +100,7 @@ def put_around(places: Places, version: Version) -> None:
 
 
 def restart(places: Places, version: Version, say: Say) -> None:
-    """Let the agent be of *version*: where one ran, one runs again; otherwise systemd or the next hook starts it."""
+    """Restart the agent from *version* if it ran; otherwise systemd or the next hook starts it."""
     was_there = agent.stop(places)
     if not services.install(places, version.home, say) and was_there:
         agent.start(places, version)
@@ -163,7 +163,7 @@ def _warn(places: Places, say: Say) -> None:
 
 
 class _PlanRunner:
-    """Does what a plan says; knows the version once it is there."""
+    """Carries out the steps of a plan; the first step makes or finds the version that the others need."""
 
     def __init__(self, order: Order, say: Say) -> None:
         self.order = order
@@ -172,7 +172,7 @@ class _PlanRunner:
         self.say = say
 
     def carry_out(self, steps: list[plan.Action]) -> None:
-        """In order; the first that fails ends it."""
+        """Carry out *steps* in order. Raises the error of the first that fails."""
         version: Version | None = None
         for step in steps:
             if isinstance(step, plan.MakeVersion):
@@ -223,7 +223,7 @@ class _PlanRunner:
             self.say(f"events go to {log} and to the journal: journalctl -t pbsdock JOB=ID")
 
     def _keep(self, hook: Path, kept: Path) -> None:
-        """By a second name: the first one is taken over by a rename, so that at no time there is no hook."""
+        """Link the site's hook to a second name. The first is replaced by rename later, so mom always finds a hook."""
         kept.parent.mkdir(mode=0o755, exist_ok=True)
         os.link(hook, kept)
         self.say(f"kept the site's own {hook.name} as {kept}")

@@ -1,4 +1,4 @@
-"""Mom's configuration: what pbsdock needs in it, what it cannot live with, the text with and without its lines. Pure.
+"""Mom's configuration: the lines pbsdock needs, the lines it refuses, the text with and without its block. Pure.
 
 How mom reads it: ``read_config`` and ``setbool`` in Torque's ``src/resmom/mom_config.c`` and ``parse_config.c``.
 """
@@ -35,12 +35,12 @@ def values(text: str, name: str) -> list[str]:
 
 
 def is_true(value: str) -> bool:
-    """Mom takes every value that begins like this for true."""
+    """Whether mom takes the value for true: mom compares the beginning only."""
     return _TRUE.match(value) is not None
 
 
 def check(text: str, places: Places) -> None:
-    """Refuse what would make root run the user's environment, two job starters, and lines mom would cut in two.
+    """Refuse a privileged job starter, another job starter or node check, and lines too long for mom.
 
     Raises SetupError.
     """
@@ -70,7 +70,7 @@ def check(text: str, places: Places) -> None:
 
 
 def joined(text: str, places: Places) -> tuple[str, list[str]]:
-    """The text with one block of what it lacks, and the lines in that block. A value of the site's own stays."""
+    """The text with a block of the missing lines, and these lines. Values that the site has set stay."""
     rest = _BLOCK.sub("", text)
     missing = [line for line in lines(places) if not values(rest, line.split()[0][1:])]
     if missing and rest and not rest.endswith("\n"):
@@ -79,7 +79,7 @@ def joined(text: str, places: Places) -> tuple[str, list[str]]:
 
 
 def without(text: str, places: Places) -> str:
-    """The text as it was before; also without lines of ours outside the block, since they name files that go."""
+    """The text without our block, and without our lines outside of it: the files they name are removed."""
     ours = {f"$job_starter {places.run_hook}", f"$node_check_script {places.node_check}"}
     kept = [line for line in _BLOCK.sub("", text).splitlines(keepends=True) if line.rstrip("\n") not in ours]
     return "".join(kept)
@@ -98,7 +98,7 @@ def wrong(text: str, places: Places) -> Iterator[str]:
 
 
 def warnings(text: str, places: Places) -> Iterator[str]:
-    """What is the site's own choice, but was hardly meant."""
+    """A sentence for each setting that is allowed but unlikely to be intended."""
     found = values(text, "down_on_error")
     if found and not any(map(is_true, found)):
         where = places.mom_config

@@ -20,7 +20,7 @@ from pbsdock.admin.setup.render import is_ours
 
 @dataclass(frozen=True, slots=True)
 class MakeVersion:
-    """See to a whole version made from *identity*: one that is there, or a new one."""
+    """Make a complete version from *identity*, or reuse an existing one."""
 
     identity: str
     instance: str
@@ -36,7 +36,7 @@ class WriteConfig:
 
 @dataclass(frozen=True, slots=True)
 class KeepSiteHook:
-    """Give the site's own hook a second name, by which pbsdock's will call it."""
+    """Keep the site's own hook under a second name; pbsdock's hook calls it."""
 
     hook: Path
     kept: Path
@@ -44,12 +44,12 @@ class KeepSiteHook:
 
 @dataclass(frozen=True, slots=True)
 class SwitchVersion:
-    """Exchange the link."""
+    """Point the link ``current`` to the new version."""
 
 
 @dataclass(frozen=True, slots=True)
 class PutHooks:
-    """Write what mom calls, where it is not as it should be."""
+    """Write the hooks that mom calls, if they differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,12 @@ class ExtendMomConfig:
 
 @dataclass(frozen=True, slots=True)
 class RestartAgent:
-    """Put the files of the host's services there, and let the agent be the new version's."""
+    """Install the systemd units and restart the agent from the new version."""
 
 
 @dataclass(frozen=True, slots=True)
 class PruneVersions:
-    """Remove versions that nobody runs any more."""
+    """Remove versions from which no process runs."""
 
 
 Action = (
@@ -78,7 +78,7 @@ Action = (
 
 
 def make(places: Places, identity: str, instance: str) -> list[Action]:
-    """Look at the node and say what is to be done. Raises SetupError, OSError."""
+    """The steps of an installation on this node. Raises SetupError, OSError."""
     text = read(places.mom_config)
     mom_config.check(text, places)
     joined, missing = mom_config.joined(text, places)
@@ -93,7 +93,7 @@ def make(places: Places, identity: str, instance: str) -> list[Action]:
 
 
 def keeps(places: Places) -> Iterator[KeepSiteHook]:
-    """The site's own hooks, which are in the way of ours. Raises SetupError."""
+    """A step for each hook of the site's own in the place of ours. Raises SetupError."""
     for name in MOM_HOOKS:
         hook, kept = places.mom_priv / name, places.site_hooks(name) / "50-site"
         if not hook.exists() or (hook.is_file() and is_ours(read(hook))):

@@ -1,4 +1,4 @@
-"""What the host's own services need: systemd's units, tmpfiles.d, logrotate. An instance below --root has none."""
+"""systemd units, tmpfiles.d and logrotate. An instance below --root has none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _systemctl(*arguments: str) -> bool:
 
 
 def install(places: Places, home: Path, say: Callable[[str], None]) -> bool:
-    """Put the files that the version in *home* has for them; returns whether systemd looks after the agent."""
+    """Install these files from the version in *home*; returns whether systemd manages the agent."""
     if places.relocated:
         say(f"an instance below {places.root}: the first hook that needs the agent starts it")
         return False
@@ -44,7 +44,7 @@ def install(places: Places, home: Path, say: Callable[[str], None]) -> bool:
 
 
 def remove(places: Places) -> None:
-    """Take all of it out."""
+    """Remove these files."""
     if places.relocated:
         return
     if (_UNITS / UNITS[1]).exists():
@@ -57,13 +57,13 @@ def remove(places: Places) -> None:
 
 
 def stop_slice(instance: str) -> None:
-    """The slice of the instance's jobs, which is empty by now."""
+    """Stop the slice of the instance's jobs; it must be empty."""
     if Path(f"/sys/fs/cgroup/{instance}.slice").is_dir():
         _systemctl("--quiet", "stop", f"{instance}.slice")
 
 
 def wrong(places: Places) -> Iterator[str]:
-    """A sentence for everything that is not as it should be."""
+    """A sentence for each problem of these files and units."""
     if places.relocated or not has_systemd():
         return
     for unit in UNITS:

@@ -82,7 +82,7 @@ def _restore_config(places: Places, say: Say) -> None:
 
 
 def _remove_cgroups(places: Places) -> None:
-    """The instance's own, once they are empty."""
+    """Remove the instance's cgroups; jobs have left them."""
     if not (name := places.instance()):
         return
     services.stop_slice(name)
@@ -93,7 +93,7 @@ def _remove_cgroups(places: Places) -> None:
 
 
 def _unmount(places: Places) -> None:
-    """Pins and credentials of jobs that lose their container: who removes the directories must not go through them."""
+    """Unmount pins and credentials before their directories are removed: a removal must not follow them."""
     below = tuple(f"{places.run_dir / name}/" for name in ("pins", "work"))
     for point in reversed([point for point, _ in syscalls.mount_points() if point.startswith(below)]):
         with suppress(OSError):
@@ -101,7 +101,7 @@ def _unmount(places: Places) -> None:
 
 
 def _remove_program(places: Places, versions: Versions) -> None:
-    """Only what is ours by name: the prefix may be shared, /usr/local for example."""
+    """Remove our own files by name: the prefix may be shared, /usr/local for example."""
     prefix = places.prefix
     for path in (versions.link, versions.before):
         if path.is_symlink():
