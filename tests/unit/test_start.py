@@ -14,7 +14,7 @@ from pbsdock.agent import start
 from pbsdock.agent.node import Node
 from pbsdock.core.errors import NodeFault, Refusal
 from pbsdock.core.ledger import Ledger, Record
-from pbsdock.engine.docker.api import EngineError
+from pbsdock.engine.base import ContainerState, EngineError
 from pbsdock.host.process import Caller
 from pbsdock.protocol import wire
 from tests.unit.test_policy import _plan
@@ -50,9 +50,9 @@ class FakeEngine:
     def start(self, _name: str) -> None:
         self.may_fail("start")
 
-    def inspect(self, _name: str) -> dict[str, Any]:
+    def inspect(self, _name: str) -> ContainerState:
         self.may_fail("inspect")
-        return {"State": {"Pid": 0}}
+        return ContainerState()
 
     def remove(self, name: str) -> bool:
         self.may_fail("remove")

@@ -27,7 +27,7 @@ from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.core.ledger import Record, uptime
 from pbsdock.core.plan import Plan
 from pbsdock.directive.parse import SCRIPT_LIMIT, Directive, DirectiveError, parse_options, parse_script
-from pbsdock.engine.docker.api import EngineError
+from pbsdock.engine.base import EngineError
 from pbsdock.engine.images import Image
 from pbsdock.engine.spec import group, passwd
 from pbsdock.host import mounts

@@ -17,7 +17,7 @@ from pbsdock.agent.session import Session
 from pbsdock.agent.start import discard_half_started, finish_task, start_job, start_task
 from pbsdock.core.errors import HookError, Refusal
 from pbsdock.core.ledger import Record
-from pbsdock.engine.docker.api import EngineError
+from pbsdock.engine.base import EngineError
 from pbsdock.host.process import Caller
 from pbsdock.protocol import wire
 from pbsdock.rm import torque
@@ -181,7 +181,7 @@ class UserRequests:
         if running is None and _TASK.fullmatch(task):
             running = Running(record=record, exec_id=task)
             try:
-                is_ours = self.node.engine.exec_inspect(task).get("ContainerID") == record.container_id
+                is_ours = self.node.engine.exec_inspect(task).container_id == record.container_id
             except EngineError:
                 finish_task(self.node, running)  # forgotten: its end is told, and not kept
                 return running
