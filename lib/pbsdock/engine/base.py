@@ -176,7 +176,11 @@ class ContainerEngine(Protocol):
         """Create a container; returns its id."""
 
     def attach(self, container: str) -> socket.socket:
-        """Open a container's streams; nothing of them is read yet."""
+        """Open a container's streams; nothing of them is read yet.
+
+        What it writes comes in frames, for the run hook to take apart: the stream (1 or 2), three zero bytes, the
+        length in four bytes, the data. With a terminal it comes as it is.
+        """
 
     def start(self, container: str) -> None:
         """Start a container."""
@@ -210,7 +214,7 @@ class ContainerEngine(Protocol):
         """Prepare a process beside the container's first one, with all three streams; returns its id."""
 
     def exec_start(self, exec_id: str, *, tty: bool) -> socket.socket:
-        """Start such a process and return its streams."""
+        """Start such a process and return its streams, which are as those of :meth:`attach`."""
 
     def exec_inspect(self, exec_id: str) -> ExecState:
         """How such a process is. Raises EngineError if the engine knows none, as after its restart."""
