@@ -7,7 +7,6 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from packaging.version import Version
 
@@ -44,11 +43,6 @@ def judge_versions(components: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding(name, "version", True, f"{text} is a distribution's: see to its own mending of {names}")
         else:
             yield Finding(name, "version", False, f"{text} has {names}")
-
-
-def components(version: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> version, of the engine's ``GET /version``."""
-    return {str(part["Name"]): str(part["Version"]) for part in version.get("Components") or []}
 
 
 def judge_socket(path: str) -> Iterator[Finding]:
