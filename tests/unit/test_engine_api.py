@@ -76,7 +76,7 @@ def test_a_fake_engine_that_starts_at_1_44(fake: FakeEngineOfToday, tmp_path: Pa
     engine = Engine(str(tmp_path / "s"), 5.0)
 
     assert engine.probe()
-    assert engine.info() == {"Architecture": "x86_64"}
+    assert engine.info().architecture == "x86_64"
     assert fake.asked == ["/_ping", "/version", "/v1.52/info"]
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from pbsdock.admin.doctor.engine import judge_fitness
 from pbsdock.core.errors import NodeFault
+from pbsdock.engine.base import EngineCapabilities
+from pbsdock.engine.docker.answers import capabilities
 from pbsdock.engine.fitness import check
 
 _INFO: dict[str, Any] = {
@@ -15,14 +17,16 @@ _INFO: dict[str, Any] = {
     "Runtimes": {"runc": {"path": "runc"}, "crun": {"path": "/usr/bin/crun"}},
     "DefaultRuntime": "runc",
 }
-_USERNS = {**_INFO, "SecurityOptions": [*_INFO["SecurityOptions"], "name=userns"]}
+_PLAIN = capabilities(_INFO)
+_USERNS = capabilities({**_INFO, "SecurityOptions": [*_INFO["SecurityOptions"], "name=userns"]})
+_OLD_USERNS = capabilities({"SecurityOptions": ["userns"]})
 
 
 @pytest.mark.parametrize("runtime", ["", "runc", "crun"])
 def test_runtimes_it_has(runtime: str) -> None:
     """Each of its own, or its default."""
-    check(_INFO, runtime)
-    (judged,) = judge_fitness(_INFO, runtime)
+    check(_PLAIN, runtime)
+    (judged,) = judge_fitness(_PLAIN, runtime)
 
     assert judged.well
     assert judged.seen == f"jobs run with {runtime or 'runc'}, user ids are the host's"
@@ -32,16 +36,16 @@ def test_runtimes_it_has(runtime: str) -> None:
     ("info", "runtime", "code", "says"),
     [
         (
-            _INFO,
+            _PLAIN,
             "kata",
             "runtime-missing",
             "engine.runtime = 'kata' is no runtime of the Docker engine; it has crun, runc",
         ),
         (_USERNS, "", "userns-remap", "the Docker engine maps user ids (userns-remap), so "),
-        ({"SecurityOptions": ["userns"]}, "", "userns-remap", "the Docker engine maps user ids (userns-remap), so "),
+        (_OLD_USERNS, "", "userns-remap", "the Docker engine maps user ids (userns-remap), so "),
     ],
 )
-def test_engines_that_cannot(info: dict[str, Any], runtime: str, code: str, says: str) -> None:
+def test_engines_that_cannot(info: EngineCapabilities, runtime: str, code: str, says: str) -> None:
     """Told to the admin alone, before the first job by the doctor: the job goes to another node."""
     with pytest.raises(NodeFault) as caught:
         check(info, runtime)

@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from pbsdock.core.errors import HookError, NodeFault, Refusal
+from pbsdock.engine.base import ImageFacts
 from pbsdock.engine.images import Asker, Images
 from pbsdock.engine.private import PrivateImages
 from pbsdock.engine.pull_errors import RetryPolicy, failure
@@ -41,11 +42,11 @@ class FakeEngine:
             retry_after=lambda _: asked_s,
         )
 
-    def _found(self) -> dict[str, Any] | None:
+    def _found(self) -> ImageFacts | None:
         if not self.digest:
             return None
-        digests = [f"reg.test/a@{self.digest}"]
-        return {"Id": "sha256:1", "RepoDigests": digests, "Architecture": "amd64", "Size": 5}
+        digests = (f"reg.test/a@{self.digest}",)
+        return ImageFacts(id="sha256:1", digests=digests, architecture="amd64", size_bytes=5)
 
     def _next(self, auth_config: dict[str, str]) -> str:
         self.asked.append(auth_config["password"])

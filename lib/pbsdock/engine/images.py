@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.directive.image_ref import parse_image
 from pbsdock.engine import registry
+from pbsdock.engine.base import ImageFacts
 from pbsdock.engine.credentials import Login
 from pbsdock.engine.private import WHOLE, PrivateImages
-from pbsdock.engine.pull_errors import Failure, RetryPolicy, too_large, tried
+from pbsdock.engine.pull_errors import PullFailure, RetryPolicy, too_large, tried
 from pbsdock.engine.pulls import Bounds, Client, Pulls
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
@@ -65,7 +65,7 @@ class Images:
     def __init__(
         self,
         client: Client,
-        inspect: Callable[[str], Mapping[str, Any] | None],
+        inspect: Callable[[str], ImageFacts | None],
         emit: Callable[..., None],
         *,
         private: PrivateImages | None = None,
@@ -208,7 +208,7 @@ class Images:
             try:
                 registry.ask(client, reference, login)
                 return
-            except Failure as answer:
+            except PullFailure as answer:
                 pause = self.policy.delay_s(tries, self.retry_after(reference)) if answer.is_passing else 0.0
                 if not answer.is_passing or self.clock() + pause > deadline:
                     raise tried(answer.error, tries) from None
@@ -261,11 +261,6 @@ class Images:
         if found is None:
             return None
         name = parse_image(reference).name
-        digests = [one.partition("@") for one in found.get("RepoDigests") or []]
+        digests = [one.partition("@") for one in found.digests]
         digest = next((tail for head, _, tail in digests if parse_image(head).name == name), None)
-        return Image(
-            id=str(found["Id"]),
-            digest=digest,
-            architecture=str(found.get("Architecture", "")),
-            size=int(found.get("Size", 0)),
-        )
+        return Image(id=found.id, digest=digest, architecture=found.architecture, size=found.size_bytes)

@@ -40,7 +40,7 @@ _PASSING = re.compile(
 )
 
 
-class Failure(Exception):
+class PullFailure(Exception):
     """What a registry has answered: *error* is for those who wait, *is_passing* whether it is worth another try."""
 
     def __init__(self, error: HookError, is_passing: bool) -> None:
@@ -62,11 +62,11 @@ class RetryPolicy:
         return max(own * random.SystemRandom().uniform(0.75, 1.25), asked_s or 0.0)
 
 
-def failure(reference: str, text: str) -> Failure:
+def failure(reference: str, text: str) -> PullFailure:
     """The engine's words on a registry's answer, and whether to try again."""
     error = classify(reference, text)
     passing = error.code == "registry-busy" or (error.code == "registry-unreachable" and bool(_PASSING.search(text)))
-    return Failure(error, passing)
+    return PullFailure(error, passing)
 
 
 def tried(error: HookError, tries: int) -> HookError:

@@ -20,7 +20,7 @@ from urllib3.exceptions import ReadTimeoutError
 from pbsdock.core.errors import HookError, NodeFault
 from pbsdock.directive.image_ref import parse_image
 from pbsdock.engine.credentials import ANONYMOUS, Login
-from pbsdock.engine.pull_errors import Failure, RetryPolicy, failure, short, too_large, too_slow, tried
+from pbsdock.engine.pull_errors import PullFailure, RetryPolicy, failure, short, too_large, too_slow, tried
 
 _PROGRESS_S = 2.0
 _LOOK_S, _TELL_S = 0.25, 0.5  # those who wait
@@ -203,7 +203,7 @@ class Pulls:
             try:
                 self._stream(key, pull, login)
                 return
-            except Failure as answer:
+            except PullFailure as answer:
                 if not answer.is_passing:
                     raise tried(answer.error, pull.tries) from None
                 error = answer.error

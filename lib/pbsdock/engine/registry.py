@@ -34,7 +34,7 @@ def ask(client: Any, reference: str, login: Login) -> None:
     """Return if the registry gives out the image's manifest for this *login*.
 
     The engine asks (``GET /distribution/NAME/json``), by its own certificates, mirrors and proxies, as in a pull.
-    Raises pbsdock.engine.pull_errors.Failure with what the registry says; NodeFault if the engine does not answer.
+    Raises pbsdock.engine.pull_errors.PullFailure with what the registry says; NodeFault if the engine does not answer.
     """
     try:
         client.inspect_distribution(reference, auth_config=dict(login or ANONYMOUS))
