@@ -37,7 +37,10 @@ def test_a_runtime_the_engine_lacks(restored: Instance) -> None:
     """The admin's to mend: the job is queued again, the node goes out of service with the sentence and comes back."""
     restored.configure('[engine]\nruntime = "none-such"\n')
     done = restored.run(f"#!/bin/sh\n#DOCKER {IMAGE}\necho started\n")
+    doctor = restored.command("doctor", "engine")
 
+    assert "engine.runtime = 'none-such' is no runtime of the Docker engine" in doctor.stdout
+    assert doctor.returncode == 1
     assert (done.exit_status, done.stdout) == (-14, b"")
     assert done.node_down is not None
     assert "engine.runtime = 'none-such' is no runtime of the Docker engine; it has io.containerd.runc.v2, " in (

@@ -141,7 +141,7 @@ class Images:
 
     @staticmethod
     def _hinted(error: HookError, asker: Asker, host: str) -> HookError:
-        hint = asker.hint(host) if error.code in _DENIED and isinstance(error, Refusal) else ""
+        hint = asker.hint(host) if error.code in ("image-access-denied", "image-not-found") else ""
         return type(error)(error.code, f"{error.sentence}; {hint}") if hint else error
 
     @contextmanager
