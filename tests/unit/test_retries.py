@@ -12,10 +12,13 @@ import pytest
 import requests
 
 from pbsdock.core.errors import HookError, NodeFault, Refusal
+from pbsdock.engine import registry
 from pbsdock.engine.base import ImageFacts
 from pbsdock.engine.images import Asker, Images
 from pbsdock.engine.private import PrivateImages
 from pbsdock.engine.pull_errors import RetryPolicy, failure
+from tests.support.lying_registry import lying_registry
+from tests.support.registry import silent_registry
 
 _BUSY = "toomanyrequests: slow down"
 _LOGIN = {"username": "u", "password": "of-the-user"}
@@ -248,3 +251,38 @@ def test_a_hint_for_who_is_denied_by_a_fake_engine() -> None:
     error = _refused(engine, asker=Asker(hint=lambda host: f"nothing for {host}"))
 
     assert str(error) == "image 'reg.test/a:1' cannot be pulled: its registry denies access; nothing for reg.test"
+
+
+def test_when_to_come_back() -> None:
+    """As a registry that is busy says; one that is not, or is not there, says nothing."""
+    with lying_registry("429", turned_away=1, retry_after_s=7) as lie:
+        assert registry.retry_after(f"{lie.address}/lie:1") == 7.0
+        assert registry.retry_after(f"{lie.address}/lie:1") is None
+
+    assert registry.retry_after(f"{lie.address}/lie:1") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("120", 120.0),
+        (" 0 ", 0.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("soon", None),
+        ("-1", None),
+        ("9" * 30, None),
+    ],
+)
+def test_the_header(text: str, seconds: float | None) -> None:
+    """Seconds or a date (RFC 9110, 10.2.3); anything else is nothing said."""
+    assert registry._seconds(text) == seconds
+
+
+def test_a_registry_that_drips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole question has its time, however the answer comes."""
+    monkeypatch.setattr(registry, "_HEAD_S", 0.4)
+    with silent_registry() as address:
+        began = time.monotonic()
+
+        assert registry.retry_after(f"{address}/a:1") is None
+    assert time.monotonic() - began < 2
