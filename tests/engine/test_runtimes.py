@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from pbsdock.core.errors import NodeFault
+from pbsdock.engine import fitness
+from pbsdock.engine.make import connect
 from tests.conftest import IMAGE, Instance, wait_until
+from tests.support.engine import OwnEngine
 
 pytestmark = pytest.mark.engine
 
@@ -46,3 +51,23 @@ def test_a_runtime_the_engine_lacks(restored: Instance) -> None:
     assert "engine.runtime = 'none-such' is no runtime of the Docker engine; it has io.containerd.runc.v2, " in (
         done.node_down
     )
+
+
+def test_what_a_real_engine_says_of_itself(scratch: Path, users: tuple[str, ...]) -> None:
+    """One that maps user ids, and has a runtime more: both are seen."""
+    engine = OwnEngine(scratch / "engine")
+    engine.start("--add-runtime=another=/usr/sbin/runc")
+    try:
+        plain = connect(str(engine.socket), 20.0).info()
+        engine.stop()
+        engine.start(f"--userns-remap={users[0]}")
+        mapped = connect(str(engine.socket), 20.0).info()
+    finally:
+        engine.unmake()
+    fitness.check(plain, "another")
+    with pytest.raises(NodeFault) as lacking:
+        fitness.check(plain, "none-such")
+    with pytest.raises(NodeFault) as mapping:
+        fitness.check(mapped, "")
+
+    assert (lacking.value.code, mapping.value.code) == ("runtime-missing", "userns-remap")
