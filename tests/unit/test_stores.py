@@ -13,11 +13,11 @@ import pytest
 from pbsdock.agent.stores import Stores
 from pbsdock.config.tables import Config, StoreConfig
 from pbsdock.core.ledger import Record
-from pbsdock.core.plan import Grant, Store
+from pbsdock.core.plan import BucketGrant, Store
 from pbsdock.stores.secret import Secret
 from tests.unit.test_policy import _plan
 
-_GRANT = Grant(bucket="b", keys=("*",), read_only=True)
+_GRANT = BucketGrant(bucket="b", keys=("*",), read_only=True)
 
 
 class FakeMinter:

@@ -6,12 +6,13 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 
+from pbsdock.core.errors import BadValue
+from pbsdock.core.sizes import parse_size
 from pbsdock.directive.draft import Draft
 from pbsdock.directive.image_ref import BadImage, parse_image
 from pbsdock.directive.tokens import DASHES, Token, shown, tokenize
 from pbsdock.directive.types import TmpfsOption, Volume
 from pbsdock.directive.vocabulary import ALIASES, EXPANDING, FLAGS, OPTIONS, REFUSED, REFUSED_FLAGS, VARIABLES
-from pbsdock.rm.torque import BadValue, parse_size
 from pbsdock.s3.names import ON, BadName, parse_access, parse_url
 
 LINE_LIMIT = 4096  # bytes

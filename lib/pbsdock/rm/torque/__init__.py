@@ -6,12 +6,14 @@ The names here are all the rest of the program knows of Torque's formats.
 
 from __future__ import annotations
 
+from pbsdock.core.errors import BadValue
+from pbsdock.core.sizes import parse_size
 from pbsdock.rm.torque.args import EpilogueArgs, PrologueArgs, parse_epilogue_argv, parse_prologue_argv
 from pbsdock.rm.torque.ids import JobId, parse_job_id
 from pbsdock.rm.torque.job import Job
 from pbsdock.rm.torque.jobfile import JobFile, of_host, parse_jb, slots_on
 from pbsdock.rm.torque.resources import NodeSpec, Resources, parse_nodes, parse_resource_list
-from pbsdock.rm.torque.values import BadValue, parse_duration, parse_size
+from pbsdock.rm.torque.values import parse_duration
 
 __all__ = [
     "BadValue",
