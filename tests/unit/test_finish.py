@@ -20,6 +20,7 @@ from pbsdock.core.errors import NodeFault
 from pbsdock.core.ledger import Record
 from pbsdock.host.cgroup.base import Usage
 from pbsdock.host.process import alive
+from tests.support.torque import WORDS
 
 
 def _running_for_ever(_container: str) -> dict[str, Any]:
@@ -32,6 +33,7 @@ def _no_answer(_container: str) -> dict[str, Any]:
 
 def _node(inspect: Any, *, answers: bool = True) -> Any:
     return SimpleNamespace(
+        rm=SimpleNamespace(words=WORDS),
         engine=SimpleNamespace(inspect=inspect, probe=lambda: answers),
         job_lock=lambda name, wait: nullcontext(),
         cgroups=SimpleNamespace(usage=lambda name: Usage()),

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from pbsdock.config.tables import parse
 from pbsdock.core.errors import Refusal
 from pbsdock.core.plan import BucketGrant, Plan, Stage, Store
-from pbsdock.directive.parse import parse_options
 from pbsdock.policy.decide import decide
 from pbsdock.s3.document import document
 from pbsdock.s3.names import Access, BadName, parse_access, parse_url
+from tests.support.torque import parse_options
 from tests.unit.test_policy import HOST, _job
 
 CONFIG = """
@@ -40,7 +40,7 @@ allow = ["bob-data:ro"]
 
 
 def _plan(text: str, **changes: Any) -> Plan:
-    return decide(replace(_job(), **changes), parse_options(f"busybox {text}", "job.sh"), parse(CONFIG), HOST)
+    return decide(replace(_job(), **changes), parse_options(f"busybox {text}", filename="job.sh"), parse(CONFIG), HOST)
 
 
 def _refusal(text: str, **changes: Any) -> tuple[str, str]:

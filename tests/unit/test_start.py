@@ -17,6 +17,7 @@ from pbsdock.core.ledger import Ledger, Record
 from pbsdock.engine.docker.api import EngineError
 from pbsdock.host.process import Caller
 from pbsdock.protocol import wire
+from tests.support.torque import WORDS
 from tests.unit.test_policy import _plan
 
 _AWAY = NodeFault("engine-unreachable", "the Docker engine does not answer")
@@ -74,7 +75,6 @@ def _begin(
     monkeypatch.setattr(start, "_rlimits", lambda _: {})
     monkeypatch.setattr(start, "_pinned", lambda *_: nullcontext([]))
     monkeypatch.setattr(start, "_deliver", lambda *_: engine.may_fail("deliver"))
-    monkeypatch.setattr(start.facts, "shell_chosen", lambda *_: False)
     ledger = Ledger(tmp_path)
     ledger.create(record)
     save = ledger.save
@@ -84,7 +84,7 @@ def _begin(
         engine=engine,
         ledger=ledger,
         running={},
-        paths=SimpleNamespace(mom_jobs=tmp_path),
+        rm=SimpleNamespace(shell_chosen=lambda *_: False, words=WORDS),
         labels=lambda _: {},
         cgroups=SimpleNamespace(cgroup_parent=lambda _: "/c"),
         emit=lambda event, *_, **__: events.append(event),

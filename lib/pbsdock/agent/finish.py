@@ -43,7 +43,7 @@ def finish(node: Node, running: Running, said: int | None = None) -> None:
         usage = remember_usage(node, record) if state else {}
         # The kernel's own count, where it outlives the container, also knows what the engine was away for.
         killed = bool(state.get("OOMKilled") or usage.get("oom_at"))
-        sentences = _sentences(running, state, usage, killed)
+        sentences = _sentences(running, state, usage, killed, node.rm.words.ask_memory)
         record.exit = {"code": code, "oom": killed, "sentences": sentences, "at": time.time()}
         record.facts["alive_at"] = uptime()
         results = stage.due(record, code)
@@ -161,13 +161,15 @@ def _limit(record: Record) -> int | None:
     return int(value) if value else None
 
 
-def _sentences(running: Running, state: dict[str, Any], usage: dict[str, Any], killed: bool) -> list[str]:
+def _sentences(
+    running: Running, state: dict[str, Any], usage: dict[str, Any], killed: bool, ask_memory: str
+) -> list[str]:
     if not state:
         return ["the container was removed by somebody else while the job ran; exit status 137 is not the job's own"]
     sentences = []
     if killed:
         limit, peak = _limit(running.record), usage.get("memory_peak_bytes")
-        sentences.append(oom_sentence(limit, peak, usage.get("oom_at")))
+        sentences.append(oom_sentence(limit, peak, usage.get("oom_at"), ask_memory))
     code = int(state.get("ExitCode", 0))
     by_engine = _by_engine(running, state)
     if by_engine and code == _LOST:
@@ -188,8 +190,9 @@ def _sentences(running: Running, state: dict[str, Any], usage: dict[str, Any], k
     return sentences
 
 
-def oom_sentence(limit: int | None, peak: int | None, at: str | None) -> str:
-    """Whose limit it was; *at* is None where the kernel does not tell, and then a limit the job has was it."""
+def oom_sentence(limit: int | None, peak: int | None, at: str | None, ask_memory: str) -> str:
+    """Whose limit it was, and by *ask_memory* how to get more; *at* is None where the kernel does not tell, and then a
+    limit the job has was it."""
     used = f"; peak use {human(peak)}" if peak else ""
     if at == "container":
         own = "" if limit is None else f", below the job's {human(limit)}"
@@ -198,5 +201,5 @@ def oom_sentence(limit: int | None, peak: int | None, at: str | None) -> str:
         return f"a process was killed because the node's memory was exhausted{used}"
     return (
         f"out of memory: a process was killed at the job's limit of {human(limit)}{used}; ask for more with"
-        " qsub -l mem=SIZE"
+        f" {ask_memory}"
     )

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from pbsdock.agent import facts
 from pbsdock.agent.node import Node, ms_since
 from pbsdock.agent.running import Running
 from pbsdock.agent.shell import waited_for
@@ -33,7 +32,7 @@ _REMOVED_S = 10.0
 _NO_PROGRAM = re.compile(r'exec: "([^"]+)"|no such file or directory|permission denied|too many levels of symbolic')
 
 
-def read_call(request: wire.Message) -> tuple[container.Call, list[str]]:
+def read_call(request: wire.Message, shell_option: str) -> tuple[container.Call, list[str]]:
     """The four things believed of a run hook, and the names of variables the Engine API cannot carry."""
     environment, lost = [], []
     for pair in request.raw("env"):
@@ -51,6 +50,7 @@ def read_call(request: wire.Message) -> tuple[container.Call, list[str]]:
         cwd=request.text("cwd", "/"),
         umask=request.number("umask", 0o077),
         tty=bool(request.number("tty")),
+        shell_option=shell_option,
     )
     return call, lost
 
@@ -58,6 +58,11 @@ def read_call(request: wire.Message) -> tuple[container.Call, list[str]]:
 def bounds(record: Record) -> list[Bound]:
     """The resolved mounts of a record."""
     return [Bound(**one) for one in record.facts.get("bound", [])]
+
+
+def _is_shell_chosen(node: Node, record: Record, argv: tuple[str, ...]) -> bool:
+    by_manager = node.rm.shell_chosen(record.uid, argv, record.facts.get("job_file", ""))
+    return by_manager or bool(record.facts.get("script_names_shell"))
 
 
 def start_job(node: Node, record: Record, request: wire.Message, caller: Caller) -> tuple[Running, socket.socket]:
@@ -68,10 +73,10 @@ def start_job(node: Node, record: Record, request: wire.Message, caller: Caller)
     """
     began = time.monotonic()
     plan = Plan.from_dict(record.plan or {})
-    call, lost = read_call(request)
+    call, lost = read_call(request, node.rm.words.choose_shell)
     call = replace(
         call,
-        shell_chosen=facts.shell_chosen(node.paths.mom_jobs, record, call.argv),
+        shell_chosen=_is_shell_chosen(node, record, call.argv),
         interpreter=str(record.facts.get("interpreter", "")),
     )
     if lost:
@@ -226,7 +231,8 @@ def _launch(
             if not wrapped:
                 raise Refusal(
                     "no-such-program",
-                    f"image {plan.image!r} has no {call.argv[0]} that can be run; choose a shell it has with qsub -S",
+                    f"image {plan.image!r} has no {call.argv[0]} that can be run; choose a shell it has with"
+                    f" {call.shell_option}",
                 ) from None
             node.engine.remove(identifier)
         except BaseException:
@@ -297,7 +303,7 @@ def _lifted(node: Node, record: Record, plan: Plan) -> str | None:
 def start_task(node: Node, record: Record, request: wire.Message) -> tuple[Running, socket.socket]:
     """Run a TM task inside the job's container; returns it running and its streams."""
     plan = Plan.from_dict(record.plan or {})
-    call, _lost = read_call(request)
+    call, _lost = read_call(request, node.rm.words.choose_shell)
     call = _standing(call, plan, bounds(record))
     rlimits: container.Rlimits = {}
     most = max(_TASKS, _TASKS_PER_CPU * (os.cpu_count() or 1))

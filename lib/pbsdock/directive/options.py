@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Callable, Mapping
 
@@ -12,13 +13,12 @@ from pbsdock.directive.draft import Draft
 from pbsdock.directive.image_ref import BadImage, parse_image
 from pbsdock.directive.tokens import DASHES, Token, shown, tokenize
 from pbsdock.directive.types import TmpfsOption, Volume
-from pbsdock.directive.vocabulary import ALIASES, EXPANDING, FLAGS, OPTIONS, REFUSED, REFUSED_FLAGS, VARIABLES
+from pbsdock.directive.vocabulary import ALIASES, EXPANDING, FLAGS, OPTIONS, REFUSED, REFUSED_FLAGS, why_refused
 from pbsdock.s3.names import ON, BadName, parse_access, parse_url
 
 LINE_LIMIT = 4096  # bytes
 VALUE_LIMIT = 1024  # characters
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_ABSOLUTE = re.compile(r"/|\$\{?(?:HOME|PBS_O_WORKDIR|TMPDIR)(?![A-Za-z0-9_])\}?")
 _KERNEL_PATHS = ("/proc", "/sys", "/dev")
 _STAGES = ("stage-in", "stage-out")
 
@@ -116,9 +116,9 @@ def _read_strange(draft: Draft, token: Token, name: str, tokens: list[Token]) ->
     """An option that is not ours: refused on principle, written together, or not known at all."""
     letters = [f"-{one}" for one in name[1:]]
     if name not in REFUSED and not name.startswith("--") and all(one in REFUSED_FLAGS for one in letters):
-        reason, takes_value = REFUSED[letters[0]], False
+        reason, takes_value = why_refused(letters[0], draft.words), False
     else:
-        reason, takes_value = REFUSED.get(name, ""), name not in REFUSED_FLAGS
+        reason, takes_value = why_refused(name, draft.words), name not in REFUSED_FLAGS
     if reason:
         message = f"{name} is not available: {reason}"
     elif name[:2] in ALIASES and name.lstrip("-") not in OPTIONS and name[2:3] != "":
@@ -164,11 +164,11 @@ def _has_strange_variable(draft: Draft, option: str, argument: Token) -> bool:
     for name, column in argument.variables:
         if option not in EXPANDING:
             draft.wrong(argument.line, column, f"${name[:40]} does not expand in --{option}; write it out")
-        elif name not in VARIABLES:
+        elif name not in draft.words.variables:
             draft.wrong(
                 argument.line,
                 column,
-                f"${name[:40]} does not expand here; only {' '.join('$' + one for one in VARIABLES)} do",
+                f"${name[:40]} does not expand here; only {' '.join('$' + one for one in draft.words.variables)} do",
             )
         else:
             continue
@@ -197,12 +197,17 @@ def _plain(path: str) -> str:
     return f"/{joined}" if path.startswith("/") else joined
 
 
-def _path_problem(path: str, what: str) -> str | None:
-    if not _ABSOLUTE.match(path):
+def _path_problem(draft: Draft, path: str, what: str) -> str | None:
+    if not path.startswith("/") and not _absolute(draft.words.path_variables).match(path):
         return f"{what} {shown(_typed(path))} is not absolute; begin it with / or $HOME"
     if ".." in path.split("/"):
         return f"{what} {shown(_typed(path))} has a '..' component; write the path without it"
     return None
+
+
+@functools.cache
+def _absolute(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"\$\{{?(?:{'|'.join(names)})(?![A-Za-z0-9_])\}}?")
 
 
 def _target_problem(path: str, option: str, what: str) -> str | None:
@@ -230,8 +235,8 @@ def _read_volume(draft: Draft, token: Token, argument: Token) -> None:
         )
         return
     problem = (
-        _path_problem(source, "--volume source")
-        or _path_problem(target, "--volume target")
+        _path_problem(draft, source, "--volume source")
+        or _path_problem(draft, target, "--volume target")
         or _target_problem(target, "volume", "--volume target")
     )
     if problem is None and _plain(target) in draft.targets:
@@ -246,7 +251,7 @@ def _read_volume(draft: Draft, token: Token, argument: Token) -> None:
 
 
 def _read_workdir(draft: Draft, token: Token, argument: Token) -> None:
-    problem = _path_problem(argument.stored, "--workdir")
+    problem = _path_problem(draft, argument.stored, "--workdir")
     if problem:
         draft.wrong(token.line, argument.column, problem)
     else:
@@ -268,7 +273,7 @@ def _read_tmpfs(draft: Draft, token: Token, argument: Token) -> None:
         size = _size(draft, argument, _typed(value), "tmpfs")
         if size is None:
             return
-    problem = _path_problem(path, "--tmpfs path") or _target_problem(path, "tmpfs", "--tmpfs path")
+    problem = _path_problem(draft, path, "--tmpfs path") or _target_problem(path, "tmpfs", "--tmpfs path")
     if problem:
         draft.wrong(token.line, argument.column, problem)
         return
@@ -370,7 +375,7 @@ def _read_stage(draft: Draft, token: Token, option: str, first: Token, tokens: l
     except BadName as error:
         draft.wrong(token.line, url.column, f"--{option} {shown(url.text)} {error}")
         return
-    problem = _path_problem(path.stored, f"--{option} path")
+    problem = _path_problem(draft, path.stored, f"--{option} path")
     if problem:
         draft.wrong(token.line, path.column, problem)
     elif option == "stage-in":

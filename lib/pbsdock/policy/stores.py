@@ -15,7 +15,7 @@ from pbsdock.core.plan import BucketGrant, Mount, Stage, Store, Tmpfs
 from pbsdock.core.sizes import some
 from pbsdock.directive.parse import Directive
 from pbsdock.policy.host import plain, position
-from pbsdock.rm.torque import Job
+from pbsdock.rm.base import Job
 from pbsdock.s3.document import LIMIT, document
 from pbsdock.s3.names import Access, BadName, Url, parse_access, parse_url
 

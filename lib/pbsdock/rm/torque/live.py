@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import time_ns
 
-from pbsdock.rm import torque
+from pbsdock.core.errors import BadValue
+from pbsdock.rm.torque.ids import JobId
+from pbsdock.rm.torque.jobfile import JobFile, parse_jb
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _LIMIT = 4 << 20  # bytes of a .JB that are read: mom's, with all variables a qsub can send
@@ -30,7 +32,7 @@ Identity = tuple[int, int, int, int]  # device, inode, size, mtime in ns
 @dataclass(frozen=True, slots=True)
 class _Read:
     identity: Identity
-    file: torque.JobFile | None
+    file: JobFile | None
 
 
 class JobFiles:
@@ -46,7 +48,7 @@ class JobFiles:
         self._names: tuple[int, tuple[str, ...]] = (-1, ())  # mtime of the directory, and what was in it
         self.parsed = 0
 
-    def find(self, job_id: torque.JobId) -> tuple[str, torque.JobFile] | None:
+    def find(self, job_id: JobId) -> tuple[str, JobFile] | None:
         """The name and content of a live job's .JB; None if there is none."""
         prefix = job_id.file_prefix
         exact = f"{prefix}.JB"
@@ -75,7 +77,7 @@ class JobFiles:
             return ()
         return self._names[1]
 
-    def _content(self, name: str) -> torque.JobFile | None:
+    def _content(self, name: str) -> JobFile | None:
         try:
             fd = os.open(self._directory / name, _FLAGS)
         except OSError:
@@ -92,8 +94,8 @@ class JobFiles:
             data = stream.read(self._limit + 1)
         self.parsed += 1
         try:
-            file = torque.parse_jb(data) if len(data) <= self._limit else None
-        except torque.BadValue:
+            file = parse_jb(data) if len(data) <= self._limit else None
+        except BadValue:
             file = None
         self._read[name] = _Read(identity, file)
         self._read.move_to_end(name)
