@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pbsdock.core.facts import Bound
 from pbsdock.core.pathrules import below
 from pbsdock.core.plan import Plan
-from pbsdock.host.mounts import Bound
 from pbsdock.s3.environment import FOREIGN, variables
 
 # Set below from the plan.
