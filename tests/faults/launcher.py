@@ -39,8 +39,8 @@ from pbsdock.agent.streams import Streams  # noqa: E402
 from pbsdock.config.tables import Config  # noqa: E402
 from pbsdock.core.ledger import Ledger  # noqa: E402
 from pbsdock.core.paths import Paths  # noqa: E402
-from pbsdock.engine.docker import api as engine  # noqa: E402
 from pbsdock.engine.docker import http as engine_http  # noqa: E402
+from pbsdock.engine.docker import link as engine_link  # noqa: E402
 from pbsdock.events.stream import EventStream  # noqa: E402
 from pbsdock.host import pins  # noqa: E402
 
@@ -193,7 +193,7 @@ _INJECTED = "an error of the engine, injected"
 
 
 def _wrap_engine() -> None:
-    ask, take_over, put = engine_http.Pool.ask, engine.take_over, HTTPConnection.putrequest
+    ask, take_over, put = engine_http.Pool.ask, engine_link.take_over, HTTPConnection.putrequest
 
     def due() -> str:
         here.asked += 1
@@ -215,7 +215,7 @@ def _wrap_engine() -> None:
         put(self, *arguments, **options)
 
     engine_http.Pool.ask = asked  # type: ignore[method-assign]
-    engine.take_over = taken
+    engine_link.take_over = taken
     HTTPConnection.putrequest = putrequest  # type: ignore[method-assign]
 
 

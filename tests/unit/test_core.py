@@ -20,6 +20,8 @@ from pbsdock.core.pathrules import PathRules, below
 from pbsdock.core.plan import Mount
 from pbsdock.core.record import Record, State
 from pbsdock.engine import spec as container
+from pbsdock.engine.base import ContainerSpec
+from pbsdock.engine.docker.host_config import DEFAULTED, SET, create_body, host_config
 from pbsdock.hook.runner import Demux
 from pbsdock.host import mounts
 from pbsdock.protocol import wire
@@ -104,11 +106,25 @@ def test_environment_is_filtered() -> None:
     assert container.environment(_plan("-e A=2 -e PATH=/mine a"), CALL) == ["A=2", "HOME=/h", "PATH=/mine"]
 
 
+def _spec(directive: str) -> ContainerSpec:
+    return container.for_job(
+        _plan(directive),
+        CALL,
+        image_id="sha256:1",
+        bound=[],
+        own_files=[("/root/passwd", "/etc/passwd")],
+        cgroup_parent="/pbsdock/7",
+        labels={"pbsdock.job": "7"},
+        rlimits={"Max open files": (10, 20), "Max address space": (1 << 30, -1)},
+        wrapped=False,
+    )
+
+
 def test_host_config_gives_no_right() -> None:
     """Every field that could hurt others is set, whatever the directive says."""
-    found = container.host_config(_plan(), [], [], "/pbsdock/7", {})
+    found = host_config(_spec("a"))
 
-    assert set(found) == container.SET
+    assert set(found) == SET
     assert (found["Privileged"], found["CapAdd"], found["CapDrop"], found["SecurityOpt"]) == (
         False,
         [],
@@ -116,7 +132,29 @@ def test_host_config_gives_no_right() -> None:
         ["no-new-privileges"],
     )
     assert (found["RestartPolicy"]["Name"], found["LogConfig"]["Type"]) == ("no", "none")
-    assert not container.SET & container.DEFAULTED
+    assert not SET & DEFAULTED
+
+
+def test_create_body_says_what_the_spec_says() -> None:
+    """Nothing is added to it on the way, and nothing of it is lost."""
+    found = create_body(_spec("--tmpfs /t:size=1m --network none a"))
+    host = found["HostConfig"]
+
+    assert (found["Image"], found["Cmd"], found["Entrypoint"]) == ("sha256:1", ["/bin/sh"], [])
+    assert (found["Labels"], found["Env"]) == ({"pbsdock.job": "7"}, ["A=1", "HOME=/h"])
+    assert host["Mounts"] == [
+        {
+            "Type": "bind",
+            "Source": "/root/passwd",
+            "Target": "/etc/passwd",
+            "ReadOnly": True,
+            "BindOptions": {"Propagation": "rprivate"},
+        }
+    ]
+    assert host["Tmpfs"] == {"/t": "rw,nosuid,nodev,mode=1777,size=1048576"}
+    assert host["Ulimits"] == [{"Name": "nofile", "Soft": 10, "Hard": 20}]
+    assert host["Sysctls"] == {"net.ipv4.ip_unprivileged_port_start": "1024"}
+    assert (host["NetworkMode"], host["CgroupParent"]) == ("none", "/pbsdock/7")
 
 
 def test_shell_line_sets_what_the_engine_cannot() -> None:

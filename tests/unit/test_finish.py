@@ -14,21 +14,22 @@ import pytest
 from pbsdock.agent import finish as ends
 from pbsdock.agent import stage
 from pbsdock.agent.finish import finish
-from pbsdock.agent.outage import Outage, back, explains, lost, moment
+from pbsdock.agent.outage import Outage, back, explains, lost
 from pbsdock.agent.runs import JobRun
 from pbsdock.core.errors import NodeFault
 from pbsdock.core.facts import Exit, Usage
 from pbsdock.core.record import State
+from pbsdock.engine.base import ContainerState
 from pbsdock.host.process import alive
 from tests.support.torque import WORDS
 from tests.unit.records import fake_jobs, record_in
 
 
-def _running_for_ever(_container: str) -> dict[str, Any]:
-    return {"State": {"Running": True, "ExitCode": 0}}
+def _running_for_ever(_container: str) -> ContainerState:
+    return ContainerState(is_running=True)
 
 
-def _no_answer(_container: str) -> dict[str, Any]:
+def _no_answer(_container: str) -> ContainerState:
     raise NodeFault("engine-unreachable", "the Docker engine does not answer")
 
 
@@ -127,13 +128,6 @@ def test_an_engine_that_comes_and_goes() -> None:
     assert back(None, 1.0) is None
 
 
-def test_times_of_the_engine() -> None:
-    """Nanoseconds, none at all, and the year 1."""
-    assert moment("1970-01-02T00:00:00.250000001Z") == pytest.approx(86400.25)
-    assert moment("1970-01-02T00:00:00Z") == 86400.0
-    assert [moment(one) for one in ("0001-01-01T00:00:00Z", None, "", "soon")] == [None] * 4
-
-
 @pytest.mark.parametrize(
     ("ago_s", "is_blamed"), [(0.0, True), (36000.0, False)], ids=["restarted-now", "in-the-morning"]
 )
@@ -141,10 +135,10 @@ def test_times_of_the_engine() -> None:
 def test_fake_engine_is_blamed_for_what_its_restart_explains(code: int, ago_s: float, is_blamed: bool) -> None:
     """A qdel, or a job's own status, hours after a restart that the job has survived is not the engine's."""
     now = time.time()
-    ended = {"Running": False, "ExitCode": code, "FinishedAt": time.strftime("%Y-%m-%dT%H:%M:%S.5Z", time.gmtime(now))}
+    ended = ContainerState(exit_code=code, finished_at=now)
     job = _job(None)
     job.outage = Outage(now - ago_s - 3.0, now - ago_s)
-    finish(_node(lambda _: {"State": ended}), job)
+    finish(_node(lambda _: ended), job)
 
     assert job.record.exit is not None
     assert any("Docker engine" in one for one in job.record.exit.sentences) is is_blamed

@@ -101,7 +101,7 @@ class TorqueSite:
         return argv, {}
 
     def begin(self, job_id: str = "", resources: str = "") -> None:
-        items = (one.partition("=") for one in (resources or self.resources).split(","))
+        items = (item.partition("=") for item in (resources or self.resources).split(","))
         listed = "".join(f"<{key}>{escape(value)}</{key}>" for key, _, value in items)
         hosts = "+".join(f"{host}/{slot}" for host in (NODE, OTHER) for slot in (0, 1))
         name = job_id or self.job_id
@@ -136,7 +136,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def _granted(grant: Grant) -> dict[str, object]:
-    return {one.name: getattr(grant, one.name) for one in fields(grant)}
+    return {field.name: getattr(grant, field.name) for field in fields(grant)}
 
 
 # -- a job that is prepared -------------------------------------------------------------------------------------------
@@ -322,14 +322,16 @@ def test_adoption_says_what_it_did(site: Site) -> None:
     adoption = site.manager.adopt(os.getpid(), os.getppid())
     assert adoption.skipped == ""
     assert not {"pid", "task", "fds", "sentence", "code"} & set(adoption.told)
-    assert all(isinstance(one, str) for one in adoption.told.values())
+    assert all(isinstance(value, str) for value in adoption.told.values())
 
 
 def test_words_are_all_there(site: Site) -> None:
     """Each is something, and the directive's refusals are filled in with them."""
     words = site.manager.words
-    assert [one.name for one in fields(words) if not getattr(words, one.name)] == []
-    assert [one for one in REFUSED if "{" in why_refused(one, words) or "}" in why_refused(one, words)] == []
+    assert [field.name for field in fields(words) if not getattr(words, field.name)] == []
+    assert [
+        option for option in REFUSED if "{" in why_refused(option, words) or "}" in why_refused(option, words)
+    ] == []
     assert set(words.path_variables) < set(words.variables)
 
 
@@ -348,14 +350,16 @@ def test_its_own_directories_are_closed(site: Site) -> None:
     """Absolute, and at least one of them sealed."""
     closed = site.manager.closed
     assert closed.sealed
-    assert all(Path(one).is_absolute() for one in (*closed.sealed, *closed.guarded))
+    assert all(Path(path).is_absolute() for path in (*closed.sealed, *closed.guarded))
 
 
 # -- the seam itself --------------------------------------------------------------------------------------------------
 
 
 def _members(kind: type) -> Mapping[str, object]:
-    return {name: one for name, one in vars(kind).items() if not name.startswith("_") and inspect.isfunction(one)}
+    return {
+        name: member for name, member in vars(kind).items() if not name.startswith("_") and inspect.isfunction(member)
+    }
 
 
 @pytest.mark.parametrize("kind", [Torque])
@@ -383,7 +387,7 @@ def test_what_crosses_the_seam_is_frozen_and_plain(kind: type) -> None:
 
 def test_policy_reads_no_more_of_a_scheduler_than_the_job() -> None:
     """The grant is one of a job's facts; a list of resources is none."""
-    assert "resources" not in {one.name for one in fields(Job)}
+    assert "resources" not in {field.name for field in fields(Job)}
 
 
 def test_torques_hook_passes_on_what_its_manager_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

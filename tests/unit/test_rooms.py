@@ -21,12 +21,12 @@ EXCEPTIONS = {
     "trial/": "stands in for pbs_mom, and so speaks as it does",
     "hook/": "is called by mom with mom's environment, and may import the protocol alone",
     "admin/setup/": "writes mom's configuration and what mom calls",
-    "config/tables.py": "documents the site's file, whose admin knows the commands of the site's users",
+    "config/sections.py": "documents the site's file, whose admin knows the commands of the site's users",
 }
 
 
 def _excused(name: str) -> str:
-    return next((one for one in EXCEPTIONS if name.startswith(one)), "")
+    return next((place for place in EXCEPTIONS if name.startswith(place)), "")
 
 
 def _strings(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -80,9 +80,9 @@ def test_every_exception_is_needed(excused: str) -> None:
 def _imports(path: Path) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
-            yield from ((node.lineno, f"{node.module}.{one.name}") for one in node.names)
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
         elif isinstance(node, ast.Import):
-            yield from ((node.lineno, one.name) for one in node.names)
+            yield from ((node.lineno, alias.name) for alias in node.names)
 
 
 def test_nobody_else_imports_from_the_room() -> None:
@@ -113,4 +113,4 @@ def test_what_counts_as_a_name(source: str, names: list[str], tmp_path: Path, mo
     monkeypatch.setattr("tests.unit.test_rooms.LIBRARY", tmp_path)
     path = tmp_path / "x.py"
     path.write_text(source)
-    assert [one.rsplit(" ", 1)[1] for one in _found(path)] == names
+    assert [stray.rsplit(" ", 1)[1] for stray in _found(path)] == names

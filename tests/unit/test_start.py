@@ -16,7 +16,7 @@ from pbsdock.agent.node import Node
 from pbsdock.core.errors import NodeFault, Refusal
 from pbsdock.core.ledger import Ledger
 from pbsdock.core.record import Record, State
-from pbsdock.engine.docker.api import EngineError
+from pbsdock.engine.base import ContainerState, EngineError
 from pbsdock.host.process import Caller
 from pbsdock.protocol import wire
 from tests.support.torque import WORDS
@@ -54,9 +54,9 @@ class FakeEngine:
     def start(self, _name: str) -> None:
         self.may_fail("start")
 
-    def inspect(self, _name: str) -> dict[str, Any]:
+    def inspect(self, _name: str) -> ContainerState:
         self.may_fail("inspect")
-        return {"State": {"Pid": 0}}
+        return ContainerState()
 
     def remove(self, name: str) -> bool:
         self.may_fail("remove")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from pbsdock.agent import outage, stage
 from pbsdock.agent.node import Node
@@ -13,13 +12,14 @@ from pbsdock.core.errors import HookError
 from pbsdock.core.facts import Exit, Usage, uptime
 from pbsdock.core.record import Record, State
 from pbsdock.core.sizes import human
-from pbsdock.engine.docker.api import EngineError
+from pbsdock.engine.base import ContainerState, EngineError
 from pbsdock.protocol import wire
 
 _BY_SIGNAL = (137, 143)
 _LAST_BREATH_S = 0.3
 AWAY = "the Docker engine of this node was away"
 _STALE_S = 30.0
+_REMOVED = ContainerState(exit_code=137)  # the container, by somebody else
 _LOST = 255  # what the engine reports for a container that ended while it was away (observed with live-restore)
 
 
@@ -35,15 +35,15 @@ def finish(node: Node, running: JobRun, said: int | None = None) -> None:
         state = _state(node, running, said)
         if state is None:
             return
-        code = int(state.get("ExitCode", 137))
-        if code in _BY_SIGNAL and not state.get("OOMKilled") and not _by_engine(running, state):
+        code = state.exit_code
+        if code in _BY_SIGNAL and not state.out_of_memory and not _by_engine(running, state):
             # An engine that shuts down ends its containers first and is gone a moment later.
             time.sleep(_LAST_BREATH_S)
             if not node.engine.probe():
                 running.outage = outage.lost(running.outage, time.time())
-        usage = remember_usage(node, record) if state else Usage()
+        usage = Usage() if state is _REMOVED else remember_usage(node, record)
         # The kernel's own count, where it outlives the container, also knows what the engine was away for.
-        killed = bool(state.get("OOMKilled") or usage.oom_at)
+        killed = bool(state.out_of_memory or usage.oom_at)
         sentences = _sentences(running, state, usage, killed, node.rm.words.ask_memory)
         record.exit = Exit(code=code, oom=killed, sentences=tuple(sentences), at=time.time())
         record.note(alive_at=uptime())
@@ -102,8 +102,8 @@ def _tidy(node: Node, record: Record) -> None:
             record.save_or_tell()
 
 
-def _state(node: Node, running: JobRun, said: int | None) -> dict[str, Any] | None:
-    """The container's State; {} if somebody removed it, None while it runs or the engine is away.
+def _state(node: Node, running: JobRun, said: int | None) -> ContainerState | None:
+    """How the container ended; _REMOVED if somebody removed it, None while it runs or the engine is away.
 
     After its event the engine holds the container for some milliseconds more to clean it up, and an inspection waits
     for that. An exit code that leaves no question is therefore taken from the event.
@@ -112,17 +112,17 @@ def _state(node: Node, running: JobRun, said: int | None) -> dict[str, Any] | No
     if said is not None and said not in (*_BY_SIGNAL, _LOST) and not running.out_of_memory:
         usage = remember_usage(node, record)
         if usage.limit_hit is False and not usage.oom_at:
-            return {"ExitCode": said}
+            return ContainerState(exit_code=said)
     try:
         found = node.engine.inspect(record.container_id or record.container_name)
     except (HookError, EngineError):
         return _given_up(node, running)
     if found is None:
-        return {}
-    return _given_up(node, running) if found["State"]["Running"] else dict(found["State"])
+        return _REMOVED
+    return _given_up(node, running) if found.is_running else found
 
 
-def _given_up(node: Node, running: JobRun) -> dict[str, Any] | None:
+def _given_up(node: Node, running: JobRun) -> ContainerState | None:
     """None, for the next look to find out, unless the kernel has long had no such process and the engine still errs.
 
     An engine that was killed and came back may never learn of an end that came meanwhile; one that hung learns of it a
@@ -136,25 +136,25 @@ def _given_up(node: Node, running: JobRun) -> dict[str, Any] | None:
     if time.monotonic() - running.gone_since < _STALE_S:
         return None
     running.outage = outage.lost(running.outage, time.time())  # it is there, and knows nothing of what is over
-    return {"ExitCode": _LOST}
+    return ContainerState(exit_code=_LOST)
 
 
-def _by_engine(running: JobRun, state: dict[str, Any]) -> bool:
-    return outage.explains(running.outage, outage.moment(state.get("FinishedAt")), time.time())
+def _by_engine(running: JobRun, state: ContainerState) -> bool:
+    return outage.explains(running.outage, state.finished_at, time.time())
 
 
 def _limit(record: Record) -> int | None:
     return record.plan.limits.memory_bytes if record.plan else None
 
 
-def _sentences(running: JobRun, state: dict[str, Any], usage: Usage, killed: bool, ask_memory: str) -> list[str]:
-    if not state:
+def _sentences(running: JobRun, state: ContainerState, usage: Usage, killed: bool, ask_memory: str) -> list[str]:
+    if state is _REMOVED:
         return ["the container was removed by somebody else while the job ran; exit status 137 is not the job's own"]
     sentences = []
     if killed:
         limit = _limit(running.record)
         sentences.append(oom_sentence(limit, usage.memory_peak_bytes, usage.oom_at, ask_memory))
-    code = int(state.get("ExitCode", 0))
+    code = state.exit_code
     by_engine = _by_engine(running, state)
     if by_engine and code == _LOST:
         sentences.append(
@@ -169,8 +169,8 @@ def _sentences(running: JobRun, state: dict[str, Any], usage: Usage, killed: boo
     elif running.stream_lost_at:
         since = time.strftime("%H:%M:%S", time.localtime(running.stream_lost_at))
         sentences.append(f"{AWAY}; anything the job wrote since {since} is missing from its output")
-    if state.get("Error"):
-        sentences.append(f"the engine says: {state['Error']}")
+    if state.error:
+        sentences.append(f"the engine says: {state.error}")
     return sentences
 
 

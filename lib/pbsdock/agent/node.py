@@ -27,11 +27,13 @@ from pbsdock.core.ledger import Ledger
 from pbsdock.core.pathrules import ClosedPaths
 from pbsdock.core.paths import Paths
 from pbsdock.core.record import Record, State
-from pbsdock.engine.docker.api import Engine, EngineError, boot_id, host_memory
-from pbsdock.engine.images import Images, load_auth
+from pbsdock.engine.base import EngineCapabilities, EngineError
+from pbsdock.engine.images import load_auth
+from pbsdock.engine.make import connect_with_images
 from pbsdock.events.stream import EventStream
 from pbsdock.host.cgroup.base import JobCgroup
 from pbsdock.host.cgroup.detect import choose
+from pbsdock.host.facts import boot_id, host_memory
 from pbsdock.host.process import session
 from pbsdock.policy.decide import HostFacts
 from pbsdock.rm.choose import manager
@@ -48,8 +50,9 @@ class Node:
         self.events = events
         self.name = socket.gethostname()
         self.boot = boot_id()
-        self.engine = Engine(config.engine.socket, config.engine.timeout_s, on_change=self._engine_changed)
-        self.images = Images(self.engine.client, self.engine.inspect_image, self.emit)
+        self.engine, self.images = connect_with_images(
+            config.engine.socket, config.engine.timeout_s, on_change=self._engine_changed, emit=self.emit
+        )
         self.stores = Stores(config, self.owner, self.emit)
         self.jobs = Jobs(ledger, self.emit)
         self.streams = Streams()
@@ -62,7 +65,7 @@ class Node:
         self.planning = Planning()
         self.cpu_lock = threading.Lock()  # two jobs must not be given the same CPUs; nothing else is done under it
         self.promised: dict[str, frozenset[int]] = {}  # CPUs by incarnation, until its record is written
-        self._info: dict[str, Any] = {}
+        self._info: EngineCapabilities | None = None
 
     # -- events -------------------------------------------------------------------------------------------------
 
@@ -120,9 +123,9 @@ class Node:
             "pbsdock.user": record.user,
         }
 
-    def engine_info(self) -> dict[str, Any]:
+    def engine_info(self) -> EngineCapabilities:
         """The engine's own description, asked once per connection to it."""
-        if not self._info:
+        if self._info is None:
             self._info = self.engine.info()
         return self._info
 
@@ -133,8 +136,9 @@ class Node:
             self._cgroups = self._choose(self.engine_info())
         return self._cgroups
 
-    def _choose(self, info: dict[str, Any]) -> JobCgroup:
-        return choose(info, root=self.paths.instance, parent=self.config.cgroup.parent)
+    def _choose(self, info: EngineCapabilities) -> JobCgroup:
+        root, parent = self.paths.instance, self.config.cgroup.parent
+        return choose(info.cgroup_driver, info.cgroup_version, root=root, parent=parent)
 
     def look_again(self) -> None:
         """The engine may have been restarted with another cgroup driver; while it is away the old answer serves."""
@@ -156,9 +160,9 @@ class Node:
     def closed_paths(self) -> ClosedPaths:
         """The paths of this host that are not given to containers."""
         try:
-            root = self.engine_info().get("DockerRootDir")
+            root = self.engine_info().root_dir
         except (HookError, EngineError):
-            root = None  # nothing can be prepared then either, and that is told in its place
+            root = ""  # nothing can be prepared then either, and that is told in its place
         paths = self.paths
         own = (*self.rm.closed.sealed, paths.run_dir, paths.state_dir, paths.log_dir, paths.config.parent)
         sealed = [str(one) for one in (*((root,) if root else ()), *own)]

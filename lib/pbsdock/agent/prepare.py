@@ -28,7 +28,7 @@ from pbsdock.core.facts import uptime
 from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record, State
 from pbsdock.directive.parse import SCRIPT_LIMIT, Directive, DirectiveError, parse_options, parse_script
-from pbsdock.engine.docker.api import EngineError
+from pbsdock.engine.base import EngineError
 from pbsdock.engine.images import Image
 from pbsdock.engine.spec import group, passwd
 from pbsdock.host import mounts

@@ -19,7 +19,7 @@ from pbsdock.agent.release import release, remove_work
 from pbsdock.core.errors import HookError, NodeFault
 from pbsdock.core.facts import uptime
 from pbsdock.core.record import Record, State
-from pbsdock.engine.docker.api import EngineError
+from pbsdock.engine.base import EngineError, ListedContainer
 from pbsdock.host import pins
 
 _AT_ONCE = 16
@@ -162,7 +162,7 @@ def _dead_records(
 def _orphans(
     node: Node,
     records: Iterable[Record],
-    containers: list[dict[str, Any]],
+    containers: Iterable[ListedContainer],
     named: tuple[list[str], list[str], list[str]],
     grace_s: float,
 ) -> list[Finding]:
@@ -172,11 +172,11 @@ def _orphans(
     now = time.time()
     found = []
     for one in containers:
-        labels = one.get("Labels") or {}
-        if labels.get("pbsdock.incarnation") in known or now - float(one.get("Created", now)) < grace_s:
+        labels = one.labels
+        if labels.get("pbsdock.incarnation") in known or now - one.created_at < grace_s:
             continue
         why = "no-record" if labels.get("pbsdock.boot") == node.boot else "other-boot"
-        found.append(Finding(kind="container", name=one["Id"], job=labels.get("pbsdock.job", ""), why=why))
+        found.append(Finding(kind="container", name=one.id, job=labels.get("pbsdock.job", ""), why=why))
     for kind, present, known_names in zip(("cgroup", "files", "marker"), named, (names, names, jobs), strict=True):
         found += [
             Finding(kind=kind, name=one, job=one if kind == "marker" else "", why="no-record")

@@ -11,7 +11,7 @@ from pbsdock.agent.node import Node, ms_since
 from pbsdock.core.errors import HookError, NodeFault
 from pbsdock.core.facts import Usage
 from pbsdock.core.record import Record, State
-from pbsdock.engine.docker.api import EngineError
+from pbsdock.engine.base import EngineError
 from pbsdock.host import pins
 from pbsdock.host.syscalls import unmount
 from pbsdock.protocol import wire

@@ -14,7 +14,7 @@ from pbsdock.agent.quota import UserQuota
 from pbsdock.agent.runs import Run
 from pbsdock.core.errors import BadValue, HookError, NodeFault, Refusal
 from pbsdock.core.redact import known
-from pbsdock.engine.docker.api import EngineError
+from pbsdock.engine.base import EngineError
 from pbsdock.host.process import start_time
 from pbsdock.protocol import wire
 

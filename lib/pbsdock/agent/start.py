@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -19,9 +18,9 @@ from pbsdock.core.facts import Bound, uptime
 from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record, State
 from pbsdock.engine import spec as container
-from pbsdock.engine.docker.api import EngineError, process_groups
+from pbsdock.engine.base import EngineError, Failure, Rlimits
 from pbsdock.host import mounts, pins
-from pbsdock.host.process import Caller, alive, start_time
+from pbsdock.host.process import Caller, alive, start_time, supplementary_groups
 from pbsdock.protocol import wire
 
 _PID_S = 2.0
@@ -29,7 +28,6 @@ _TASKS, _TASKS_PER_CPU = 64, 4  # of one job at a time: each is an exec, a shim'
 _ENDING_S = 0.3
 _CHANGED = (errno.ESTALE, errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EACCES)
 _REMOVED_S = 10.0
-_NO_PROGRAM = re.compile(r'exec: "([^"]+)"|no such file or directory|permission denied|too many levels of symbolic')
 
 
 def read_call(request: wire.Message, shell_option: str) -> tuple[container.Call, list[str]]:
@@ -187,14 +185,14 @@ def _pinned(node: Node, record: Record, plan: Plan, bound: Sequence[Bound]) -> I
 
 
 def _launch(
-    node: Node, record: Record, plan: Plan, call: container.Call, bound: Sequence[Bound], rlimits: container.Rlimits
+    node: Node, record: Record, plan: Plan, call: container.Call, bound: Sequence[Bound], rlimits: Rlimits
 ) -> tuple[socket.socket, str]:
     """Create, attach, start; a container that was made is the caller's to remove, whatever comes of it.
 
     An image without /bin/sh gets its command bare, with runc's own umask.
     """
     for wrapped in (True, False):
-        body = container.config(
+        spec = container.for_job(
             plan,
             call,
             image_id=record.image_id or "",
@@ -206,7 +204,7 @@ def _launch(
             wrapped=wrapped,
         )
         try:
-            identifier = node.engine.create(body, record.container_name)
+            identifier = node.engine.create(spec, record.container_name)
         except EngineError as error:
             raise _engine_fault(node, plan, error) from None
         stream = None
@@ -219,7 +217,7 @@ def _launch(
         except EngineError as error:
             if stream is not None:
                 stream.close()
-            if not _NO_PROGRAM.search(str(error)) or "mount" in str(error):
+            if error.failure is not Failure.NO_PROGRAM:
                 raise _engine_fault(node, plan, error) from None
             if not wrapped:
                 raise Refusal(
@@ -245,18 +243,19 @@ def _deliver(node: Node, record: Record, plan: Plan) -> None:
 
 
 def _engine_fault(node: Node, plan: Plan, error: EngineError) -> NodeFault | Refusal:
-    text = str(error)
-    if error.status == 404 and "image" in text.lower():
+    if error.failure is Failure.IMAGE_GONE:
         return NodeFault("image-gone", f"image {plan.image!r} was removed from {node.name} after it had been checked")
-    if "network" in text and "not found" in text:
+    if error.failure is Failure.NO_NETWORK:
         return Refusal("no-such-network", f"network {plan.network!r} does not exist on {node.name}")
-    return NodeFault("engine-error", f"the Docker engine of {node.name} could not start the container: {text[:400]}")
+    return NodeFault(
+        "engine-error", f"the Docker engine of {node.name} could not start the container: {str(error)[:400]}"
+    )
 
 
 def _verified(node: Node, record: Record, plan: Plan, identifier: str, bound: Sequence[Bound]) -> int:
     """Compare what runs with what was planned, before the script is fed to the shell; returns the first pid."""
-    found = node.engine.inspect(identifier) or {}
-    pid = int(found.get("State", {}).get("Pid", 0))
+    found = node.engine.inspect(identifier)
+    pid = found.pid if found is not None else 0
     if pid <= 0:
         return 0  # over already: a shell that is no shell; its exit status tells
     try:
@@ -265,7 +264,7 @@ def _verified(node: Node, record: Record, plan: Plan, identifier: str, bound: Se
             wrong = "it is outside of the job's cgroup"
         elif lifted := _lifted(node, record, plan):
             wrong = lifted
-        elif process_groups(pid) - {plan.gid} != frozenset(plan.groups) - {plan.gid}:
+        elif supplementary_groups(pid) - {plan.gid} != frozenset(plan.groups) - {plan.gid}:
             wrong = "its supplementary groups are not the job owner's"
         elif target := mounts.mismatch(pid, bound):
             wrong = f"{target} is not what was checked"
@@ -298,7 +297,7 @@ def start_task(node: Node, record: Record, request: wire.Message) -> tuple[TaskR
     plan = record.planned
     call, _lost = read_call(request, node.rm.words.choose_shell)
     call = _standing(call, plan, bounds(record))
-    rlimits: container.Rlimits = {}
+    rlimits: Rlimits = {}
     most = max(_TASKS, _TASKS_PER_CPU * (os.cpu_count() or 1))
     if node.tasks(record) >= most:
         raise Refusal("too-many-tasks", f"job {record.job_id} has {most} tasks on this node, as many as it may")
@@ -307,14 +306,15 @@ def start_task(node: Node, record: Record, request: wire.Message) -> tuple[TaskR
             record.container_id or record.container_name,
             argv,
             environment=container.environment(plan, call),
-            user=f"{plan.uid}:{plan.gid}",
+            uid=plan.uid,
+            gid=plan.gid,
             directory=container.working_directory(plan, call, bounds(record)),
             tty=call.tty,
         )
         try:
             stream = node.engine.exec_start(identifier, tty=call.tty)
         except EngineError as error:
-            if argv[0] == "/bin/sh" and call.argv[0] != "/bin/sh" and _NO_PROGRAM.search(str(error)):
+            if argv[0] == "/bin/sh" and call.argv[0] != "/bin/sh" and error.failure is Failure.NO_PROGRAM:
                 continue
             raise NodeFault("engine-error", f"the task could not be started in the container: {error}") from None
         running = TaskRun(record=record, exec_id=identifier)
@@ -336,8 +336,8 @@ def _task_pid(node: Node, identifier: str) -> int:
     deadline = time.monotonic() + _PID_S
     while time.monotonic() < deadline:
         found = node.engine.exec_inspect(identifier)
-        if found.get("Pid") or found.get("ExitCode") is not None:
-            return int(found.get("Pid") or 0)
+        if found.pid or found.exit_code is not None:
+            return found.pid
         time.sleep(0.005)
     return 0
 
@@ -347,9 +347,9 @@ def finish_task(node: Node, running: TaskRun) -> bool:
     sentences: list[str] = []
     try:
         found = node.engine.exec_inspect(running.exec_id)
-        if found.get("Running"):
+        if found.is_running:
             return False
-        code = int(found.get("ExitCode") or 0)
+        code = found.exit_code or 0
     except EngineError:
         code = 137  # the engine forgets every exec when it is restarted
         sentences.append(

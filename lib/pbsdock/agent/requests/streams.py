@@ -11,7 +11,7 @@ from pbsdock.agent.finish import AWAY, finish
 from pbsdock.agent.runs import JobRun
 from pbsdock.agent.session import Session
 from pbsdock.core.errors import HookError, Refusal
-from pbsdock.engine.docker.api import EngineError
+from pbsdock.engine.base import EngineError
 from pbsdock.protocol import wire
 
 

@@ -18,7 +18,7 @@ from pbsdock.agent.start import discard_half_started, finish_task, start_job, st
 from pbsdock.core.errors import BadValue, HookError, Refusal
 from pbsdock.core.facts import Exit
 from pbsdock.core.record import Record, Refused, State
-from pbsdock.engine.docker.api import EngineError
+from pbsdock.engine.base import EngineError
 from pbsdock.host.process import Caller, start_time
 from pbsdock.protocol import wire
 
@@ -175,8 +175,8 @@ class UserRequests:
             except EngineError:
                 finish_task(self.node, running)  # forgotten: its end is told, and not kept
                 return running
-            if found.get("ContainerID") == record.container_id:
-                running.pid = int(found.get("Pid") or 0)
+            if found.container_id == record.container_id:
+                running.pid = found.pid
                 running.pid_start = start_time(running.pid)
                 return self.node.jobs.add_unless_known(running)
             running = None

@@ -14,11 +14,13 @@ def grant_of(asked: Resources, *, slots_here: int, slots_total: int, hosts: tupl
 
     key, memory = "", None
     totals = [(name, share(total)) for name, total in (("mem", asked.mem), ("vmem", asked.vmem)) if total is not None]
-    each = [(name, one * slots_here) for name, one in (("pmem", asked.pmem), ("pvmem", asked.pvmem)) if one is not None]
+    per_slot = [
+        (name, size * slots_here) for name, size in (("pmem", asked.pmem), ("pvmem", asked.pvmem)) if size is not None
+    ]
     if totals:
-        key, memory = min(totals, key=lambda one: one[1])
-    elif each:
-        key, memory = each[0]
+        key, memory = min(totals, key=lambda total: total[1])
+    elif per_slot:
+        key, memory = per_slot[0]
     return Grant(
         memory_bytes=memory,
         memory_from=key,
@@ -28,7 +30,7 @@ def grant_of(asked: Resources, *, slots_here: int, slots_total: int, hosts: tupl
         slots_here=slots_here,
         slots_total=slots_total,
         # gpus=N is per node, and which part of an uneven request this node serves is not known: the least is safe.
-        gpus=min((one.gpus for one in asked.nodes), default=0),
+        gpus=min((part.gpus for part in asked.nodes), default=0),
         hosts=hosts,
         walltime_s=asked.walltime,
     )

@@ -56,7 +56,7 @@ class JobFiles:
             if (file := self._content(exact)) is not None and file.job_id.text == job_id.text:
                 return exact, file
             like = re.compile(re.escape(prefix[:-1]) + r"[ -~][0-9]{0,5}\.JB")
-            others = [one for one in self._listed() if one != exact and like.fullmatch(one)]
+            others = [name for name in self._listed() if name != exact and like.fullmatch(name)]
             for name in others[:_AT_WORST]:
                 if (file := self._content(name)) is not None and file.job_id.text == job_id.text:
                     return name, file
@@ -68,7 +68,7 @@ class JobFiles:
         try:
             changed = os.stat(self._directory).st_mtime_ns
             if changed != self._names[0]:
-                names = tuple(sorted(one for one in os.listdir(self._directory) if one.endswith(".JB")))
+                names = tuple(sorted(name for name in os.listdir(self._directory) if name.endswith(".JB")))
                 settled = time_ns() - changed > _TICK_NS
                 self._names = (changed if settled else -1, names)
                 for gone in set(self._read).difference(names):
@@ -99,6 +99,6 @@ class JobFiles:
             file = None
         self._read[name] = _Read(identity, file)
         self._read.move_to_end(name)
-        while sum(one.identity[2] for one in self._read.values()) > self._room and len(self._read) > 1:
+        while sum(read.identity[2] for read in self._read.values()) > self._room and len(self._read) > 1:
             self._read.popitem(last=False)
         return file
