@@ -287,6 +287,19 @@ def test_a_users_word_is_not_believed(site: Site, value: str) -> None:
     assert (job.nodefile, job.tmpdir) == (None, None)
 
 
+def test_a_link_in_the_managers_place_is_not_followed(site: Site) -> None:
+    """Whoever may exchange what the manager has made must not choose what is mounted."""
+    site.begin()
+    live = site.manager.find(site.job_id)
+    assert live is not None
+    env = site.users_environment()
+    for path in map(Path, env.values()):
+        path.rename(f"{path}.moved")
+        path.symlink_to(f"{path}.moved")
+    job = live.job(env)
+    assert (job.nodefile, job.tmpdir) == (None, None)
+
+
 def test_a_job_that_is_not_alive(site: Site) -> None:
     """None after a while; another's file is not taken for it."""
     site.begin("8.vm")
