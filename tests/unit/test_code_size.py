@@ -23,7 +23,6 @@ PENDING = {
     "engine/base.py",
     "engine/docker/api.py",
     "engine/images.py",
-    "hook/runner.py",
 }
 
 
