@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from pbsdock.agent.reconcile import Verdict, judge
 from pbsdock.core.errors import Refusal
-from pbsdock.core.ledger import Record
 from pbsdock.core.pathrules import PathRules, below
 from pbsdock.core.plan import Mount
+from pbsdock.core.record import Record, State
 from pbsdock.engine import spec as container
 from pbsdock.engine.base import ContainerSpec
 from pbsdock.engine.docker.host_config import DEFAULTED, SET, create_body, host_config
@@ -234,9 +234,8 @@ def test_exchanged_mounts_are_noticed(tmp_path: Path) -> None:
 def test_verdicts(state: str, boot: str, files: set[str], age: float, verdict: Verdict) -> None:
     """Alive by mom's own file; young by the last sign of life; dead by another boot."""
     record = Record.new(job_id="7.vm", safe="7.vm", uid=1, user="a", node="n", boot_id=boot, now=1000.0, nonce="aa")
-    record.facts["job_file"] = "7.vm.JB"
-    record.facts["alive_at"] = 1000.0
-    record.state = state
+    record.note(job_file="7.vm.JB", alive_at=1000.0)
+    record._state = State(state)
 
     assert judge(record, boot="b", job_files=frozenset(files), up_s=1000.0 + age, grace_s=120) is verdict
 
@@ -252,8 +251,8 @@ def test_verdicts(state: str, boot: str, files: set[str], age: float, verdict: V
 def test_verdicts_of_ended_jobs(files: set[str], age: float, verdict: Verdict) -> None:
     """Nothing of it is awaited any more but its epilogue."""
     record = Record.new(job_id="7.vm", safe="7.vm", uid=1, user="a", node="n", boot_id="b", now=1000.0, nonce="aa")
-    record.facts |= {"job_file": "7.vm.JB", "alive_at": 1000.0}
-    record.state = "ended"
+    record.note(job_file="7.vm.JB", alive_at=1000.0)
+    record._state = State.ENDED
 
     assert judge(record, boot="b", job_files=frozenset(files), up_s=1000.0 + age, grace_s=120) is verdict
 

@@ -15,12 +15,13 @@ from pbsdock.agent import finish as ends
 from pbsdock.agent import stage
 from pbsdock.agent.finish import finish
 from pbsdock.agent.outage import Outage, back, explains, lost
-from pbsdock.agent.running import Running
+from pbsdock.agent.runs import JobRun
 from pbsdock.core.errors import NodeFault
-from pbsdock.core.ledger import Record
+from pbsdock.core.facts import Exit, Usage
+from pbsdock.core.record import State
 from pbsdock.engine.base import ContainerState
-from pbsdock.host.cgroup.base import Usage
 from pbsdock.host.process import alive
+from tests.unit.records import fake_jobs, record_in
 
 
 def _running_for_ever(_container: str) -> ContainerState:
@@ -36,15 +37,14 @@ def _node(inspect: Any, *, answers: bool = True) -> Any:
         engine=SimpleNamespace(inspect=inspect, probe=lambda: answers),
         job_lock=lambda name, wait: nullcontext(),
         cgroups=SimpleNamespace(usage=lambda name: Usage()),
-        ledger=SimpleNamespace(save=lambda record: None),
+        jobs=fake_jobs(),
         emit=lambda *args, **fields: None,
     )
 
 
-def _job(gone_for_s: float | None) -> Running:
+def _job(gone_for_s: float | None) -> JobRun:
     gone_since = None if gone_for_s is None else time.monotonic() - gone_for_s
-    record = Record.new(job_id="1.srv", safe="1.srv", uid=1, user="alice", node="node1", boot_id="b")
-    return Running(record, gone_since=gone_since)
+    return JobRun(record_in(State.RUNNING), gone_since=gone_since)
 
 
 @pytest.mark.parametrize("inspect", [_running_for_ever, _no_answer])
@@ -56,7 +56,7 @@ def test_fake_engine_that_never_learns_of_an_end_is_given_up(inspect: Any) -> No
     assert job.ended is not None
     assert job.ended.number("code") == 255
     assert job.record.exit is not None
-    assert "the job's own exit status is lost" in job.record.exit["sentences"][0]
+    assert "the job's own exit status is lost" in job.record.exit.sentences[0]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_fake_engine_is_blamed_for_what_its_restart_explains(code: int, ago_s: f
     finish(_node(lambda _: ended), job)
 
     assert job.record.exit is not None
-    assert any("Docker engine" in one for one in job.record.exit["sentences"]) is is_blamed
+    assert any("Docker engine" in one for one in job.record.exit.sentences) is is_blamed
 
 
 # -- a stage-out's end ------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def test_fake_engine_is_blamed_for_what_its_restart_explains(code: int, ago_s: f
 def test_a_sentence_with_bytes_of_a_name_is_told_by_a_fake_node() -> None:
     """A record's sentences go on as they are: what a message cannot carry must not keep the run hook waiting."""
     job = _job(None)
-    job.record.state, job.record.exit = "staging", {"code": 74, "sentences": ["na\udcffme\0"]}
+    job.record._state, job.record.exit = State.STAGING, Exit(code=74, sentences=("na\udcffme\0",))
     ends._conclude(_node(None), job)
 
     assert job.ended is not None
@@ -169,11 +169,13 @@ def test_a_stage_out_of_a_fake_node_that_goes_wrong_ends_all_the_same(
     monkeypatch.setattr(stage, "_stage_out", _raises if fails == "stage-out" else lambda *_: None)
     conclude = _raises if fails == "conclude" else lambda *_: done.append("concluded")
     job, node = _job(None), _node(None)
-    node.staging, events = {}, []
+    events: list[tuple[str, str]] = []
     node.emit = lambda event, *_, **fields: events.append((event, fields["where"]))
     began = time.monotonic()
     stage.begin_out(node, job, conclude, lambda *_: done.append("tidied"))
-    assert node.staging[job.record.incarnation].over.wait(5)
+    work = node.jobs.work_of(job.record)
+    assert work is not None
+    assert work.over.wait(5)
     while "tidied" not in done and time.monotonic() < began + 5:
         time.sleep(0.01)
 

@@ -14,19 +14,20 @@ from typing import Any
 from pbsdock.agent import outage
 from pbsdock.agent.attempts import Attempts
 from pbsdock.agent.job_files import JobFiles
+from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.locks import Locks
 from pbsdock.agent.planning import Planning
 from pbsdock.agent.pulse import Pulse
-from pbsdock.agent.running import Running
+from pbsdock.agent.runs import Run, TaskRun
 from pbsdock.agent.stores import Stores
 from pbsdock.agent.streams import Streams
-from pbsdock.agent.work import Work
 from pbsdock.agent.workers import Spawner
 from pbsdock.config.tables import Config
 from pbsdock.core.errors import HookError, NodeFault
-from pbsdock.core.ledger import Ledger, Record
+from pbsdock.core.ledger import Ledger
 from pbsdock.core.pathrules import ClosedPaths
 from pbsdock.core.paths import Paths
+from pbsdock.core.record import Record, State
 from pbsdock.engine.base import EngineCapabilities, EngineError
 from pbsdock.engine.images import load_auth
 from pbsdock.engine.make import connect_with_images
@@ -47,19 +48,17 @@ class Node:
         self.paths = paths
         self.config = config
         self.events = events
-        self.ledger = ledger
         self.name = socket.gethostname()
         self.boot = boot_id()
         self.engine, self.images = connect_with_images(
             config.engine.socket, config.engine.timeout_s, on_change=self._engine_changed, emit=self.emit
         )
         self.stores = Stores(config, self.owner, self.emit)
-        self.running: dict[str, Running] = {}  # incarnation, or exec id for a task
+        self.jobs = Jobs(ledger, self.emit)
         self.streams = Streams()
         self.pulse = Pulse()
         self.spawner = Spawner(paths.lib)
         self.job_files = JobFiles(paths.mom_jobs)
-        self.staging: dict[str, Work] = {}  # by incarnation
         self._cgroups: JobCgroup | None = None
         self._locks = Locks()
         self.attempts = Attempts(paths.state_dir / "attempts.json")
@@ -88,13 +87,13 @@ class Node:
     def engine_lost(self) -> None:
         """What runs may end by it."""
         now = time.time()
-        for one in list(self.running.values()):
+        for one in self.jobs.job_runs():
             one.outage = outage.lost(one.outage, now)
 
     def engine_back(self) -> None:
         """What ends from here on does not end by it."""
         now = time.time()
-        for one in list(self.running.values()):
+        for one in self.jobs.job_runs():
             one.outage = outage.back(one.outage, now)
 
     # -- facts --------------------------------------------------------------------------------------------------
@@ -111,9 +110,7 @@ class Node:
 
     def tasks(self, record: Record) -> int:
         """How many tasks of a job the engine has something open for."""
-        running = [one for one in list(self.running.values()) if one.exec_id]
-        mine = {one.key for one in running if one.record.incarnation == record.incarnation}
-        return len(mine | self.streams.tasks(record.incarnation))
+        return len(self.jobs.tasks_of(record.incarnation) | self.streams.tasks(record.incarnation))
 
     def labels(self, record: Record) -> dict[str, str]:
         """Labels of a job's container."""
@@ -174,8 +171,9 @@ class Node:
     def free_cpus(self) -> tuple[int, ...]:
         """CPUs no other job on this node has for itself; one whose container is over has none any more."""
         taken = {one for cpus in list(self.promised.values()) for one in cpus}  # before the records they end in
-        for record in (one for one in self.ledger.load_all()[0] if one.state != "ended"):
-            taken.update(parse_cpus(str(((record.plan or {}).get("limits") or {}).get("cpuset") or "")))
+        for record in self.jobs.records():
+            if record.plan is not None and record.state is not State.ENDED:
+                taken.update(parse_cpus(record.plan.limits.cpuset or ""))
         return tuple(sorted(os.sched_getaffinity(0) - taken))
 
     # -- the container ------------------------------------------------------------------------------------------
@@ -211,13 +209,13 @@ class Node:
 
     def unmark(self, record: Record) -> None:
         """Take the marker away, unless a newer incarnation of the job needs it."""
-        newest = self.ledger.for_job(record.job_id)
+        newest = self.jobs.newest(record.job_id)
         if newest is None or newest.incarnation == record.incarnation:
             (self.paths.markers / record.job_id).unlink(missing_ok=True)
 
     def work_dir(self, record: Record) -> Path:
         """Root-only directory of a job's generated files."""
-        return self.paths.work / f"{record.safe}.{record.incarnation}"
+        return self.paths.work / record.name
 
     def store_dir(self, record: Record) -> Path:
         """Where a job's object-store credentials lie: a tmpfs of its own in its work directory."""
@@ -246,10 +244,10 @@ class Node:
 
     # -- signals ------------------------------------------------------------------------------------------------
 
-    def signal(self, running: Running, number: int) -> int:
+    def signal(self, running: Run, number: int) -> int:
         """Send a signal to every process of the job, or of one task's session, as pbs_mom does; returns how many."""
         name = running.record.cgroup
-        if not running.exec_id:
+        if not isinstance(running, TaskRun):
             return self.cgroups.signal(name, number)
         others = frozenset(one for one in self.cgroups.pids(name) if session(one) != running.pid)
         return self.cgroups.signal(name, number, exclude=others)

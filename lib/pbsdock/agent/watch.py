@@ -11,10 +11,10 @@ from pbsdock.agent.finish import finish
 from pbsdock.agent.memory import heap
 from pbsdock.agent.node import Node
 from pbsdock.agent.reconcile import reconcile
-from pbsdock.agent.running import Running
+from pbsdock.agent.runs import JobRun, Run, TaskRun
 from pbsdock.agent.start import finish_task
 from pbsdock.core.errors import HookError
-from pbsdock.core.ledger import Record
+from pbsdock.core.record import Record, State
 from pbsdock.engine.base import EngineError, EngineEvent, EventKind
 
 _LOOK_S = 1.0
@@ -86,19 +86,20 @@ class Watcher:
 
     def _event(self, event: EngineEvent) -> None:
         is_exec = event.kind is EventKind.EXEC_DIED
-        running = self.node.running.get(event.exec_id if is_exec else event.labels.get("pbsdock.incarnation", ""))
+        running = self.node.jobs.run(event.exec_id if is_exec else event.labels.get("pbsdock.incarnation", ""))
         if running is None:
             return
         if event.kind is EventKind.OUT_OF_MEMORY:
-            running.out_of_memory = True
+            if isinstance(running, JobRun):
+                running.out_of_memory = True
             return
         threading.Thread(target=self._finish, args=(running, event.exit_code), daemon=True).start()
 
-    def _finish(self, running: Running, said: int | None = None) -> None:
+    def _finish(self, running: Run, said: int | None = None) -> None:
         try:
-            if running.exec_id:
+            if isinstance(running, TaskRun):
                 finish_task(self.node, running)
-            else:
+            elif isinstance(running, JobRun):
                 finish(self.node, running, said)
         except (HookError, EngineError, OSError) as error:
             self.node.emit("agent.error", level="warning", where="finish", reason=str(error)[:300])
@@ -111,17 +112,17 @@ class Watcher:
             with self.node.pulse.at_work(_REFRESH_S) as next_one:
                 for record in self._records():
                     next_one()
-                    if record.state != "running":
+                    if record.state is not State.RUNNING:
                         continue
                     try:
                         if self.node.stores.refresh(record, self.node.store_dir(record)):
-                            self.node.ledger.save(record)
+                            record.save()
                     except Exception as error:  # one job's trouble must not end the others' sessions
                         self.node.emit("agent.error", level="error", where="refresh", reason=repr(error)[:300])
 
     def _records(self) -> list[Record]:
         try:
-            return self.node.ledger.load_all()[0]
+            return self.node.jobs.records()
         except OSError:  # no descriptors: the next look may have some
             return []
 
@@ -129,12 +130,12 @@ class Watcher:
 
     def look(self) -> None:
         """Check every job whose first process is gone: an event may have been lost with a connection."""
-        for running in list(self.node.running.values()):
+        for running in self.node.jobs.runs():
             if running.ended is None and not running.is_alive():
                 running.gone_since = running.gone_since or time.monotonic()
                 self._look_at(running)
 
-    def _look_at(self, running: Running) -> None:
+    def _look_at(self, running: Run) -> None:
         """Finish it in a thread of its own, one at a time: the engine may let it wait, and the other jobs must not."""
         if running.key in self._looked_at:
             return

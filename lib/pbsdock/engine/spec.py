@@ -7,10 +7,10 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pbsdock.core.facts import Bound
 from pbsdock.core.pathrules import below
 from pbsdock.core.plan import Plan
 from pbsdock.engine.base import BindMount, ContainerSpec, Rlimits
-from pbsdock.host.mounts import Bound
 from pbsdock.s3.environment import FOREIGN, variables
 
 # What the job's own shell sets (see `command`): set by an engine, they would strangle runc before the job starts.
