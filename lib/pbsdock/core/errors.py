@@ -1,4 +1,4 @@
-"""Errors that end a hook, told apart by who can fix them."""
+"""Errors that end a hook, by who can fix them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes and lists as sentences have them. Pure."""
+"""Sizes and lists in sentences. Pure."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def human(size: int) -> str:
 
 
 def some(texts: Sequence[str]) -> str:
-    """A list for a sentence, at most eight of it."""
+    """The first eight items of a list, for a sentence."""
     shown = ", ".join(texts[:_SHOWN]) or "none"
     return f"{shown} and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else shown

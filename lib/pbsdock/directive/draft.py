@@ -35,7 +35,7 @@ class Draft:
     too_many: set[str] = field(default_factory=set)
 
     def wrong(self, line: int, column: int, message: str) -> None:
-        """Note an error. A script that is nothing but errors is not told every one."""
+        """Note an error, up to ``PROBLEM_LIMIT``."""
         if len(self.problems) < PROBLEM_LIMIT:
             self.problems.append(Problem(line, column, message))
         elif len(self.problems) == PROBLEM_LIMIT:
@@ -47,7 +47,7 @@ class Draft:
         return len(self.problems) > PROBLEM_LIMIT
 
     def note(self, option: str, line: int, column: int) -> bool:
-        """Note where an option stands; False, after one complaint, if there are too many of its kind."""
+        """Note the place of an option; False, with an error, if there are too many of its kind."""
         places = self.where.setdefault(option, [])
         if option in MOST and len(places) >= MOST[option]:
             if option not in self.too_many:

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from pbsdock.directive.draft import Draft
-from pbsdock.directive.options import LINE_LIMIT, VALUE_LIMIT, read_line
+from pbsdock.directive.options import LINE_LIMIT, read_line
 from pbsdock.directive.tokens import VARIABLE
 from pbsdock.directive.types import Directive, DirectiveError, Problem, TmpfsOption, Volume
+from pbsdock.directive.values import VALUE_LIMIT
 
 __all__ = [
     "LINE_LIMIT",
@@ -86,7 +87,7 @@ def _line_at(data: bytes, start: int) -> bytes:
 def _is_near_miss(rest: bytes) -> bool:
     """Whether a comment like ``#docker busybox`` could be a directive: one word or an option, not a sentence."""
     words = rest[:LINE_LIMIT].split()
-    options = [one for one in words if _OPTION.match(one)]
+    options = [word for word in words if _OPTION.match(word)]
     return bool(options) or len(words) == 1
 
 
@@ -149,7 +150,7 @@ def expand(directive: Directive, variables: Mapping[str, str]) -> Directive:
 
     left = EXPANDED_LIMIT
 
-    def one(match: re.Match[str]) -> str:
+    def expand(match: re.Match[str]) -> str:
         nonlocal left
         value = "$" if match.group() == "$$" else variables[match.group(1) or match.group(2)]
         left -= len(value)
@@ -160,7 +161,7 @@ def expand(directive: Directive, variables: Mapping[str, str]) -> Directive:
     def fill(text: str) -> str:
         nonlocal left
         left -= len(text)
-        return _PLAIN_DOLLAR.sub(one, text)
+        return _PLAIN_DOLLAR.sub(expand, text)
 
     return replace(
         directive,

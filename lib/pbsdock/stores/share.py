@@ -31,8 +31,10 @@ class Sharer:
     def due(self, grants: Iterable[Grant]) -> tuple[str, ...]:
         """The buckets that something may be written into and that have not been looked at lately."""
         now = time.monotonic()
-        written = dict.fromkeys(one.bucket for one in grants if not one.read_only)
-        return tuple(one for one in written if self.enabled and now - self._well.get(one, -_FRESH_S) >= _FRESH_S)
+        written = dict.fromkeys(grant.bucket for grant in grants if not grant.read_only)
+        return tuple(
+            bucket for bucket in written if self.enabled and now - self._well.get(bucket, -_FRESH_S) >= _FRESH_S
+        )
 
     def share(self, session: Secret, buckets: Iterable[str]) -> None:
         """See to it that each bucket's policy has the statement. A failure is told; the job can run without."""
