@@ -20,9 +20,6 @@ PENDING = {
     "agent/stage.py",
     "agent/stores.py",
     "agent/watch.py",
-    "engine/base.py",
-    "engine/docker/api.py",
-    "hook/runner.py",
 }
 
 
