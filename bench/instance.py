@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from docker_flags import flags
@@ -14,6 +14,9 @@ from docker_flags import flags
 from pbsdock.trial import Request, Trial, environment
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from tests.support.agents import agents, kill_agents  # noqa: E402
+
 # Of this run alone: another one on this host takes its own away when it is done.
 RUN = f"pbsdock-bench-{os.getpid()}"
 IMAGE = f"{RUN}/busybox:1"
@@ -127,20 +130,8 @@ class Site:
 
     def stop_agents(self) -> None:
         """Kill them; the next hook starts another, with the configuration as it is then."""
-        while pids := self.agents():
-            for pid in pids:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, 9)
-            time.sleep(0.05)
+        kill_agents(self.root)
 
     def agents(self) -> list[int]:
-        marker = f"{self.root / 'opt/pbsdock'}/".encode()
-        found = []
-        for entry in os.listdir("/proc"):
-            try:
-                line = Path(f"/proc/{entry}/cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"pbsdock.agent.daemon" in line and marker in line:
-                found.append(int(entry))
-        return found
+        """Supervisor and worker."""
+        return agents(self.root)

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ import docker
 import pytest
 
 from pbsdock.host.cgroup.systemd import escape
-from pbsdock.host.process import alive
 from pbsdock.trial import Outcome, Request, Trial, run_job
+from tests.support.agents import agents, kill_agents
 
-pytest_plugins = ["tests.support.threats"]
+pytest_plugins = ["tests.support.laps", "tests.support.threats"]
 ROOT = Path(__file__).resolve().parent.parent
 # Of this run alone: another run on the same engine must not lose its images when this one tidies up.
 _RUN = f"pbsdock-test-{os.getpid()}"
@@ -98,12 +99,15 @@ class Instance:
 
     def end_all(self) -> None:
         """End what a failed test left running, so that the next one starts from nothing."""
-        for trial in self.trials:
-            if trial.leader is not None and trial.leader.poll() is None:
-                trial.request.kill_delay_s = 0.2
-                trial.qdel()
-                trial.finish(trial.wait())
-        self.trials.clear()
+        with ExitStack() as stack:  # one that does not end keeps no other from it
+            while self.trials:
+                stack.callback(self._end, self.trials.pop(0))
+
+    def _end(self, trial: Trial) -> None:
+        if trial.leader is not None and trial.leader.poll() is None:
+            trial.request.kill_delay_s = 0.2
+            trial.qdel()
+            trial.finish(trial.wait())
 
     def events(self, job: str | None = None) -> list[dict[str, Any]]:
         found = [json.loads(line) for line in self.events_file.read_text().splitlines()]
@@ -125,26 +129,19 @@ class Instance:
 
     def agent_pids(self) -> list[int]:
         """Supervisor and worker."""
-        marker = f"{self.root / 'opt/pbsdock'}/".encode()
-        found = []
-        for entry in os.listdir("/proc"):
-            try:
-                line = Path(f"/proc/{entry}/cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"pbsdock.agent.daemon" in line and marker in line:
-                found.append(int(entry))
-        return sorted(found)
+        return agents(self.root)
 
     def kill_agent(self) -> None:
-        killed = set(self.agent_pids())
-        for pid in killed:
-            os.kill(pid, 9)
-        # systemd starts another one at once. What is ending has no command line any more, and for a moment still its lock.
-        wait_until("the agent is dead", lambda: not killed & set(self.agent_pids()) and not any(map(alive, killed)))
+        """Kill both, to their end; systemd starts others at once."""
+        kill_agents(self.root)
+
+    def start_agent(self) -> None:
+        """Have mom's node check start one, if anything wants one, and wait until it answers."""
+        subprocess.run([str(self.root / "opt/pbsdock/hooks/node-check")], check=True, capture_output=True)
+        wait_until("the agent answers", lambda: self.command("ps").returncode == 0)
 
     def configure(self, text: str) -> None:
-        """Replace the configuration; the next hook starts an agent with it."""
+        """Replace the configuration; the next hook starts an agent with it. The fixture puts the first one back."""
         wait_until("no job is being released", lambda: not self._ended())
         self.config.write_text(text)
         self.kill_agent()
@@ -190,8 +187,9 @@ class Instance:
         return found
 
 
-def wait_until(what: str, holds: Callable[[], bool], seconds: float = 15.0) -> None:
-    """Poll with a deadline, and say what was awaited."""
+def wait_until(what: str, holds: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Poll with a deadline, and say what was awaited. A test that is not about time leaves *seconds* as they are: enough
+    for a slow machine, and they cost nothing where it holds sooner."""
     deadline = time.monotonic() + seconds * SLOWER
     while not holds():
         if time.monotonic() > deadline:
@@ -218,11 +216,13 @@ def images() -> Iterator[None]:
     if "PBSDOCK_TEST_IMAGE" in os.environ:
         yield
         return
-    subprocess.run(["sh", str(ROOT / "tests/image.sh"), IMAGE], check=True)
-    subprocess.run(["sh", str(ROOT / "tests/image.sh"), NO_SHELL_IMAGE, "without-shell"], check=True)
-    subprocess.run(["bash", str(ROOT / "tests/host_image.sh"), HOST_IMAGE], check=True)
-    yield
-    subprocess.run(["docker", "rmi", "-f", IMAGE, HOST_IMAGE, NO_SHELL_IMAGE], capture_output=True, check=False)
+    try:
+        subprocess.run(["sh", str(ROOT / "tests/image.sh"), IMAGE], check=True)
+        subprocess.run(["sh", str(ROOT / "tests/image.sh"), NO_SHELL_IMAGE, "without-shell"], check=True)
+        subprocess.run(["bash", str(ROOT / "tests/host_image.sh"), HOST_IMAGE], check=True)
+        yield
+    finally:
+        subprocess.run(["docker", "rmi", "-f", IMAGE, HOST_IMAGE, NO_SHELL_IMAGE], capture_output=True, check=False)
 
 
 def install(root: Path, *arguments: str, mom_priv: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -265,7 +265,29 @@ def installed(scratch: Path, users: tuple[str, ...], images: None) -> Iterator[I
 
 @pytest.fixture
 def instance(installed: Instance) -> Iterator[Instance]:
-    """The installation with nothing in it; each test must leave it so."""
-    yield installed
-    installed.end_all()
-    wait_until("the instance is empty", lambda: not installed.left(), 20)
+    """The installation with nothing in it, and the configuration it was installed with. Each test must leave nothing in
+    it; a configuration that it leaves is replaced."""
+    good = installed.config.read_text()
+    with ExitStack() as stack:
+        stack.callback(_put_back, installed, good)
+        stack.callback(_emptied, installed)
+        stack.callback(installed.end_all)
+        yield installed
+
+
+def _put_back(instance: Instance, config: str) -> None:
+    if instance.config.read_text() != config:
+        instance.configure(config)
+
+
+def _emptied(instance: Instance) -> None:
+    """See that nothing is left. What is left fails this test, and is reaped where that helps, for the next one."""
+    try:
+        wait_until("the instance is empty", lambda: not instance.left(), 20)
+    except AssertionError as error:
+        left = instance.left()
+        instance.config.write_text("[reaper]\ngrace_s = 0\n")
+        instance.kill_agent()
+        instance.start_agent()
+        instance.command("reap")
+        raise AssertionError(f"{error}: {left}") from None

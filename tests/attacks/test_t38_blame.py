@@ -13,7 +13,7 @@ from pbsdock.protocol import wire
 from pbsdock.protocol.link import Link
 from pbsdock.rm.torque import Resources
 from pbsdock.trial import request
-from tests.conftest import IMAGE, USERS, Instance
+from tests.conftest import IMAGE, USERS, Instance, wait_until
 from tests.support.attack import is_healthy, works
 
 pytestmark = pytest.mark.engine
@@ -167,6 +167,7 @@ class Strange:
 def test_a_user_nobody_knows(instance: Instance) -> None:
     """It may be a name service that is late: queued again twice, then refused; an agent's restart forgets nothing."""
     assert works(instance)
+    wait_until("its job is released", lambda: not instance.left())  # what an agent has promised goes with it
     job = Strange(instance, "880.vm", "nobody-knows-me")
     try:
         first = [job.prologue(), job.prologue()]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import docker
@@ -205,7 +206,17 @@ def test_users_are_kept_apart(instance: Instance) -> None:
 def own(scratch: Path, users: tuple[str, ...], images: None) -> Iterator[tuple[Instance, OwnEngine]]:
     """An instance on an engine of its own."""
     engine = OwnEngine(scratch / "engine")
-    engine.start()
+    with ExitStack() as undo:
+        undo.callback(subprocess.run, ["umount", "-R", "-l", str(scratch / "engine")], capture_output=True, check=False)
+        undo.callback(engine.unmake)
+        engine.start()
+        instance = _install_own(scratch, engine)
+        undo.callback(instance.kill_agent)
+        undo.callback(instance.end_all)
+        yield instance, engine
+
+
+def _install_own(scratch: Path, engine: OwnEngine) -> Instance:
     image = subprocess.run(["docker", "save", IMAGE], capture_output=True, check=True).stdout
     assert engine.docker("load", input=image).returncode == 0
     root = scratch / "own"
@@ -215,12 +226,7 @@ def own(scratch: Path, users: tuple[str, ...], images: None) -> Iterator[tuple[I
         f'[engine]\nsocket = "{engine.socket}"\ntimeout_s = 3\n[health]\nhold_s = 1\n[reaper]\nperiod_s = 2\ngrace_s = 2\n'
     )
     assert install(root).returncode == 0
-    instance = Instance(root, root / "mom_priv", (root / "etc/pbsdock/instance").read_text().strip())
-    yield instance, engine
-    instance.end_all()
-    instance.kill_agent()
-    engine.unmake()
-    subprocess.run(["umount", "-R", "-l", str(scratch / "engine")], capture_output=True, check=False)
+    return Instance(root, root / "mom_priv", (root / "etc/pbsdock/instance").read_text().strip())
 
 
 def test_engine_restarted_in_mid_job(own: tuple[Instance, OwnEngine]) -> None:

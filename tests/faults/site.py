@@ -17,6 +17,7 @@ from typing import Any
 from pbsdock.trial import Request, Trial
 from tests.conftest import ROOT, Instance, install, wait_until
 from tests.faults.checker import World
+from tests.support.agents import running
 from tests.support.engine import OwnEngine
 from tests.support.ports import free_low_port
 from tests.support.rgw import Gateway
@@ -38,6 +39,7 @@ class Site:
         self.control = root / "control"
         self.instance: Instance
         self.other: Instance
+        self._made: list[Instance] = []
         self.world: World
         self._fresh: list[int] = []
 
@@ -99,11 +101,13 @@ class Site:
         )
         done = install(root)
         assert done.returncode == 0, done.stderr
-        return Instance(root, root / "mom_priv", (root / "etc/pbsdock/instance").read_text().strip())
+        made = Instance(root, root / "mom_priv", (root / "etc/pbsdock/instance").read_text().strip())
+        self._made.append(made)
+        return made
 
     def unmake(self) -> None:
-        """Stop and remove everything."""
-        for instance in (self.instance, self.other):
+        """Stop and remove everything, as far as it was made."""
+        for instance in self._made:
             instance.end_all()
             instance.command("reap")
             # A node check before may have started one that is not to be seen yet.
@@ -113,11 +117,9 @@ class Site:
         self.engine.unmake()
         self.gateway.stop()
         below = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-        for place in (one for one in reversed(below) if one.startswith(f"{self.engine.root}/")):
+        for place in (one for one in reversed(below) if one.startswith(f"{self.root}/")):
             subprocess.run(["umount", "-l", place], capture_output=True, check=False)
-        for instance in (self.instance, self.other):
-            for directory in (instance.state_dir, instance.run_dir):
-                subprocess.run(["umount", "-R", "-l", str(directory)], capture_output=True, check=False)
+        for instance in self._made:
             for top in Path("/sys/fs/cgroup").glob(f"*/{instance.name}"):
                 if not top.parent.is_symlink():
                     for here, _, _ in os.walk(top, topdown=False):
@@ -250,17 +252,8 @@ class Site:
 
 def _no_agent(instance: Instance) -> bool:
     instance.kill_agent()
-    marker = str(instance.root).encode()
-    lines = [Path(f"/proc/{one}/cmdline") for one in os.listdir("/proc") if one.isdigit()]
-    texts = [text for text in map(_read, lines) if marker in text]
-    return not any(b"agent.daemon" in text or b"ensure-agent" in text for text in texts)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
+    root = str(instance.root)
+    return not running(root, "agent.daemon") and not running(root, "ensure-agent")
 
 
 def mount_tmpfs(directory: Path, size: int) -> None:

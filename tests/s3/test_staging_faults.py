@@ -28,9 +28,10 @@ def frozen(site: Site) -> Iterator[Site]:
     """The site with little patience; whatever a test did to the gateway is undone."""
     site.instance.configure(config(site.store, head=PATIENCE))
     yield site
-    if "rgw" not in site.store.gateway.processes:
+    if "rgw" in site.store.gateway.processes:
+        site.store.gateway.thaw()
+    else:
         site.store.gateway.start_radosgw()
-    site.store.gateway.thaw()
 
 
 def _workers(user: str = USERS[0]) -> list[int]:
