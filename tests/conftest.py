@@ -3,6 +3,7 @@ but pbs_mom itself (``pbsdock.trial``)."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pwd
@@ -11,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ SLOWER = float(os.environ.get("PBSDOCK_TEST_SLOWER", "1"))  # emulated, everythi
 IMAGE = os.environ.get("PBSDOCK_TEST_IMAGE") or f"{_RUN}/busybox:1"
 HOST_IMAGE = f"{_RUN}/host:1"
 NO_SHELL_IMAGE = f"{_RUN}/noshell:1"
-USERS = ("pbsdock-a", "pbsdock-b")
+# Runs at the same time need users, and homes, of their own.
+USERS = tuple(os.environ.get("PBSDOCK_TEST_USERS", "pbsdock-a pbsdock-b").split())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -198,8 +200,9 @@ def wait_until(what: str, holds: Callable[[], bool], seconds: float = 60.0) -> N
 
 
 @pytest.fixture(scope="session")
-def users() -> tuple[str, ...]:
-    """Two ordinary users, one with a supplementary group."""
+def users() -> Iterator[tuple[str, ...]]:
+    """Two ordinary users, one with a supplementary group. What a run that was killed left in their homes is removed,
+    unless another run uses them at this moment."""
     subprocess.run(["groupadd", "-f", "pbsdock-g"], check=True)
     for name in USERS:
         try:
@@ -207,7 +210,25 @@ def users() -> tuple[str, ...]:
         except KeyError:
             subprocess.run(["useradd", "-m", "-s", "/bin/sh", name], check=True)
     subprocess.run(["usermod", "-a", "-G", "pbsdock-g", USERS[0]], check=True)
-    return USERS
+    with open("/run/lock/pbsdock-test-homes", "w") as lock:
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for name in USERS:
+                _clear(Path(pwd.getpwnam(name).pw_dir))
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield USERS
+
+
+def _clear(directory: Path) -> None:
+    _unmount_below(directory)
+    for path in directory.iterdir():
+        subprocess.run(["rm", "-rf", "--one-file-system", str(path)], check=True)
+
+
+def _unmount_below(directory: Path) -> None:
+    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+        if (where := line.split()[4]).startswith(f"{directory}/"):
+            subprocess.run(["umount", "-l", where], check=True)
 
 
 @pytest.fixture(scope="session")
@@ -241,10 +262,7 @@ def scratch() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="pbsdock-test.", dir="/var/tmp"))
     path.chmod(0o755)
     yield path
-    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
-        # What a failed test left: removing it recursively would go through a pin into a user's home.
-        if (where := line.split()[4]).startswith(f"{path}/"):
-            subprocess.run(["umount", "-l", where], check=True)
+    _unmount_below(path)  # what a failed test left: removing it recursively would go through a pin into a user's home
     shutil.rmtree(path, ignore_errors=True)
 
 
