@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 
 from pbsdock.agent.reconcile import Verdict, judge
 from pbsdock.core.errors import Refusal
-from pbsdock.core.ledger import Record
 from pbsdock.core.pathrules import PathRules, below
 from pbsdock.core.plan import Mount
+from pbsdock.core.record import Record, State
 from pbsdock.engine import spec as container
+from pbsdock.engine.base import ContainerSpec
+from pbsdock.engine.docker.host_config import DEFAULTED, SET, create_body, host_config
 from pbsdock.hook.runner import Demux
 from pbsdock.host import mounts
 from pbsdock.protocol import wire
@@ -130,11 +132,25 @@ def test_environment_is_filtered() -> None:
     assert container.environment(_plan("-e A=2 -e PATH=/mine a"), CALL) == ["A=2", "HOME=/h", "PATH=/mine"]
 
 
+def _spec(directive: str) -> ContainerSpec:
+    return container.for_job(
+        _plan(directive),
+        CALL,
+        image_id="sha256:1",
+        bound=[],
+        own_files=[("/root/passwd", "/etc/passwd")],
+        cgroup_parent="/pbsdock/7",
+        labels={"pbsdock.job": "7"},
+        rlimits={"Max open files": (10, 20), "Max address space": (1 << 30, -1)},
+        wrapped=False,
+    )
+
+
 def test_host_config_gives_no_right() -> None:
     """Every field that could hurt others is set, whatever the directive says."""
-    found = container.host_config(_plan(), [], [], "/pbsdock/7", {})
+    found = host_config(_spec("a"))
 
-    assert set(found) == container.SET
+    assert set(found) == SET
     assert (found["Privileged"], found["CapAdd"], found["CapDrop"], found["SecurityOpt"]) == (
         False,
         [],
@@ -142,7 +158,29 @@ def test_host_config_gives_no_right() -> None:
         ["no-new-privileges"],
     )
     assert (found["RestartPolicy"]["Name"], found["LogConfig"]["Type"]) == ("no", "none")
-    assert not container.SET & container.DEFAULTED
+    assert not SET & DEFAULTED
+
+
+def test_create_body_says_what_the_spec_says() -> None:
+    """Nothing is added to it on the way, and nothing of it is lost."""
+    found = create_body(_spec("--tmpfs /t:size=1m --network none a"))
+    host = found["HostConfig"]
+
+    assert (found["Image"], found["Cmd"], found["Entrypoint"]) == ("sha256:1", ["/bin/sh"], [])
+    assert (found["Labels"], found["Env"]) == ({"pbsdock.job": "7"}, ["A=1", "HOME=/h"])
+    assert host["Mounts"] == [
+        {
+            "Type": "bind",
+            "Source": "/root/passwd",
+            "Target": "/etc/passwd",
+            "ReadOnly": True,
+            "BindOptions": {"Propagation": "rprivate"},
+        }
+    ]
+    assert host["Tmpfs"] == {"/t": "rw,nosuid,nodev,mode=1777,size=1048576"}
+    assert host["Ulimits"] == [{"Name": "nofile", "Soft": 10, "Hard": 20}]
+    assert host["Sysctls"] == {"net.ipv4.ip_unprivileged_port_start": "1024"}
+    assert (host["NetworkMode"], host["CgroupParent"]) == ("none", "/pbsdock/7")
 
 
 def test_shell_line_sets_what_the_engine_cannot() -> None:
@@ -223,9 +261,8 @@ def test_exchanged_mounts_are_noticed(tmp_path: Path) -> None:
 def test_verdicts(state: str, boot: str, files: set[str], age: float, verdict: Verdict) -> None:
     """Alive by mom's own file; young by the last sign of life; dead by another boot."""
     record = Record.new(job_id="7.vm", safe="7.vm", uid=1, user="a", node="n", boot_id=boot, now=1000.0, nonce="aa")
-    record.facts["job_file"] = "7.vm.JB"
-    record.facts["alive_at"] = 1000.0
-    record.state = state
+    record.note(job_file="7.vm.JB", alive_at=1000.0)
+    record._state = State(state)
 
     assert judge(record, boot="b", job_files=frozenset(files), up_s=1000.0 + age, grace_s=120) is verdict
 
@@ -241,8 +278,8 @@ def test_verdicts(state: str, boot: str, files: set[str], age: float, verdict: V
 def test_verdicts_of_ended_jobs(files: set[str], age: float, verdict: Verdict) -> None:
     """Nothing of it is awaited any more but its epilogue."""
     record = Record.new(job_id="7.vm", safe="7.vm", uid=1, user="a", node="n", boot_id="b", now=1000.0, nonce="aa")
-    record.facts |= {"job_file": "7.vm.JB", "alive_at": 1000.0}
-    record.state = "ended"
+    record.note(job_file="7.vm.JB", alive_at=1000.0)
+    record._state = State.ENDED
 
     assert judge(record, boot="b", job_files=frozenset(files), up_s=1000.0 + age, grace_s=120) is verdict
 

@@ -14,15 +14,18 @@ from typing import Any
 import pytest
 
 from pbsdock.agent.channel import Channel
+from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.quota import UserQuota
 from pbsdock.agent.requests import respond, root
 from pbsdock.agent.requests.users import UserRequests
-from pbsdock.agent.running import Running
+from pbsdock.agent.runs import JobRun, Run, TaskRun
 from pbsdock.agent.session import Peer, Session
 from pbsdock.agent.streams import Streams
 from pbsdock.config.tables import AgentConfig, InteractiveConfig, PrologueConfig
-from pbsdock.core.ledger import Ledger, Record
+from pbsdock.core.ledger import Ledger
+from pbsdock.core.record import Record, State
 from pbsdock.protocol import wire
+from tests.unit.records import fake_jobs, record_in
 
 _USER = 1000
 
@@ -50,8 +53,6 @@ def _node(events: list[str], **parts: Any) -> Any:
             agent=AgentConfig(), prologue=PrologueConfig(), interactive=InteractiveConfig(allow=False)
         ),
         job_lock=lambda *_: nullcontext(),
-        running={},
-        staging={},
         **parts,
     )
 
@@ -91,7 +92,7 @@ def test_every_request_tells_a_full_disk_of_a_fake_node(
     """Root's and users': an OSError of ours is not the client's going."""
     monkeypatch.setattr(root, "reconcile", _full)
     events: list[str] = []
-    node = _node(events, ledger=SimpleNamespace(for_job=_full, load_all=_full))
+    node = _node(events, jobs=fake_jobs(for_job=_full, load_all=_full))
     answer, pong = _ask(pair, node, uid, message)
 
     assert (answer.op, answer.text("code")) == ("fault", "agent-error")
@@ -117,7 +118,7 @@ def test_a_full_disk_on_demand_is_told_by_a_fake_node(
     events: list[str] = []
     node = _node(
         events,
-        ledger=SimpleNamespace(for_job=lambda _: None, create=_full),
+        jobs=fake_jobs(create=_full),
         job_files=SimpleNamespace(find=lambda _: ("7.s.JB", file)),
         paths=SimpleNamespace(mom_priv=None),
     )
@@ -133,18 +134,17 @@ def test_an_end_before_its_hook_is_joined_is_told_at_once_by_a_fake_node(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
     """A command that is over while the answer to its start is on the way."""
-    record = Record.new(job_id="7.s", safe="7.s", uid=_USER, user="u", node="n1", boot_id="b")
-    record.state = "running"
-    running = Running(record, exec_id=task)
+    record = record_in(State.RUNNING, uid=_USER)
+    running = TaskRun(record, exec_id=task) if task else JobRun(record)
     theirs_stream, stream = socket.socketpair()
 
-    def started(*_: Any) -> tuple[Running, socket.socket]:
+    def started(*_: Any) -> tuple[Run, socket.socket]:
         running.end(wire.Message("ended", code=3))
         return running, stream
 
     monkeypatch.setattr(UserRequests, "_started", started)
     monkeypatch.setattr(UserRequests, "_pbs_track", lambda *_: "")
-    node = _node([], ledger=SimpleNamespace(for_job=lambda _: record), streams=Streams())
+    node = _node([], jobs=fake_jobs(record), streams=Streams())
     ours, theirs = pair
     peer = Peer(ours)
     peer.uid = _USER
@@ -172,7 +172,7 @@ def test_a_late_release_leaves_a_fast_rerun_alone_on_a_fake_node(
     first, rerun, gone, slow = (
         Record.new(job_id="7.s", safe="7.s", uid=_USER, user="u", node="n1", boot_id="b", nonce=one) for one in "abcd"
     )
-    slow.facts["asked_at"] = time.monotonic()
+    slow.note(asked_at=time.monotonic())
     ledger.create(first)
     ledger.create(gone)
 
@@ -183,7 +183,7 @@ def test_a_late_release_leaves_a_fast_rerun_alone_on_a_fake_node(
     @contextmanager
     def locked(*_: Any) -> Iterator[None]:
         if not released:
-            rerun.facts["asked_at"] = time.monotonic()
+            rerun.note(asked_at=time.monotonic())
             ledger.create(rerun)
             ledger.create(slow)
             ledger.remove(gone)
@@ -191,7 +191,7 @@ def test_a_late_release_leaves_a_fast_rerun_alone_on_a_fake_node(
 
     monkeypatch.setattr(root, "release", release)
     monkeypatch.setattr(root.prepare, "release", release)
-    node = _node([], ledger=ledger)
+    node = _node([], jobs=Jobs(ledger, lambda *_, **__: None))
     node.job_lock = locked
     answer, _ = _ask(pair, node, 0, wire.Message(question, argv="7.s"))
 

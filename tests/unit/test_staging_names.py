@@ -7,10 +7,11 @@ import threading
 
 import pytest
 
+from pbsdock.core.facts import Upload
 from pbsdock.s3.names import Url
 from pbsdock.staging import names
 from pbsdock.staging.crew import Crew, Task
-from pbsdock.staging.order import Access, Item, Order, Upload
+from pbsdock.staging.order import Access, Item, Order
 
 MIB = 1 << 20
 

@@ -208,13 +208,14 @@ def _doctor_s3(arguments: argparse.Namespace) -> int:
 def _doctor_engine(arguments: argparse.Namespace) -> int:
     from itertools import chain
 
-    from pbsdock.admin.doctor.engine import components, judge_paths, judge_socket, judge_versions
+    from pbsdock.admin.doctor.engine import judge_paths, judge_socket, judge_versions
     from pbsdock.admin.doctor.report import report
     from pbsdock.config.tables import ConfigError
     from pbsdock.config.tables import load as load_config
     from pbsdock.core.errors import HookError
     from pbsdock.core.paths import load
-    from pbsdock.engine.docker.api import Engine, EngineError
+    from pbsdock.engine.base import EngineError
+    from pbsdock.engine.make import connect
 
     if os.geteuid() != 0:
         print("pbsdock: only root may ask the engine; use sudo", file=sys.stderr)
@@ -222,7 +223,7 @@ def _doctor_engine(arguments: argparse.Namespace) -> int:
     paths = load(arguments.paths)
     try:
         settings = load_config(paths.config).engine
-        versions = components(Engine(settings.socket, settings.timeout_s).version())
+        versions = connect(settings.socket, settings.timeout_s).components()
     except (ConfigError, HookError, EngineError, OSError) as error:
         print(f"pbsdock: {error}", file=sys.stderr)
         return 2

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from pbsdock.core.ledger import Record
+from pbsdock.core.record import Record
 from pbsdock.rm import torque
 
 
@@ -158,11 +158,11 @@ def shell_chosen(directory: Path, record: Record, argv: tuple[str, ...]) -> bool
     if len(argv) != 1 or argv[0] != login:
         return True
     try:
-        if b"<Shell_Path_List" in (directory / record.facts["job_file"]).read_bytes():
+        if b"<Shell_Path_List" in (directory / record.facts.job_file).read_bytes():
             return True
     except (OSError, KeyError):
         pass  # the .JB of a one-node job may not be written yet (observed)
-    return bool(record.facts.get("script_names_shell"))
+    return record.facts.script_names_shell
 
 
 def count_nodes(job: torque.Job) -> int:

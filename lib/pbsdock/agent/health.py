@@ -19,7 +19,8 @@ from pbsdock.agent.node import Node
 from pbsdock.config.tables import LEAST_MEMORY
 from pbsdock.core.errors import HookError
 from pbsdock.core.plan import Limits
-from pbsdock.engine.docker.api import EngineError, host_memory
+from pbsdock.engine.base import EngineError
+from pbsdock.host.facts import host_memory
 
 Probe = Callable[[Node], str]
 _LEAST_DISK = 256 << 20  # bytes; with less the engine can hardly unpack anything
@@ -77,7 +78,7 @@ def layers(node: Node) -> str:
     if wrong := engine(node):
         return wrong
     try:
-        root = str(node.engine_info().get("DockerRootDir") or "/var/lib/docker")
+        root = node.engine_info().root_dir
         found = os.statvfs(root)
     except (HookError, EngineError, OSError):
         return ""  # the engine may have a file system of its own, which is not to be seen from here

@@ -24,10 +24,11 @@ from pbsdock.agent.node import Node, ms_since, parse_cpus
 from pbsdock.agent.release import release
 from pbsdock.config.tables import ImagesConfig
 from pbsdock.core.errors import HookError, NodeFault, Refusal
-from pbsdock.core.ledger import Record, uptime
+from pbsdock.core.facts import uptime
 from pbsdock.core.plan import Plan
+from pbsdock.core.record import Record, State
 from pbsdock.directive.parse import SCRIPT_LIMIT, Directive, DirectiveError, parse_options, parse_script
-from pbsdock.engine.docker.api import EngineError
+from pbsdock.engine.base import EngineError
 from pbsdock.engine.images import Image
 from pbsdock.engine.spec import group, passwd
 from pbsdock.host import mounts
@@ -130,7 +131,7 @@ def _refused_unseen(node: Node, args: torque.PrologueArgs, error: Refusal) -> Re
     )
     record.script_path = args.script_path
     name = os.path.basename(args.script_path)
-    record.facts["job_file"] = f"{name.removesuffix('.SC') or args.job_id.safe}.JB"
+    record.note(job_file=f"{name.removesuffix('.SC') or args.job_id.safe}.JB")
     return _keep_refused(node, record, error)
 
 
@@ -140,7 +141,7 @@ def on_demand(node: Node, job: torque.Job, text: str, notify: Notify, wrong: str
     began = time.monotonic()
     with node.job_lock(job.id.text, 60.0):
         # Whoever asked first: each record is granted the job's whole memory and CPUs.
-        if (made := node.ledger.for_job(job.id.text)) is not None:
+        if (made := node.jobs.newest(job.id.text)) is not None:
             return made
         if not node.config.interactive.allow:
             return _refused(node, job, Refusal("on-demand-off", "this site does not start containers on demand"))
@@ -189,8 +190,7 @@ def read_script(path: str, uid: int) -> bytes | None:
 
 def sweep_older(node: Node, job_id: str) -> int:
     """Release what an older incarnation of the same job id left; returns how many there were."""
-    records, _problems = node.ledger.load_all()
-    return sweep(node, [one for one in records if one.job_id == job_id])
+    return sweep(node, node.jobs.records_of(job_id))
 
 
 def sweep(node: Node, older: Sequence[Record]) -> int:
@@ -205,11 +205,10 @@ def _new_record(node: Node, job: torque.Job) -> Record:
         job_id=job.id.text, safe=job.id.safe, uid=job.uid, user=job.user, node=node.owner, boot_id=node.boot
     )
     record.container_name = f"pbsdock-{record.safe}-{record.incarnation}"
-    record.cgroup = f"{record.safe}.{record.incarnation}"
+    record.cgroup = record.name
     if job.script_path:
         record.script_path = job.script_path
-    record.facts["job_file"] = facts.job_file_name(job)
-    record.facts["nodes"] = facts.count_nodes(job)
+    record.note(job_file=facts.job_file_name(job), nodes=facts.count_nodes(job))
     return record
 
 
@@ -218,8 +217,8 @@ def _refused(node: Node, job: torque.Job, error: Refusal) -> Record:
 
 
 def _keep_refused(node: Node, record: Record, error: Refusal) -> Record:
-    _note_refusal(record, error)
-    node.ledger.create(record)
+    record.refuse(error)
+    node.jobs.create(record)
     node.mark(record)
     node.emit("job.refused", record, code=error.code, sentence=error.sentence, phase="prologue")
     return record
@@ -228,32 +227,23 @@ def _keep_refused(node: Node, record: Record, error: Refusal) -> Record:
 def refuse(node: Node, record: Record, error: Refusal) -> Record:
     """Refuse a job that is prepared in part or whole: everything of it is released, the sentence stays."""
     release(node, record, why="refused", keep=True)
-    _note_refusal(record, error)
-    node.ledger.save(record)
-    node.emit("job.refused", record, code=error.code, sentence=error.sentence, phase="prologue")
+    record.refuse(error)
     return record
-
-
-def _note_refusal(record: Record, error: Refusal) -> None:
-    record.state = "refused"
-    record.refusal = {"code": error.code, "sentence": error.sentence, "blame": error.blame.value}
 
 
 def _prepare(node: Node, job: torque.Job, plan: Plan, script: bytes | None, notify: Notify, began: float) -> Record:
     record = _new_record(node, job)
     plan = _with_cpus(node, job, plan, record)
-    record.plan = plan.to_dict()
-    record.facts["asked_at"] = began
-    record.state = "preparing"
+    record.plan = plan
+    record.note(asked_at=began)
     # One durable write before the first side effect names every handle there will ever be: container name, cgroup
     # and files follow from the record's own name, so a crash later leaves nothing that is not written down.
     steps = ["image", "files", "cgroup", "container"]
     steps += ["credentials"] if plan.stores else []
     steps += ["staging"] if plan.stage_in or plan.stage_out else []
-    for step in steps:
-        record.steps[step] = {"begun": True}
+    record.begin(steps)
     try:
-        node.ledger.create(record)
+        node.jobs.create(record)
     finally:
         node.promised.pop(record.incarnation, None)  # its record tells of them now
     try:
@@ -306,17 +296,14 @@ def _carry_out(
             f"{path} does not exist in {inside.source}, which is {inside.target} in the container, or is a"
             " link; make it first",
         )
-    record.facts["own_files"] = _files(node, job, record, plan, script)
-    record.facts["bound"] = [one.to_dict() for one in bound]
+    record.note(own_files=tuple(_files(node, job, record, plan, script)), bound=tuple(bound))
     for one in (*plan.stage_in, *plan.stage_out):
         stage.item_of(record, plan, one)  # refuses what lies in a mount that was left out
     began_cgroup = time.monotonic()
     node.cgroups.create(record.cgroup, plan.limits)
     node.emit("cgroup.created", record, cgroup=record.cgroup, ms=ms_since(began_cgroup))
-    record.state = "ready"
-    record.facts["alive_at"] = uptime()
-    node.ledger.save(record)
-    node.emit("job.ready", record, phase="prologue", ms=ms_since(began), image_id=image.id)
+    record.note(alive_at=uptime())
+    record.advance(State.READY, phase="prologue", ms=ms_since(began), image_id=image.id)
     # Needed by the run hook at the earliest: from here on the gateway's time passes beside mom's own.
     if plan.stores:
         node.stores.begin(record, plan)
@@ -358,10 +345,12 @@ def _files(node: Node, job: torque.Job, record: Record, plan: Plan, script: byte
         made.append((str(directory / name), target))
     if script is not None and job.script_path:
         _write(directory / "script", script, 0o700, plan.uid, plan.gid)
-        record.facts["script_names_shell"] = re.search(rb"^#PBS[ \t](?:.*[ \t])?-S", script, re.MULTILINE) is not None
-        if named := _INTERPRETER.match(script):
-            record.facts["interpreter"] = named[1].decode()
-        record.facts["script_sha256"] = hashlib.sha256(script).hexdigest()
+        named = _INTERPRETER.match(script)
+        record.note(
+            script_names_shell=re.search(rb"^#PBS[ \t](?:.*[ \t])?-S", script, re.MULTILINE) is not None,
+            interpreter=named[1].decode() if named else "",
+            script_sha256=hashlib.sha256(script).hexdigest(),
+        )
         made.append((str(directory / "script"), job.script_path))
     if has_credentials(plan):
         files.make(node.store_dir(record), plan.uid, plan.gid)

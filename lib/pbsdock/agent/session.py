@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from pbsdock.agent.channel import Channel, ClientGone
 from pbsdock.agent.node import Node
 from pbsdock.agent.quota import UserQuota
-from pbsdock.agent.running import Running
+from pbsdock.agent.runs import Run
 from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.core.redact import known
-from pbsdock.engine.docker.api import EngineError
+from pbsdock.engine.base import EngineError
 from pbsdock.host.process import start_time
 from pbsdock.protocol import wire
 from pbsdock.rm import torque
@@ -42,7 +42,7 @@ class Session:
         self.channel = channel
         self.peer = peer
         self.quota = quota
-        self.running: Running | None = None
+        self.running: Run | None = None
 
     @property
     def waits(self) -> bool:
@@ -111,12 +111,12 @@ class Session:
         finally:
             over.set()
 
-    def answer_end(self, running: Running, over: wire.Message) -> None:
+    def answer_end(self, running: Run, over: wire.Message) -> None:
         """Tell how a run has ended."""
         self.answer(over)
-        running.record.facts.pop("untold", None)  # now it is; the epilogue need not
+        running.record.note(untold=())  # now it is; the epilogue need not
 
-    def must_be_free(self, *, is_again: bool = False, of: Running | None = None) -> None:
+    def must_be_free(self, *, is_again: bool = False, of: Run | None = None) -> None:
         """One run a connection: whoever may start many must hold as many connections, which are counted.
 
         Raises Refusal.

@@ -25,6 +25,7 @@ from urllib3.exceptions import ReadTimeoutError
 from pbsdock.config.tables import is_root_only
 from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.directive.image_ref import parse_image
+from pbsdock.engine.base import ImageFacts
 
 _PROGRESS_S = 2.0
 _HUB = "https://index.docker.io/v1/"
@@ -107,7 +108,7 @@ class Images:
     def __init__(
         self,
         client: Client,
-        inspect: Callable[[str], Mapping[str, Any] | None],
+        inspect: Callable[[str], ImageFacts | None],
         emit: Callable[..., None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -173,14 +174,9 @@ class Images:
         if found is None:
             return None
         name = parse_image(reference).name
-        digests = [one.partition("@") for one in found.get("RepoDigests") or []]
+        digests = [one.partition("@") for one in found.digests]
         digest = next((tail for head, _, tail in digests if parse_image(head).name == name), None)
-        return Image(
-            id=str(found["Id"]),
-            digest=digest,
-            architecture=str(found.get("Architecture", "")),
-            size=int(found.get("Size", 0)),
-        )
+        return Image(id=found.id, digest=digest, architecture=found.architecture, size=found.size_bytes)
 
     # -- pulling ------------------------------------------------------------------------------------------------
 

@@ -12,35 +12,16 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from pbsdock.core.errors import Refusal
+from pbsdock.core.facts import Bound
 from pbsdock.core.pathrules import Closed, PathRules, ReadOnly, below
 from pbsdock.core.plan import Mount, Plan
 from pbsdock.host import syscalls
 from pbsdock.policy.mounts import read_only_sentence
 
 _CWD = -100  # AT_FDCWD, openat(2); every path here is absolute
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bound:
-    """A mount whose source was resolved: ``source`` holds no symbolic link, ``device`` and ``inode`` identify it.
-
-    ``pin`` is where root holds it for the engine (see :mod:`pbsdock.host.pins`).
-    """
-
-    source: str
-    target: str
-    read_only: bool
-    device: int
-    inode: int
-    pin: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for the record."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

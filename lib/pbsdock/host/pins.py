@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pbsdock.core.facts import Bound
 from pbsdock.host import syscalls
-from pbsdock.host.mounts import Bound, User, open_unchanged
+from pbsdock.host.mounts import User, open_unchanged
 
 _LAYERS = 10  # of mounts on one place; a second is there when a make was killed and came again
 

@@ -40,6 +40,15 @@ def start_time(pid: int) -> int:
         return 0
 
 
+def supplementary_groups(pid: int) -> frozenset[int]:
+    """The supplementary groups of a process (proc(5), status, Groups). Raises OSError if it is gone."""
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("Groups:"):
+                return frozenset(int(gid) for gid in line.split()[1:])
+    return frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who has asked: a process as it was when it connected."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from pbsdock.core.facts import Upload
 from pbsdock.s3.names import Url
 
 Direction = Literal["in", "out", "undo"]
@@ -48,16 +49,6 @@ class Item:
     def address(self) -> str:
         """For a sentence."""
         return f"s3://{self.bucket}/{self.key}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upload:
-    """An upload in parts that was begun."""
-
-    store: str
-    bucket: str
-    key: str
-    id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pbsdock.admin.doctor.report import Judged
 from pbsdock.config.trust import untrusted
@@ -22,7 +21,7 @@ Version = tuple[int, int, int]
 class Advisory:
     """A hole of a component a hostile image or job could use, and the first version of each series without it."""
 
-    component: str  # as the engine calls it in GET /version
+    component: str  # as the engine calls it among its components
     name: str
     what: str
     fixed: tuple[Version, ...]  # ascending; a series after the last one has it too
@@ -84,11 +83,6 @@ def judge_versions(components: Mapping[str, str]) -> Iterator[Judged]:
             yield Judged(name, "version", True, f"{text} is a distribution's: see to its own mending of {names}")
         else:
             yield Judged(name, "version", False, f"{text} has {names}")
-
-
-def components(version: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> version, of the engine's ``GET /version``."""
-    return {str(one["Name"]): str(one["Version"]) for one in version.get("Components") or []}
 
 
 def judge_socket(path: str) -> Iterator[Judged]:

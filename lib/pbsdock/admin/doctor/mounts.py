@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pbsdock.admin.doctor.report import Judged
-from pbsdock.core.ledger import PAST_START, Ledger
+from pbsdock.core.ledger import Ledger
 from pbsdock.core.paths import Paths
+from pbsdock.core.record import State
 from pbsdock.host import pins
 
 
@@ -17,8 +18,8 @@ def examine(paths: Paths) -> Iterator[Judged]:
     records, problems = Ledger(paths.state_dir / "jobs").load_all()
     if problems:
         raise OSError(f"ledger: {problems[0]}")
-    states = {f"{one.safe}.{one.incarnation}": one.state for one in records}
-    yield from judge("pins", _owners(paths.pins), states, PAST_START)
+    states = {record.name: record.state for record in records}
+    yield from judge("pins", _owners(paths.pins), states, [state for state in State if state.is_past_start])
     yield from judge("credentials", _owners(paths.work), states, ())
 
 

@@ -13,7 +13,8 @@ from pbsdock.agent.release import release
 from pbsdock.agent.requests.fields import argv_of, env_of
 from pbsdock.agent.session import Session
 from pbsdock.core.errors import NodeFault
-from pbsdock.core.ledger import Record
+from pbsdock.core.facts import Usage
+from pbsdock.core.record import Record, State
 from pbsdock.protocol import wire
 from pbsdock.rm import torque
 
@@ -36,7 +37,7 @@ class RootRequests:
         except Exception as error:
             record = prepare.failed(self.node, argv, error)
         try:
-            self.session.answer(wire.Message("prepared", state=record.state if record else "none"))
+            self.session.answer(wire.Message("prepared", state=record.state.value if record else "none"))
         except ClientGone:
             # Mom has killed the prologue meanwhile, and its epilogue may be over: nobody else would release this.
             if record is not None:
@@ -73,7 +74,7 @@ class RootRequests:
             stage.settle(self.node, one, until, lambda running: finish(self.node, running), self.session.notify)
         # Where the container is over nothing of the job runs any more: mom need not wait while the engine tidies up.
         mine = self._there(job_id, asked, mine)
-        early = bool(mine) and all(one.state == "ended" and _is_revoked(one) for one in mine)
+        early = bool(mine) and all(one.state is State.ENDED and _is_revoked(one) for one in mine)
         if early:
             self.session.answer(wire.Message("released", clean=1))
         with self.node.job_lock(job_id, 90.0):
@@ -93,7 +94,7 @@ class RootRequests:
             self.session.answer(wire.Message("released", clean=int(clean)))
 
     def _of(self, job_id: str) -> list[Record]:
-        return [one for one in self.node.ledger.load_all()[0] if one.job_id == job_id]
+        return [one for one in self.node.jobs.records() if one.job_id == job_id]
 
     def _there(self, job_id: str, asked: float, seen: list[Record]) -> list[Record]:
         """Those of *seen* that are still there, and what hooks have made that asked before *asked* (monotonic).
@@ -103,27 +104,28 @@ class RootRequests:
         return [
             one
             for one in self._of(job_id)
-            if any(one is other for other in seen) or float(one.facts.get("asked_at", asked)) < asked
+            if any(one is other for other in seen)
+            or (one.facts.asked_at if one.facts.asked_at is not None else asked) < asked
         ]
 
     def _finished(self, record: Record, exit_status: int | None) -> None:
-        usage = record.facts.get("usage", {})
-        end = record.exit or {}
-        started = record.facts.get("started_at")
+        usage = record.facts.usage or Usage()
+        end = record.exit
+        started = record.facts.started_at
         self.node.emit(
             "job.finished",
             record,
             exit_status=exit_status,
-            code=end.get("code"),
-            oom=end.get("oom"),
+            code=end.code if end else None,
+            oom=end.oom if end else None,
             outcome="refused" if record.refusal else "ran" if started else "not-started",
             image_digest=record.image_digest,
-            memory_peak_bytes=usage.get("memory_peak_bytes"),
-            cpu_seconds=usage.get("cpu_seconds"),
-            io_read_bytes=usage.get("io_read_bytes"),
-            io_write_bytes=usage.get("io_write_bytes"),
-            pids_peak=usage.get("pids_peak"),
-            run_s=round(end["at"] - started, 3) if started and "at" in end else None,
+            memory_peak_bytes=usage.memory_peak_bytes,
+            cpu_seconds=usage.cpu_seconds,
+            io_read_bytes=usage.io_read_bytes,
+            io_write_bytes=usage.io_write_bytes,
+            pids_peak=usage.pids_peak,
+            run_s=round(end.at - started, 3) if started and end and end.at else None,
             total_s=round(time.time() - record.created, 3),
             phase="epilogue",
         )
@@ -141,13 +143,13 @@ class RootRequests:
         self.session.answer(wire.Message("reaped", json=json.dumps(done.to_dict())))
 
     def list_jobs(self, _message: wire.Message) -> None:
-        records, problems = self.node.ledger.load_all()
+        records, problems = self.node.jobs.records_and_problems()
         rows = [
             {
                 "job": one.job_id,
                 "user": one.user,
-                "state": one.state,
-                "image": (one.plan or {}).get("image"),
+                "state": one.state.value,
+                "image": one.plan.image if one.plan else None,
                 "container": one.container_id,
                 "since": one.created,
                 "incarnation": one.incarnation,
@@ -160,7 +162,7 @@ class RootRequests:
 
 def _is_revoked(record: Record) -> bool:
     """Whether nothing of the job's works any more at any store."""
-    return bool(record.steps.get("credentials", {"gone": True}).get("gone"))
+    return "credentials" not in record.steps or record.is_gone("credentials")
 
 
 def _exit_status(argv: list[str]) -> int | None:

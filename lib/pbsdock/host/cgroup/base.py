@@ -8,30 +8,12 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from pbsdock.core.errors import NodeFault
+from pbsdock.core.facts import Usage
 from pbsdock.core.plan import Limits
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """What a job used. None where the kernel does not tell. Sizes in bytes.
-
-    ``limit_hit``: whether the job's own memory limit was reached; ``oom_kills`` counts killed processes; ``oom_at``
-    says whose limit they were killed at (None: nobody was killed, or the kernel does not tell).
-    """
-
-    memory_peak_bytes: int | None = None
-    cpu_seconds: float | None = None
-    io_read_bytes: int | None = None
-    io_write_bytes: int | None = None
-    pids_peak: int | None = None
-    oom_kills: int | None = None
-    limit_hit: bool | None = None
-    oom_at: Literal["job", "container", "node"] | None = None
 
 
 class JobCgroup(Protocol):

@@ -15,9 +15,9 @@ from typing import Any
 from cgroupspy.nodes import Node as CgroupNode
 
 from pbsdock.core.errors import NodeFault
+from pbsdock.core.facts import Usage
 from pbsdock.core.plan import Limits
 from pbsdock.host.cgroup.base import (
-    Usage,
     check,
     check_name,
     cpu_list,

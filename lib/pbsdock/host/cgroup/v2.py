@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from pbsdock.core.errors import NodeFault
+from pbsdock.core.facts import Usage
 from pbsdock.core.plan import Limits
 from pbsdock.host.cgroup.base import (
-    Usage,
     check,
     check_name,
     cpu_list,
