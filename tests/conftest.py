@@ -22,6 +22,7 @@ import pytest
 
 from pbsdock.host.cgroup.systemd import escape
 from pbsdock.trial import Outcome, Request, Trial, run_job
+from tests.support import quick_setup
 from tests.support.agents import agents, kill_agents
 
 pytest_plugins = ["tests.support.laps", "tests.support.threats"]
@@ -246,10 +247,19 @@ def images() -> Iterator[None]:
         subprocess.run(["docker", "rmi", "-f", IMAGE, HOST_IMAGE, NO_SHELL_IMAGE], capture_output=True, check=False)
 
 
-def install(root: Path, *arguments: str, mom_priv: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run install.sh for a relocated instance."""
+def install(
+    root: Path, *arguments: str, mom_priv: Path | None = None, packages: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run install.sh for a relocated instance; *packages* is an installed version whose packages are copied for it."""
     return subprocess.run(
-        [str(ROOT / "install.sh"), "--mom-priv", str(mom_priv or root / "mom_priv"), "--root", str(root), *arguments],
+        [
+            *(quick_setup.command(ROOT, packages) if packages else [str(ROOT / "install.sh")]),
+            "--mom-priv",
+            str(mom_priv or root / "mom_priv"),
+            "--root",
+            str(root),
+            *arguments,
+        ],
         capture_output=True,
         text=True,
         check=False,

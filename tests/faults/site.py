@@ -45,14 +45,14 @@ class Site:
 
     # -- making it ----------------------------------------------------------------------------------------------------
 
-    def make(self) -> None:
-        """Start and install everything."""
+    def make(self, packages: Path) -> None:
+        """Start and install everything; *packages* is an installed version whose packages are copied."""
         for name in (VICTIM, BYSTANDER):
             subprocess.run(["useradd", "-m", "-s", "/bin/sh", name], capture_output=True, check=False)
         self.control.mkdir()
         with ThreadPoolExecutor(4) as pool:
             parts = [pool.submit(self.gateway.start), pool.submit(self.engine.start, "--live-restore")]
-            installed = [pool.submit(self._install, name) for name in ("main", "other")]
+            installed = [pool.submit(self._install, name, packages) for name in ("main", "other")]
             for one in parts:
                 one.result()
             self.instance, self.other = (one.result() for one in installed)
@@ -88,7 +88,7 @@ class Site:
         self.instance.config.write_text(config)
         self.start_agent()
 
-    def _install(self, name: str) -> Instance:
+    def _install(self, name: str, packages: Path) -> Instance:
         root = self.root / name
         (root / "mom_priv").mkdir(parents=True)
         (root / "etc/pbsdock").mkdir(parents=True)
@@ -99,7 +99,7 @@ class Site:
             f'[engine]\nsocket = "{self.engine.socket}"\ntimeout_s = 2\n[health]\nhold_s = 1\n'
             f"[reaper]\nperiod_s = 3600\ngrace_s = 1\n"
         )
-        done = install(root)
+        done = install(root, packages=packages)
         assert done.returncode == 0, done.stderr
         made = Instance(root, root / "mom_priv", (root / "etc/pbsdock/instance").read_text().strip())
         self._made.append(made)
