@@ -5,7 +5,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 python=.venv/bin/python
-work=$(mktemp -d)
+every_event=tests/engine/test_zz_whole.py::test_every_event_of_the_run_is_of_the_schema
 
 tests() { # tests ARGUMENTS…: 5 is "none of this part was asked for"
   "$python" -m pytest --durations=10 --laps-to "$work/laps" --threats-to "$work/threats" "$@" "${given[@]}"
@@ -14,7 +14,7 @@ tests() { # tests ARGUMENTS…: 5 is "none of this part was asked for"
 }
 
 second() {
-  local bad=0 every_event=tests/engine/test_zz_whole.py::test_every_event_of_the_run_is_of_the_schema
+  local bad=0
   nice timeout 1800 "$python" -m tests.vm.base >/dev/null 2>&1 & # what goes wrong is told by the tests that need it
   tests tests/unit || bad=1
   wait
@@ -23,16 +23,23 @@ second() {
   return "$bad"
 }
 
+if [ "${1-}" = --second ]; then
+  work=$2
+  given=("${@:3}")
+  second
+  exit
+fi
+
 given=("$@")
 bad=0
-set -m # each part is a process group, to be ended as a whole
-second >"$work/second" 2>&1 &
+work=$(mktemp -d)
+setsid "$0" --second "$work" "$@" >"$work/second" 2>&1 & # a process group, to be ended as a whole
 part=$!
 trap 'kill -- -"$part" 2>/dev/null; rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
 tests tests/engine tests/attacks tests/fuzz || bad=1
 wait "$part" || bad=1
-echo
-echo 'The second part, which ran beside it:'
+printf '\nThe second part, which ran beside it:\n'
 cat "$work/second"
 echo
 [ "${#given[@]}" != 0 ] || "$python" -m tests.support.threats "$work/threats" || bad=1

@@ -46,7 +46,7 @@ def main(place: str) -> None:
     for directory in sorted(_seconds):
         print(f"{directory:<20} {_tests[directory]:>6} {_seconds[directory] / 60:>8.1f}")
     walls = [part["wall"] / 60 for part in parts]
-    print(f"parts, each from its beginning to its end: {', '.join(f'{one:.1f}' for one in walls)} minutes")
+    print(f"each run of pytest from its beginning to its end: {', '.join(f'{one:.1f}' for one in walls)} minutes")
 
 
 if __name__ == "__main__":
