@@ -208,7 +208,7 @@ def test_a_job_no_agent_answers_about(instance: Instance) -> None:
 def test_an_engine_that_is_away_is_the_nodes(instance: Instance) -> None:
     """The other way round: what the look confirms takes the node down, counts against no job, and heals by itself."""
     good = instance.config.read_text()
-    instance.configure(f'[engine]\nsocket = "{instance.root}/no-engine.sock"\ntimeout_s = 2\n')
+    instance.configure(f'[engine]\nsocket = "{instance.root}/no-engine.sock"\ntimeout_s = 1\n')
     job = Strange(instance, "882.vm", USERS[0])
     try:
         codes = [job.prologue() for _ in range(4)]
