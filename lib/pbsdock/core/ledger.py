@@ -63,22 +63,22 @@ class Ledger:
         The directory is listed each time: a ledger that went away must not look like an empty one. Raises OSError.
         """
         with self._lock:
-            present = {one for one in os.listdir(self.directory) if one.endswith(".json")}
-            strange = [f"{one} appeared from elsewhere" for one in sorted(present - set(self._records))]
-            records = sorted(self._records.values(), key=lambda one: one.created)
-            known_bad = [one for one in self._problems if one.split(":", 1)[0] in present]
-            told = {one.split(":", 1)[0] for one in known_bad}
-            return records, known_bad + [one for one in strange if one.split()[0] not in told]
+            present = {file for file in os.listdir(self.directory) if file.endswith(".json")}
+            strange = [f"{file} appeared from elsewhere" for file in sorted(present - set(self._records))]
+            records = sorted(self._records.values(), key=lambda record: record.created)
+            known_bad = [problem for problem in self._problems if problem.split(":", 1)[0] in present]
+            told = {problem.split(":", 1)[0] for problem in known_bad}
+            return records, known_bad + [problem for problem in strange if problem.split()[0] not in told]
 
     def for_job(self, job_id: str) -> Record | None:
         """The newest record of a job."""
         with self._lock:
-            mine = [one for one in self._records.values() if one.job_id == job_id]
-        return max(mine, key=lambda one: one.created, default=None)
+            mine = [record for record in self._records.values() if record.job_id == job_id]
+        return max(mine, key=lambda record: record.created, default=None)
 
     def count_of(self, uid: int) -> int:
         """How many records a user has. Asks neither the disk nor for the lock, which is held while the disk writes."""
-        return sum(one.uid == uid for one in list(self._records.values()))
+        return sum(record.uid == uid for record in list(self._records.values()))
 
     def _read(self) -> None:
         for path in sorted(self.directory.iterdir()):

@@ -1,4 +1,4 @@
-"""The register of events: one truth for the emitter, the schema and the manual page."""
+"""The register of events, from which the schema and the manual page are made."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ def schema() -> dict[str, Any]:
     kinds = []
     for name, (doc, own) in sorted(EVENTS.items()):
         properties = {"event": {"const": name}, **head}
-        properties |= {one: {"type": "string"} for one in COMMON if one != "ms"}
-        properties |= {one: scalar for one in own}
+        properties |= {field: {"type": "string"} for field in COMMON if field != "ms"}
+        properties |= {field: scalar for field in own}
         kinds.append(
             {
                 "description": doc,
@@ -139,5 +139,5 @@ def documented() -> str:
     """The register as a Markdown table, for docs/events.md."""
     lines = ["| event | meaning | fields |", "|---|---|---|"]
     for name, (doc, own) in sorted(EVENTS.items()):
-        lines.append(f"| `{name}` | {doc} | {', '.join(f'`{one}`' for one in own)} |")
+        lines.append(f"| `{name}` | {doc} | {', '.join(f'`{field}`' for field in own)} |")
     return "\n".join(lines) + "\n"

@@ -12,7 +12,7 @@ def stat(pid: int) -> list[bytes]:
 
 
 def alive(pid: int, started: int = 0) -> bool:
-    """Whether *pid* is a process that can still run (proc(5), stat field 3): a zombie's end may be nobody's news.
+    """Whether *pid* is a process that can still run (proc(5), stat field 3): a zombie cannot.
 
     Where *started* is known (field 22; not 0), it must be the one that began then.
     """

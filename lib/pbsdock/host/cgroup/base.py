@@ -58,12 +58,12 @@ def read_pids(directory: Path) -> list[int]:
         here = below.pop()
         try:
             with open(f"{here}/cgroup.procs", encoding="ascii") as file:
-                found += [int(one) for one in file.read().split()]
+                found += [int(pid) for pid in file.read().split()]
             with os.scandir(here) as entries:
-                below += [one.path for one in entries if one.is_dir(follow_symlinks=False)]
+                below += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
         except OSError:
             continue  # removed while we looked
-    return [one for one in found if one > 0]  # 0: a process of another pid namespace
+    return [pid for pid in found if pid > 0]  # 0: a process of another pid namespace
 
 
 def check_name(name: str) -> str:
@@ -178,7 +178,7 @@ def remove_tree(directory: Path, deadline_s: float) -> None:
 def names_in(directory: Path) -> list[str]:
     """The sub-directories of one cgroup."""
     try:
-        return sorted(one.name for one in directory.iterdir() if one.is_dir())
+        return sorted(entry.name for entry in directory.iterdir() if entry.is_dir())
     except FileNotFoundError:
         return []
 
