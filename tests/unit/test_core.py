@@ -99,6 +99,7 @@ CALL = container.Call(
     cwd="/home/alice",
     umask=0o077,
     tty=False,
+    shell_option="qsub -S",
 )
 
 

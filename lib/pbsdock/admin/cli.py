@@ -90,11 +90,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(arguments: argparse.Namespace) -> int:
     from pbsdock.directive.parse import DirectiveError, parse_script
+    from pbsdock.rm.choose import words
 
     wrong = False
     for name in arguments.scripts:
         try:
-            directive = parse_script(Path(name).read_bytes(), filename=name)
+            directive = parse_script(Path(name).read_bytes(), words(), filename=name)
         except OSError as error:
             print(f"{name}: cannot be read: {error.strerror}", file=sys.stderr)
             wrong = True

@@ -13,7 +13,6 @@ from typing import Any
 
 from pbsdock.agent import outage
 from pbsdock.agent.attempts import Attempts
-from pbsdock.agent.job_files import JobFiles
 from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.locks import Locks
 from pbsdock.agent.planning import Planning
@@ -37,6 +36,7 @@ from pbsdock.host.cgroup.detect import choose
 from pbsdock.host.facts import boot_id, host_memory
 from pbsdock.host.process import session
 from pbsdock.policy.decide import HostFacts
+from pbsdock.rm.choose import manager
 
 _CONFIRMED_S = 5.0
 
@@ -58,7 +58,7 @@ class Node:
         self.streams = Streams()
         self.pulse = Pulse()
         self.spawner = Spawner(paths.lib)
-        self.job_files = JobFiles(paths.mom_jobs)
+        self.rm = manager(paths, self.name)
         self._cgroups: JobCgroup | None = None
         self._locks = Locks()
         self.attempts = Attempts(paths.state_dir / "attempts.json")
@@ -164,9 +164,9 @@ class Node:
         except (HookError, EngineError):
             root = ""  # nothing can be prepared then either, and that is told in its place
         paths = self.paths
-        own = (paths.mom_priv, paths.run_dir, paths.state_dir, paths.log_dir, paths.config.parent)
+        own = (*self.rm.closed.sealed, paths.run_dir, paths.state_dir, paths.log_dir, paths.config.parent)
         sealed = [str(one) for one in (*((root,) if root else ()), *own)]
-        return ClosedPaths(guarded=(str(paths.mom_priv.parent),), sealed=tuple(sealed))
+        return ClosedPaths(guarded=self.rm.closed.guarded, sealed=tuple(sealed))
 
     def free_cpus(self) -> tuple[int, ...]:
         """CPUs no other job on this node has for itself; one whose container is over has none any more."""

@@ -157,6 +157,8 @@ class ContainerEngine(Protocol):
 
     Each takes a bounded time. Each raises NodeFault ``engine-unreachable`` if the engine does not answer, and
     :class:`EngineError` if it answers with an error. Containers are named by id or name.
+
+    Many methods because each is one call of the engine, and the agent needs them all.
     """
 
     @property

@@ -27,7 +27,8 @@ class Call:
     umask: int
     tty: bool
     interpreter: str = ""  # what the script's #! line names; "" for none, or a task
-    shell_chosen: bool = True  # False: the login shell Torque takes where qsub -S names none
+    shell_chosen: bool = True  # False: the login shell that is taken where the job names none
+    shell_option: str = ""  # by which a job chooses its shell, for a sentence
 
 
 def parse_limits(text: str) -> dict[str, tuple[int, int]]:
@@ -88,7 +89,7 @@ def _missing_program(image: str, call: Call) -> str:
     if not call.shell_chosen:
         return 'exec /bin/sh "$@"'
     quoted = image.replace("'", "")
-    hint = "; choose a shell it has with qsub -S" if len(call.argv) == 1 else ""
+    hint = f"; choose a shell it has with {call.shell_option}" if len(call.argv) == 1 else ""
     return f"{{ echo \"pbsdock: image '{quoted}' has no $0{hint}\" >&2; exit 125; }}"
 
 
