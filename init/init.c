@@ -406,7 +406,8 @@ static void serve(struct client *c)
 		struct iovec part = { (char *)&c->head + c->have, sizeof c->head - c->have };
 		if (c->texts)
 			part = (struct iovec){ c->texts + c->have, c->head.length - c->have };
-		struct msghdr m = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control };
+		struct msghdr m = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control };
+		m.msg_controllen = CMSG_LEN(3 * sizeof(int)); /* not its whole space, which has room for four */
 		ssize_t got = recvmsg(c->fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 		if (got < 0 && (errno == EAGAIN || errno == EINTR))
 			return;
@@ -474,8 +475,8 @@ static void take_signals(void)
 {
 	struct signalfd_siginfo info;
 	while (read(signals, &info, sizeof info) == (ssize_t)sizeof info) {
-		if (info.ssi_signo != SIGTERM)
-			continue;
+		if (info.ssi_signo != SIGTERM || info.ssi_pid)
+			continue; /* from in here: somebody's mistake */
 		if (leader < 0)
 			_exit(128 + SIGTERM); /* the engine's stop */
 		signal_session(tasks[leader].pid, SIGTERM);

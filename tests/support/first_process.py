@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+import pytest
+
 from pbsdock.admin.setup import first_process
 from pbsdock.protocol import init
 from pbsdock.protocol.init import Answer, Connection, Run
@@ -23,9 +25,12 @@ ENVIRONMENT = (b"PATH=/usr/bin:/bin",)
 SANITIZED = ("-g", "-O1", "-std=c11", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
-def build(where: Path, *, sanitized: bool) -> Path:
-    """Compile it as it is installed, or with the sanitizers, which abort at the first fault."""
-    program = where / ("sanitized" if sanitized else "pbsdock-init")
+def build(made: pytest.TempPathFactory, *, sanitized: bool) -> Path:
+    """Compile it as it is installed, or with the sanitizers, where its owner can execute it."""
+    where = made.mktemp("init")
+    for directory in (where, *where.parents[:2]):
+        directory.chmod(0o755)
+    program = where / "pbsdock-init"
     if sanitized:
         subprocess.run(["cc", *SANITIZED, "-o", str(program), str(SOURCE / "init.c")], check=True)
     else:
@@ -36,7 +41,7 @@ def build(where: Path, *, sanitized: bool) -> Path:
 class FirstProcess:
     """One of them, in a directory that is its owner's. ``with`` ends it and all that runs in it."""
 
-    def __init__(self, program: Path, *options: str, is_open: bool = True, descriptors: int = 0) -> None:
+    def __init__(self, program: Path, *options: str, is_open: bool = True, descriptors: str = "") -> None:
         self.base = Path(tempfile.mkdtemp(prefix="pbsdock-init."))
         self.base.chmod(0o755)
         self.directory = self.base / "job"
@@ -47,10 +52,19 @@ class FirstProcess:
         limit = ["prlimit", f"--nofile={descriptors}"] if descriptors else []
         become = ["setpriv", f"--reuid={OWNER}", f"--regid={OWNER}", "--clear-groups", "--bounding-set=-all"]
         self.outer = subprocess.Popen(
-            # fmt: off
-            ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *limit, *become, "--no-new-privs",
-             str(program), str(self.directory), *options],
-            # fmt: on
+            [
+                "unshare",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+                *limit,
+                *become,
+                "--no-new-privs",
+                str(program),
+                str(self.directory),
+                *options,
+            ],
             stdin=subprocess.DEVNULL,
             stderr=self.errors,
             start_new_session=True,
@@ -58,7 +72,8 @@ class FirstProcess:
         )
         deadline = time.monotonic() + 10
         while not os.path.exists(self.path):
-            assert self.outer.poll() is None and time.monotonic() < deadline, self.said()
+            assert self.outer.poll() is None, self.said()
+            assert time.monotonic() < deadline, self.said()
             time.sleep(0.002)
         if is_open:
             assert self.open_gate().kind == init.DONE
@@ -158,7 +173,9 @@ class FirstProcess:
     def __enter__(self) -> FirstProcess:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.outer.poll() is None:
             os.kill(self.outer.pid, signal.SIGKILL)
             self.outer.wait(10)
