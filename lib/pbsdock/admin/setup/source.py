@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pbsdock.admin.setup import first_process
 from pbsdock.admin.setup.errors import SetupError
 from pbsdock.admin.setup.places import Places
 
@@ -38,6 +39,11 @@ class Source:
         """The program itself."""
         return self.directory / "lib/pbsdock"
 
+    @property
+    def first_process(self) -> Path:
+        """What the first process of containers is compiled from."""
+        return self.directory / "init"
+
     def hook(self, name: str) -> str:
         """A hook's text, with its marks."""
         return (self.directory / "hooks" / name).read_text()
@@ -57,7 +63,9 @@ class Source:
     def files(self) -> list[Path]:
         """Everything that decides what is installed, without what was compiled."""
         found = [one for top in ("lib/pbsdock", "hooks", "etc") for one in (self.directory / top).rglob("*")]
-        found = [one for one in found if one.is_file() and "__pycache__" not in one.parts]
+        compiled = self.package / first_process.NAME
+        found = [one for one in found if one.is_file() and "__pycache__" not in one.parts and one != compiled]
+        found += [self.first_process / name for name in first_process.SOURCES]
         return sorted([*found, self.lock, self.build_lock, self.directory / "setup.cfg"])
 
     def identity(self, places: Places, instance: str, python: Path) -> str:
