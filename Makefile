@@ -65,7 +65,7 @@ setup: .venv/stamp lib/pbsdock/init/pbsdock-init
 	@sh tests/setup.sh store
 
 # As installing the checkout in place has done it; again when its source has changed.
-lib/pbsdock/init/pbsdock-init: init/init.c init/message.h lib/pbsdock/admin/setup/first_process.py | .venv/stamp
+lib/pbsdock/init/pbsdock-init: $(wildcard init/*.[ch]) lib/pbsdock/admin/setup/first_process.py | .venv/stamp
 	$(PYTHON) -c 'from pathlib import Path; from pbsdock.admin.setup import first_process; first_process.compile_to(Path("$@"), Path("init"))'
 
 .venv/stamp: setup.cfg pyproject.toml lock/test.txt

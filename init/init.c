@@ -2,25 +2,15 @@
  *
  *   pbsdock-init DIRECTORY [GRACE_MS]
  *
- * Listens on DIRECTORY/socket and runs nothing until root has opened the gate. Then the job's owner and root may have programs
- * run with descriptors, arguments, environment, directory, umask and limits of their own, and learn how they ended. When the
- * leader has ended, all else is killed (GRACE_MS later) and this process exits as the leader did.
+ * Listens on DIRECTORY/socket (message.h) and runs nothing until root has opened the gate. Then the job's owner and root may
+ * have programs run with descriptors, arguments, environment, directory, umask and limits of their own, and learn how they
+ * ended. When the leader has ended, all else is killed (GRACE_MS later) and this process exits as the leader did.
  *
- * What goes over the socket is in message.h.
  * DIRECTORY/ID.status is written before ENDED or FAILED is sent: "ended STATUS\n" or "failed STEP ERRNO PATH\n".
- *
  * Nothing is allocated but a request's texts while they come in, and by a child the pointers that its execve needs. */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -34,6 +24,7 @@
 #include <unistd.h>
 
 #include "message.h"
+#include "session.h"
 
 enum {
 	CLIENTS = 1024,               /* a task keeps its connection */
@@ -55,8 +46,7 @@ struct task {
 	enum { FREE, RUNNING, OVER } state;
 	pid_t pid;
 	int status;
-	uint32_t flags;
-	uint64_t order;               /* of their ends */
+	uint32_t flags, order;        /* order: of their ends */
 	char id[ID + 1];
 };
 struct fault { const char *step; int error; char path[PATH + 1]; }; /* the step is a literal: one program before execve */
@@ -68,13 +58,11 @@ static struct fault *faults; /* what a task's child could not do: shared with it
 static int client_count, listener, signals, directory, leader = -1;
 static DIR *processes;
 static bool is_open;
-static uint32_t all_texts;
-static uint64_t ends;
+static uint32_t all_texts, ends;
 static int64_t accept_after, grace, over_at;
 static struct rlimit descriptors;
 
-static int64_t now(void)
-{
+static int64_t now(void) {
 	struct timespec t;
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
@@ -82,8 +70,7 @@ static int64_t now(void)
 
 /* -- connections: letting go, answering -- */
 
-static void forget_message(struct client *c)
-{
+static void forget_message(struct client *c) {
 	while (c->fd_count)
 		close(c->fds[--c->fd_count]);
 	if (c->texts) {
@@ -94,39 +81,35 @@ static void forget_message(struct client *c)
 	c->have = 0;
 }
 
-static void drop(struct client *c)
-{
+static void drop(struct client *c) {
 	forget_message(c);
-	close(c->fd);
+	if (c->fd >= 0)
+		close(c->fd);
 	c->fd = -1; /* the place is given away when the round is over */
 }
 
 /* Whoever does not read the little there is to read is dropped: nobody waits for a client. */
-static void answer(struct client *c, uint32_t kind, uint32_t number, const char *step, const char *path)
-{
+static void answer(struct client *c, uint32_t kind, uint32_t number, const char *step, const char *path) {
 	char message[2 * (PATH + 1)];
 	size_t length = compose(message, kind, number, step, path);
 	if (send(c->fd, message, length, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)length)
 		drop(c);
 }
 
-static void refuse(struct client *c, const char *step, int error)
-{
+static void refuse(struct client *c, const char *step, int error) {
 	answer(c, FAILED, (uint32_t)error, step, "");
 }
 
 /* -- the child's side -- */
 
-static _Noreturn void give_up(struct fault *fault, const char *step, const char *path)
-{
+static _Noreturn void give_up(struct fault *fault, const char *step, const char *path) {
 	fault->error = errno;
 	strncpy(fault->path, path, PATH);
 	fault->step = step;
 	_exit(fault->error == ENOENT ? 127 : 126);
 }
 
-static int make_terminal(const uint16_t *window, struct fault *fault, int *fds)
-{
+static int make_terminal(const uint16_t *window, struct fault *fault, int *fds) {
 	int unlocked = 0, master = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
 	struct winsize size = { window[0], window[1], window[2], window[3] };
 	if (master < 0 || ioctl(master, TIOCSPTLCK, &unlocked) || ioctl(master, TIOCSWINSZ, &size))
@@ -136,8 +119,7 @@ static int make_terminal(const uint16_t *window, struct fault *fault, int *fds)
 }
 
 /* The child itself says it: the kernel adds the sender's pid, translated, and nobody may name another's. */
-static void tell_pid(int connection, int master, struct fault *fault)
-{
+static void tell_pid(int connection, int master, struct fault *fault) {
 	char message[sizeof(struct reply)];
 	struct iovec part = { message, compose(message, PID, (uint32_t)getpid(), NULL, NULL) };
 	union { char space[CMSG_SPACE(sizeof master)]; struct cmsghdr item; } control = { { 0 } };
@@ -152,8 +134,7 @@ static void tell_pid(int connection, int master, struct fault *fault)
 		give_up(fault, "terminal", ""); /* nobody has its other end; without this answer all else can run */
 }
 
-static _Noreturn void become(const struct client *c, struct fault *fault)
-{
+static _Noreturn void become(const struct client *c, struct fault *fault) {
 	const struct head *h = &c->head;
 	uint32_t count = count_texts(c->texts, h->length), place = 0;
 	int master = -1, fds[3] = { c->fds[0], c->fds[1], c->fds[2] };
@@ -199,8 +180,7 @@ static _Noreturn void become(const struct client *c, struct fault *fault)
 
 /* -- tasks -- */
 
-static int find(const char *id)
-{
+static int find(const char *id) {
 	int task = TASKS;
 	while (task-- && (tasks[task].state == FREE || strcmp(tasks[task].id, id)))
 		;
@@ -208,8 +188,7 @@ static int find(const char *id)
 }
 
 /* A place for one more, at the cost of the one that ended first; -1 if all are running. */
-static int find_place(void)
-{
+static int find_place(void) {
 	int best = -1;
 	for (int i = 0; i < TASKS; i++) {
 		if (tasks[i].state == FREE)
@@ -220,23 +199,20 @@ static int find_place(void)
 	return best;
 }
 
-static void save(const struct task *t, const struct fault *fault)
-{
+static void save(const struct task *t, const struct fault *fault) {
 	char text[2 * (PATH + 1)], name[ID + 8];
 	int length = fault->step ? snprintf(text, sizeof text, "failed %s %d %s\n", fault->step, fault->error, fault->path)
 				 : snprintf(text, sizeof text, "ended %d\n", t->status);
 	snprintf(name, sizeof name, "%s.status", t->id);
 	unlinkat(directory, ".new", 0);
 	int fd = openat(directory, ".new", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	bool is_whole = fd >= 0 && write(fd, text, (size_t)length) == length;
-	if (fd >= 0)
-		close(fd);
+	bool is_whole = write(fd, text, (size_t)length) == length;
+	close(fd);
 	if (is_whole) /* else the directory is full: the end is sent all the same, and kept for those who join */
 		renameat(directory, ".new", directory, name);
 }
 
-static void tell_end(struct client *c, int task)
-{
+static void tell_end(struct client *c, int task) {
 	const struct fault *fault = &faults[task];
 	c->task = -1;
 	c->deadline = now() + PATIENCE_MS;
@@ -247,8 +223,7 @@ static void tell_end(struct client *c, int task)
 }
 
 /* Returns whether there are children left. */
-static bool reap(void)
-{
+static bool reap(void) {
 	int status;
 	pid_t pid;
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
@@ -270,8 +245,7 @@ static bool reap(void)
 	return !pid;
 }
 
-static void run(struct client *c)
-{
+static void run(struct client *c) {
 	char name[ID + 8];
 	snprintf(name, sizeof name, "%s.status", c->texts);
 	if (!is_open)
@@ -300,8 +274,7 @@ static void run(struct client *c)
 		leader = task;
 }
 
-static void join(struct client *c)
-{
+static void join(struct client *c) {
 	int task = find(c->texts);
 	if (task < 0)
 		return refuse(c, "id", ESRCH);
@@ -314,52 +287,17 @@ static void join(struct client *c)
 	answer(c, PID, (uint32_t)tasks[task].pid, NULL, NULL);
 }
 
-/* The session of a process that lives, as /proc/PID/stat has it; else 0. */
-static pid_t session_of(const char *pid)
-{
-	char path[32], text[512];
-	snprintf(path, sizeof path, "%.20s/stat", pid);
-	int fd = openat(dirfd(processes), path, O_RDONLY | O_CLOEXEC);
-	ssize_t length = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-	if (fd >= 0)
-		close(fd);
-	text[length > 0 ? length : 0] = 0;
-	char *at = strrchr(text, ')'); /* ") state parent group session": a name may hold anything */
-	if (!at || strlen(at) < 4 || strchr("ZX", at[2]))
-		return 0;
-	strtol(at + 3, &at, 10);
-	strtol(at, &at, 10);
-	return (pid_t)strtol(at, NULL, 10);
-}
-
-/* Once over all processes, as pbs_mom does it; SIGKILL until none lives, or a fork could slip through. */
-static uint32_t signal_session(pid_t session, int which)
-{
-	uint32_t first = 0, found = 1;
-	for (int round = 0; found && round < (which == SIGKILL ? 10 : 1); round++) {
-		found = 0;
-		rewinddir(processes);
-		for (struct dirent *entry; (entry = readdir(processes));)
-			if (*entry->d_name >= '1' && *entry->d_name <= '9' && session_of(entry->d_name) == session)
-				found += !kill((pid_t)strtol(entry->d_name, NULL, 10), which);
-		first = round ? first : found;
-	}
-	return first;
-}
-
-static void pass_on(struct client *c)
-{
+static void pass_on(struct client *c) {
 	int task = find(c->texts), which = (int)c->head.number;
 	if (task < 0 || tasks[task].state != RUNNING)
 		return refuse(c, "id", ESRCH); /* its number may be another's by now */
 	pid_t pid = tasks[task].pid;
-	answer(c, DONE, tasks[task].flags & SESSION ? signal_session(pid, which) : !kill(-pid, which), NULL, NULL);
+	answer(c, DONE, tasks[task].flags & SESSION ? signal_session(processes, pid, which) : !kill(-pid, which), NULL, NULL);
 }
 
 /* -- connections -- */
 
-static void handle(struct client *c)
-{
+static void handle(struct client *c) {
 	if (!is_request(&c->head, c->texts)) {
 		refuse(c, "request", EINVAL);
 	} else if (c->head.kind == RUN) {
@@ -380,8 +318,7 @@ static void handle(struct client *c)
 }
 
 /* For the texts that a head announces; a client that cannot have it is dropped with a word. */
-static void make_room(struct client *c)
-{
+static void make_room(struct client *c) {
 	uint32_t length = c->head.length;
 	bool has_room = length <= TEXTS && (c->is_root || length <= ALL_TEXTS - all_texts);
 	void *made = MAP_FAILED;
@@ -394,13 +331,11 @@ static void make_room(struct client *c)
 		return;
 	}
 	refuse(c, "request", length > TEXTS ? E2BIG : ENOMEM);
-	if (c->fd >= 0)
-		drop(c);
+	drop(c);
 }
 
 /* Takes what has come, but never past a message's end: descriptors belong to the message they came with. */
-static void serve(struct client *c)
-{
+static void serve(struct client *c) {
 	for (int turn = 0; turn < 16 && c->fd >= 0; turn++) {
 		union { char space[CMSG_SPACE(3 * sizeof(int))]; struct cmsghdr item; } control = { { 0 } };
 		struct iovec part = { (char *)&c->head + c->have, sizeof c->head - c->have };
@@ -432,8 +367,7 @@ static void serve(struct client *c)
 	}
 }
 
-static void welcome(void)
-{
+static void welcome(void) {
 	for (int turn = 0; turn < 64; turn++) {
 		struct ucred peer = { 0, (uid_t)-1, (gid_t)-1 };
 		socklen_t length = sizeof peer;
@@ -454,15 +388,13 @@ static void welcome(void)
 			continue;
 		}
 		refuse(&new, "busy", EAGAIN);
-		if (new.fd >= 0)
-			drop(&new);
+		drop(&new);
 	}
 }
 
 /* -- the process -- */
 
-static _Noreturn void leave(void)
-{
+static _Noreturn void leave(void) {
 	int64_t until = now() + 5000; /* what the kernel holds longer, it kills itself when this process is gone */
 	do
 		kill(-1, SIGKILL);
@@ -471,21 +403,19 @@ static _Noreturn void leave(void)
 	_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
 }
 
-static void take_signals(void)
-{
+static void take_signals(void) {
 	struct signalfd_siginfo info;
 	while (read(signals, &info, sizeof info) == (ssize_t)sizeof info) {
 		if (info.ssi_signo != SIGTERM || info.ssi_pid)
 			continue; /* from in here: somebody's mistake */
 		if (leader < 0)
 			_exit(128 + SIGTERM); /* the engine's stop */
-		signal_session(tasks[leader].pid, SIGTERM);
+		signal_session(processes, tasks[leader].pid, SIGTERM);
 	}
 	reap();
 }
 
-static void one_round(void)
-{
+static void one_round(void) {
 	int64_t next = accept_after && (!over_at || accept_after < over_at) ? accept_after : over_at;
 	polled[0] = (struct pollfd){ signals, POLLIN, 0 };
 	polled[1] = (struct pollfd){ accept_after ? -1 : listener, POLLIN, 0 };
@@ -517,19 +447,15 @@ static void one_round(void)
 		leave();
 }
 
-static _Noreturn void stop(const char *what, const char *which)
-{
+static _Noreturn void stop(const char *what, const char *which) {
 	fprintf(stderr, "pbsdock-init: %s %s: %s\n", what, which, strerror(errno));
 	_exit(125);
 }
 
-static void start(const char *where)
-{
+static void start(const char *where) {
 	struct sockaddr_un name = { .sun_family = AF_UNIX };
-	struct rlimit most;
 	sigset_t set;
-	int fd;
-	while ((fd = open("/dev/null", O_RDWR)) >= 0 && fd <= 2)
+	for (int fd = 0; fd >= 0 && fd <= 2; fd = open("/dev/null", O_RDWR))
 		; /* 0, 1 and 2 exist: none that is received is one of them */
 	syscall(SYS_close_range, 3U, ~0U, 0U);
 	for (int i = 1; i <= 64; i++)
@@ -544,9 +470,7 @@ static void start(const char *where)
 	if (!(processes = opendir("/proc")))
 		stop("cannot open", "/proc");
 	getrlimit(RLIMIT_NOFILE, &descriptors);
-	most = descriptors;
-	most.rlim_cur = most.rlim_max;
-	setrlimit(RLIMIT_NOFILE, &most);
+	setrlimit(RLIMIT_NOFILE, &(struct rlimit){ descriptors.rlim_max, descriptors.rlim_max });
 	faults = mmap(NULL, TASKS * sizeof *faults, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (faults == MAP_FAILED)
 		stop("cannot have memory for", "tasks");
@@ -564,8 +488,7 @@ static void start(const char *where)
 		stop("cannot enter", "/");
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
 	if (argc < 2 || argc > 3 || getpid() != 1) { /* it kills all processes that it can see */
 		fprintf(stderr, "usage, as process 1 of a container: pbsdock-init DIRECTORY [GRACE_MS]\n");
 		return 125;

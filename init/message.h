@@ -39,15 +39,13 @@ enum {
 	ID = 64, PATH = 255,
 };
 
-static bool is_id(const char *id)
-{
+static bool is_id(const char *id) {
 	size_t length = strspn(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-");
 	return length && length <= ID && !id[length] && *id != '.';
 }
 
 /* How many, of *length* bytes; the last one has no end: more than any request may have. */
-static uint32_t count_texts(const char *texts, uint32_t length)
-{
+static uint32_t count_texts(const char *texts, uint32_t length) {
 	uint32_t count = 0;
 	if (length && texts[length - 1])
 		return UINT32_MAX;
@@ -56,8 +54,7 @@ static uint32_t count_texts(const char *texts, uint32_t length)
 	return count;
 }
 
-static bool is_request(const struct head *h, const char *texts)
-{
+static bool is_request(const struct head *h, const char *texts) {
 	uint32_t count = count_texts(texts, h->length);
 	if (h->version != VERSION || count > STRINGS)
 		return false;
@@ -71,8 +68,7 @@ static bool is_request(const struct head *h, const char *texts)
 }
 
 /* Of 2 * (PATH + 1) bytes at most: it goes whole or not at all. */
-static size_t compose(char *to, uint32_t kind, uint32_t number, const char *step, const char *path)
-{
+static size_t compose(char *to, uint32_t kind, uint32_t number, const char *step, const char *path) {
 	struct reply reply = { 0, kind, number };
 	if (step)
 		reply.length = (uint32_t)(stpcpy(stpcpy(to + sizeof reply, step) + 1, path) + 1 - to - (long)sizeof reply);

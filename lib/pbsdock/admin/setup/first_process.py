@@ -16,7 +16,7 @@ from pathlib import Path
 from pbsdock.admin.setup.errors import SetupError
 
 NAME = "init/pbsdock-init"  # below the package
-SOURCES = ("init.c", "message.h")
+SOURCES = ("init.c", "message.h", "session.h")
 COMPILERS = ("musl-gcc", "cc", "gcc")
 # Nothing of the day, the place or the machine is in the file: the same compiler makes the same bytes anywhere.
 FLAGS = (
