@@ -162,6 +162,22 @@ def test_heads_that_lie(first: FirstProcess, at: int, value: int) -> None:
     serves(first, "after")
 
 
+@pytest.mark.parametrize("id", [b"", b".new", b"..", b"a/b", b"a b", b"x" * 65, b"x" * 5000, b"socket\xff"])
+def test_ids_that_are_none(first: FirstProcess, id: bytes) -> None:
+    """They would be names of files, and have a place of 64 bytes."""
+    null = os.open(os.devnull, os.O_RDWR)
+    texts = RUN[HEAD:].replace(b"victim", id, 1)
+    client = raw(first)
+    socket.send_fds(client, [RUN[:8] + len(texts).to_bytes(4, "little") + RUN[12:HEAD] + texts], [null, null, null])
+    os.close(null)
+
+    found = init.decode(client.recv(1000))
+
+    assert found is not None
+    assert (found[0].kind, found[0].number, found[0].step) == (init.FAILED, errno.EINVAL, "request")
+    client.close()
+
+
 @pytest.mark.parametrize(("length", "number"), [((8 << 20) + 1, errno.E2BIG), (0xFFFFFFFF, errno.E2BIG)])
 def test_what_is_too_large_is_not_waited_for(first: FirstProcess, length: int, number: int) -> None:
     """The head is enough to refuse it."""

@@ -241,6 +241,8 @@ class Connection:
                     self._fds += [_INT.unpack_from(value, at)[0] for at in range(0, len(value) - 3, _INT.size)]
                 elif kind == _socket.SCM_CREDENTIALS and len(value) >= _CREDENTIALS.size:
                     self._host_pid = _CREDENTIALS.unpack_from(value)[0]
+            if len(self._fds) > 1:
+                raise InitError("process 1 sent descriptors that nobody had asked for")
             if not data:
                 raise InitError("process 1 closed the connection")
             self._buffer += data
