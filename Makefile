@@ -17,7 +17,8 @@ help:
 	@echo 'make test-v2 all of it that needs cgroup v2 and systemd, in a virtual machine (root)'
 	@echo 'make bench  the costs as ratios to plain docker (root)'
 	@echo 'make lint   ruff, mypy --strict, import-linter, shellcheck and cppcheck alone'
-	@echo 'make lock   lock/*.txt anew: the newest packages setup.cfg allows, with their hashes (needs a package index)'
+	@echo 'make lock   lock/*.txt anew: the newest packages setup.cfg allows, with their hashes (needs a package index);'
+	@echo '            and advisories on them, if api.osv.dev can be reached'
 
 demo:
 	@bash demo/demo.sh
@@ -59,6 +60,7 @@ lint: .venv/stamp
 lock:
 	@sh tests/setup.sh
 	/usr/bin/python3 lock/lock.py
+	/usr/bin/python3 lock/advisories.py
 
 .PHONY: setup
 setup: .venv/stamp lib/pbsdock/init/pbsdock-init

@@ -18,6 +18,7 @@ import pytest
 
 from pbsdock.core.errors import NodeFault
 from pbsdock.core.plan import Limits
+from pbsdock.engine.make import connect
 from pbsdock.host.cgroup.detect import choose
 from pbsdock.host.cgroup.v1 import V1Cgroup
 from tests.conftest import IMAGE
@@ -37,8 +38,8 @@ Run = Callable[..., Any]
 @pytest.fixture
 def cgroups() -> Iterator[V1Cgroup]:
     """The backend the engine of this host asks for, in a root of its own that is gone afterwards."""
-    with closing(docker.from_env()) as client:
-        backend = choose(client.info(), root=ROOT)
+    info = connect("/var/run/docker.sock", 20.0).info()
+    backend = choose(info.cgroup_driver, info.cgroup_version, root=ROOT)
     assert isinstance(backend, V1Cgroup)
     yield backend
     for name in backend.names():

@@ -8,7 +8,7 @@ import subprocess
 import jsonschema
 import pytest
 
-from pbsdock.engine import spec as container
+from pbsdock.engine.docker.host_config import DEFAULTED, SET
 from tests.conftest import IMAGE, ROOT, Instance, wait_until
 
 pytestmark = pytest.mark.engine
@@ -23,7 +23,7 @@ def test_every_host_config_field_is_decided(images: None) -> None:
         said = subprocess.run(["docker", "inspect", name], check=True, capture_output=True).stdout
     finally:
         subprocess.run(["docker", "rm", name], check=True, capture_output=True)
-    known = container.SET | container.DEFAULTED
+    known = SET | DEFAULTED
 
     assert set(json.loads(said)[0]["HostConfig"]) - known == set()
 

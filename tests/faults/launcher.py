@@ -29,6 +29,7 @@ LIBRARY, CONTROL = sys.argv[1], Path(sys.argv[2])
 sys.path.insert(0, LIBRARY)
 
 from pbsdock.agent import daemon, finish, node, prepare, release, stage, watch  # noqa: E402 - found only through the line above
+from pbsdock.agent.jobs import Jobs  # noqa: E402
 from pbsdock.agent.planning import Planning  # noqa: E402
 from pbsdock.agent.pulse import Pulse  # noqa: E402
 from pbsdock.agent.requests import root, streams, users  # noqa: E402
@@ -36,14 +37,15 @@ from pbsdock.agent.requests.root import RootRequests  # noqa: E402
 from pbsdock.agent.requests.users import UserRequests  # noqa: E402
 from pbsdock.agent.streams import Streams  # noqa: E402
 from pbsdock.config.tables import Config  # noqa: E402
+from pbsdock.core.ledger import Ledger  # noqa: E402
 from pbsdock.core.paths import Paths  # noqa: E402
-from pbsdock.engine.docker import api as engine  # noqa: E402
 from pbsdock.engine.docker import http as engine_http  # noqa: E402
+from pbsdock.engine.docker import link as engine_link  # noqa: E402
 from pbsdock.events.stream import EventStream  # noqa: E402
 from pbsdock.host import pins  # noqa: E402
 
 # What a node holds that does nothing to the world, or only tells of it, or closes what is open.
-_PLAIN = (Config, EventStream, Paths, Planning, Pulse, Streams)
+_PLAIN = (Config, EventStream, Jobs, Paths, Planning, Pulse, Streams)
 _PATIENCE_S = 60.0
 _real_time = time.time
 
@@ -167,6 +169,7 @@ def _wrap_node() -> None:
             if kind.__module__.startswith("pbsdock.") and not isinstance(value, _PLAIN):
                 _wrap_class(part, kind)
 
+    _wrap_class("ledger", Ledger)  # behind the registry of jobs
     node.Node.__init__ = init  # type: ignore[method-assign]
     for name in ("mark", "unmark"):
         setattr(node.Node, name, _step("node", getattr(node.Node, name)))
@@ -190,7 +193,7 @@ _INJECTED = "an error of the engine, injected"
 
 
 def _wrap_engine() -> None:
-    ask, take_over, put = engine_http.Pool.ask, engine.take_over, HTTPConnection.putrequest
+    ask, take_over, put = engine_http.Pool.ask, engine_link.take_over, HTTPConnection.putrequest
 
     def due() -> str:
         here.asked += 1
@@ -212,7 +215,7 @@ def _wrap_engine() -> None:
         put(self, *arguments, **options)
 
     engine_http.Pool.ask = asked  # type: ignore[method-assign]
-    engine.take_over = taken
+    engine_link.take_over = taken
     HTTPConnection.putrequest = putrequest  # type: ignore[method-assign]
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pbsdock.core.errors import NodeFault
+from pbsdock.core.facts import Usage
 from pbsdock.core.plan import Limits
-from pbsdock.host.cgroup.base import Usage
 from pbsdock.host.cgroup.v2 import V2Cgroup
 
 LIMITS = Limits(memory_bytes=1 << 20, memory_swap_bytes=3 << 20, cpu_millis=1500, cpuset="0,1", pids=64, shm_bytes=0)

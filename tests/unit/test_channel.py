@@ -17,13 +17,14 @@ import pytest
 from pbsdock.agent import prepare, stage
 from pbsdock.agent.channel import Channel, ClientGone
 from pbsdock.agent.pulse import Pulse
-from pbsdock.agent.running import Running
+from pbsdock.agent.runs import JobRun
 from pbsdock.agent.streams import Streams
 from pbsdock.agent.workers import Worker
-from pbsdock.core.ledger import Record
+from pbsdock.core.record import Record
 from pbsdock.core.waiting import hung_up, readable, writable
 from pbsdock.protocol import wire
 from pbsdock.staging.order import Order
+from tests.unit.records import fake_jobs
 
 _BIG = wire.Message("notice", sentence=b"x" * 3_000_000)
 _PONG = wire.Message("pong")
@@ -144,7 +145,7 @@ def test_what_was_begun_is_released_whatever_happens(monkeypatch: pytest.MonkeyP
     node: Any = SimpleNamespace(
         promised={},
         mark=lambda _: None,
-        ledger=SimpleNamespace(create=lambda _: None),
+        jobs=fake_jobs(),
         emit=lambda *_, **__: None,
     )
     job: Any = SimpleNamespace(id=SimpleNamespace(text="1.s"))
@@ -175,7 +176,7 @@ def test_a_worker_that_is_stopped_does_not_hold_up_a_release(monkeypatch: pytest
 # -- streams ----------------------------------------------------------------------------------------------------------
 
 
-def _give(streams: Streams, running: Running) -> socket.socket:
+def _give(streams: Streams, running: JobRun) -> socket.socket:
     """Give it a stream; returns the engine's end."""
     ours, engines = socket.socketpair()
     engines.settimeout(5)
@@ -186,7 +187,7 @@ def _give(streams: Streams, running: Running) -> socket.socket:
 
 def test_one_stream_for_each_run(pair: tuple[socket.socket, socket.socket]) -> None:
     """A new one ends the old one, for everybody who has a copy; a lost one is seen to be so."""
-    streams, running = Streams(), Running(record=_record(), channel=Channel(pair[0]))
+    streams, running = Streams(), JobRun(record=_record(), channel=Channel(pair[0]))
     assert streams.is_lost(running)
     first = _give(streams, running)
     assert not streams.is_lost(running)
@@ -201,7 +202,7 @@ def test_one_stream_for_each_run(pair: tuple[socket.socket, socket.socket]) -> N
 
 def test_a_stream_that_cannot_be_given_is_ended() -> None:
     """The client went while it was sent."""
-    streams, running = Streams(), Running(record=_record())
+    streams, running = Streams(), JobRun(record=_record())
     ours, engines = socket.socketpair()
     with pytest.raises(ClientGone), streams.giving(running, ours):
         raise ClientGone("gone")
@@ -216,7 +217,7 @@ def test_streams_nobody_reads_are_ended(
     """Not at once: a run hook may come back."""
     now = [100.0]
     monkeypatch.setattr("pbsdock.agent.streams.time.monotonic", lambda: now[0])
-    streams, running = Streams(), Running(record=_record(), channel=Channel(pair[0]))
+    streams, running = Streams(), JobRun(record=_record(), channel=Channel(pair[0]))
     engines = _give(streams, running)
     for later, channel, is_there in (
         (0, running.channel, 1),
@@ -233,7 +234,7 @@ def test_streams_nobody_reads_are_ended(
 
 def test_how_often_a_stream_is_opened_anew() -> None:
     """A few times, and as often again when the engine was away."""
-    streams, running = Streams(), Running(record=_record())
+    streams, running = Streams(), JobRun(record=_record())
     assert [streams.again(running) for _ in range(5)] == [True] * 4 + [False]
     streams.engine_lost()
     assert streams.again(running)

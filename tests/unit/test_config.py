@@ -101,17 +101,17 @@ def test_errors_of_stores() -> None:
     assert _problems(text) == (
         "pbsdock.toml:1: s3.ceph.endpoint is missing",
         "pbsdock.toml:1: s3.ceph.identity is missing",
-        'pbsdock.toml:2: s3.ceph.endpoint = "rgw.test/x" is not allowed; write scheme and host, for example'
+        'pbsdock.toml:2: s3.ceph.endpoint = "rgw.test/x" is not allowed; expected scheme and host, for example'
         ' "https://rgw.example.org:8443", without a path',
-        'pbsdock.toml:3: "../b" in s3.ceph.allow is not allowed; write "BUCKET", "BUCKET/PREFIX" with :ro or :rw behind'
+        'pbsdock.toml:3: "../b" in s3.ceph.allow is not allowed; expected "BUCKET", "BUCKET/PREFIX" with :ro or :rw behind'
         " it; * and ? match, {user} and {group} are filled in",
-        "pbsdock.toml:4: s3.ceph.lifetime_s = 30 is not allowed; it must be at least 60 and at most 43200",
+        "pbsdock.toml:4: s3.ceph.lifetime_s = 30 is not allowed; expected at least 60 and at most 43200",
         "pbsdock.toml:5: s3.ceph.probe names two buckets, or none",
-        'pbsdock.toml:6: "b d" in s3 is not a name; use letters, digits, - and _',
+        'pbsdock.toml:6: "b d" in s3 is not a name; expected letters, digits, - and _',
         "pbsdock.toml:9: override.s3.cepf: there is no [s3.cepf]",
         "pbsdock.toml:12: unknown key 'override.s3.ceph.endpoint'; known are allow",
     )
-    assert _problems("s3 = 3\n") == ("pbsdock.toml:1: s3 has a table for each name; write [s3.NAME]",)
+    assert _problems("s3 = 3\n") == ("pbsdock.toml:1: s3 is not a table for each name; expected [s3.NAME]",)
     for wrong in ("{home}", "b:rx", "b/../c", "/b", "b//c"):
         assert "allow is not allowed" in _problems(f'{STORE.splitlines()[0]}\nallow = ["{wrong}"]\n')[-1], wrong
 
@@ -129,26 +129,26 @@ def test_all_errors_at_once_with_their_lines() -> None:
     assert _problems(text) == (
         "pbsdock.toml:1: unknown key 'image'; did you mean 'images'?",
         "pbsdock.toml:4: unknown key 'images.alow'; did you mean 'allow'?",
-        'pbsdock.toml:5: images.pull = "sometimes" is not allowed; use one of "never", "missing", "always"',
-        "pbsdock.toml:7: limits.pids = 3 is not allowed; it must be at least 16 and at most 4194304",
-        'pbsdock.toml:8: limits.shm = "64zz" is not allowed; write a size such as "64mb", or a number of bytes',
-        "pbsdock.toml:10: engine.timeout_s = true is not allowed; write a number",
+        'pbsdock.toml:5: images.pull = "sometimes" is not allowed; expected one of "never", "missing", "always"',
+        "pbsdock.toml:7: limits.pids = 3 is not allowed; expected at least 16 and at most 4194304",
+        'pbsdock.toml:8: limits.shm = "64zz" is not allowed; expected a size such as "64mb", or a number of bytes',
+        "pbsdock.toml:10: engine.timeout_s = true is not allowed; expected a number",
         "pbsdock.toml:12: unknown key 'override.user'; did you mean 'users'?",
-        'pbsdock.toml:15: "x" in override.mounts.allow is not allowed; write "/PATH" or "/PATH:ro", without \'..\'',
+        'pbsdock.toml:15: "x" in override.mounts.allow is not allowed; expected "/PATH" or "/PATH:ro", without \'..\'',
     )
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("images = 3", "1: images is not a table; write [images]"),
-        ("[override]\nusers = []", "1: override is a list of tables; write [[override]]"),
-        ("override = [1]", "1: override is a list of tables; write [[override]]"),
-        ("[limits]\npids = true", "2: limits.pids = true is not allowed; write a whole number"),
-        ("[limits]\npids = 1e3", "2: limits.pids = 1000.0 is not allowed; write a whole number"),
+        ("images = 3", "1: images is not a table; expected [images]"),
+        ("[override]\nusers = []", "1: override is not a list of tables; expected [[override]]"),
+        ("override = [1]", "1: override is not a list of tables; expected [[override]]"),
+        ("[limits]\npids = true", "2: limits.pids = true is not allowed; expected a whole number"),
+        ("[limits]\npids = 1e3", "2: limits.pids = 1000.0 is not allowed; expected a whole number"),
         (
             "[limits]\nmax_memory = -1",
-            "2: limits.max_memory = -1 is not allowed; it must be at least 0 and at most 1152921504606846976",
+            "2: limits.max_memory = -1 is not allowed; expected at least 0 and at most 1152921504606846976",
         ),
         ("[limits]\nmax_memory = '5mb'", "2: limits.max_memory is below 6mb, the least the engine takes"),
         (
@@ -159,70 +159,76 @@ def test_all_errors_at_once_with_their_lines() -> None:
         ("[prologue]\nalarm_s = 30\nmargin_s = 30", "3: prologue.margin_s leaves nothing of prologue.alarm_s"),
         (
             "[agent]\nrequest_timeout_s = nan",
-            "2: agent.request_timeout_s = nan is not allowed; it must be at least 1 and at most 31622400",
+            "2: agent.request_timeout_s = nan is not allowed; expected at least 1 and at most 31622400",
         ),
         (
             "[agent]\nrequest_timeout_s = inf",
-            "2: agent.request_timeout_s = inf is not allowed; it must be at least 1 and at most 31622400",
+            "2: agent.request_timeout_s = inf is not allowed; expected at least 1 and at most 31622400",
         ),
-        ("[events]\njournald = 'yes'", '2: events.journald = "yes" is not allowed; write true or false'),
+        ("[events]\njournald = 'yes'", '2: events.journald = "yes" is not allowed; expected true or false'),
         (
             "[events]\nfile = 'x.jsonl'",
-            "2: events.file = \"x.jsonl\" is not allowed; write an absolute path without '..', or nothing",
+            "2: events.file = \"x.jsonl\" is not allowed; expected an absolute path without '..', or nothing",
         ),
-        ("[users]\ndeny = 'bob'", '2: users.deny = "bob" is not allowed; write a list of texts'),
+        ("[users]\ndeny = 'bob'", '2: users.deny = "bob" is not allowed; expected a list of strings'),
         (
             "[users]\ndeny = ['']",
-            '2: "" in users.deny is not allowed; write at least one character, and none that cannot be seen',
+            '2: "" in users.deny is not allowed; expected one or more printable characters',
         ),
-        ("[users]\nmin_uid = 0", "2: users.min_uid = 0 is not allowed; it must be at least 1 and at most 4294967294"),
+        ("[users]\nmin_uid = 0", "2: users.min_uid = 0 is not allowed; expected at least 1 and at most 4294967294"),
         (
             "[images]\nallow = [\n  'docker.io/*',\n  'busybox']",
-            '4: "busybox" in images.allow is not allowed; a pattern begins with a registry: write for example'
+            '4: "busybox" in images.allow is not allowed; expected a registry first, for example'
             " 'docker.io/library/busybox'",
         ),
         (
             "[images]\ndeny = ['evil/*']",
-            '2: "evil/*" in images.deny is not allowed; a pattern begins with a registry: write for example'
-            " 'docker.io/evil/*'",
+            "2: \"evil/*\" in images.deny is not allowed; expected a registry first, for example 'docker.io/evil/*'",
         ),
         (
             "[images]\ndeny = ['sha256:12']",
-            '2: "sha256:12" in images.deny is not allowed; a digest is sha256: and 64 hexadecimal digits',
+            '2: "sha256:12" in images.deny is not allowed; expected sha256: and 64 hexadecimal digits',
         ),
         (
             "[mounts]\nallow = ['/a/../b']",
-            '2: "/a/../b" in mounts.allow is not allowed; write "/PATH" or "/PATH:ro", without \'..\'',
+            '2: "/a/../b" in mounts.allow is not allowed; expected "/PATH" or "/PATH:ro", without \'..\'',
         ),
         (
             "[mounts]\ndeny = ['/a:ro']",
-            "2: \"/a:ro\" in mounts.deny is not allowed; write an absolute path without '..' and ':'",
+            "2: \"/a:ro\" in mounts.deny is not allowed; expected an absolute path without '..' and ':'",
         ),
         (
             "[mounts]\nalways = ['/a']",
-            '2: "/a" in mounts.always is not allowed; write "/SOURCE:/TARGET" or "/SOURCE:/TARGET:ro", without \'..\'',
+            '2: "/a" in mounts.always is not allowed; expected "/SOURCE:/TARGET" or "/SOURCE:/TARGET:ro", without \'..\'',
         ),
         (
             "[cgroup]\nparent = 'mom.service'",
-            '2: cgroup.parent = "mom.service" is not allowed; write a cgroup such as /system.slice/pbs_mom.service, or nothing',
+            '2: cgroup.parent = "mom.service" is not allowed; expected a cgroup such as /system.slice/pbs_mom.service, or nothing',
         ),
         (
             "[cgroup]\nparent = '/'",
-            '2: cgroup.parent = "/" is not allowed; write a cgroup such as /system.slice/pbs_mom.service, or nothing',
+            '2: cgroup.parent = "/" is not allowed; expected a cgroup such as /system.slice/pbs_mom.service, or nothing',
         ),
         (
             "[cgroup]\nparent = '/sys/fs/cgroup/a'",
-            '2: cgroup.parent = "/sys/fs/cgroup/a" is not allowed; write the cgroup without /sys/fs/cgroup',
+            '2: cgroup.parent = "/sys/fs/cgroup/a" is not allowed; expected the cgroup without /sys/fs/cgroup',
         ),
         (
             "[network]\ndefault = 'container:x'",
-            '2: network.default = "container:x" is not allowed; write host, none, bridge or the name of an engine\'s network',
+            '2: network.default = "container:x" is not allowed; expected host, none, bridge or the name of an engine\'s network',
         ),
         (
             "[devices]\nallow = ['/dev/../etc/shadow']",
-            '2: "/dev/../etc/shadow" in devices.allow is not allowed; write a path below /dev',
+            '2: "/dev/../etc/shadow" in devices.allow is not allowed; expected a path below /dev',
         ),
-        ("[engine]\nfrobnicate = 1", "2: unknown key 'engine.frobnicate'; known are docker_config, socket, timeout_s"),
+        (
+            "[engine]\nfrobnicate = 1",
+            "2: unknown key 'engine.frobnicate'; known are docker_config, runtime, socket, timeout_s",
+        ),
+        (
+            "[engine]\nruntime = '../runc'",
+            '2: engine.runtime = "../runc" is not allowed; expected the name of a runtime in the engine\'s daemon.json, such as crun, or nothing',
+        ),
         ("[engine]\nsocket = \n", "2: column 10: not TOML: Invalid value"),
         ("[engine]\nsocket = '", '2: not TOML: Expected "\'"'),
     ],

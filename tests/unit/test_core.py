@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 
 from pbsdock.agent.reconcile import Verdict, judge
 from pbsdock.core.errors import Refusal
-from pbsdock.core.ledger import Record
 from pbsdock.core.pathrules import PathRules, below
 from pbsdock.core.plan import Mount
+from pbsdock.core.record import Record, State
 from pbsdock.engine import spec as container
-from pbsdock.hook.runner import Demux
+from pbsdock.engine.base import ContainerSpec
+from pbsdock.engine.docker.host_config import DEFAULTED, SET, create_body, host_config
+from pbsdock.hook.streams import Demux
 from pbsdock.host import mounts
 from pbsdock.protocol import wire
 from pbsdock.protocol.link import Link
@@ -64,12 +66,14 @@ def test_messages_have_limits() -> None:
 
 def test_hooks_import_next_to_nothing() -> None:
     """The client keeps out of socket, json, signal, re and everything third-party: start-up is paid by every job."""
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import pbsdock.hook.client, pbsdock.hook.runner; print(*sys.modules)"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import pbsdock.hook.client, pbsdock.hook.runner, pbsdock.hook.relay; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code, str(ROOT / "lib")], capture_output=True, text=True, check=True
     ).stdout.split()
 
-    assert not {"socket", "json", "signal", "re", "enum", "subprocess", "docker", "structlog"} & set(loaded)
+    assert not {"socket", "json", "signal", "re", "enum", "subprocess", "docker", "packaging", "structlog"} & set(
+        loaded
+    )
 
 
 @given(st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=30)), max_size=8), st.integers(1, 7))
@@ -95,6 +99,7 @@ CALL = container.Call(
     cwd="/home/alice",
     umask=0o077,
     tty=False,
+    shell_option="qsub -S",
 )
 
 
@@ -103,11 +108,25 @@ def test_environment_is_filtered() -> None:
     assert container.environment(_plan("-e A=2 -e PATH=/mine a"), CALL) == ["A=2", "HOME=/h", "PATH=/mine"]
 
 
+def _spec(directive: str) -> ContainerSpec:
+    return container.for_job(
+        _plan(directive),
+        CALL,
+        image_id="sha256:1",
+        bound=[],
+        own_files=[("/root/passwd", "/etc/passwd")],
+        cgroup_parent="/pbsdock/7",
+        labels={"pbsdock.job": "7"},
+        rlimits={"Max open files": (10, 20), "Max address space": (1 << 30, -1)},
+        wrapped=False,
+    )
+
+
 def test_host_config_gives_no_right() -> None:
     """Every field that could hurt others is set, whatever the directive says."""
-    found = container.host_config(_plan(), [], [], "/pbsdock/7", {})
+    found = host_config(_spec("a"))
 
-    assert set(found) == container.SET
+    assert set(found) == SET
     assert (found["Privileged"], found["CapAdd"], found["CapDrop"], found["SecurityOpt"]) == (
         False,
         [],
@@ -115,7 +134,29 @@ def test_host_config_gives_no_right() -> None:
         ["no-new-privileges"],
     )
     assert (found["RestartPolicy"]["Name"], found["LogConfig"]["Type"]) == ("no", "none")
-    assert not container.SET & container.DEFAULTED
+    assert not SET & DEFAULTED
+
+
+def test_create_body_says_what_the_spec_says() -> None:
+    """Nothing is added to it on the way, and nothing of it is lost."""
+    found = create_body(_spec("--tmpfs /t:size=1m --network none a"))
+    host = found["HostConfig"]
+
+    assert (found["Image"], found["Cmd"], found["Entrypoint"]) == ("sha256:1", ["/bin/sh"], [])
+    assert (found["Labels"], found["Env"]) == ({"pbsdock.job": "7"}, ["A=1", "HOME=/h"])
+    assert host["Mounts"] == [
+        {
+            "Type": "bind",
+            "Source": "/root/passwd",
+            "Target": "/etc/passwd",
+            "ReadOnly": True,
+            "BindOptions": {"Propagation": "rprivate"},
+        }
+    ]
+    assert host["Tmpfs"] == {"/t": "rw,nosuid,nodev,mode=1777,size=1048576"}
+    assert host["Ulimits"] == [{"Name": "nofile", "Soft": 10, "Hard": 20}]
+    assert host["Sysctls"] == {"net.ipv4.ip_unprivileged_port_start": "1024"}
+    assert (host["NetworkMode"], host["CgroupParent"]) == ("none", "/pbsdock/7")
 
 
 def test_shell_line_sets_what_the_engine_cannot() -> None:
@@ -196,9 +237,8 @@ def test_exchanged_mounts_are_noticed(tmp_path: Path) -> None:
 def test_verdicts(state: str, boot: str, files: set[str], age: float, verdict: Verdict) -> None:
     """Alive by mom's own file; young by the last sign of life; dead by another boot."""
     record = Record.new(job_id="7.vm", safe="7.vm", uid=1, user="a", node="n", boot_id=boot, now=1000.0, nonce="aa")
-    record.facts["job_file"] = "7.vm.JB"
-    record.facts["alive_at"] = 1000.0
-    record.state = state
+    record.note(job_file="7.vm.JB", alive_at=1000.0)
+    record._state = State(state)
 
     assert judge(record, boot="b", job_files=frozenset(files), up_s=1000.0 + age, grace_s=120) is verdict
 
@@ -214,8 +254,8 @@ def test_verdicts(state: str, boot: str, files: set[str], age: float, verdict: V
 def test_verdicts_of_ended_jobs(files: set[str], age: float, verdict: Verdict) -> None:
     """Nothing of it is awaited any more but its epilogue."""
     record = Record.new(job_id="7.vm", safe="7.vm", uid=1, user="a", node="n", boot_id="b", now=1000.0, nonce="aa")
-    record.facts |= {"job_file": "7.vm.JB", "alive_at": 1000.0}
-    record.state = "ended"
+    record.note(job_file="7.vm.JB", alive_at=1000.0)
+    record._state = State.ENDED
 
     assert judge(record, boot="b", job_files=frozenset(files), up_s=1000.0 + age, grace_s=120) is verdict
 

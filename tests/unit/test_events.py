@@ -13,12 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbsdock.events import register as event_names
+from pbsdock.events.processors import Event
 from pbsdock.events.stream import EventStream
 from tests.conftest import ROOT
 
 
+def _at_a_fixed_time(_logger: Any, _method: str, event: Event) -> Event:
+    event["ts"] = "2023-11-14T22:13:20.250000Z"
+    return event
+
+
 def _stream(path: Path, **options: Any) -> EventStream:
-    return EventStream(path, node="n1", clock=lambda: 1_700_000_000.25, **options)
+    return EventStream(path, node="n1", add_timestamp=_at_a_fixed_time, **options)
 
 
 def test_whole_line(tmp_path: Path) -> None:
@@ -71,14 +77,15 @@ def test_caps(tmp_path: Path) -> None:
 def test_full_disk_is_survived_and_told(tmp_path: Path) -> None:
     """Lines that cannot be written are counted, and the next one that can says so."""
     stream = _stream(tmp_path / "e")
-    stream._open = lambda: None  # type: ignore[method-assign]
+    file = stream._file
+    file._open = lambda: None  # type: ignore[method-assign]
     with open("/dev/full", "wb") as full:
-        stream._fd = full.fileno()
+        file._fd = full.fileno()
         stream.emit("engine.back")
         stream.emit("engine.back")
         assert stream._dropped >= 2
-    del stream._open
-    stream._fd = -1
+    del file._open
+    file._fd = -1
     stream.emit("engine.back")
 
     first = json.loads((tmp_path / "e").read_text().splitlines()[0])
@@ -90,13 +97,13 @@ def test_short_write_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
     """What a disk that fills up took of a line is taken back, so that the next line stands alone."""
     stream = _stream(tmp_path / "e")
     stream.emit("engine.back")
-    monkeypatch.setattr("pbsdock.events.stream.os.write", lambda fd, data: os.pwrite(fd, data[:10], 1 << 20))
+    monkeypatch.setattr("pbsdock.events.file.os.write", lambda fd, data: os.pwrite(fd, data[:10], 1 << 20))
     stream.emit("engine.back")
     monkeypatch.undo()
     stream.emit("engine.back")
 
     events = [json.loads(line) for line in (tmp_path / "e").read_text().splitlines()]
-    assert [one["event"] for one in events] == ["engine.back", "events.dropped", "engine.back"]
+    assert [event["event"] for event in events] == ["engine.back", "events.dropped", "engine.back"]
 
 
 def test_line_cut_by_a_crash_is_ended(tmp_path: Path) -> None:

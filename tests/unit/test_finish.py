@@ -14,36 +14,39 @@ import pytest
 from pbsdock.agent import finish as ends
 from pbsdock.agent import stage
 from pbsdock.agent.finish import finish
-from pbsdock.agent.outage import Outage, back, explains, lost, moment
-from pbsdock.agent.running import Running
+from pbsdock.agent.outage import Outage, back, explains, lost
+from pbsdock.agent.runs import JobRun
 from pbsdock.core.errors import NodeFault
-from pbsdock.core.ledger import Record
-from pbsdock.host.cgroup.base import Usage
+from pbsdock.core.facts import Exit, Usage
+from pbsdock.core.record import State
+from pbsdock.engine.base import ContainerState
 from pbsdock.host.process import alive
+from tests.support.torque import WORDS
+from tests.unit.records import fake_jobs, record_in
 
 
-def _running_for_ever(_container: str) -> dict[str, Any]:
-    return {"State": {"Running": True, "ExitCode": 0}}
+def _running_for_ever(_container: str) -> ContainerState:
+    return ContainerState(is_running=True)
 
 
-def _no_answer(_container: str) -> dict[str, Any]:
+def _no_answer(_container: str) -> ContainerState:
     raise NodeFault("engine-unreachable", "the Docker engine does not answer")
 
 
 def _node(inspect: Any, *, answers: bool = True) -> Any:
     return SimpleNamespace(
+        rm=SimpleNamespace(words=WORDS),
         engine=SimpleNamespace(inspect=inspect, probe=lambda: answers),
         job_lock=lambda name, wait: nullcontext(),
         cgroups=SimpleNamespace(usage=lambda name: Usage()),
-        ledger=SimpleNamespace(save=lambda record: None),
+        jobs=fake_jobs(),
         emit=lambda *args, **fields: None,
     )
 
 
-def _job(gone_for_s: float | None) -> Running:
+def _job(gone_for_s: float | None) -> JobRun:
     gone_since = None if gone_for_s is None else time.monotonic() - gone_for_s
-    record = Record.new(job_id="1.srv", safe="1.srv", uid=1, user="alice", node="node1", boot_id="b")
-    return Running(record, gone_since=gone_since)
+    return JobRun(record_in(State.RUNNING), gone_since=gone_since)
 
 
 @pytest.mark.parametrize("inspect", [_running_for_ever, _no_answer])
@@ -55,7 +58,7 @@ def test_fake_engine_that_never_learns_of_an_end_is_given_up(inspect: Any) -> No
     assert job.ended is not None
     assert job.ended.number("code") == 255
     assert job.record.exit is not None
-    assert "the job's own exit status is lost" in job.record.exit["sentences"][0]
+    assert "the job's own exit status is lost" in job.record.exit.sentences[0]
 
 
 @pytest.mark.parametrize(
@@ -125,13 +128,6 @@ def test_an_engine_that_comes_and_goes() -> None:
     assert back(None, 1.0) is None
 
 
-def test_times_of_the_engine() -> None:
-    """Nanoseconds, none at all, and the year 1."""
-    assert moment("1970-01-02T00:00:00.250000001Z") == pytest.approx(86400.25)
-    assert moment("1970-01-02T00:00:00Z") == 86400.0
-    assert [moment(one) for one in ("0001-01-01T00:00:00Z", None, "", "soon")] == [None] * 4
-
-
 @pytest.mark.parametrize(
     ("ago_s", "is_blamed"), [(0.0, True), (36000.0, False)], ids=["restarted-now", "in-the-morning"]
 )
@@ -139,13 +135,13 @@ def test_times_of_the_engine() -> None:
 def test_fake_engine_is_blamed_for_what_its_restart_explains(code: int, ago_s: float, is_blamed: bool) -> None:
     """A qdel, or a job's own status, hours after a restart that the job has survived is not the engine's."""
     now = time.time()
-    ended = {"Running": False, "ExitCode": code, "FinishedAt": time.strftime("%Y-%m-%dT%H:%M:%S.5Z", time.gmtime(now))}
+    ended = ContainerState(exit_code=code, finished_at=now)
     job = _job(None)
     job.outage = Outage(now - ago_s - 3.0, now - ago_s)
-    finish(_node(lambda _: {"State": ended}), job)
+    finish(_node(lambda _: ended), job)
 
     assert job.record.exit is not None
-    assert any("Docker engine" in one for one in job.record.exit["sentences"]) is is_blamed
+    assert any("Docker engine" in one for one in job.record.exit.sentences) is is_blamed
 
 
 # -- a stage-out's end ------------------------------------------------------------------------------------------------
@@ -154,7 +150,7 @@ def test_fake_engine_is_blamed_for_what_its_restart_explains(code: int, ago_s: f
 def test_a_sentence_with_bytes_of_a_name_is_told_by_a_fake_node() -> None:
     """A record's sentences go on as they are: what a message cannot carry must not keep the run hook waiting."""
     job = _job(None)
-    job.record.state, job.record.exit = "staging", {"code": 74, "sentences": ["na\udcffme\0"]}
+    job.record._state, job.record.exit = State.STAGING, Exit(code=74, sentences=("na\udcffme\0",))
     ends._conclude(_node(None), job)
 
     assert job.ended is not None
@@ -175,11 +171,13 @@ def test_a_stage_out_of_a_fake_node_that_goes_wrong_ends_all_the_same(
     monkeypatch.setattr(stage, "_stage_out", _raises if fails == "stage-out" else lambda *_: None)
     conclude = _raises if fails == "conclude" else lambda *_: done.append("concluded")
     job, node = _job(None), _node(None)
-    node.staging, events = {}, []
+    events: list[tuple[str, str]] = []
     node.emit = lambda event, *_, **fields: events.append((event, fields["where"]))
     began = time.monotonic()
     stage.begin_out(node, job, conclude, lambda *_: done.append("tidied"))
-    assert node.staging[job.record.incarnation].over.wait(5)
+    work = node.jobs.work_of(job.record)
+    assert work is not None
+    assert work.over.wait(5)
     while "tidied" not in done and time.monotonic() < began + 5:
         time.sleep(0.01)
 

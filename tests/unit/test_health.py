@@ -30,7 +30,7 @@ def _codes() -> set[str]:
                     codes.add(str(first.value))
                 else:  # handed on: from a fault, or (staging) to a release, which flags nothing
                     assert ast.unparse(first) in ("fault.code", "error.code"), (path, node.lineno)
-    return codes | {"disk-full"}  # pbsdock.engine.images.classify chooses the kind by the code
+    return codes | {"disk-full", "registry-busy"}  # pbsdock.engine.pull_errors.classify chooses the kind by the code
 
 
 def test_every_fault_is_in_the_table() -> None:
@@ -80,7 +80,9 @@ def test_a_place_that_takes_no_files(tmp_path: Path) -> None:
 def test_an_image_too_large_for_a_disk_with_room(tmp_path: Path) -> None:
     """Whoever asks for the largest image there is must not take the node down with it."""
     fine = _node(
-        tmp_path, engine=SimpleNamespace(probe=lambda: True), engine_info=lambda: {"DockerRootDir": str(tmp_path)}
+        tmp_path,
+        engine=SimpleNamespace(probe=lambda: True),
+        engine_info=lambda: SimpleNamespace(root_dir=str(tmp_path)),
     )
     away = _node(tmp_path, engine=SimpleNamespace(probe=lambda: False, down_because="x"), engine_info=dict)
 

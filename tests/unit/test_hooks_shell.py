@@ -32,7 +32,7 @@ exit {code}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """Baked hooks with a mom_priv and a run directory of their own."""
+    """Renderer hooks with a mom_priv and a run directory of their own."""
 
     base: Path
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pbsdock.core.ledger import Ledger, Record
+from pbsdock.core.facts import Bound, Exit
+from pbsdock.core.ledger import Ledger
+from pbsdock.core.record import Record, State
 
 
 def _record(job: str = "7.vm", nonce: str = "aa") -> Record:
@@ -19,13 +21,16 @@ def test_round_trip_over_a_restart(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "jobs")
     record = _record()
     ledger.create(record)
-    record.state = "running"
-    record.facts["pid"] = 12
+    record.advance(State.READY)
+    record.advance(State.RUNNING)
+    record.note(pid=12, bound=(Bound(source="/a", target="/b", read_only=True, device=1, inode=2),))
+    record.begin(["cgroup"])
+    record.exit = Exit(code=3, sentences=("why",), at=5)
     ledger.save(record)
 
     records, problems = Ledger(tmp_path / "jobs").load_all()
     assert (records, problems) == ([record], [])
-    assert (tmp_path / "jobs" / record.name).stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "jobs" / f"{record.name}.json").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "jobs").stat().st_mode & 0o777 == 0o700
 
 
@@ -75,9 +80,10 @@ def test_newest_incarnation(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"facts": None}, "facts is of the wrong type"),
-        ({"steps": {"cgroup": 1}}, "steps is of the wrong type"),
-        ({"uid": "0"}, "uid is of the wrong type"),
+        ({"facts": None}, "facts: Facts: expected a table, got NoneType"),
+        ({"facts": {"pid": "1"}}, "facts: expected int, got str"),
+        ({"steps": {"cgroup": 1}}, "steps: Step: expected a table, got int"),
+        ({"uid": "0"}, "uid: expected int, got str"),
         ({"version": 99}, "it is not a record of this release"),
         ({"safe": "9.vm"}, "it holds the record 9.vm.a1.json"),
     ],

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from lock import lock as generator
-from pbsdock.admin.doctor.packages import judge_holes, normal, pins
+from pbsdock.admin.doctor.packages import judge_advisories, pins
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOCKS = tuple(generator.wanted())
@@ -48,7 +49,7 @@ def test_what_is_declared_is_locked(name: str) -> None:
     wrong = [
         str(one)
         for one in _declared(name)
-        if normal(one.name) not in locked or not one.specifier.contains(locked[normal(one.name)])
+        if canonicalize_name(one.name) not in locked or not one.specifier.contains(locked[canonicalize_name(one.name)])
     ]
 
     assert wrong == []
@@ -86,7 +87,7 @@ def test_closed_for_every_python(name: str, python: str) -> None:
         for package in locked
         for one in map(Requirement, metadata.requires(package) or [])
         if one.marker is None or one.marker.evaluate(environment)
-        if normal(one.name) not in locked or not one.specifier.contains(locked[normal(one.name)])
+        if canonicalize_name(one.name) not in locked or not one.specifier.contains(locked[canonicalize_name(one.name)])
     ]
 
     assert lacking == []
@@ -94,11 +95,11 @@ def test_closed_for_every_python(name: str, python: str) -> None:
 
 def test_tested_with_what_is_locked() -> None:
     """The environment these tests run in is the lock's, so that no new release of anything changes their outcome."""
-    here = {normal(one.metadata["Name"]): one.version for one in metadata.distributions()}
+    here = {canonicalize_name(one.metadata["Name"]): one.version for one in metadata.distributions()}
     assert {one: here.get(one) for one in pins(_text("test"))} == pins(_text("test"))
     assert set(here) - set(pins(_text("test"))) <= {"pbsdock", "pip"}
 
 
-def test_no_known_hole_is_locked() -> None:
+def test_no_known_vulnerability_is_locked() -> None:
     """A lock that is renewed too seldom fails here, as it would at each node's doctor."""
-    assert [one.seen for one in judge_holes(pins(_text("run"))) if not one.well] == []
+    assert [one.seen for one in judge_advisories(pins(_text("run"))) if not one.well] == []

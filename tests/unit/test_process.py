@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from pbsdock.agent import server, start
-from pbsdock.agent.running import Running
+from pbsdock.agent.runs import Run
 from pbsdock.agent.watch import Watcher
 from pbsdock.core.errors import NodeFault, Refusal
-from pbsdock.core.ledger import Record
+from pbsdock.core.record import State
 from pbsdock.host.process import Caller, alive, start_time
+from tests.unit.records import fake_jobs, record_in
 
 
 def test_a_process_is_told_from_a_later_one() -> None:
@@ -36,25 +37,22 @@ def test_a_job_is_over_though_its_number_is_anothers_on_a_fake_node(
     monkeypatch: pytest.MonkeyPatch, noted: dict[str, int], is_over: bool
 ) -> None:
     """An agent that comes back finds its jobs by what the record says of their first processes."""
-    record = Record.new(job_id="1.s", safe="1.s", uid=1, user="u", node="n", boot_id="b")
-    record.state = "running"
-    record.facts |= {"pid": os.getpid(), **noted}
-    running: dict[str, Running] = {}
+    record = record_in(State.RUNNING, pid=os.getpid(), **noted)
+    jobs = fake_jobs(record)
     node: Any = SimpleNamespace(
-        ledger=SimpleNamespace(load_all=lambda: ([record], [])),
+        jobs=jobs,
         boot="b",
-        running=running,
         stores=SimpleNamespace(recall=lambda *_: None),
         store_dir=lambda _: None,
         emit=lambda *_, **__: None,
     )
     server.adopt(node)
-    looked_at: list[Running] = []
+    looked_at: list[Run] = []
     watcher = Watcher(node)
     monkeypatch.setattr(watcher, "_look_at", looked_at.append)
     watcher.look()
 
-    assert looked_at == ([running[record.incarnation]] if is_over else [])
+    assert looked_at == ([jobs.job_run(record.incarnation)] if is_over else [])
 
 
 def _child() -> subprocess.Popen[bytes]:

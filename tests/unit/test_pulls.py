@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from pbsdock.core.errors import HookError
-from pbsdock.engine.images import Images
+from pbsdock.engine.base import ImageFacts
+from pbsdock.engine.images import Asker, Images
 
-_DIGEST = {"Id": "sha256:1", "RepoDigests": [], "Architecture": "amd64", "Size": 5}
+_FACTS = ImageFacts(id="sha256:1", digests=(), architecture="amd64", size_bytes=5)
 
 
 class FakeEngine:
@@ -25,7 +26,7 @@ class FakeEngine:
         self.ended = 0
         self.is_there = False
         self.hooks: dict[str, list[Any]] = {"response": []}
-        self.images = Images(lambda _: self, lambda _: _DIGEST if self.is_there else None, lambda *_, **__: None)
+        self.images = Images(lambda _: self, lambda _: _FACTS if self.is_there else None, lambda *_, **__: None)
 
     def pull(self, _repository: str, *, auth_config: dict[str, str], **_options: Any) -> Iterator[dict[str, Any]]:
         self.pulls.append(auth_config)
@@ -130,8 +131,8 @@ def test_a_fake_engine_that_has_not_begun_to_answer_is_asked_once(engine: FakeEn
 
 def test_other_credentials_are_another_pull_of_a_fake_engine(engine: FakeEngine) -> None:
     """The site may have exchanged them while the first still waits."""
-    old, new = ({"reg:1": {"username": "u", "password": one}} for one in ("old", "new"))
-    waiting = [engine.wait(auth=old), engine.wait(auth=new), engine.wait(auth=new)]
+    old, new = ({"username": "u", "password": one} for one in ("old", "new"))
+    waiting = [engine.wait(asker=Asker(site=lambda _, one=one: one)) for one in (old, new, new)]
     for _ in range(2):
         engine.lines.put(None)
 

@@ -14,15 +14,20 @@ from typing import Any
 import pytest
 
 from pbsdock.agent.channel import Channel
+from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.quota import UserQuota
 from pbsdock.agent.requests import respond, root
 from pbsdock.agent.requests.users import UserRequests
-from pbsdock.agent.running import Running
+from pbsdock.agent.runs import JobRun, Run, TaskRun
 from pbsdock.agent.session import Peer, Session
 from pbsdock.agent.streams import Streams
 from pbsdock.config.tables import AgentConfig, InteractiveConfig, PrologueConfig
-from pbsdock.core.ledger import Ledger, Record
+from pbsdock.core.ledger import Ledger
+from pbsdock.core.record import Record, State
 from pbsdock.protocol import wire
+from pbsdock.rm.torque import Torque
+from tests.support.torque import job
+from tests.unit.records import fake_jobs, record_in
 
 _USER = 1000
 
@@ -50,8 +55,7 @@ def _node(events: list[str], **parts: Any) -> Any:
             agent=AgentConfig(), prologue=PrologueConfig(), interactive=InteractiveConfig(allow=False)
         ),
         job_lock=lambda *_: nullcontext(),
-        running={},
-        staging={},
+        rm=Torque(Path("/none/mom_priv"), "n1"),
         **parts,
     )
 
@@ -91,7 +95,7 @@ def test_every_request_tells_a_full_disk_of_a_fake_node(
     """Root's and users': an OSError of ours is not the client's going."""
     monkeypatch.setattr(root, "reconcile", _full)
     events: list[str] = []
-    node = _node(events, ledger=SimpleNamespace(for_job=_full, load_all=_full))
+    node = _node(events, jobs=fake_jobs(for_job=_full, load_all=_full))
     answer, pong = _ask(pair, node, uid, message)
 
     assert (answer.op, answer.text("code")) == ("fault", "agent-error")
@@ -104,23 +108,14 @@ def test_a_full_disk_on_demand_is_told_by_a_fake_node(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A record that cannot be created for a job without a prologue, and no silence that looks like a lost agent."""
-    job: Any = SimpleNamespace(
-        id=SimpleNamespace(text="7.s", safe="7.s"),
-        uid=_USER,
-        user="u",
-        script_path=None,
-        nodefile=None,
-        job_file="7.s.JB",
-    )
-    monkeypatch.setattr("pbsdock.agent.facts.from_job_file", lambda *_: job)
-    file: Any = SimpleNamespace(uid=_USER, wrong="")
+    made = job("nodes=1", job_id="7.s", uid=_USER, user="u", script_path=None)
+    live = SimpleNamespace(id="7.s", uid=_USER, wrong="", job=lambda _: made)
     events: list[str] = []
     node = _node(
         events,
-        ledger=SimpleNamespace(for_job=lambda _: None, create=_full),
-        job_files=SimpleNamespace(find=lambda _: ("7.s.JB", file)),
-        paths=SimpleNamespace(mom_priv=None),
+        jobs=fake_jobs(create=_full),
     )
+    monkeypatch.setattr(node.rm, "find", lambda _: live)
     answer, pong = _ask(pair, node, _USER, wire.Message("start", job="7.s", directive="alpine:3"))
 
     assert (answer.op, answer.text("code")) == ("fault", "agent-error")
@@ -133,18 +128,17 @@ def test_an_end_before_its_hook_is_joined_is_told_at_once_by_a_fake_node(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
     """A command that is over while the answer to its start is on the way."""
-    record = Record.new(job_id="7.s", safe="7.s", uid=_USER, user="u", node="n1", boot_id="b")
-    record.state = "running"
-    running = Running(record, exec_id=task)
+    record = record_in(State.RUNNING, uid=_USER)
+    running = TaskRun(record, exec_id=task) if task else JobRun(record)
     theirs_stream, stream = socket.socketpair()
 
-    def started(*_: Any) -> tuple[Running, socket.socket]:
+    def started(*_: Any) -> tuple[Run, socket.socket]:
         running.end(wire.Message("ended", code=3))
         return running, stream
 
     monkeypatch.setattr(UserRequests, "_started", started)
-    monkeypatch.setattr(UserRequests, "_pbs_track", lambda *_: "")
-    node = _node([], ledger=SimpleNamespace(for_job=lambda _: record), streams=Streams())
+    monkeypatch.setattr(UserRequests, "_adoption", lambda *_: {})
+    node = _node([], jobs=fake_jobs(record), streams=Streams())
     ours, theirs = pair
     peer = Peer(ours)
     peer.uid = _USER
@@ -172,7 +166,7 @@ def test_a_late_release_leaves_a_fast_rerun_alone_on_a_fake_node(
     first, rerun, gone, slow = (
         Record.new(job_id="7.s", safe="7.s", uid=_USER, user="u", node="n1", boot_id="b", nonce=one) for one in "abcd"
     )
-    slow.facts["asked_at"] = time.monotonic()
+    slow.note(asked_at=time.monotonic())
     ledger.create(first)
     ledger.create(gone)
 
@@ -183,7 +177,7 @@ def test_a_late_release_leaves_a_fast_rerun_alone_on_a_fake_node(
     @contextmanager
     def locked(*_: Any) -> Iterator[None]:
         if not released:
-            rerun.facts["asked_at"] = time.monotonic()
+            rerun.note(asked_at=time.monotonic())
             ledger.create(rerun)
             ledger.create(slow)
             ledger.remove(gone)
@@ -191,7 +185,7 @@ def test_a_late_release_leaves_a_fast_rerun_alone_on_a_fake_node(
 
     monkeypatch.setattr(root, "release", release)
     monkeypatch.setattr(root.prepare, "release", release)
-    node = _node([], ledger=ledger)
+    node = _node([], jobs=Jobs(ledger, lambda *_, **__: None))
     node.job_lock = locked
     answer, _ = _ask(pair, node, 0, wire.Message(question, argv="7.s"))
 

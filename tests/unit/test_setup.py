@@ -194,13 +194,13 @@ def test_nothing_through_the_link_before_it_is_exchanged(places: Places) -> None
 
     assert kinds == [
         plan.MakeVersion,
-        plan.WritePolicy,
-        plan.KeepHook,
-        plan.PutInForce,
+        plan.WriteConfig,
+        plan.KeepSiteHook,
+        plan.SwitchVersion,
         plan.PutHooks,
-        plan.JoinMomConfig,
-        plan.StartAnew,
-        plan.Tidy,
+        plan.ExtendMomConfig,
+        plan.RestartAgent,
+        plan.PruneVersions,
     ]
 
 

@@ -7,10 +7,11 @@ import threading
 
 import pytest
 
+from pbsdock.core.facts import Upload
 from pbsdock.s3.names import Url
 from pbsdock.staging import names
-from pbsdock.staging.crew import Crew, Task
-from pbsdock.staging.order import Access, Item, Order, Upload
+from pbsdock.staging.order import Access, Item, Order
+from pbsdock.staging.worker_pool import Task, WorkerPool
 
 MIB = 1 << 20
 
@@ -51,7 +52,7 @@ def test_where_a_key_goes(key: str, url: Url, rest: str) -> None:
 @pytest.mark.parametrize("key", ["t/../x", "t//x", "t/./x", "t/a\0b", "t/" + "n" * 256, "t//"])
 def test_keys_that_are_no_paths(key: str) -> None:
     """None of them may lead anywhere but below the target."""
-    with pytest.raises(names.Unfit, match="is no path below 't/'"):
+    with pytest.raises(names.BadName, match="is no path below 't/'"):
         names.relative(key, Url(None, "b", "t/"))
 
 
@@ -120,11 +121,11 @@ def test_a_crew_does_what_is_handed_on() -> None:
 
         return act
 
-    Crew(4, threading.Event()).work(piece(one) for one in range(50))
+    WorkerPool(4, threading.Event()).work(piece(one) for one in range(50))
     assert sorted(done) == [*range(50), *range(1000, 1050)]
 
     def fails() -> None:
         raise ValueError("the first")
 
     with pytest.raises(ValueError, match="the first"):
-        Crew(4, threading.Event()).work([fails, *(piece(one) for one in range(5))])
+        WorkerPool(4, threading.Event()).work([fails, *(piece(one) for one in range(5))])

@@ -45,10 +45,10 @@ def _carried_out(order: Order, client: FakeClient, monkeypatch: pytest.MonkeyPat
     with ours:
         with theirs:
             worker = Worker(order, theirs)
-            monkeypatch.setattr(worker, "listen", lambda: None)
+            monkeypatch.setattr(worker.agent, "listen", lambda: None)
             worker._clients["s"] = client
             worker.run()
-        return [one for one in messages(ours) if "progress" not in one][-1]
+        return [message for message in messages(ours) if "progress" not in message][-1]
 
 
 def test_a_name_that_is_no_text_is_told_and_the_others_are_sent_to_a_fake_store(

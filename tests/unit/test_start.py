@@ -11,12 +11,17 @@ from typing import Any
 import pytest
 
 from pbsdock.agent import start
+from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.node import Node
+from pbsdock.config.tables import parse
 from pbsdock.core.errors import NodeFault, Refusal
-from pbsdock.core.ledger import Ledger, Record
-from pbsdock.engine.docker.api import EngineError
+from pbsdock.core.ledger import Ledger
+from pbsdock.core.record import Record, State
+from pbsdock.engine.base import ContainerState, EngineError
 from pbsdock.host.process import Caller
 from pbsdock.protocol import wire
+from tests.support.torque import WORDS
+from tests.unit.records import record_in
 from tests.unit.test_policy import _plan
 
 _AWAY = NodeFault("engine-unreachable", "the Docker engine does not answer")
@@ -50,9 +55,9 @@ class FakeEngine:
     def start(self, _name: str) -> None:
         self.may_fail("start")
 
-    def inspect(self, _name: str) -> dict[str, Any]:
+    def inspect(self, _name: str) -> ContainerState:
         self.may_fail("inspect")
-        return {"State": {"Pid": 0}}
+        return ContainerState()
 
     def remove(self, name: str) -> bool:
         self.may_fail("remove")
@@ -62,9 +67,8 @@ class FakeEngine:
 
 @pytest.fixture
 def record() -> Record:
-    found = Record.new(job_id="7.s", safe="7.s", uid=1000, user="u", node="n1", boot_id="b")
-    found.state, found.plan, found.container_name = "ready", _plan("alpine:3").to_dict(), "pbsdock-7"
-    found.image_id = "sha256:1"
+    found = record_in(State.READY, plan=_plan("alpine:3"))
+    found.container_name, found.image_id = "pbsdock-7", "sha256:1"
     return found
 
 
@@ -74,18 +78,17 @@ def _begin(
     monkeypatch.setattr(start, "_rlimits", lambda _: {})
     monkeypatch.setattr(start, "_pinned", lambda *_: nullcontext([]))
     monkeypatch.setattr(start, "_deliver", lambda *_: engine.may_fail("deliver"))
-    monkeypatch.setattr(start.facts, "shell_chosen", lambda *_: False)
-    ledger = Ledger(tmp_path)
-    ledger.create(record)
-    save = ledger.save
-    monkeypatch.setattr(ledger, "save", lambda one: (engine.may_fail("save"), save(one)))
+    jobs = Jobs(Ledger(tmp_path), lambda event, *_, **__: events.append(event))
+    jobs.create(record)
+    save = jobs.save
+    monkeypatch.setattr(jobs, "save", lambda record, durable: (engine.may_fail("save"), save(record, durable=durable)))
     node: Any = SimpleNamespace(
         name="n1",
         engine=engine,
-        ledger=ledger,
-        running={},
-        paths=SimpleNamespace(mom_jobs=tmp_path),
+        jobs=jobs,
+        rm=SimpleNamespace(shell_chosen=lambda *_: False, words=WORDS),
         labels=lambda _: {},
+        config=parse(""),
         cgroups=SimpleNamespace(cgroup_parent=lambda _: "/c"),
         emit=lambda event, *_, **__: events.append(event),
         remove_container=lambda one, within_s: Node.remove_container(node, one, within_s),
@@ -120,7 +123,7 @@ def test_a_start_that_fails_leaves_nothing_at_a_fake_engine(
 
     assert engine.containers == set()
     assert [one.recv(1) for one in engine.streams] == [b""] * len(engine.streams)
-    assert (record.state, record.container_id, "started_at" in record.facts) == ("ready", None, False)
+    assert (record.state, record.container_id, record.facts.started_at) == ("ready", None, None)
     assert events == []
 
 
@@ -145,4 +148,4 @@ def test_a_start_at_a_fake_engine_is_written_down(
 
     assert engine.containers == {"pbsdock-7"}
     assert (record.state, record.container_id) == ("running", "pbsdock-7")
-    assert (list(node.running), events) == ([record.incarnation], ["job.started"])
+    assert ([run.key for run in node.jobs.runs()], events) == ([record.incarnation], ["job.started"])

@@ -12,12 +12,14 @@ import pytest
 
 from pbsdock.agent.stores import Stores
 from pbsdock.config.tables import Config, StoreConfig
-from pbsdock.core.ledger import Record
-from pbsdock.core.plan import Grant, Store
+from pbsdock.core.facts import Credentials
+from pbsdock.core.plan import BucketGrant, Store
+from pbsdock.core.record import Record, State
 from pbsdock.stores.secret import Secret
+from tests.unit.records import record_in
 from tests.unit.test_policy import _plan
 
-_GRANT = Grant(bucket="b", keys=("*",), read_only=True)
+_GRANT = BucketGrant(bucket="b", keys=("*",), read_only=True)
 
 
 class FakeMinter:
@@ -44,9 +46,8 @@ class FakeMinter:
 def job(monkeypatch: pytest.MonkeyPatch) -> tuple[Stores, FakeMinter, Record]:
     """A running job whose session is to be replaced now."""
     store = Store(name="ceph", endpoint="", region="r", ca_file="", container=(_GRANT,), staging=())
-    record = Record.new(job_id="1.s", safe="1.s", uid=1, user="u", node="n", boot_id="b")
-    record.state, record.plan = "running", replace(_plan("alpine:3"), stores=(store,)).to_dict()
-    record.facts["credentials"] = {"refresh_at": time.time() - 1}
+    plan = replace(_plan("alpine:3"), stores=(store,))
+    record = record_in(State.RUNNING, plan=plan, credentials=Credentials(refresh_at=time.time() - 1))
     settings = StoreConfig(endpoint="http://127.0.0.1:1", identity="/x", lifetime_s=900)
     stores, minter = Stores(Config(s3={"ceph": settings}), "n", lambda *_, **__: None), FakeMinter()
     minter.mint(stores._name(record, "ceph"))

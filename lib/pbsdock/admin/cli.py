@@ -67,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     engine.add_argument("--json", action="store_true", help="one JSON list")
     engine.set_defaults(run=_doctor_engine)
 
-    packages = parts.add_parser("packages", help="the installed packages: the lock's, unchanged, without known holes")
+    packages = parts.add_parser(
+        "packages", help="the installed packages: the lock's, unchanged, without known vulnerabilities"
+    )
     packages.add_argument("--json", action="store_true", help="one JSON list")
     packages.set_defaults(run=_doctor_packages)
 
@@ -88,11 +90,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(arguments: argparse.Namespace) -> int:
     from pbsdock.directive.parse import DirectiveError, parse_script
+    from pbsdock.rm.choose import words
 
     wrong = False
     for name in arguments.scripts:
         try:
-            directive = parse_script(Path(name).read_bytes(), filename=name)
+            directive = parse_script(Path(name).read_bytes(), words(), filename=name)
         except OSError as error:
             print(f"{name}: cannot be read: {error.strerror}", file=sys.stderr)
             wrong = True
@@ -138,9 +141,9 @@ def _ps(arguments: argparse.Namespace) -> int:
         print(json.dumps(data, indent=1))
         return 0
     print(f"{'JOB':<24} {'USER':<12} {'STATE':<10} {'CONTAINER':<12} IMAGE")
-    for one in data["jobs"]:
-        container = (one["container"] or "-")[:12]
-        print(f"{one['job']:<24} {one['user']:<12} {one['state']:<10} {container:<12} {one['image'] or '-'}")
+    for job in data["jobs"]:
+        container = (job["container"] or "-")[:12]
+        print(f"{job['job']:<24} {job['user']:<12} {job['state']:<10} {container:<12} {job['image'] or '-'}")
     for problem in data["problems"]:
         print(f"ledger: {problem}", file=sys.stderr)
     return 1 if data["problems"] else 0
@@ -156,8 +159,9 @@ def _reap(arguments: argparse.Namespace) -> int:
     elif data["blocked"]:
         print(f"nothing was touched: {data['blocked']}")
     else:
-        for one in data["findings"]:
-            print(f"{'would remove' if arguments.dry_run else 'found'} {one['kind']} {one['name']} ({one['why']})")
+        for finding in data["findings"]:
+            verb = "would remove" if arguments.dry_run else "found"
+            print(f"{verb} {finding['kind']} {finding['name']} ({finding['why']})")
         print(f"{len(data['findings'])} found, {data['reaped']} removed")
     return 1 if data["blocked"] or (data["left"] and not arguments.dry_run) else 0
 
@@ -196,7 +200,7 @@ def _doctor_s3(arguments: argparse.Namespace) -> int:
     except (ConfigError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    unknown = [one for one in arguments.stores if one not in config.s3]
+    unknown = [name for name in arguments.stores if name not in config.s3]
     if unknown or not config.s3:
         known = ", ".join(config.s3) or "none"
         print(f"pbsdock: there is no store {unknown[0] if unknown else ''!r}; configured are {known}", file=sys.stderr)
@@ -208,13 +212,14 @@ def _doctor_s3(arguments: argparse.Namespace) -> int:
 def _doctor_engine(arguments: argparse.Namespace) -> int:
     from itertools import chain
 
-    from pbsdock.admin.doctor.engine import components, judge_paths, judge_socket, judge_versions
+    from pbsdock.admin.doctor.engine import judge_fitness, judge_paths, judge_socket, judge_versions
     from pbsdock.admin.doctor.report import report
     from pbsdock.config.tables import ConfigError
     from pbsdock.config.tables import load as load_config
     from pbsdock.core.errors import HookError
     from pbsdock.core.paths import load
-    from pbsdock.engine.docker.api import Engine, EngineError
+    from pbsdock.engine.base import EngineError
+    from pbsdock.engine.make import connect
 
     if os.geteuid() != 0:
         print("pbsdock: only root may ask the engine; use sudo", file=sys.stderr)
@@ -222,11 +227,17 @@ def _doctor_engine(arguments: argparse.Namespace) -> int:
     paths = load(arguments.paths)
     try:
         settings = load_config(paths.config).engine
-        versions = components(Engine(settings.socket, settings.timeout_s).version())
+        engine = connect(settings.socket, settings.timeout_s)
+        versions, capabilities = engine.components(), engine.info()
     except (ConfigError, HookError, EngineError, OSError) as error:
         print(f"pbsdock: {error}", file=sys.stderr)
         return 2
-    findings = chain(judge_versions(versions), judge_socket(settings.socket), judge_paths(paths))
+    findings = chain(
+        judge_versions(versions),
+        judge_fitness(capabilities, settings.runtime),
+        judge_socket(settings.socket),
+        judge_paths(paths),
+    )
     return report(iter(findings), sys.stdout, as_json=arguments.json)
 
 
@@ -269,6 +280,15 @@ def _config(arguments: argparse.Namespace) -> int:
     except (ConfigError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
+    if config.engine.docker_config and os.geteuid() == 0:
+        from pbsdock.core.errors import NodeFault
+        from pbsdock.engine.credentials import load_site
+
+        try:
+            load_site(Path(config.engine.docker_config))
+        except NodeFault as error:
+            print(f"{paths.config.name}: engine.docker_config: {error}", file=sys.stderr)
+            return 2
     print(json.dumps(dataclasses.asdict(config), indent=1))
     return 0
 

@@ -91,7 +91,8 @@ class Endpoint(ThreadingHTTPServer):
     """The endpoint; a connection too many is closed. Raises OSError if the port is somebody else's."""
 
     daemon_threads = True
-    request_queue_size = 128  # with the base class's 5, the SYN of the sixth at once is lost and sent again after a second
+    # With the base class's 5, the SYN of the sixth at once is lost and sent again after a second.
+    request_queue_size = 128
 
     def __init__(self, port: int, sessions: Sessions, answer: Answer) -> None:
         super().__init__(("127.0.0.1", port), _Handler)

@@ -19,7 +19,9 @@ from pbsdock.agent.node import Node
 from pbsdock.config.tables import LEAST_MEMORY
 from pbsdock.core.errors import HookError
 from pbsdock.core.plan import Limits
-from pbsdock.engine.docker.api import EngineError, host_memory
+from pbsdock.engine import fitness
+from pbsdock.engine.base import EngineError
+from pbsdock.host.facts import host_memory
 
 Probe = Callable[[Node], str]
 _LEAST_DISK = 256 << 20  # bytes; with less the engine can hardly unpack anything
@@ -77,7 +79,7 @@ def layers(node: Node) -> str:
     if wrong := engine(node):
         return wrong
     try:
-        root = str(node.engine_info().get("DockerRootDir") or "/var/lib/docker")
+        root = node.engine_info().root_dir
         found = os.statvfs(root)
     except (HookError, EngineError, OSError):
         return ""  # the engine may have a file system of its own, which is not to be seen from here
@@ -107,10 +109,28 @@ def memory(node: Node) -> str:
     )
 
 
+def fit_engine(node: Node) -> str:
+    """Whether the engine, asked anew, can run jobs as they are planned."""
+    try:
+        fitness.check(node.engine.info(), node.config.engine.runtime)
+        return ""
+    except (HookError, EngineError) as error:
+        return str(error)
+
+
+def private_images(node: Node) -> str:
+    """Whether it is known which images are not for everybody."""
+    try:
+        node.images.private.check()
+        return ""
+    except HookError as error:
+        return str(error)
+
+
 def registry_credentials(node: Node) -> str:
     """Whether the site's own file of registry credentials can be used."""
     try:
-        node.registry_auth()
+        node.check_logins()
         return ""
     except HookError as error:
         return str(error)
@@ -150,10 +170,14 @@ PROBES: dict[str, Probe] = {
     "no-memory-for-jobs": memory,
     "pin-failed": disk,
     "prepare-failed": prepared,
+    "private-images": private_images,
     "pull-failed": engine,
     "record-not-written": disk,
+    "registry-busy": nothing,
     "registry-credentials": registry_credentials,
+    "runtime-missing": fit_engine,
     "unknown-user": users,
+    "userns-remap": fit_engine,
 }
 # Flags of the hooks' and of an agent that did not start: one that runs is all the proof there is to be had.
 OURS = ("", "bad-configuration", "untrusted-files")

@@ -226,7 +226,7 @@ class Listener:
         waiting for its files; what is asked besides is done in a moment."""
         if kind != "start":
             return _OF_ONE_USER
-        return max(_OF_ONE_USER, os.cpu_count() or 1) + self.node.ledger.count_of(uid)
+        return max(_OF_ONE_USER, os.cpu_count() or 1) + self.node.jobs.count_of(uid)
 
     def _answer(self, client: _Client) -> None:
         """In a worker's thread."""

@@ -13,27 +13,31 @@ from typing import Any
 
 from pbsdock.agent import outage
 from pbsdock.agent.attempts import Attempts
-from pbsdock.agent.job_files import JobFiles
+from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.locks import Locks
 from pbsdock.agent.planning import Planning
 from pbsdock.agent.pulse import Pulse
-from pbsdock.agent.running import Running
+from pbsdock.agent.runs import Run, TaskRun
 from pbsdock.agent.stores import Stores
 from pbsdock.agent.streams import Streams
-from pbsdock.agent.work import Work
 from pbsdock.agent.workers import Spawner
 from pbsdock.config.tables import Config
 from pbsdock.core.errors import HookError, NodeFault
-from pbsdock.core.ledger import Ledger, Record
+from pbsdock.core.ledger import Ledger
 from pbsdock.core.pathrules import ClosedPaths
 from pbsdock.core.paths import Paths
-from pbsdock.engine.docker.api import Engine, EngineError, boot_id, host_memory
-from pbsdock.engine.images import Images, load_auth
+from pbsdock.core.record import Record, State
+from pbsdock.engine.base import EngineCapabilities, EngineError
+from pbsdock.engine.credentials import load_site
+from pbsdock.engine.make import connect_with_images
+from pbsdock.engine.private import PrivateImages
 from pbsdock.events.stream import EventStream
 from pbsdock.host.cgroup.base import JobCgroup
 from pbsdock.host.cgroup.detect import choose
+from pbsdock.host.facts import boot_id, host_memory
 from pbsdock.host.process import session
 from pbsdock.policy.decide import HostFacts
+from pbsdock.rm.choose import manager
 
 _CONFIRMED_S = 5.0
 
@@ -45,25 +49,28 @@ class Node:
         self.paths = paths
         self.config = config
         self.events = events
-        self.ledger = ledger
         self.name = socket.gethostname()
         self.boot = boot_id()
-        self.engine = Engine(config.engine.socket, config.engine.timeout_s, on_change=self._engine_changed)
-        self.images = Images(self.engine.client, self.engine.inspect_image, self.emit)
+        self.engine, self.images = connect_with_images(
+            config.engine.socket,
+            config.engine.timeout_s,
+            on_change=self._engine_changed,
+            emit=self.emit,
+            private=PrivateImages(paths.state_dir / "private_images.json"),
+        )
         self.stores = Stores(config, self.owner, self.emit)
-        self.running: dict[str, Running] = {}  # incarnation, or exec id for a task
+        self.jobs = Jobs(ledger, self.emit)
         self.streams = Streams()
         self.pulse = Pulse()
         self.spawner = Spawner(paths.lib)
-        self.job_files = JobFiles(paths.mom_jobs)
-        self.staging: dict[str, Work] = {}  # by incarnation
+        self.rm = manager(paths, self.name)
         self._cgroups: JobCgroup | None = None
         self._locks = Locks()
         self.attempts = Attempts(paths.state_dir / "attempts.json")
         self.planning = Planning()
         self.cpu_lock = threading.Lock()  # two jobs must not be given the same CPUs; nothing else is done under it
         self.promised: dict[str, frozenset[int]] = {}  # CPUs by incarnation, until its record is written
-        self._info: dict[str, Any] = {}
+        self._info: EngineCapabilities | None = None
 
     # -- events -------------------------------------------------------------------------------------------------
 
@@ -85,13 +92,13 @@ class Node:
     def engine_lost(self) -> None:
         """What runs may end by it."""
         now = time.time()
-        for one in list(self.running.values()):
+        for one in self.jobs.job_runs():
             one.outage = outage.lost(one.outage, now)
 
     def engine_back(self) -> None:
         """What ends from here on does not end by it."""
         now = time.time()
-        for one in list(self.running.values()):
+        for one in self.jobs.job_runs():
             one.outage = outage.back(one.outage, now)
 
     # -- facts --------------------------------------------------------------------------------------------------
@@ -108,9 +115,7 @@ class Node:
 
     def tasks(self, record: Record) -> int:
         """How many tasks of a job the engine has something open for."""
-        running = [one for one in list(self.running.values()) if one.exec_id]
-        mine = {one.key for one in running if one.record.incarnation == record.incarnation}
-        return len(mine | self.streams.tasks(record.incarnation))
+        return len(self.jobs.tasks_of(record.incarnation) | self.streams.tasks(record.incarnation))
 
     def labels(self, record: Record) -> dict[str, str]:
         """Labels of a job's container."""
@@ -123,9 +128,9 @@ class Node:
             "pbsdock.user": record.user,
         }
 
-    def engine_info(self) -> dict[str, Any]:
+    def engine_info(self) -> EngineCapabilities:
         """The engine's own description, asked once per connection to it."""
-        if not self._info:
+        if self._info is None:
             self._info = self.engine.info()
         return self._info
 
@@ -136,8 +141,9 @@ class Node:
             self._cgroups = self._choose(self.engine_info())
         return self._cgroups
 
-    def _choose(self, info: dict[str, Any]) -> JobCgroup:
-        return choose(info, root=self.paths.instance, parent=self.config.cgroup.parent)
+    def _choose(self, info: EngineCapabilities) -> JobCgroup:
+        root, parent = self.paths.instance, self.config.cgroup.parent
+        return choose(info.cgroup_driver, info.cgroup_version, root=root, parent=parent)
 
     def look_again(self) -> None:
         """The engine may have been restarted with another cgroup driver; while it is away the old answer serves."""
@@ -159,19 +165,20 @@ class Node:
     def closed_paths(self) -> ClosedPaths:
         """The paths of this host that are not given to containers."""
         try:
-            root = self.engine_info().get("DockerRootDir")
+            root = self.engine_info().root_dir
         except (HookError, EngineError):
-            root = None  # nothing can be prepared then either, and that is told in its place
+            root = ""  # nothing can be prepared then either, and that is told in its place
         paths = self.paths
-        own = (paths.mom_priv, paths.run_dir, paths.state_dir, paths.log_dir, paths.config.parent)
+        own = (*self.rm.closed.sealed, paths.run_dir, paths.state_dir, paths.log_dir, paths.config.parent)
         sealed = [str(one) for one in (*((root,) if root else ()), *own)]
-        return ClosedPaths(guarded=(str(paths.mom_priv.parent),), sealed=tuple(sealed))
+        return ClosedPaths(guarded=self.rm.closed.guarded, sealed=tuple(sealed))
 
     def free_cpus(self) -> tuple[int, ...]:
         """CPUs no other job on this node has for itself; one whose container is over has none any more."""
         taken = {one for cpus in list(self.promised.values()) for one in cpus}  # before the records they end in
-        for record in (one for one in self.ledger.load_all()[0] if one.state != "ended"):
-            taken.update(parse_cpus(str(((record.plan or {}).get("limits") or {}).get("cpuset") or "")))
+        for record in self.jobs.records():
+            if record.plan is not None and record.state is not State.ENDED:
+                taken.update(parse_cpus(record.plan.limits.cpuset or ""))
         return tuple(sorted(os.sched_getaffinity(0) - taken))
 
     # -- the container ------------------------------------------------------------------------------------------
@@ -207,13 +214,13 @@ class Node:
 
     def unmark(self, record: Record) -> None:
         """Take the marker away, unless a newer incarnation of the job needs it."""
-        newest = self.ledger.for_job(record.job_id)
+        newest = self.jobs.newest(record.job_id)
         if newest is None or newest.incarnation == record.incarnation:
             (self.paths.markers / record.job_id).unlink(missing_ok=True)
 
     def work_dir(self, record: Record) -> Path:
         """Root-only directory of a job's generated files."""
-        return self.paths.work / f"{record.safe}.{record.incarnation}"
+        return self.paths.work / record.name
 
     def store_dir(self, record: Record) -> Path:
         """Where a job's object-store credentials lie: a tmpfs of its own in its work directory."""
@@ -242,18 +249,18 @@ class Node:
 
     # -- signals ------------------------------------------------------------------------------------------------
 
-    def signal(self, running: Running, number: int) -> int:
+    def signal(self, running: Run, number: int) -> int:
         """Send a signal to every process of the job, or of one task's session, as pbs_mom does; returns how many."""
         name = running.record.cgroup
-        if not running.exec_id:
+        if not isinstance(running, TaskRun):
             return self.cgroups.signal(name, number)
         others = frozenset(one for one in self.cgroups.pids(name) if session(one) != running.pid)
         return self.cgroups.signal(name, number, exclude=others)
 
-    def registry_auth(self) -> dict[str, Any]:
-        """The site's registry credentials, read anew so that an exchanged file counts at once. Raises NodeFault."""
-        path = self.config.engine.docker_config
-        return dict(load_auth(Path(path))) if path else {}
+    def check_logins(self) -> None:
+        """Whether the site's registry logins can be used. Raises NodeFault."""
+        if path := self.config.engine.docker_config:
+            load_site(Path(path))
 
 
 def ms_since(began: float) -> float:

@@ -1,12 +1,11 @@
 """When the engine was away, and whether that explains how a container ended. Pure.
 
-All times are of the node's clock, seconds since the epoch, as the engine itself gives the end of a container.
+All times are of the node's clock, seconds since the epoch, as an engine gives the end of a container.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 
 _BEFORE_S = 2.0  # an engine that shuts down ends its containers first and is gone a moment later
 _AFTER_S = 3.0  # one that starts ends those of its predecessor before it answers; longer than a look for it takes
@@ -41,13 +40,3 @@ def explains(outage: Outage | None, finished_at: float | None, now: float) -> bo
         return False
     ended = now if finished_at is None else finished_at
     return outage.since - _BEFORE_S <= ended and (outage.until is None or ended <= outage.until + _AFTER_S)
-
-
-def moment(text: object) -> float | None:
-    """A time as the engine writes it, RFC 3339 with nanoseconds; None for the year 1, its "never", and for no time."""
-    try:
-        found = datetime.fromisoformat(f"{str(text)[:19]}+00:00").timestamp()
-        fraction = str(text)[19:].rstrip("Z")
-        return None if found <= 0 else found + (float(f"0{fraction}") if fraction[:1] == "." else 0.0)
-    except ValueError:
-        return None

@@ -17,8 +17,9 @@ from typing import Any
 from pbsdock.agent.node import Node
 from pbsdock.agent.release import release, remove_work
 from pbsdock.core.errors import HookError, NodeFault
-from pbsdock.core.ledger import PAST_START, Record, uptime
-from pbsdock.engine.docker.api import EngineError
+from pbsdock.core.facts import uptime
+from pbsdock.core.record import Record, State
+from pbsdock.engine.base import EngineError, ListedContainer
 from pbsdock.host import pins
 
 _AT_ONCE = 16
@@ -62,19 +63,19 @@ class Pass:
 def judge(record: Record, *, boot: str, job_files: frozenset[str], up_s: float, grace_s: float) -> Verdict:
     """Decide about one record, *up_s* seconds after the boot. Pure.
 
-    A prologue that is still at work has no .JB yet (observed), so absence means dead only once the grace after the
-    last sign of life is over, which is short where the job has ended: an agent that was stopped while mom closed it
-    left that to the next one. Every record of another boot is dead.
+    A job whose prologue is still at work has no job file yet (observed), so absence means dead only once the grace
+    after the last sign of life is over, which is short where the job has ended: an agent that was stopped while mom
+    closed it left that to the next one. Every record of another boot is dead.
     """
-    if record.state == "ended":
+    if record.state is State.ENDED:
         grace_s = min(grace_s, _ENDED_GRACE_S)
     if record.boot_id != boot:
         return Verdict.OTHER_BOOT
-    if record.state == "releasing":
+    if record.state is State.RELEASING:
         return Verdict.JOB_GONE  # its release was begun and is not complete
-    if record.facts.get("job_file") in job_files:
+    if record.facts.job_file in job_files:
         return Verdict.LIVE
-    if up_s - float(record.facts.get("alive_at", 0.0)) < grace_s:
+    if up_s - record.facts.alive_at < grace_s:
         return Verdict.YOUNG
     return Verdict.JOB_GONE
 
@@ -84,7 +85,7 @@ def reconcile(node: Node, *, dry_run: bool = False) -> Pass:
     since_boot, grace = uptime(), node.config.reaper.grace_s  # what comes to be from here on is young
     result = Pass(findings=[])
     try:
-        job_files = _job_files(node)
+        job_files = node.rm.live()
         if not node.engine.probe():
             raise OSError(f"engine: {node.engine.down_because}")
         containers = node.engine.labelled(node.label)
@@ -92,7 +93,7 @@ def reconcile(node: Node, *, dry_run: bool = False) -> Pass:
         files, markers, pinned = _names(node.paths.work), _names(node.paths.markers), _names(node.paths.pins)
         handles = node.stores.listed()
         # Read last: whatever was listed above had its record written before it was made.
-        records, problems = node.ledger.load_all()
+        records, problems = node.jobs.records_and_problems()
         if problems:
             raise OSError(f"ledger: {problems[0]}")
     except (OSError, HookError, EngineError) as error:
@@ -102,7 +103,7 @@ def reconcile(node: Node, *, dry_run: bool = False) -> Pass:
     dead = _dead_records(records, node.boot, job_files, since_boot, grace)
     orphans = _orphans(node, records, containers, (cgroups, files, markers), grace)
     known = {record.incarnation for record in records}
-    starting = {f"{record.safe}.{record.incarnation}" for record in records if record.state not in PAST_START}
+    starting = {record.name for record in records if not record.state.is_past_start}
     orphans += [Finding(kind="pins", name=one, job="", why="not-starting") for one in pinned if one not in starting]
     orphans += [
         Finding(kind="credentials", name=f"{store}:{name}", job="", why="no-record")
@@ -127,18 +128,13 @@ def reconcile(node: Node, *, dry_run: bool = False) -> Pass:
     return result
 
 
-def _job_files(node: Node) -> frozenset[str]:
-    """The live jobs. Raises OSError."""
-    return frozenset(one for one in os.listdir(node.paths.mom_jobs) if one.endswith(".JB"))
-
-
 def _release_dead(node: Node, record: Record, finding: Finding, grace_s: float) -> bool:
     try:
         with node.job_lock(record.job_id, _BUSY_S):
-            if all(one is not record for one in node.ledger.load_all()[0]):
+            if all(one is not record for one in node.jobs.records()):
                 return False  # its epilogue was faster
             # Judged again: a prologue that took longer than the grace may just have ended, and its job be alive.
-            if not _dead_records([record], node.boot, _job_files(node), uptime(), grace_s):
+            if not _dead_records([record], node.boot, node.rm.live(), uptime(), grace_s):
                 return False
             gone = release(node, record, why=finding.why)
     except NodeFault:
@@ -158,7 +154,7 @@ def _dead_records(
     for record in records:
         verdict = judge(record, boot=boot, job_files=job_files, up_s=up_s, grace_s=grace_s)
         if verdict in (Verdict.OTHER_BOOT, Verdict.JOB_GONE):
-            name = f"{record.safe}.{record.incarnation}"
+            name = record.name
             dead.append((record, Finding(kind="record", name=name, job=record.job_id, why=verdict.value)))
     return dead
 
@@ -166,21 +162,21 @@ def _dead_records(
 def _orphans(
     node: Node,
     records: Iterable[Record],
-    containers: list[dict[str, Any]],
+    containers: Iterable[ListedContainer],
     named: tuple[list[str], list[str], list[str]],
     grace_s: float,
 ) -> list[Finding]:
     known = {record.incarnation for record in records}
-    names = {f"{record.safe}.{record.incarnation}" for record in records}
+    names = {record.name for record in records}
     jobs = {record.job_id for record in records}
     now = time.time()
     found = []
     for one in containers:
-        labels = one.get("Labels") or {}
-        if labels.get("pbsdock.incarnation") in known or now - float(one.get("Created", now)) < grace_s:
+        labels = one.labels
+        if labels.get("pbsdock.incarnation") in known or now - one.created_at < grace_s:
             continue
         why = "no-record" if labels.get("pbsdock.boot") == node.boot else "other-boot"
-        found.append(Finding(kind="container", name=one["Id"], job=labels.get("pbsdock.job", ""), why=why))
+        found.append(Finding(kind="container", name=one.id, job=labels.get("pbsdock.job", ""), why=why))
     for kind, present, known_names in zip(("cgroup", "files", "marker"), named, (names, names, jobs), strict=True):
         found += [
             Finding(kind=kind, name=one, job=one if kind == "marker" else "", why="no-record")
@@ -200,14 +196,14 @@ def _names(directory: Any) -> list[str]:
 def _is_of(record: Record, finding: Finding) -> bool:
     if finding.kind == "credentials":
         return record.incarnation in finding.name
-    return finding.name in (f"{record.safe}.{record.incarnation}", record.job_id)
+    return finding.name in (record.name, record.job_id)
 
 
 def _reap(node: Node, finding: Finding) -> bool:
     # Looked up again at the last moment: between listing and removing a prologue may have made a record.
-    records, problems = node.ledger.load_all()
+    records, problems = node.jobs.records_and_problems()
     if finding.kind == "pins":
-        records = [one for one in records if one.state not in PAST_START]
+        records = [one for one in records if not one.state.is_past_start]
     if problems or any(_is_of(one, finding) for one in records):
         return False
     try:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
 
 from pbsdock.agent import stage
 from pbsdock.agent.node import Node, ms_since
 from pbsdock.core.errors import HookError, NodeFault
-from pbsdock.core.ledger import Record
-from pbsdock.engine.docker.api import EngineError
+from pbsdock.core.facts import Usage
+from pbsdock.core.record import Record, State
+from pbsdock.engine.base import EngineError
 from pbsdock.host import pins
 from pbsdock.host.syscalls import unmount
 from pbsdock.protocol import wire
@@ -27,20 +26,19 @@ def release(node: Node, record: Record, *, why: str, keep: bool = False) -> bool
     still to be told). What could not be undone keeps the record, and the reaper tries again.
     """
     began = time.monotonic()
-    before = record.state
-    if not keep:
-        record.state = "releasing"
+    told = {"why": why, "state": record.state.value, "phase": "release"}
+    if keep:
+        node.emit("release.begun", record, **told)
+    else:
         # Room is what this makes: a full disk must not stop it. The next agent would find the record as it was before.
-        with suppress(OSError):
-            node.ledger.save(record)
-    node.emit("release.begun", record, why=why, state=before, phase="release")
+        record.advance(State.RELEASING, must_be_written=False, **told)
     failures = tear_down(node, record)
     if failures:
         node.emit("release.failed", record, level="error", reason="; ".join(failures), phase="release")
         return False
     if not keep:
         node.unmark(record)
-        node.ledger.remove(record)
+        node.jobs.remove(record)
         _tell_run_hook(node, record, why)
     node.emit("release.done", record, why=why, ms=ms_since(began), phase="release")
     return True
@@ -48,10 +46,12 @@ def release(node: Node, record: Record, *, why: str, keep: bool = False) -> bool
 
 def _tell_run_hook(node: Node, record: Record, why: str) -> None:
     """Let a run hook that still waits go: its container was taken away from under it."""
-    running = node.running.pop(record.incarnation, None)
-    if running is not None and running.ended is None:
-        sentence = f"the container was removed while the job ran ({why}); exit status 137 is not the job's own"
-        running.end(wire.Message("ended", code=137, sentence=sentence))
+    run = node.jobs.job_run(record.incarnation)
+    if run is not None:
+        node.jobs.drop(run)
+        if run.ended is None:
+            sentence = f"the container was removed while the job ran ({why}); exit status 137 is not the job's own"
+            run.end(wire.Message("ended", code=137, sentence=sentence))
     node.streams.end(record.incarnation)
 
 
@@ -61,16 +61,12 @@ def tear_down(node: Node, record: Record) -> list[str]:
     if record.plan is None:
         return failures
     for step, act in _STEPS:
-        if not record.steps.get(step, {}).get("gone"):
+        if not record.is_gone(step):
             try:
                 act(node, record)
             except (HookError, EngineError, OSError) as error:
                 failures.append(f"{step}: {error}")
     return failures
-
-
-def _gone(record: Record, step: str) -> None:
-    record.steps[step] = {**record.steps.get(step, {}), "gone": True}
 
 
 def _kill(node: Node, record: Record) -> None:
@@ -80,7 +76,7 @@ def _kill(node: Node, record: Record) -> None:
 
 def _remove_container(node: Node, record: Record) -> None:
     node.remove_container(record, _EMPTY_S)
-    _gone(record, "container")
+    record.set_gone("container")
     if record.container_id:
         node.emit("container.removed", record, container=record.container_id)
 
@@ -88,19 +84,18 @@ def _remove_container(node: Node, record: Record) -> None:
 def _remove_cgroup(node: Node, record: Record) -> None:
     remember_usage(node, record)
     node.cgroups.remove(record.cgroup, _EMPTY_S)
-    _gone(record, "cgroup")
+    record.set_gone("cgroup")
     node.emit("cgroup.removed", record, cgroup=record.cgroup)
 
 
-def remember_usage(node: Node, record: Record) -> dict[str, Any]:
-    """Read what the job used while its cgroup still tells, once; {} when it never existed."""
-    if "usage" not in record.facts:
+def remember_usage(node: Node, record: Record) -> Usage:
+    """Read what the job used while its cgroup still tells, once; nothing is known of one that never existed."""
+    if record.facts.usage is None:
         try:
-            usage = node.cgroups.usage(record.cgroup)
+            record.note(usage=node.cgroups.usage(record.cgroup))
         except (HookError, OSError):
-            return {}
-        record.facts["usage"] = {name: getattr(usage, name) for name in usage.__dataclass_fields__}
-    return dict(record.facts["usage"])
+            return Usage()
+    return record.facts.usage or Usage()
 
 
 def _unstage(node: Node, record: Record) -> None:
@@ -110,19 +105,19 @@ def _unstage(node: Node, record: Record) -> None:
             stage.undo(node, record)
         except stage.StageFailed as error:
             raise NodeFault(error.code, error.sentence) from None
-        _gone(record, "staging")
-        node.staging.pop(record.incarnation, None)
+        record.set_gone("staging")
+        node.jobs.drop_work(record)
 
 
 def _revoke(node: Node, record: Record) -> None:
     if "credentials" in record.steps:
         node.stores.revoke(record)
-        _gone(record, "credentials")
+        record.set_gone("credentials")
 
 
 def _remove_files(node: Node, record: Record) -> None:
     remove_work(node, node.work_dir(record).name)
-    _gone(record, "files")
+    record.set_gone("files")
 
 
 def remove_work(node: Node, name: str) -> None:

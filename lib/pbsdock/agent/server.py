@@ -16,13 +16,14 @@ from pbsdock.agent.node import Node
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
 from pbsdock.agent.requests import respond
-from pbsdock.agent.running import Running
+from pbsdock.agent.runs import JobRun
 from pbsdock.agent.service import Service
 from pbsdock.agent.watch import Watcher
 from pbsdock.config.tables import Config, ConfigError, load
 from pbsdock.config.trust import untrusted
 from pbsdock.core.ledger import Ledger
 from pbsdock.core.paths import Paths
+from pbsdock.core.record import State
 from pbsdock.events.stream import EventStream
 
 if TYPE_CHECKING:
@@ -31,20 +32,19 @@ if TYPE_CHECKING:
 
 def adopt(node: Node) -> None:
     """After a restart: go on with what runs, finish what ended meanwhile, release what was half prepared."""
-    records, _problems = node.ledger.load_all()
+    records = node.jobs.records()
     adopted = 0
     for record in records:
         if record.boot_id != node.boot:
             continue
-        if record.state in ("running", "staging"):
-            pid, started = (int(record.facts.get(one) or 0) for one in ("pid", "pid_start"))
-            running = Running(record=record, pid=pid, pid_start=started)
-            node.running[record.incarnation] = running
+        if record.state in (State.RUNNING, State.STAGING):
+            running = JobRun(record=record, pid=record.facts.pid, pid_start=record.facts.pid_start)
+            node.jobs.add(running)
             adopted += 1
             node.stores.recall(record, node.store_dir(record))
-            if record.state == "staging":
+            if record.state is State.STAGING:
                 begin_stage_out(node, running)
-        elif record.state in ("preparing", "releasing"):
+        elif record.state in (State.PREPARING, State.RELEASING):
             with node.job_lock(record.job_id, 10.0):
                 release(node, record, why="agent-restarted")
     if records:
@@ -89,7 +89,7 @@ def _offer_sessions(node: Node) -> None:
     from pbsdock.agent.endpoint import Endpoint
 
     def answer(incarnation: str, store: str) -> Secret | None:
-        found = [one for one in node.ledger.load_all()[0] if one.incarnation == incarnation and one.state == "running"]
+        found = [one for one in node.jobs.records() if one.incarnation == incarnation and one.state is State.RUNNING]
         return node.stores.session(found[0], store) if found else None
 
     try:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pbsdock.agent.node import Node, ms_since
-from pbsdock.agent.running import Running
+from pbsdock.agent.runs import JobRun
 from pbsdock.agent.work import Work
 from pbsdock.core.errors import Refusal
-from pbsdock.core.ledger import Record
+from pbsdock.core.facts import Exit, Upload
 from pbsdock.core.pathrules import below
 from pbsdock.core.plan import Plan, Stage
+from pbsdock.core.record import Record, State
 from pbsdock.core.sizes import human
-from pbsdock.host.mounts import Bound
-from pbsdock.staging.order import Access, Direction, Item, Order, Upload
+from pbsdock.staging.order import Access, Direction, Item, Order
 
 NOT_UPLOADED = 74  # EX_IOERR of sysexits.h: what a job ends with whose results are not where it asked for them
 _EVENT_S = 5.0
@@ -42,18 +43,18 @@ class StageFailed(Exception):
 
 def begin_in(node: Node, record: Record, plan: Plan) -> Work:
     """Begin, in a thread of its own."""
-    work = node.staging[record.incarnation] = Work()
+    work = node.jobs.begin_work(record)
     threading.Thread(target=_stage_in, args=(node, record, plan, work), name="stage-in", daemon=True).start()
     return work
 
 
 def _stage_in(node: Node, record: Record, plan: Plan, work: Work) -> None:
     try:
-        record.facts["staged_in"] = "begun"
-        node.ledger.save(record)
+        record.note(staged_in="begun")
+        record.save()
         done, seconds = _run(node, record, plan, "in", plan.stage_in, work)
-        record.facts["staged_in"] = "done"
-        node.ledger.save(record)
+        record.note(staged_in="done")
+        record.save()
         there = f", {done['skipped']} of them there already" if done["skipped"] else ""
         work.said = [f"staged in {_amount(done)} in {seconds:.1f} s{there}"]
     except StageFailed as error:
@@ -69,18 +70,18 @@ def _stage_in(node: Node, record: Record, plan: Plan, work: Work) -> None:
 
 def await_in(node: Node, record: Record, tell: Callable[[], None], every_s: float = 20.0) -> list[str]:
     """Wait for a job's stage-in; returns what its user is told of it. Calls *tell* now and then. Raises Refusal."""
-    plan = Plan.from_dict(record.plan or {})
-    is_done = record.facts.get("staged_in") == "done" and record.incarnation not in node.staging
+    plan = record.planned
+    is_done = record.facts.staged_in == "done" and node.jobs.work_of(record) is None
     if not plan.stage_in or is_done:
         return []
-    work = node.staging.get(record.incarnation) or begin_in(node, record, plan)
+    work = node.jobs.work_of(record) or begin_in(node, record, plan)
     pause = 0.05
     while not work.over.wait(pause):
         tell()
         pause = every_s
     if work.error is not None:
         raise work.error
-    node.staging.pop(record.incarnation, None)
+    node.jobs.drop_work(record)
     return work.said
 
 
@@ -89,17 +90,16 @@ def await_in(node: Node, record: Record, tell: Callable[[], None], every_s: floa
 
 def due(record: Record, code: int) -> list[Stage]:
     """What is to be staged out of a job that ended with *code*."""
-    if not (record.plan or {}).get("stage_out"):
-        return []
-    return [one for one in Plan.from_dict(record.plan or {}).stage_out if one.always or code == 0]
+    stages = record.plan.stage_out if record.plan else ()
+    return [stage for stage in stages if stage.always or code == 0]
 
 
 def begin_out(
-    node: Node, running: Running, conclude: Callable[[Node, Running], None], tidy: Callable[[Node, Record], None]
+    node: Node, running: JobRun, conclude: Callable[[Node, JobRun], None], tidy: Callable[[Node, Record], None]
 ) -> None:
     """Stage out in a thread of its own, then *conclude* the job and *tidy* up. The record's exit says how the container
     ended."""
-    work = node.staging[running.record.incarnation] = Work()
+    work = node.jobs.begin_work(running.record)
 
     def act() -> None:
         try:
@@ -121,26 +121,25 @@ def _surely(node: Node, record: Record, act: Callable[[], None]) -> None:
 
 
 def _stage_out(node: Node, record: Record, work: Work) -> None:
-    end = record.exit or {"code": 137, "sentences": []}
-    plan = Plan.from_dict(record.plan or {})
-    items = due(record, int(end["code"]))
+    end = record.exit or Exit(code=137)
+    plan = record.planned
+    items = due(record, end.code)
     try:
-        record.facts["staged_out"] = "begun"
-        node.ledger.save(record)
+        record.note(staged_out="begun")
+        record.save()
         done, seconds = _run(node, record, plan, "out", items, work)
-        end["sentences"].append(f"staged out {_amount(done)} in {seconds:.1f} s")
-        if done["left_out"]:
-            end["sentences"] += [f"not staged out: {one}" for one in done["left_out"][:10]]
-            end["code"] = end["code"] or NOT_UPLOADED
-        record.facts["staged_out"] = "done"
+        said = [f"staged out {_amount(done)} in {seconds:.1f} s"]
+        said += [f"not staged out: {name}" for name in done["left_out"][:10]]
+        code = end.code or (NOT_UPLOADED if done["left_out"] else 0)
+        record.note(staged_out="done")
     except (StageFailed, Refusal) as error:
-        end["sentences"].append(f"{error.sentence}; {_kept(node, record, plan, items)}")
-        end["code"] = end["code"] or NOT_UPLOADED
+        said = [f"{error.sentence}; {_kept(node, record, plan, items)}"]
+        code = end.code or NOT_UPLOADED
     except Exception as error:  # the job must come to its end
         node.emit("agent.error", record, level="error", where="stage-out", reason=repr(error)[:300])
-        end["sentences"].append(f"the results could not be staged out; {_kept(node, record, plan, items)}")
-        end["code"] = end["code"] or NOT_UPLOADED
-    record.exit = end
+        said = [f"the results could not be staged out; {_kept(node, record, plan, items)}"]
+        code = end.code or NOT_UPLOADED
+    record.exit = replace(end, code=code, sentences=(*end.sentences, *said))
 
 
 def _kept(node: Node, record: Record, plan: Plan, items: Sequence[Stage]) -> str:
@@ -150,7 +149,7 @@ def _kept(node: Node, record: Record, plan: Plan, items: Sequence[Stage]) -> str
     except (Refusal, StageFailed, OSError) as error:  # the release tries again
         node.emit("release.failed", record, level="warning", reason=f"staging: {error}", phase="run")
     places = [place for one in items if (place := _place(record, plan, one)) and not _is_doomed(plan, one)]
-    places = list(dict.fromkeys((*places, *record.facts.get("kept", ()))))
+    places = list(dict.fromkeys((*places, *record.facts.kept)))
     if not places:
         return "nothing was there to be kept"
     return f"what was not uploaded is kept on {node.name} in {', '.join(places[:5])}"
@@ -164,31 +163,31 @@ def _place(record: Record, plan: Plan, stage: Stage) -> str:
 
 
 def settle(
-    node: Node, record: Record, until: float, end: Callable[[Running], None], tell: Callable[[str], None]
+    node: Node, record: Record, until: float, end: Callable[[JobRun], None], tell: Callable[[str], None]
 ) -> None:
     """Before a record is released: let a stage-out that was not interrupted go on until *until* (monotonic).
 
     A job that was killed has its container ended by *end* first where it stages out in any case. What the run hook
     was not there any more to hear is told.
     """
-    running = node.running.get(record.incarnation)
-    if record.state == "running" and running is not None and due(record, 1):
+    running = node.jobs.job_run(record.incarnation)
+    if record.state is State.RUNNING and running is not None and due(record, 1):
         node.cgroups.kill(record.cgroup, 5.0)
         deadline = time.monotonic() + 10.0
-        while record.state == "running" and time.monotonic() < deadline:
+        while record.state is State.RUNNING and time.monotonic() < deadline:
             end(running)
             time.sleep(0.05)
-    work = node.staging.get(record.incarnation)
-    if work is not None and record.state == "staging" and not work.over.wait(max(0.0, until - time.monotonic())):
+    work = node.jobs.work_of(record)
+    if work is not None and record.state is State.STAGING and not work.over.wait(max(0.0, until - time.monotonic())):
         work.interrupt("the time mom grants the epilogue is over")
         work.over.wait(60.0)
-    for sentence in record.facts.get("untold", ()):
+    for sentence in record.facts.untold:
         tell(sentence)
 
 
 def interrupt(node: Node, record: Record, why: str) -> None:
     """A signal has come for a job that stages out: what was to be uploaded in any case still is."""
-    work = node.staging.get(record.incarnation)
+    work = node.jobs.work_of(record)
     if work is not None and not due(record, 1):
         work.interrupt(why)
 
@@ -198,7 +197,7 @@ def interrupt(node: Node, record: Record, why: str) -> None:
 
 def stop(node: Node, record: Record) -> None:
     """End what is under way."""
-    work = node.staging.get(record.incarnation)
+    work = node.jobs.work_of(record)
     if work is not None and not work.over.is_set():
         work.interrupt("the job is over")
         work.over.wait(60.0)
@@ -209,22 +208,21 @@ def undo(node: Node, record: Record) -> None:
 
     First what needs no store, which may be away. Raises Refusal, StageFailed when something is left.
     """
-    plan = Plan.from_dict(record.plan or {})
-    halves = [one for one in ("staged_in", "staged_out") if record.facts.get(one) == "begun"]
+    plan = record.planned
+    halves = [half for half in ("staged_in", "staged_out") if getattr(record.facts, half) == "begun"]
     items: list[Stage] = []
     if "staged_in" in halves:
         items += plan.stage_in
     if "staged_out" in halves:
-        items += due(record, int((record.exit or {}).get("code", 1)))
+        items += due(record, record.exit.code if record.exit else 1)
     if items:
         done, _ = _run(node, record, plan, "undo", items, Work())
-        record.facts["kept"] = [*record.facts.get("kept", ()), *done["kept"]]
-        record.facts |= dict.fromkeys(halves, "undone")
-        node.ledger.save(record)
-    if record.facts.get("uploads"):
+        record.note(kept=(*record.facts.kept, *done["kept"]), **dict.fromkeys(halves, "undone"))
+        record.save()
+    if record.facts.uploads:
         _run(node, record, plan, "undo", (), Work())
-        record.facts.pop("uploads")
-        node.ledger.save(record)
+        record.note(uploads={})
+        record.save()
 
 
 # -- a worker's order -------------------------------------------------------------------------------------------------
@@ -232,8 +230,7 @@ def undo(node: Node, record: Record) -> None:
 
 def item_of(record: Record, plan: Plan, stage: Stage) -> Item:
     """Where on the host a staging option's path is. Raises Refusal if the mount it lies in was left out."""
-    bound = [Bound(**one) for one in record.facts.get("bound", ())]
-    fitting = [one for one in bound if below(stage.path, one.target)]
+    fitting = [one for one in record.facts.bound if below(stage.path, one.target)]
     if not fitting:
         raise Refusal(
             "stage-path-not-mounted", f"{stage.where}: {stage.path} is in a directory that could not be mounted"
@@ -268,8 +265,7 @@ def _run(
     """Have an order carried out; returns the worker's counters and seconds. Raises StageFailed, Refusal."""
     began = time.monotonic()
     # To be gone on with, or to be ended: that is an order of its own, which needs the store.
-    begun = record.facts.get("uploads", {}).values() if direction == "out" or not stages else ()
-    uploads = tuple(Upload(**one) for one in begun)
+    uploads = tuple(record.facts.uploads.values()) if direction == "out" or not stages else ()
     items = tuple(item_of(record, plan, one) for one in stages)
     if direction != "undo":
         node.emit("stage.begun", record, direction=direction, items=len(items))
@@ -356,14 +352,14 @@ def _heard(node: Node, record: Record, plan: Plan, order: Order, work: Work) -> 
 
 def _note_upload(node: Node, record: Record, upload: dict[str, Any]) -> None:
     """Durable enough: a killed agent's successor goes on with it, or ends it."""
-    uploads = {**record.facts.get("uploads", {})}
+    uploads = dict(record.facts.uploads)
     name = f"{upload['store']}:{upload['bucket']}/{upload['key']}"
     if upload["id"]:
-        uploads[name] = {one: str(upload[one]) for one in ("store", "bucket", "key", "id")}
+        uploads[name] = Upload(**{part: str(upload[part]) for part in ("store", "bucket", "key", "id")})
     else:
         uploads.pop(name, None)
-    record.facts["uploads"] = uploads
-    node.ledger.save(record)
+    record.note(uploads=uploads)
+    record.save()
 
 
 def _accesses(node: Node, record: Record, plan: Plan, wanted: set[str]) -> dict[str, Access]:

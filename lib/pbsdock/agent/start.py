@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from pbsdock.agent import facts
 from pbsdock.agent.node import Node, ms_since
-from pbsdock.agent.running import Running
+from pbsdock.agent.runs import JobRun, TaskRun
 from pbsdock.agent.shell import waited_for
 from pbsdock.core.errors import HookError, NodeFault, Refusal
-from pbsdock.core.ledger import Record, uptime
+from pbsdock.core.facts import Bound, uptime
 from pbsdock.core.plan import Plan
+from pbsdock.core.record import Record, State
 from pbsdock.engine import spec as container
-from pbsdock.engine.docker.api import EngineError, process_groups
+from pbsdock.engine.base import EngineError, Failure, Rlimits
 from pbsdock.host import mounts, pins
-from pbsdock.host.mounts import Bound
-from pbsdock.host.process import Caller, alive, start_time
+from pbsdock.host.process import Caller, alive, start_time, supplementary_groups
 from pbsdock.protocol import wire
 
 _PID_S = 2.0
@@ -30,10 +28,9 @@ _TASKS, _TASKS_PER_CPU = 64, 4  # of one job at a time: each is an exec, a shim'
 _ENDING_S = 0.3
 _CHANGED = (errno.ESTALE, errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EACCES)
 _REMOVED_S = 10.0
-_NO_PROGRAM = re.compile(r'exec: "([^"]+)"|no such file or directory|permission denied|too many levels of symbolic')
 
 
-def read_call(request: wire.Message) -> tuple[container.Call, list[str]]:
+def read_call(request: wire.Message, shell_option: str) -> tuple[container.Call, list[str]]:
     """The four things believed of a run hook, and the names of variables the Engine API cannot carry."""
     environment, lost = [], []
     for pair in request.raw("env"):
@@ -51,28 +48,30 @@ def read_call(request: wire.Message) -> tuple[container.Call, list[str]]:
         cwd=request.text("cwd", "/"),
         umask=request.number("umask", 0o077),
         tty=bool(request.number("tty")),
+        shell_option=shell_option,
     )
     return call, lost
 
 
 def bounds(record: Record) -> list[Bound]:
     """The resolved mounts of a record."""
-    return [Bound(**one) for one in record.facts.get("bound", [])]
+    return list(record.facts.bound)
 
 
-def start_job(node: Node, record: Record, request: wire.Message, caller: Caller) -> tuple[Running, socket.socket]:
+def start_job(node: Node, record: Record, request: wire.Message, caller: Caller) -> tuple[JobRun, socket.socket]:
     """Create and start the job's container; returns it running and its attach stream.
 
     Raises Refusal for what the user can mend, NodeFault otherwise. Nothing is left behind then and the job is as ready
     as before, unless the engine is away, which is told and left to the release.
     """
     began = time.monotonic()
-    plan = Plan.from_dict(record.plan or {})
-    call, lost = read_call(request)
+    plan = record.planned
+    call, lost = read_call(request, node.rm.words.choose_shell)
+    facts = record.facts
     call = replace(
         call,
-        shell_chosen=facts.shell_chosen(node.paths.mom_jobs, record, call.argv),
-        interpreter=str(record.facts.get("interpreter", "")),
+        shell_chosen=node.rm.shell_chosen(record.uid, call.argv, facts.job_file) or facts.script_names_shell,
+        interpreter=facts.interpreter,
     )
     if lost:
         node.emit("env.dropped", record, names=",".join(lost)[:500])
@@ -81,45 +80,41 @@ def start_job(node: Node, record: Record, request: wire.Message, caller: Caller)
         _check_workdir(plan, bound)
     asked, call = call.cwd, _standing(call, plan, bound)
     if container.working_directory(plan, call, bound) == "/" and asked not in ("/", plan.home):
-        record.facts["cwd_lost"] = asked
+        record.note(cwd_lost=asked)
     rlimits = _rlimits(caller)
     stream = None
     try:
         with _pinned(node, record, plan, bound) as pinned:
             stream, identifier = _launch(node, record, plan, call, pinned, rlimits)
             pid = _verified(node, record, plan, identifier, bound)
-        _note_start(node, record, identifier, pid, tty=call.tty)
+        _note_start(node, record, identifier, pid, tty=call.tty, began=began)
     except BaseException:
         if stream is not None:
             stream.close()
-        record.container_id, record.state = None, "ready"
+        record.container_id = None
         _discard(node, record)
         raise
-    running = Running(record=record, pid=pid, pid_start=record.facts["pid_start"])
-    node.running[record.incarnation] = running
-    node.emit("job.started", record, container=identifier, pid=pid, phase="run", ms=ms_since(began))
-    return running, stream
+    run = JobRun(record=record, pid=pid, pid_start=record.facts.pid_start)
+    node.jobs.add(run)
+    return run, stream
 
 
-def _note_start(node: Node, record: Record, identifier: str, pid: int, *, tty: bool) -> None:
+def _note_start(node: Node, record: Record, identifier: str, pid: int, *, tty: bool, began: float) -> None:
     """Write down what runs, before it is given its script. Raises NodeFault."""
     record.container_id = identifier
-    record.state = "running"
-    record.facts["pid"] = pid
-    record.facts["pid_start"] = start_time(pid)
-    record.facts["tty"] = tty
-    record.facts["waited_for"] = waited_for(pid)
-    record.facts["started_at"] = time.time()
-    record.facts["alive_at"] = uptime()
+    now = time.time()
+    record.note(
+        pid=pid, pid_start=start_time(pid), tty=tty, waited_for=waited_for(pid), started_at=now, alive_at=uptime()
+    )
     try:
-        node.ledger.save(record)
+        record.advance(State.RUNNING, container=identifier, pid=pid, phase="run", ms=ms_since(began))
     except OSError as error:
         raise NodeFault("record-not-written", f"the job was stopped before it began: its record: {error}") from None
 
 
 def _discard(node: Node, record: Record) -> None:
     """Remove the container of a start that failed, which an engine may have made although it gave no answer."""
-    record.facts.pop("started_at", None)
+    record.note(started_at=None)
     try:
         node.remove_container(record, _REMOVED_S)
     except (HookError, EngineError) as error:  # the release, or the reaper, tries again
@@ -132,19 +127,20 @@ def discard_half_started(node: Node, record: Record, request: wire.Message) -> N
     A shell that takes the script from its standard input has not got it: that stream went with them. Any other
     command may have begun, and must not run twice. Raises Refusal.
     """
-    if record.state == "ready" and node.engine.inspect(record.container_name) is None:
+    if record.state is State.READY and node.engine.inspect(record.container_name) is None:
         return
-    running = node.running.get(record.incarnation)
-    began = record.state != "ready" and (running is None or not running.awaits_script())
+    running = node.jobs.job_run(record.incarnation)
+    began = record.state is not State.READY and (running is None or not running.awaits_script())
     if began or len(request.raw("argv")) != 1:
         raise Refusal("agent-lost", "the pbsdock agent of this node was lost while it started the job; submit it again")
     if running is not None:
         with running.lock:
             running.ended, running.channel = wire.Message("again"), None  # its end is nobody's news
         running.over.set()
-        node.running.pop(record.incarnation)
+        node.jobs.drop(running)
     node.remove_container(record, _REMOVED_S)
-    record.state = "ready"
+    if record.state is State.RUNNING:
+        record.advance(State.READY)
 
 
 def _check_workdir(plan: Plan, bound: Sequence[Bound]) -> None:
@@ -189,26 +185,27 @@ def _pinned(node: Node, record: Record, plan: Plan, bound: Sequence[Bound]) -> I
 
 
 def _launch(
-    node: Node, record: Record, plan: Plan, call: container.Call, bound: Sequence[Bound], rlimits: container.Rlimits
+    node: Node, record: Record, plan: Plan, call: container.Call, bound: Sequence[Bound], rlimits: Rlimits
 ) -> tuple[socket.socket, str]:
     """Create, attach, start; a container that was made is the caller's to remove, whatever comes of it.
 
     An image without /bin/sh gets its command bare, with runc's own umask.
     """
     for wrapped in (True, False):
-        body = container.config(
+        spec = container.for_job(
             plan,
             call,
             image_id=record.image_id or "",
             bound=bound,
-            own_files=[(source, target) for source, target in record.facts.get("own_files", [])],
+            own_files=record.facts.own_files,
             cgroup_parent=node.cgroups.cgroup_parent(record.cgroup),
             labels=node.labels(record),
             rlimits=rlimits,
             wrapped=wrapped,
+            runtime=node.config.engine.runtime,
         )
         try:
-            identifier = node.engine.create(body, record.container_name)
+            identifier = node.engine.create(spec, record.container_name)
         except EngineError as error:
             raise _engine_fault(node, plan, error) from None
         stream = None
@@ -221,12 +218,13 @@ def _launch(
         except EngineError as error:
             if stream is not None:
                 stream.close()
-            if not _NO_PROGRAM.search(str(error)) or "mount" in str(error):
+            if error.failure is not Failure.NO_PROGRAM:
                 raise _engine_fault(node, plan, error) from None
             if not wrapped:
                 raise Refusal(
                     "no-such-program",
-                    f"image {plan.image!r} has no {call.argv[0]} that can be run; choose a shell it has with qsub -S",
+                    f"image {plan.image!r} has no {call.argv[0]} that can be run; choose a shell it has with"
+                    f" {call.shell_option}",
                 ) from None
             node.engine.remove(identifier)
         except BaseException:
@@ -237,7 +235,7 @@ def _launch(
 
 
 def _deliver(node: Node, record: Record, plan: Plan) -> None:
-    if not plan.stores or record.facts.get("credentials"):
+    if not plan.stores or record.facts.credentials:
         return
     try:
         node.stores.deliver(record, plan, node.store_dir(record))
@@ -246,18 +244,19 @@ def _deliver(node: Node, record: Record, plan: Plan) -> None:
 
 
 def _engine_fault(node: Node, plan: Plan, error: EngineError) -> NodeFault | Refusal:
-    text = str(error)
-    if error.status == 404 and "image" in text.lower():
+    if error.failure is Failure.IMAGE_GONE:
         return NodeFault("image-gone", f"image {plan.image!r} was removed from {node.name} after it had been checked")
-    if "network" in text and "not found" in text:
+    if error.failure is Failure.NO_NETWORK:
         return Refusal("no-such-network", f"network {plan.network!r} does not exist on {node.name}")
-    return NodeFault("engine-error", f"the Docker engine of {node.name} could not start the container: {text[:400]}")
+    return NodeFault(
+        "engine-error", f"the Docker engine of {node.name} could not start the container: {str(error)[:400]}"
+    )
 
 
 def _verified(node: Node, record: Record, plan: Plan, identifier: str, bound: Sequence[Bound]) -> int:
     """Compare what runs with what was planned, before the script is fed to the shell; returns the first pid."""
-    found = node.engine.inspect(identifier) or {}
-    pid = int(found.get("State", {}).get("Pid", 0))
+    found = node.engine.inspect(identifier)
+    pid = found.pid if found is not None else 0
     if pid <= 0:
         return 0  # over already: a shell that is no shell; its exit status tells
     try:
@@ -266,7 +265,7 @@ def _verified(node: Node, record: Record, plan: Plan, identifier: str, bound: Se
             wrong = "it is outside of the job's cgroup"
         elif lifted := _lifted(node, record, plan):
             wrong = lifted
-        elif process_groups(pid) - {plan.gid} != frozenset(plan.groups) - {plan.gid}:
+        elif supplementary_groups(pid) - {plan.gid} != frozenset(plan.groups) - {plan.gid}:
             wrong = "its supplementary groups are not the job owner's"
         elif target := mounts.mismatch(pid, bound):
             wrong = f"{target} is not what was checked"
@@ -294,12 +293,12 @@ def _lifted(node: Node, record: Record, plan: Plan) -> str | None:
     return None
 
 
-def start_task(node: Node, record: Record, request: wire.Message) -> tuple[Running, socket.socket]:
+def start_task(node: Node, record: Record, request: wire.Message) -> tuple[TaskRun, socket.socket]:
     """Run a TM task inside the job's container; returns it running and its streams."""
-    plan = Plan.from_dict(record.plan or {})
-    call, _lost = read_call(request)
+    plan = record.planned
+    call, _lost = read_call(request, node.rm.words.choose_shell)
     call = _standing(call, plan, bounds(record))
-    rlimits: container.Rlimits = {}
+    rlimits: Rlimits = {}
     most = max(_TASKS, _TASKS_PER_CPU * (os.cpu_count() or 1))
     if node.tasks(record) >= most:
         raise Refusal("too-many-tasks", f"job {record.job_id} has {most} tasks on this node, as many as it may")
@@ -308,17 +307,18 @@ def start_task(node: Node, record: Record, request: wire.Message) -> tuple[Runni
             record.container_id or record.container_name,
             argv,
             environment=container.environment(plan, call),
-            user=f"{plan.uid}:{plan.gid}",
+            uid=plan.uid,
+            gid=plan.gid,
             directory=container.working_directory(plan, call, bounds(record)),
             tty=call.tty,
         )
         try:
             stream = node.engine.exec_start(identifier, tty=call.tty)
         except EngineError as error:
-            if argv[0] == "/bin/sh" and call.argv[0] != "/bin/sh" and _NO_PROGRAM.search(str(error)):
+            if argv[0] == "/bin/sh" and call.argv[0] != "/bin/sh" and error.failure is Failure.NO_PROGRAM:
                 continue
             raise NodeFault("engine-error", f"the task could not be started in the container: {error}") from None
-        running = Running(record=record, exec_id=identifier)
+        running = TaskRun(record=record, exec_id=identifier)
         try:
             running.pid = _task_pid(node, identifier)
             running.pid_start = start_time(running.pid)
@@ -326,7 +326,7 @@ def start_task(node: Node, record: Record, request: wire.Message) -> tuple[Runni
             stream.close()
             raise
         finally:
-            node.running[identifier] = running  # and counts until it is over
+            node.jobs.add(running)  # and counts until it is over
         node.emit("task.started", record, task=identifier[:12], pid=running.pid)
         return running, stream
     raise NodeFault("engine-error", "the task could not be started in the container")
@@ -337,20 +337,20 @@ def _task_pid(node: Node, identifier: str) -> int:
     deadline = time.monotonic() + _PID_S
     while time.monotonic() < deadline:
         found = node.engine.exec_inspect(identifier)
-        if found.get("Pid") or found.get("ExitCode") is not None:
-            return int(found.get("Pid") or 0)
+        if found.pid or found.exit_code is not None:
+            return found.pid
         time.sleep(0.005)
     return 0
 
 
-def finish_task(node: Node, running: Running) -> bool:
+def finish_task(node: Node, running: TaskRun) -> bool:
     """Tell the run hook how its task ended; False while it still runs."""
     sentences: list[str] = []
     try:
         found = node.engine.exec_inspect(running.exec_id)
-        if found.get("Running"):
+        if found.is_running:
             return False
-        code = int(found.get("ExitCode") or 0)
+        code = found.exit_code or 0
     except EngineError:
         code = 137  # the engine forgets every exec when it is restarted
         sentences.append(
@@ -363,7 +363,7 @@ def finish_task(node: Node, running: Running) -> bool:
         running.ended = wire.Message("ended", code=code, sentence=[one.encode() for one in sentences])
     node.emit("task.ended", running.record, task=running.exec_id[:12], code=code)
     running.end(running.ended)
-    node.running.pop(running.exec_id, None)
+    node.jobs.drop(running)
     return True
 
 

@@ -19,8 +19,9 @@ from pbsdock.agent.locks import Locks
 from pbsdock.agent.sessions import Sessions
 from pbsdock.config.tables import Config, StoreConfig
 from pbsdock.core.errors import NodeFault, Refusal
-from pbsdock.core.ledger import Record
+from pbsdock.core.facts import Credentials
 from pbsdock.core.plan import Plan, Store
+from pbsdock.core.record import Record
 from pbsdock.core.redact import known
 from pbsdock.s3.environment import TOKEN
 
@@ -107,7 +108,7 @@ class Stores:
     def _write(self, record: Record, plan: Plan, minted: list[tuple[Store, Secret]], directory: Path) -> None:
         from pbsdock.stores import files
 
-        record.facts["credentials"] = {"refresh_at": None}
+        record.note(credentials=Credentials())
         if not minted:
             return
         delivered = [files.Delivered(one, self._store(one.name).path_style, secret) for one, secret in minted]
@@ -122,7 +123,7 @@ class Stores:
         now = time.time()
         ends = [secret.expires for _, secret in minted if secret.expires is not None]
         due = min((self._refresh_at(plan, now, end) for end in ends), default=None)
-        record.facts["credentials"] = {"refresh_at": due}
+        record.note(credentials=Credentials(refresh_at=due))
 
     def _refresh_at(self, plan: Plan, now: float, end: float) -> float:
         """Well before the end by either clock, and not so early that a gateway is asked all the time."""
@@ -140,17 +141,17 @@ class Stores:
 
     def refresh(self, record: Record, directory: Path) -> bool:
         """Replace the files if it is time; returns whether it was. A failure is told and tried again soon."""
-        due = (record.facts.get("credentials") or {}).get("refresh_at")
+        due = (record.facts.credentials or Credentials()).refresh_at
         if due is None or time.time() < due or record.plan is None:
             return False
-        plan = Plan.from_dict(record.plan)
+        plan = record.plan
         try:
             with self._renewed(record):
                 self._write(record, plan, self._mint(record, plan, fresh=False), directory)
         except (_Over, TimeoutError):
             return False
         except (Refusal, OSError) as error:
-            record.facts["credentials"] = {"refresh_at": time.time() + _TRY_AGAIN_S}
+            record.note(credentials=Credentials(refresh_at=time.time() + _TRY_AGAIN_S))
             if isinstance(error, OSError):
                 reason = f"the files cannot be written: {error.strerror}"
                 self.emit("store.failed", record, level="error", reason=reason)
@@ -158,7 +159,7 @@ class Stores:
 
     def recall(self, record: Record, directory: Path) -> None:
         """After a restart: what the container's token stands for; its sessions are minted anew when asked for."""
-        plan = Plan.from_dict(record.plan or {})
+        plan = record.planned
         if plan.credentials_port and (directory / TOKEN).exists():
             self.sessions.token_for(record.incarnation, plan.uid, directory)
 
@@ -167,7 +168,7 @@ class Stores:
 
         Raises StoreError.
         """
-        plan = Plan.from_dict(record.plan or {})
+        plan = record.planned
         asked = next((one for one in plan.stores if one.container and store in ("", one.name)), None)
         if asked is None:
             return None
@@ -190,7 +191,7 @@ class Stores:
         Not under the job's lock, for which mom's hooks wait: a gateway may be slow.
         """
         with self._renewing.hold(record.incarnation, _RENEWED_S):
-            if record.facts.get("revoked"):
+            if record.facts.revoked:
                 raise _Over
             yield
 
@@ -202,9 +203,10 @@ class Stores:
             future = self._minting.get(record.incarnation)
         if future is not None:
             future.result()  # the role must be there first
-        elif not record.facts.get("credentials"):
-            if record.facts.pop("revoked", False):  # what is left of an upload is to be ended; and then this is
-                record.steps.get("credentials", {}).pop("gone", None)
+        elif record.facts.credentials is None:
+            if record.facts.revoked:  # what is left of an upload is to be ended; and then this is
+                record.note(revoked=False)
+                record.set_gone("credentials", gone=False)
             self.begin(record, plan)
             return self.staging(record, plan)
         found = {}
@@ -226,11 +228,11 @@ class Stores:
             future.exception()  # what is still being made would outlive its own removal
         try:
             with self._renewing.hold(record.incarnation, _RENEWED_S):
-                record.facts["revoked"] = True  # from here on nothing is made again
+                record.note(revoked=True)  # from here on nothing is made again
         except TimeoutError:
             raise NodeFault("credentials-stay", "they are being minted anew; the gateway is slow") from None
         left = []
-        for store in (one["name"] for one in (record.plan or {}).get("stores", ())):
+        for store in (asked.name for asked in (record.plan.stores if record.plan else ())):
             name = self._name(record, store)
             try:
                 self._minter(store).revoke(name)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pbsdock.agent.running import Running
+from pbsdock.agent.runs import Run, TaskRun
 from pbsdock.core.waiting import hung_up
 
 _COMES_BACK_S = 5.0  # a run hook that has lost its connection
@@ -25,7 +25,7 @@ _AGAIN = 4  # an engine that lost a stream took all of them with it; a client ca
 
 @dataclass(slots=True)
 class _Stream:
-    running: Running
+    running: Run
     end: socket.socket
     is_given: bool = False
     alone_since: float | None = None  # monotonic seconds
@@ -48,7 +48,7 @@ class Streams:
         self._lock = threading.Lock()
 
     @contextmanager
-    def giving(self, running: Running, stream: socket.socket) -> Iterator[int]:
+    def giving(self, running: Run, stream: socket.socket) -> Iterator[int]:
         """Take over *stream* and yield the descriptor for *running*'s hook; one it had before is ended.
 
         Where it cannot be given it is ended too.
@@ -69,13 +69,13 @@ class Streams:
             raise
         new.is_given = True
 
-    def is_lost(self, running: Running) -> bool:
+    def is_lost(self, running: Run) -> bool:
         """Whether the run has no stream that works, as far as the kernel knows; nobody knows after a restart."""
         with self._lock:
             held = self._held.get(running.key)
             return held is None or hung_up(held.end.fileno())
 
-    def again(self, running: Running) -> bool:
+    def again(self, running: Run) -> bool:
         """Whether one more may be opened in place of a lost one: a few times for each time the engine was away."""
         with self._lock:
             self._again[running.key] += 1
@@ -90,7 +90,11 @@ class Streams:
         """The tasks of a job whose hooks are there and hold a stream, be the task over or not."""
         with self._lock:
             held = [one.running for one in self._held.values()]
-        return {one.key for one in held if one.exec_id and one.channel and one.record.incarnation == incarnation}
+        return {
+            one.key
+            for one in held
+            if isinstance(one, TaskRun) and one.channel and one.record.incarnation == incarnation
+        }
 
     def look(self) -> None:
         """End those nobody reads: of runs that are over, and of hooks that do not come back."""

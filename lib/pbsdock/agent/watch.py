@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
-
-import requests.exceptions
 
 from pbsdock.agent import health
 from pbsdock.agent.finish import finish
 from pbsdock.agent.memory import heap
 from pbsdock.agent.node import Node
 from pbsdock.agent.reconcile import reconcile
-from pbsdock.agent.running import Running
+from pbsdock.agent.runs import JobRun, Run, TaskRun
 from pbsdock.agent.start import finish_task
 from pbsdock.core.errors import HookError
-from pbsdock.core.ledger import Record
-from pbsdock.engine.docker.api import EngineError
+from pbsdock.core.record import Record, State
+from pbsdock.engine.base import EngineError, EngineEvent, EventKind
 
 _LOOK_S = 1.0
 # What one thing may take: some calls of the engine that run into their deadlines one after another; a pass of the
@@ -63,60 +59,45 @@ class Watcher:
             if self.node.engine.probe():
                 try:
                     self._stream()
-                except (HookError, EngineError, OSError, ValueError, requests.exceptions.RequestException):
+                except (HookError, EngineError, OSError, ValueError):
                     pass
-                except Exception as error:  # the SDK raises what its transport raised; the stream is simply reopened
+                except Exception as error:  # whatever its client's transport raised; the stream is simply reopened
                     self.node.emit("agent.error", level="warning", where="events", reason=repr(error)[:300])
                 if not self.node.engine.probe():
                     self.node.engine_lost()
             self.stop.wait(0.2)
 
     def _stream(self) -> None:
-        client = self.node.engine.endless()
-        try:
-            wanted = {"type": "container", "label": [self.node.label], "event": ["die", "exec_die", "oom"]}
-            stream: Any = client.events(decode=False, filters=wanted)
+        with self.node.engine.events(self.node.label) as events:
             with self.node.pulse.at_work(self._limit_s):
                 self.node.look_again()
                 self.node.engine_back()  # where it was away for so short that no call has noticed
                 self.look()  # whatever ended before the stream was open
-            buffer = b""
-            for chunk in stream:
-                buffer += chunk
-                *lines, buffer = buffer.split(b"\n")
+            for event in events:
                 with self.node.pulse.at_work(self._limit_s):
-                    for line in lines:
-                        if line.strip():
-                            self._event(json.loads(line))
-        finally:
-            client.close()
+                    self._event(event)
         self._lost()
 
     def _lost(self) -> None:
         self.node.streams.engine_lost()
         self.node.engine_lost()
 
-    def _event(self, event: dict[str, Any]) -> None:
-        attributes = event.get("Actor", {}).get("Attributes", {})
-        if event.get("Action") == "exec_die":
-            key = attributes.get("execID", "")
-        else:
-            key = attributes.get("pbsdock.incarnation", "")
-        running = self.node.running.get(key)
+    def _event(self, event: EngineEvent) -> None:
+        is_exec = event.kind is EventKind.EXEC_DIED
+        running = self.node.jobs.run(event.exec_id if is_exec else event.labels.get("pbsdock.incarnation", ""))
         if running is None:
             return
-        if event.get("Action") == "oom":
-            running.out_of_memory = True
+        if event.kind is EventKind.OUT_OF_MEMORY:
+            if isinstance(running, JobRun):
+                running.out_of_memory = True
             return
-        code = attributes.get("exitCode", "")
-        said = int(code) if code.isdigit() else None
-        threading.Thread(target=self._finish, args=(running, said), daemon=True).start()
+        threading.Thread(target=self._finish, args=(running, event.exit_code), daemon=True).start()
 
-    def _finish(self, running: Running, said: int | None = None) -> None:
+    def _finish(self, running: Run, said: int | None = None) -> None:
         try:
-            if running.exec_id:
+            if isinstance(running, TaskRun):
                 finish_task(self.node, running)
-            else:
+            elif isinstance(running, JobRun):
                 finish(self.node, running, said)
         except (HookError, EngineError, OSError) as error:
             self.node.emit("agent.error", level="warning", where="finish", reason=str(error)[:300])
@@ -129,17 +110,17 @@ class Watcher:
             with self.node.pulse.at_work(_REFRESH_S) as next_one:
                 for record in self._records():
                     next_one()
-                    if record.state != "running":
+                    if record.state is not State.RUNNING:
                         continue
                     try:
                         if self.node.stores.refresh(record, self.node.store_dir(record)):
-                            self.node.ledger.save(record)
+                            record.save()
                     except Exception as error:  # one job's trouble must not end the others' sessions
                         self.node.emit("agent.error", level="error", where="refresh", reason=repr(error)[:300])
 
     def _records(self) -> list[Record]:
         try:
-            return self.node.ledger.load_all()[0]
+            return self.node.jobs.records()
         except OSError:  # no descriptors: the next look may have some
             return []
 
@@ -147,12 +128,12 @@ class Watcher:
 
     def look(self) -> None:
         """Check every job whose first process is gone: an event may have been lost with a connection."""
-        for running in list(self.node.running.values()):
+        for running in self.node.jobs.runs():
             if running.ended is None and not running.is_alive():
                 running.gone_since = running.gone_since or time.monotonic()
                 self._look_at(running)
 
-    def _look_at(self, running: Running) -> None:
+    def _look_at(self, running: Run) -> None:
         """Finish it in a thread of its own, one at a time: the engine may let it wait, and the other jobs must not."""
         if running.key in self._looked_at:
             return

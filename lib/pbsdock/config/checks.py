@@ -1,6 +1,6 @@
-"""What single texts of the configuration must look like.
+"""What single strings of the configuration must look like.
 
-Each check returns what is allowed, or None if the text is fine. Pure.
+Each check returns what was expected, or None if the string is fine. Pure.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ def _is_plain(path: str) -> bool:
 
 def path_or_empty(text: str) -> str | None:
     """An absolute path, or nothing."""
-    return None if not text or _is_plain(text) else "write an absolute path without '..', or nothing"
+    return None if not text or _is_plain(text) else "expected an absolute path without '..', or nothing"
 
 
 def path(text: str) -> str | None:
     """An absolute path."""
-    return None if _is_plain(text) else "write an absolute path without '..'"
+    return None if _is_plain(text) else "expected an absolute path without '..'"
 
 
 def cgroup_or_empty(text: str) -> str | None:
     """A cgroup as ``/proc/PID/cgroup`` shows it, not the root, or nothing."""
     plain = _is_plain(text) and text.strip("/") and not text.endswith("/") and "//" not in text
     if text.startswith("/sys/fs/cgroup/"):
-        return "write the cgroup without /sys/fs/cgroup"
-    return None if not text or plain else "write a cgroup such as /system.slice/pbs_mom.service, or nothing"
+        return "expected the cgroup without /sys/fs/cgroup"
+    return None if not text or plain else "expected a cgroup such as /system.slice/pbs_mom.service, or nothing"
 
 
 def prefix(text: str) -> str | None:
     """``PATH`` or ``PATH:ro``."""
     plain = text.removesuffix(":ro")
-    return None if _is_plain(plain) and ":" not in plain else 'write "/PATH" or "/PATH:ro", without \'..\''
+    return None if _is_plain(plain) and ":" not in plain else 'expected "/PATH" or "/PATH:ro", without \'..\''
 
 
 def closed(text: str) -> str | None:
     """``PATH`` alone: what is closed is closed for reading as well."""
-    return None if _is_plain(text) and ":" not in text else "write an absolute path without '..' and ':'"
+    return None if _is_plain(text) and ":" not in text else "expected an absolute path without '..' and ':'"
 
 
 def site_mount(text: str) -> str | None:
@@ -52,7 +52,7 @@ def site_mount(text: str) -> str | None:
     target, colon, mode = rest.partition(":")
     if _is_plain(source) and _is_plain(target) and target.strip("/") and (mode == "ro" if colon else True):
         return None
-    return 'write "/SOURCE:/TARGET" or "/SOURCE:/TARGET:ro", without \'..\''
+    return 'expected "/SOURCE:/TARGET" or "/SOURCE:/TARGET:ro", without \'..\''
 
 
 def image_pattern(text: str) -> str | None:
@@ -61,36 +61,44 @@ def image_pattern(text: str) -> str | None:
     A pattern without a registry would never match: every reference is judged with its registry filled in.
     """
     registry, slash, repository = text.partition("/")
-    named = bool(slash and repository) and (registry == "localhost" or any(one in registry for one in ".:*?["))
+    named = bool(slash and repository) and (
+        registry == "localhost" or any(character in registry for character in ".:*?[")
+    )
     if text == "*" or _DIGEST.fullmatch(text) or (named and " " not in text):
         return None
     if text.startswith("sha256:"):
-        return "a digest is sha256: and 64 hexadecimal digits"
+        return "expected sha256: and 64 hexadecimal digits"
     if " " in text:
-        return "a pattern has no blanks"
+        return "expected a pattern without blanks"
     full = text if slash else f"library/{text}"
-    return f"a pattern begins with a registry: write for example {f'docker.io/{full}'!r}"
+    return f"expected a registry first, for example {f'docker.io/{full}'!r}"
 
 
 def network(text: str) -> str | None:
     """A network's name; ``container:ID`` is none, it would join the network of someone else's container."""
-    return None if _NETWORK.fullmatch(text) else "write host, none, bridge or the name of an engine's network"
+    return None if _NETWORK.fullmatch(text) else "expected host, none, bridge or the name of an engine's network"
+
+
+def runtime_or_empty(text: str) -> str | None:
+    """A runtime by the name the engine has for it, or nothing."""
+    fine = not text or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", text)
+    return None if fine else "expected the name of a runtime in the engine's daemon.json, such as crun, or nothing"
 
 
 def endpoint(text: str) -> str | None:
     """The address of an object store: scheme, host and port, nothing more."""
     fine = not text or re.fullmatch(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?", text)
-    return None if fine else 'write scheme and host, for example "https://rgw.example.org:8443", without a path'
+    return None if fine else 'expected scheme and host, for example "https://rgw.example.org:8443", without a path'
 
 
 def region(text: str) -> str | None:
     """A region's name, as it goes into a signature."""
-    return None if re.fullmatch(r"[A-Za-z0-9-]{1,64}", text) else "write letters, digits and -"
+    return None if re.fullmatch(r"[A-Za-z0-9-]{1,64}", text) else "expected letters, digits and -"
 
 
 def bucket(text: str) -> str | None:
     """A bucket's name."""
-    return None if re.fullmatch(BUCKET, text) else "write the name of a bucket"
+    return None if re.fullmatch(BUCKET, text) else "expected the name of a bucket"
 
 
 def store_rule(text: str) -> str | None:
@@ -98,17 +106,19 @@ def store_rule(text: str) -> str | None:
     name = re.sub(r":(ro|rw)$", "", text)
     filled = name.replace("{user}", "u").replace("{group}", "g")
     plain = re.fullmatch(r"[A-Za-z0-9._*?-]+(/[^:{}]*)?", filled)
-    dotted = any(one in ("", ".", "..") for one in filled.rstrip("/").split("/"))
+    dotted = any(part in ("", ".", "..") for part in filled.rstrip("/").split("/"))
     if plain and not dotted:
         return None
-    return 'write "BUCKET", "BUCKET/PREFIX" with :ro or :rw behind it; * and ? match, {user} and {group} are filled in'
+    return (
+        'expected "BUCKET", "BUCKET/PREFIX" with :ro or :rw behind it; * and ? match, {user} and {group} are filled in'
+    )
 
 
 def variable_pattern(text: str) -> str | None:
     """A pattern of variable names."""
-    return "write a variable's name or a pattern such as LD_*" if "=" in text or " " in text else None
+    return "expected a variable's name or a pattern such as LD_*" if "=" in text or " " in text else None
 
 
 def device(text: str) -> str | None:
     """A device node."""
-    return None if text.startswith("/dev/") and _is_plain(text) and text != "/dev/" else "write a path below /dev"
+    return None if text.startswith("/dev/") and _is_plain(text) and text != "/dev/" else "expected a path below /dev"

@@ -1,4 +1,4 @@
-"""Where every key of a TOML text stands: tomllib tells values only. Pure.
+"""The line of every key of a TOML text, which tomllib does not tell. Pure.
 
 The text has already been accepted by tomllib, so nothing is validated here; the grammar is TOML 1.0's (toml.io).
 """

@@ -13,14 +13,15 @@ from dataclasses import field
 from typing import Any, Literal
 
 from pbsdock.config.lines import Place, line_of, positions
-from pbsdock.rm.torque import BadValue, parse_size
+from pbsdock.core.errors import BadValue
+from pbsdock.core.sizes import parse_size
 
 MOST_BYTES = 1 << 60  # a page multiple that neither the kernel's counters nor the engine's int64 overflow
 MOST_SECONDS = 366 * 86400
 _SHOWN = 80
 _TABLE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 
-Check = Callable[[str], str | None]  # a text -> what is allowed instead, None if it is fine
+Check = Callable[[str], str | None]  # a string -> what was expected, None if it is fine
 
 
 def setting(
@@ -32,7 +33,7 @@ def setting(
     size: bool = False,
     check: Check | None = None,
 ) -> Any:
-    """A documented setting. With *size* the file may say "64mb" and the value is bytes; *check* judges each text."""
+    """A documented setting. With *size* the file may say "64mb" and the value is bytes; *check* judges each string."""
     if most is None and size:
         most = MOST_BYTES
     elif most is None and isinstance(default, float):
@@ -48,8 +49,8 @@ class ConfigError(ValueError):
         super().__init__("\n".join(problems))
 
 
-class _Wrong(Exception):
-    """A value that cannot be taken; ``str()`` says what can."""
+class _InvalidValue(Exception):
+    """A value that is not allowed; ``str()`` says what was expected. *item* is its position in a list."""
 
     def __init__(self, allowed: str, item: int | None = None) -> None:
         super().__init__(allowed)
@@ -72,10 +73,10 @@ class Reader:
         if base is None:
             base = kind()
         if not isinstance(data, dict):
-            self.wrong(place, f"{dotted(place)} is not a table; write [{dotted(place)}]")
+            self.wrong(place, f"{dotted(place)} is not a table; expected [{dotted(place)}]")
             return base
         hints = typing.get_type_hints(kind)
-        known = {one.name: one for one in dataclasses.fields(kind)}
+        known = {field.name: field for field in dataclasses.fields(kind)}
         values: dict[str, Any] = {}
         for key, value in data.items():
             if key not in known:
@@ -90,20 +91,20 @@ class Reader:
 
     def named(self, kind: type, data: Any, place: Place, base: dict[str, Any]) -> dict[str, Any]:
         """Build one *kind* for each name, ``[s3.NAME]``, in the order of the file."""
-        if not isinstance(data, dict) or not all(isinstance(one, dict) for one in data.values()):
-            self.wrong(place, f"{dotted(place)} has a table for each name; write [{dotted(place)}.NAME]")
+        if not isinstance(data, dict) or not all(isinstance(table, dict) for table in data.values()):
+            self.wrong(place, f"{dotted(place)} is not a table for each name; expected [{dotted(place)}.NAME]")
             return dict(base)
         made = dict(base)
         for name, value in data.items():
             if not _TABLE_NAME.fullmatch(name):
-                said = f"{_shorten(name)} in {dotted(place)} is not a name; use letters, digits, - and _"
+                said = f"{_shorten(name)} in {dotted(place)} is not a name; expected letters, digits, - and _"
                 self.wrong((*place, name), said)
             else:
                 made[name] = self.table(kind, value, (*place, name), base.get(name))
         return made
 
     def unknown(self, place: Place, known: list[str]) -> None:
-        """Note a key nobody knows, with the nearest that is known."""
+        """Note an unknown key, with the most similar one that is known."""
         near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
         self.wrong(place, f"unknown key {dotted(place)!r}; {hint}")
@@ -112,7 +113,7 @@ class Reader:
         """Put one setting's value into *values*, or note what is wrong with it."""
         try:
             values[known.name] = convert(hint, known.metadata, value)
-        except _Wrong as error:
+        except _InvalidValue as error:
             if error.item is None:
                 self.wrong(place, f"{dotted(place)} = {_shorten(value)} is not allowed; {error}")
             else:
@@ -121,31 +122,31 @@ class Reader:
 
 
 def convert(hint: Any, meta: Any, value: Any) -> Any:
-    """Turn a TOML value into the setting's type. Raises _Wrong."""
+    """Turn a TOML value into the setting's type. Raises _InvalidValue."""
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         if not isinstance(value, str) or value not in choices:
-            raise _Wrong(f"use one of {', '.join(toml_value(one) for one in choices)}")
+            raise _InvalidValue(f"expected one of {', '.join(toml_value(choice) for choice in choices)}")
         return value
     if typing.get_origin(hint) is tuple:
-        return _texts(value, meta["check"])
+        return _strings(value, meta["check"])
     if hint is bool or hint is str:
         if not isinstance(value, hint):
-            raise _Wrong("write true or false" if hint is bool else "write a text")
+            raise _InvalidValue("expected true or false" if hint is bool else "expected a string")
         if hint is str and meta["check"] is not None and (allowed := meta["check"](value)):
-            raise _Wrong(allowed)
+            raise _InvalidValue(allowed)
         return value
     return _number(hint, meta, value)
 
 
-def _texts(value: Any, check: Check | None) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise _Wrong("write a list of texts")
-    for index, one in enumerate(value):
-        if not one or not one.isprintable():
-            raise _Wrong("write at least one character, and none that cannot be seen", index)
-        if check is not None and (allowed := check(one)):
-            raise _Wrong(allowed, index)
+def _strings(value: Any, check: Check | None) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise _InvalidValue("expected a list of strings")
+    for index, item in enumerate(value):
+        if not item or not item.isprintable():
+            raise _InvalidValue("expected one or more printable characters", index)
+        if check is not None and (allowed := check(item)):
+            raise _InvalidValue(allowed, index)
     return tuple(value)
 
 
@@ -154,32 +155,37 @@ def _number(hint: Any, meta: Any, value: Any) -> int | float:
         try:
             value = parse_size(value)
         except BadValue:
-            raise _Wrong('write a size such as "64mb", or a number of bytes') from None
+            raise _InvalidValue('expected a size such as "64mb", or a number of bytes') from None
     if isinstance(value, bool) or not isinstance(value, int if hint is int else int | float):
-        raise _Wrong({int: "write a whole number", float: "write a number"}[hint])
+        raise _InvalidValue({int: "expected a whole number", float: "expected a number"}[hint])
     least, most = meta["least"], meta["most"]
     endless = isinstance(value, float) and not math.isfinite(value)
     if endless or (least is not None and value < least) or (most is not None and value > most):
         bounds = [f"{word} {bound}" for word, bound in (("at least", least), ("at most", most)) if bound is not None]
-        raise _Wrong(f"it must be {' and '.join(bounds)}")
+        raise _InvalidValue(f"expected {' and '.join(bounds)}")
     return float(value) if hint is float else int(value)
 
 
 def table_type(hint: Any) -> type | None:
     """The dataclass in a type hint (``X`` or ``X | None``), None if it has none."""
     candidates = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    return next((one for one in candidates if dataclasses.is_dataclass(one) and isinstance(one, type)), None)
+    return next(
+        (candidate for candidate in candidates if dataclasses.is_dataclass(candidate) and isinstance(candidate, type)),
+        None,
+    )
 
 
 def named_type(hint: Any) -> type | None:
     """The dataclass in ``dict[str, X]`` or ``dict[str, X] | None``, None if the hint is another."""
     candidates = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    return next((typing.get_args(one)[1] for one in candidates if typing.get_origin(one) is dict), None)
+    return next(
+        (typing.get_args(candidate)[1] for candidate in candidates if typing.get_origin(candidate) is dict), None
+    )
 
 
 def dotted(place: Place) -> str:
     """A place as a person writes it: list positions left out."""
-    return ".".join(one for one in place if isinstance(one, str))
+    return ".".join(part for part in place if isinstance(part, str))
 
 
 def toml_value(value: Any) -> str:
@@ -187,11 +193,11 @@ def toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple | list):
-        return "[" + ", ".join(toml_value(one) for one in value) + "]"
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 def _shorten(value: Any) -> str:
     text = toml_value(value)
-    printable = "".join(one if one.isprintable() else "?" for one in text)
+    printable = "".join(character if character.isprintable() else "?" for character in text)
     return printable if len(printable) <= _SHOWN else f"{printable[:_SHOWN]}…"

@@ -31,11 +31,11 @@ class Setting:
 def describe() -> Iterator[Setting]:
     """Every setting, in the order of the file."""
     for section, kind in _sections():
-        for one in dataclasses.fields(kind):
-            if "doc" in one.metadata:
-                value: Any = one.default
-                default = _size(value) if one.metadata["size"] else toml_value(value)
-                yield Setting(section=section, key=one.name, default=default, doc=one.metadata["doc"])
+        for field in dataclasses.fields(kind):
+            if "doc" in field.metadata:
+                value: Any = field.default
+                default = _size(value) if field.metadata["size"] else toml_value(value)
+                yield Setting(section=section, key=field.name, default=default, doc=field.metadata["doc"])
 
 
 def _sections() -> Iterator[tuple[str, type]]:
@@ -64,8 +64,8 @@ def commented() -> str:
     ]
     for section, title, rows in _by_section():
         lines += ["", f"# {title}", _heading(section)]
-        for one in rows:
-            lines += [f"# {one.doc}", f"#{one.key} = {one.default}"]
+        for row in rows:
+            lines += [f"# {row.doc}", f"#{row.key} = {row.default}"]
     lines += [
         f"# Then any of {', '.join(OVERRIDABLE)}; what it leaves out is as above. For example:",
         "#[override.images]",
@@ -75,7 +75,7 @@ def commented() -> str:
 
 
 def _heading(section: str) -> str:
-    """Tables of which there may be none, or several, are commented out themselves."""
+    """The heading of a section; optional and repeated sections are commented out."""
     if section == "override":
         return f"#[[{section}]]"
     return f"#[{section}]" if section.endswith(".NAME") else f"[{section}]"
@@ -87,7 +87,7 @@ def documented() -> str:
     for section, title, rows in _by_section():
         heading = f"### [[{section}]]" if section == "override" else f"### [{section}]"
         lines += [heading, title, "", "| key | default | |", "|---|---|---|"]
-        lines += [f"| `{one.key}` | `{_wrapped(one.default)}` | {one.doc} |" for one in rows]
+        lines += [f"| `{row.key}` | `{_wrapped(row.default)}` | {row.doc} |" for row in rows]
         lines.append("")
     return "\n".join(lines)
 
@@ -99,11 +99,11 @@ def _wrapped(text: str) -> str:
 def _by_section() -> Iterator[tuple[str, str, list[Setting]]]:
     rows = list(describe())
     for section, kind in _sections():
-        yield section, (kind.__doc__ or "").splitlines()[0], [one for one in rows if one.section == section]
+        yield section, (kind.__doc__ or "").splitlines()[0], [row for row in rows if row.section == section]
 
 
 def main(argv: list[str]) -> int:
-    """Print one of the two texts."""
+    """Print the text that the argument names."""
     texts = {"toml": commented, "markdown": documented}
     if len(argv) != 1 or argv[0] not in texts:
         print("usage: python -m pbsdock.config.text toml|markdown", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Whether a file can be believed: nobody but root could have written it, or put another in its place."""
+"""Whether only root can change or replace a file."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ _MOST_LINKS = 40  # as the kernel's own limit, path_resolution(7)
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
-class _Weak(Exception):
+class _Untrusted(Exception):
     """A component that is not root's alone; ``str()`` is a sentence about it."""
 
 
 def untrusted_part(path: Path) -> str | None:
-    """What of the way to *path*, of any kind, others than root can change; None if nothing. Raises OSError."""
+    """The component of *path* that others than root can change; None if there is none. Raises OSError."""
     spot = weak_spot(path)
     return f"{path}: {spot}" if spot else None
 
 
 def weak_spot(path: Path) -> str | None:
-    """The same, as a sentence on the component alone, for those who tell of many paths through it. Raises OSError."""
+    """The same as a sentence about the component alone. Raises OSError."""
     try:
         _walk(path, any_kind=True)
-    except _Weak as error:
+    except _Untrusted as error:
         return str(error)
     return None
 
 
 def untrusted(paths: Paths) -> Iterator[str]:
-    """A sentence for each of our files and directories that others could change, or could put another in place of."""
+    """A sentence for each of our files and directories that others than root could change or replace."""
     program = paths.lib / "pbsdock"
     hooks = [paths.prefix / "hooks", paths.home / "hooks"]
     directories = [paths.lib, paths.state_dir, paths.run_dir, paths.mom_priv, paths.config.parent, *hooks]
-    scripts = [one for directory in hooks for one in sorted(directory.glob("*"))]
+    scripts = [script for directory in hooks for script in sorted(directory.glob("*"))]
     files = [paths.prefix / "current", paths.python, *scripts, *sorted(program.rglob("*.py"))]
-    for one in [*directories, *files]:
+    for path in [*directories, *files]:
         try:
-            if problem := untrusted_part(Path(one)):
+            if problem := untrusted_part(Path(path)):
                 yield problem
         except FileNotFoundError:
             continue  # not there yet; where it will be made is judged with its directory
@@ -62,7 +62,7 @@ def check_trusted(path: Path) -> None:
     """
     try:
         _walk(path, any_kind=False)
-    except _Weak as error:
+    except _Untrusted as error:
         raise ConfigError([f"{path}: {error}"]) from None
 
 
@@ -81,7 +81,7 @@ def _walk(path: Path, *, any_kind: bool) -> None:
         except FileNotFoundError:
             if link is None:
                 raise
-            raise _Weak(f"{link} points to {here}, which does not exist") from None
+            raise _Untrusted(f"{link} points to {here}, which does not exist") from None
         if is_link:
             links, link = links + 1, here
             if links > _MOST_LINKS:
@@ -91,16 +91,16 @@ def _walk(path: Path, *, any_kind: bool) -> None:
             pending += reversed(target.parts[1:] if target.is_absolute() else target.parts)
 
 
-def _check(one: Path, *, is_last: bool, any_kind: bool) -> bool:
-    """Judge one component; returns whether it is a symbolic link. Raises _Weak, OSError."""
-    found = one.lstat()
+def _check(path: Path, *, is_last: bool, any_kind: bool) -> bool:
+    """Check a component; returns whether it is a symbolic link. Raises _Untrusted, OSError."""
+    found = path.lstat()
     if found.st_uid != 0:
-        raise _Weak(f"{one} belongs to uid {found.st_uid}; it must belong to root")
+        raise _Untrusted(f"{path} belongs to uid {found.st_uid}; it must belong to root")
     if stat.S_ISLNK(found.st_mode):
         return True
     is_protected = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX and not is_last
     if found.st_mode & _OTHERS and not is_protected:
-        raise _Weak(f"{one} is writable by others (mode {stat.S_IMODE(found.st_mode):04o}); use chmod go-w")
+        raise _Untrusted(f"{path} is writable by others (mode {stat.S_IMODE(found.st_mode):04o}); use chmod go-w")
     if is_last and not any_kind and not stat.S_ISREG(found.st_mode):
-        raise _Weak(f"{one} is not a plain file")
+        raise _Untrusted(f"{path} is not a plain file")
     return False

@@ -1,4 +1,4 @@
-"""Errors that end a hook, told apart by who can fix them."""
+"""Errors that end a hook, by who can fix them."""
 
 from __future__ import annotations
 
@@ -38,3 +38,7 @@ class NodeFault(HookError):
     """The node's fault: the job is requeued and the node goes out of service until it is healthy again."""
 
     blame = Blame.NODE
+
+
+class BadValue(ValueError):
+    """A value that is not written as its format has it; ``str()`` names it and says what is allowed."""

@@ -7,83 +7,21 @@ import os
 import re
 import secrets
 import threading
-import time
-from dataclasses import MISSING, dataclass, field, fields
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-VERSION = 1
-# States of a record whose container starts no more: its mounts need not be held for the engine any longer.
-PAST_START = ("running", "staging", "ended", "refused")
+from pbsdock.core.plain import from_plain, to_plain
+from pbsdock.core.plan import Plan
+from pbsdock.core.record import VERSION, Record
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.json")
-
-
-def uptime() -> float:
-    """Seconds since the boot (clock_gettime(2), CLOCK_BOOTTIME): what no change of the node's clock touches."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-@dataclass(slots=True, kw_only=True)
-class Record:
-    """One incarnation of one job on this node: its plan, its steps, and the handles of what exists.
-
-    States: preparing, refused, ready, running, ended, releasing. Times are seconds since the epoch.
-    """
-
-    version: int = VERSION
-    job_id: str
-    safe: str
-    incarnation: str
-    uid: int
-    user: str
-    node: str
-    boot_id: str
-    created: float
-    state: str = "preparing"
-    plan: dict[str, Any] | None = None
-    refusal: dict[str, str] | None = None
-    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
-    container_id: str | None = None
-    container_name: str = ""
-    cgroup: str = ""
-    image_id: str | None = None
-    image_digest: str | None = None
-    exit: dict[str, Any] | None = None
-    script_path: str | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def new(
-        cls,
-        *,
-        job_id: str,
-        safe: str,
-        uid: int,
-        user: str,
-        node: str,
-        boot_id: str,
-        now: float | None = None,
-        nonce: str | None = None,
-    ) -> Record:
-        """Make the record of a new incarnation: a job id can come back, so it gets the time and a nonce."""
-        moment = time.time() if now is None else now
-        tag = nonce if nonce is not None else secrets.token_hex(4)
-        return cls(
-            job_id=job_id,
-            safe=safe,
-            incarnation=f"{int(moment):x}{tag}",
-            uid=uid,
-            user=user,
-            node=node,
-            boot_id=boot_id,
-            created=moment,
-            facts={"alive_at": uptime()},
-        )
-
-    @property
-    def name(self) -> str:
-        """The record's file name."""
-        return f"{self.safe}.{self.incarnation}.json"
+_SPARSE = ("facts", "steps")
+# The file's key -> the record's field.
+_FIELDS = {field.name.lstrip("_"): field for field in fields(Record) if field.name not in ("_journal", "_lock")}
+_REQUIRED = [key for key, field in _FIELDS.items() if field.default is MISSING and field.default_factory is MISSING]
 
 
 class Ledger:
@@ -101,23 +39,23 @@ class Ledger:
     def create(self, record: Record) -> None:
         """Write a new record durably, before anything it names is done."""
         with self._lock:
-            if record.name in self._records:
-                raise FileExistsError(record.name)
+            if _file(record) in self._records:
+                raise FileExistsError(_file(record))
             self._write(record, durable=True)
-            self._records[record.name] = record
+            self._records[_file(record)] = record
 
     def save(self, record: Record, *, durable: bool = False) -> None:
         """Replace a record. A kill of the agent loses nothing either way; a crash of the host makes every record
         one of an old boot, so only what outlives a boot has to be *durable*."""
         with self._lock:
-            if record.name in self._records:
+            if _file(record) in self._records:
                 self._write(record, durable=durable)
 
     def remove(self, record: Record) -> None:
         """Forget a record whose every step is undone."""
         with self._lock:
-            (self.directory / record.name).unlink(missing_ok=True)
-            self._records.pop(record.name, None)
+            (self.directory / _file(record)).unlink(missing_ok=True)
+            self._records.pop(_file(record), None)
 
     def load_all(self) -> tuple[list[Record], list[str]]:
         """All records, oldest first, and a sentence for each file that cannot be read.
@@ -125,22 +63,22 @@ class Ledger:
         The directory is listed each time: a ledger that went away must not look like an empty one. Raises OSError.
         """
         with self._lock:
-            present = {one for one in os.listdir(self.directory) if one.endswith(".json")}
-            strange = [f"{one} appeared from elsewhere" for one in sorted(present - set(self._records))]
-            records = sorted(self._records.values(), key=lambda one: one.created)
-            known_bad = [one for one in self._problems if one.split(":", 1)[0] in present]
-            told = {one.split(":", 1)[0] for one in known_bad}
-            return records, known_bad + [one for one in strange if one.split()[0] not in told]
+            present = {file for file in os.listdir(self.directory) if file.endswith(".json")}
+            strange = [f"{file} appeared from elsewhere" for file in sorted(present - set(self._records))]
+            records = sorted(self._records.values(), key=lambda record: record.created)
+            known_bad = [problem for problem in self._problems if problem.split(":", 1)[0] in present]
+            told = {problem.split(":", 1)[0] for problem in known_bad}
+            return records, known_bad + [problem for problem in strange if problem.split()[0] not in told]
 
     def for_job(self, job_id: str) -> Record | None:
         """The newest record of a job."""
         with self._lock:
-            mine = [one for one in self._records.values() if one.job_id == job_id]
-        return max(mine, key=lambda one: one.created, default=None)
+            mine = [record for record in self._records.values() if record.job_id == job_id]
+        return max(mine, key=lambda record: record.created, default=None)
 
     def count_of(self, uid: int) -> int:
         """How many records a user has. Asks neither the disk nor for the lock, which is held while the disk writes."""
-        return sum(one.uid == uid for one in list(self._records.values()))
+        return sum(record.uid == uid for record in list(self._records.values()))
 
     def _read(self) -> None:
         for path in sorted(self.directory.iterdir()):
@@ -155,8 +93,7 @@ class Ledger:
                 self._problems.append(f"{path.name}: unreadable: {error}")
 
     def _write(self, record: Record, *, durable: bool) -> None:
-        plain = {name: getattr(record, name) for name in sorted(_FIELDS)}
-        data = json.dumps(plain, separators=(",", ":")).encode()
+        data = json.dumps(_plain(record), separators=(",", ":"), sort_keys=True).encode()
         temporary = self.directory / f".new-{secrets.token_hex(8)}"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -165,7 +102,7 @@ class Ledger:
                 file.flush()
                 if durable:
                     os.fsync(fd)
-            os.rename(temporary, self.directory / record.name)
+            os.rename(temporary, self.directory / _file(record))
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -177,6 +114,14 @@ class Ledger:
                 os.close(directory)
 
 
+def _file(record: Record) -> str:
+    return f"{record.name}.json"
+
+
+def _plain(record: Record) -> dict[str, Any]:
+    return {key: to_plain(getattr(record, field.name), sparse=key in _SPARSE) for key, field in _FIELDS.items()}
+
+
 def _parse(path: Path) -> Record:
     """Read one file. Raises OSError; ValueError with the reason why it is no record of this release."""
     data = json.loads(path.read_bytes())
@@ -185,26 +130,19 @@ def _parse(path: Path) -> Record:
     absent = [key for key in _REQUIRED if key not in data]
     if absent:
         raise ValueError(f"{absent[0]} is missing")
-    known = {key: data[key] for key in _FIELDS if key in data}
-    wrong = [key for key in known if not isinstance(known[key], _FIELDS[key])]
-    if wrong or not all(isinstance(one, dict) for one in known.get("steps", {}).values()):
-        raise ValueError(f"{(wrong or ['steps'])[0]} is of the wrong type")
-    record = Record(**known)
-    if record.name != path.name:
-        raise ValueError(f"it holds the record {record.name}")
+    hints = typing.get_type_hints(Record)
+    record = Record(**{_FIELDS[key].name: _field(key, hints, data) for key in _FIELDS if key in data})
+    if _file(record) != path.name:
+        raise ValueError(f"it holds the record {_file(record)}")
     return record
 
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "str": (str,),
-    "float": (int, float),
-    "dict": (dict,),
-    "None": (type(None),),
-}
-# "dict[str, Any] | None", the annotation's text, becomes (dict, NoneType)
-_FIELDS: dict[str, tuple[type, ...]] = {
-    one.name: tuple(kind for part in str(one.type).split("|") for kind in _KINDS[part.strip().split("[")[0]])
-    for one in fields(Record)
-}
-_REQUIRED = tuple(one.name for one in fields(Record) if one.default is MISSING and one.default_factory is MISSING)
+def _field(key: str, hints: Mapping[str, Any], data: Mapping[str, Any]) -> Any:
+    """One field, with what a later release may have added passed over: it may have been rolled back."""
+    value = data[key]
+    try:
+        if key == "plan":
+            return None if value is None else Plan.from_dict(value, newer=True)
+        return from_plain(hints[_FIELDS[key].name], value, newer=True)
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{key}: {error}") from None

@@ -43,14 +43,14 @@ def above(path: str) -> Iterator[str]:
 
 
 def is_state(path: str) -> bool:
-    """Whether *path* lies in what an instance of pbsdock keeps, this one's or another's."""
+    """Whether *path* is in a state directory of any instance of pbsdock."""
     parts = PurePosixPath(path).parts
-    return any(parts[at : at + len(one)] == one for one in _STATE for at in range(len(parts)))
+    return any(parts[at : at + len(name)] == name for name in _STATE for at in range(len(parts)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClosedPaths:
-    """This host's own, beside the constants of this module.
+    """The closed paths of this host, beside the constants of this module.
 
     ``guarded``: no user's mount lies in them or contains them (Torque's home). ``sealed``: not even the site's or mom's
     (the engine's root, mom's own directory, what this instance keeps).
@@ -96,28 +96,28 @@ class PathRules(ClosedPaths):
         :class:`ReadOnly` where it may not be written to, or not all of it."""
         prefix = self._prefix(path)
         if prefix is None:
-            allowed = some([one.removesuffix(":ro") for one in self.allow]) if self.allow else "no path"
+            allowed = some([entry.removesuffix(":ro") for entry in self.allow]) if self.allow else "no path"
             raise Closed(f"this site allows paths below {allowed}")
         if prefix.endswith(":ro"):
             raise ReadOnly("")
-        narrower = [one.removesuffix(":ro") for one in self.allow if one.endswith(":ro")]
+        narrower = [entry.removesuffix(":ro") for entry in self.allow if entry.endswith(":ro")]
         if found := _within(narrower, path):
             raise ReadOnly(f"it contains {found}, which is open for reading only")
 
     def _prefix(self, path: str) -> str | None:
-        """The longest allowed prefix that covers *path*, with its ``:ro``; of two equal ones the narrower right."""
+        """The longest allowed prefix that covers *path*, with its ``:ro``; of equal prefixes the read-only one."""
 
         def rank(entry: str) -> tuple[int, bool]:
             return len(PurePosixPath(entry.removesuffix(":ro")).parts), entry.endswith(":ro")
 
-        return max((one for one in self.allow if below(path, one.removesuffix(":ro"))), key=rank, default=None)
+        return max((entry for entry in self.allow if below(path, entry.removesuffix(":ro"))), key=rank, default=None)
 
 
 def _within(paths: Sequence[str], prefix: str) -> str | None:
-    """The first of *paths* that lies in *prefix*, or is it."""
-    return next((one for one in paths if below(one, prefix)), None)
+    """The first of *paths* that is *prefix* or below it."""
+    return next((path for path in paths if below(path, prefix)), None)
 
 
 def _around(prefixes: Sequence[str], path: str) -> str | None:
-    """The first of *prefixes* in which *path* lies, or that it is."""
-    return next((one for one in prefixes if below(path, one)), None)
+    """The first of *prefixes* that is *path* or above it."""
+    return next((prefix for prefix in prefixes if below(path, prefix)), None)

@@ -6,13 +6,12 @@ thousandths of a CPU.
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from pbsdock.core.plain import from_plain, to_plain
 
 VERSION = 1
 
@@ -52,7 +51,7 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
+class BucketGrant:
     """What may be done in a bucket. *keys* are the keys it covers, with ``*`` for anything at all, slashes too."""
 
     bucket: str
@@ -68,8 +67,8 @@ class Store:
     endpoint: str
     region: str
     ca_file: str  # the name of a file with certificates among those the container gets; "" for none
-    container: tuple[Grant, ...]
-    staging: tuple[Grant, ...]
+    container: tuple[BucketGrant, ...]
+    staging: tuple[BucketGrant, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,51 +137,15 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types only."""
-        return dataclasses.asdict(self)
+        return dict(to_plain(self))
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+    def from_dict(cls, data: Mapping[str, Any], *, newer: bool = False) -> Plan:
         """Rebuild a plan from :meth:`to_dict` after a trip through JSON.
 
-        Raises ValueError if the version or a field is not one this release knows.
+        With *newer*, fields of a later release are passed over. Raises ValueError if the version, or without *newer* a
+        field, is not one this release knows.
         """
         if data.get("version") != VERSION:
             raise ValueError(f"plan version {data.get('version')!r} is not {VERSION}")
-        return typing.cast(Plan, _build(cls, data))
-
-
-_hints = functools.cache(typing.get_type_hints)
-
-
-def _build(kind: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{kind.__name__}: expected a table, got {type(value).__name__}")
-        hints = _hints(kind)
-        unknown = set(value) - set(hints)
-        if unknown:
-            raise ValueError(f"{kind.__name__}: unknown field {sorted(unknown)[0]!r}")
-        try:
-            return kind(**{name: _build(hints[name], item) for name, item in value.items()})
-        except TypeError as error:
-            raise ValueError(f"{kind.__name__}: {error}") from None
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"expected a list, got {type(value).__name__}")
-        if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return tuple(_build(arguments[0], item) for item in value)
-        if len(value) != len(arguments):
-            raise ValueError(f"expected {len(arguments)} items, got {len(value)}")
-        return tuple(_build(one, item) for one, item in zip(arguments, value, strict=True))
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _build(next(one for one in arguments if one is not type(None)), value)
-    if origin is Literal:
-        if value not in arguments:
-            raise ValueError(f"{value!r} is none of {arguments}")
-        return value
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"expected {kind.__name__}, got {type(value).__name__}")
-    return value
+        return typing.cast(Plan, from_plain(cls, data, newer=newer))

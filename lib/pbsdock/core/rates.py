@@ -1,4 +1,4 @@
-"""How often something may happen, by whom: token buckets by key."""
+"""Rate limits: a token bucket for each key."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _MOST_KEYS = 4096
 
 
 class Rates:
-    """One bucket a key, full at first. Not locked: the caller is.
+    """A bucket for each key, full at first. Not locked: the caller must lock.
 
-    At most *most* buckets are remembered; the one that was longest not asked for is forgotten first, and so full again.
+    At most *most* buckets are kept; the least recently used is dropped first, and so full again.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, most: int = _MOST_KEYS) -> None:
@@ -23,7 +23,7 @@ class Rates:
         return len(self._left)
 
     def take(self, key: Hashable, burst: float, per_second: float) -> bool:
-        """Take a turn of *key*, if there is one: *burst* at once, *per_second* for ever."""
+        """Take a token of *key*; False if it has none. A bucket holds *burst* tokens and gains *per_second*."""
         now = self._clock()
         left, then = self._left.pop(key, (burst, now))
         left = min(burst, left + max(0.0, now - then) * per_second)

@@ -1,4 +1,4 @@
-"""Waiting for one descriptor by poll(2): select(2) knows none above 1023, and the agent has more than that."""
+"""Wait for a descriptor with poll(2): select(2) is limited to 1,023, and the agent has more."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import select
 
 
 def readable(fd: int, seconds: float) -> bool:
-    """Whether there is something to read at *fd*, or nothing ever will be, within *seconds*."""
+    """Whether *fd* can be read without blocking, or is at its end, within *seconds*."""
     return _comes(fd, select.POLLIN, seconds)
 
 
 def writable(fd: int, seconds: float) -> bool:
-    """Whether *fd* takes something, or never will, within *seconds*."""
+    """Whether *fd* can be written without blocking, or fails, within *seconds*."""
     return _comes(fd, select.POLLOUT, seconds)
 
 
 def hung_up(fd: int) -> bool:
-    """Whether the other end of a connection is closed, or this one shut, be there still something to read or not."""
+    """Whether the other end of a connection is closed, or this end shut down, even if there is still data to read."""
     return _comes(fd, select.POLLRDHUP, 0.0)
 
 

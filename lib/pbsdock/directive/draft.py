@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pbsdock.directive.image_ref import ImageRef
 from pbsdock.directive.tokens import Token
 from pbsdock.directive.types import Problem, TmpfsOption, Volume
+from pbsdock.rm.base import Words
 
 PROBLEM_LIMIT = 100
 # Options of one kind; each costs the planning of its job, and the engine, something.
@@ -15,9 +16,11 @@ MOST = {"volume": 128, "tmpfs": 64, "env": 1024, "s3": 64, "stage-in": 256, "sta
 
 @dataclass(slots=True)
 class Draft:
-    """What has been read of a script so far. ``unsure``: a word was skipped that may have been the image."""
+    """What has been read of a script so far. ``unsure``: a word was skipped that may have been the image.
+    ``words`` are those of the resource manager that runs the job."""
 
     filename: str
+    words: Words
     problems: list[Problem] = field(default_factory=list)
     unsure: bool = False
     image: Token | None = None
@@ -35,7 +38,7 @@ class Draft:
     too_many: set[str] = field(default_factory=set)
 
     def wrong(self, line: int, column: int, message: str) -> None:
-        """Note an error. A script that is nothing but errors is not told every one."""
+        """Note an error, up to ``PROBLEM_LIMIT``."""
         if len(self.problems) < PROBLEM_LIMIT:
             self.problems.append(Problem(line, column, message))
         elif len(self.problems) == PROBLEM_LIMIT:
@@ -47,7 +50,7 @@ class Draft:
         return len(self.problems) > PROBLEM_LIMIT
 
     def note(self, option: str, line: int, column: int) -> bool:
-        """Note where an option stands; False, after one complaint, if there are too many of its kind."""
+        """Note the place of an option; False, with an error, if there are too many of its kind."""
         places = self.where.setdefault(option, [])
         if option in MOST and len(places) >= MOST[option]:
             if option not in self.too_many:

@@ -85,7 +85,7 @@ def parse_image(text: str) -> ImageRef:
 def _check_repository(repository: str, text: str) -> None:
     if any(letter.isupper() for letter in repository):
         raise BadImage(f"image {text!r} has capital letters; repository names are lower case")
-    if not all(_COMPONENT.fullmatch(one) for one in repository.split("/")):
+    if not all(_COMPONENT.fullmatch(component) for component in repository.split("/")):
         raise BadImage(
             f"image {text!r} is not an image name; write [REGISTRY/]REPOSITORY[:TAG] with lower-case letters, digits,"
             " '.', '_' and '-'"

@@ -21,7 +21,7 @@ Complain = Callable[[int, str], None]
 
 
 def shown(text: str) -> str:
-    """A user's text as a sentence shows it: quoted, one line, not longer than a line."""
+    """A user's text for a sentence: quoted, escaped and shortened."""
     return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…")
 
 
@@ -39,7 +39,7 @@ class Token:
 
     @property
     def is_option(self) -> bool:
-        """Whether it can be nothing but an option."""
+        """Whether the word is an option."""
         return self.plain_start and len(self.text) > 1 and self.text[0] == "-"
 
     def place(self, index: int) -> int:
@@ -68,16 +68,16 @@ class Token:
 
 
 def tokenize(text: str, start: int, line: int, complain: Complain) -> list[Token] | None:
-    """Split ``text`` from index *start*; None, after one complaint (column, sentence), if it cannot be split."""
+    """Split ``text`` from index *start* into words; None, after a call of *complain*, if it cannot be split."""
     words = _Words(text, start, line)
     try:
         return words.read()
-    except _Unreadable as error:
+    except _SyntaxError as error:
         complain(error.column, error.sentence)
         return None
 
 
-class _Unreadable(Exception):
+class _SyntaxError(Exception):
     def __init__(self, column: int, sentence: str) -> None:
         super().__init__(sentence)
         self.column = column
@@ -85,7 +85,7 @@ class _Unreadable(Exception):
 
 
 class _Words:
-    """The state of one line's reading."""
+    """The state of splitting a line."""
 
     def __init__(self, text: str, start: int, line: int) -> None:
         self.text, self.index, self.line = text, start, line
@@ -105,19 +105,19 @@ class _Words:
                 self._check(letter)
                 self._letter(letter)
         if self.quote:
-            raise _Unreadable(self.quoted_at, f"the quotation mark {self.quote} is not closed")
+            raise _SyntaxError(self.quoted_at, f"the quotation mark {self.quote} is not closed")
         return self.tokens
 
     def _check(self, letter: str) -> None:
         category = unicodedata.category(letter)
         if category == "Cf" or (category == "Zs" and letter != " "):
             name = unicodedata.name(letter, "nameless")
-            raise _Unreadable(
+            raise _SyntaxError(
                 self.index + 1, f"invisible character U+{ord(letter):04X} ({name}) is not allowed here; retype the line"
             )
         begins = self.current is None or self.current.text.endswith("=")
         if letter in _CURLY and not self.quote and begins:
-            raise _Unreadable(self.index + 1, f"{letter!r} is not a quotation mark; write \" or '")
+            raise _SyntaxError(self.index + 1, f"{letter!r} is not a quotation mark; write \" or '")
 
     def _letter(self, letter: str) -> None:
         if self.current is None:
@@ -132,7 +132,7 @@ class _Words:
         elif letter == "$" and self.quote != "'":
             self._variable(self.current)
         elif letter == "`" and self.quote != "'":
-            raise _Unreadable(self.index + 1, "'`' would run a command, and nothing is run here; write the value out")
+            raise _SyntaxError(self.index + 1, "'`' would run a command, and nothing is run here; write the value out")
         else:
             self.current.add(letter, self.index + 1)
         self.index += 1
@@ -140,7 +140,7 @@ class _Words:
     def _protected(self, token: Token) -> None:
         follows = self.text[self.index + 1 : self.index + 2]
         if not follows and not self.quote:
-            raise _Unreadable(
+            raise _SyntaxError(
                 self.index + 1, "a backslash does not continue the line; begin the next one with #DOCKER as well"
             )
         if self.quote and follows not in _PROTECTED_IN_DOUBLE:
@@ -154,7 +154,7 @@ class _Words:
         column = self.index + 1
         match = VARIABLE.match(self.text, self.index)
         if match is None:
-            raise _Unreadable(column, "'$' begins a variable's name; write '\\$' for a plain dollar sign")
+            raise _SyntaxError(column, "'$' begins a variable's name; write '\\$' for a plain dollar sign")
         name = match.group(2) if match.group(1) is None else match.group(1)
         written = match.group()
         token.variables.append((name, column))

@@ -78,6 +78,12 @@ class DirectiveError(ValueError):
     """All errors of a script; ``str()`` is one line each, and a file's name cannot forge another."""
 
     def __init__(self, filename: str, problems: list[Problem]) -> None:
-        self.filename = "".join(one if one.isprintable() else "?" for one in filename[:_FILENAME_LIMIT])
+        self.filename = "".join(
+            character if character.isprintable() else "?" for character in filename[:_FILENAME_LIMIT]
+        )
         self.problems = tuple(sorted(problems))
-        super().__init__("\n".join(f"{self.filename}:{one.line}:{one.column}: {one.message}" for one in self.problems))
+        super().__init__(
+            "\n".join(
+                f"{self.filename}:{problem.line}:{problem.column}: {problem.message}" for problem in self.problems
+            )
+        )

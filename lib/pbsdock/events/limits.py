@@ -1,6 +1,6 @@
-"""How much of the event stream one user may fill, and all of them together.
+"""The limits of the event stream, for each user and for all users together.
 
-Only events a user can cause at will are limited (``event_names.AT_WILL``), and only where they name who did. What is
+Only events a user can cause at will are limited (``register.AT_WILL``), and only where they name who did. What is
 left out is counted, and told once a minute.
 """
 
@@ -30,7 +30,7 @@ class EventLimits:
         self._since = clock()
 
     def admit(self, event: str, fields: Mapping[str, Any]) -> bool:
-        """Whether this line may be written; one that may not is counted."""
+        """Whether this line may be written; otherwise it is counted."""
         owner = fields.get("uid", fields.get("user"))
         if event not in AT_WILL or owner is None:
             return True
@@ -45,7 +45,7 @@ class EventLimits:
         return False
 
     def due(self, *, now: bool = False) -> list[dict[str, Any]]:
-        """What is to be told of lines that were left out, a minute after the first, or *now*; each is told once."""
+        """The counts of lines left out, a minute after the first, or *now*; they start again at 0."""
         if not self._left_out or not (now or self._clock() - self._since >= _TOLD_S):
             return []
         found = [{"of": event, "who": who, "count": count} for (event, who), count in sorted(self._left_out.items())]

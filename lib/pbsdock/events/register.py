@@ -1,4 +1,4 @@
-"""The register of events: one truth for the emitter, the schema and the manual page."""
+"""The register of events, from which the schema and the manual page are made."""
 
 from __future__ import annotations
 
@@ -37,10 +37,14 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
         "A user caused more events of a kind than are written; so many were left out since the last such line.",
         ("of", "who", "count"),
     ),
-    "image.present": ("The image was here already.", ("image", "image_id", "digest")),
+    "image.present": ("The image was here already.", ("image", "image_id", "digest", "private")),
     "image.pulling": ("A pull began.", ("image",)),
     "image.progress": ("Layers of a pull.", ("image", "layers_done", "layers", "bytes_done", "bytes")),
-    "image.pulled": ("A pull ended well.", ("image", "image_id", "digest", "size_bytes")),
+    "image.pulled": ("A pull ended well.", ("image", "image_id", "digest", "size_bytes", "private")),
+    "image.retry": (
+        "A registry is busy, or does not answer: the pull is tried again after so many seconds.",
+        ("image", "code", "reason", "tries", "after_s"),
+    ),
     "image.failed": ("A pull failed.", ("image", "code", "sentence")),
     "job.adopted": ("Torque counts the container's processes as the job's.", ("pid",)),
     "job.adoption_skipped": ("Torque does not count the container's processes.", ("reason",)),
@@ -117,8 +121,8 @@ def schema() -> dict[str, Any]:
     kinds = []
     for name, (doc, own) in sorted(EVENTS.items()):
         properties = {"event": {"const": name}, **head}
-        properties |= {one: {"type": "string"} for one in COMMON if one != "ms"}
-        properties |= {one: scalar for one in own}
+        properties |= {field: {"type": "string"} for field in COMMON if field != "ms"}
+        properties |= {field: scalar for field in own}
         kinds.append(
             {
                 "description": doc,
@@ -139,5 +143,5 @@ def documented() -> str:
     """The register as a Markdown table, for docs/events.md."""
     lines = ["| event | meaning | fields |", "|---|---|---|"]
     for name, (doc, own) in sorted(EVENTS.items()):
-        lines.append(f"| `{name}` | {doc} | {', '.join(f'`{one}`' for one in own)} |")
+        lines.append(f"| `{name}` | {doc} | {', '.join(f'`{field}`' for field in own)} |")
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Show the event stream to a person: filter, follow across rotations, one aligned line each."""
+"""Show the event stream: filter it, follow it across rotations, print an aligned line for each event."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def lines(file: Path, *, follow: bool, pause: Callable[[], None] | None = None) 
 
 
 def _of(stream: BinaryIO, file: Path, follow: bool, wait: Callable[[], None]) -> Iterator[str]:
-    """The lines of one open file, until it ends or, with *follow*, until another one has taken its place."""
+    """The lines of an open file, to its end or, with *follow*, until the file has been replaced."""
     rest = b""
     moved = False
     while True:
@@ -115,7 +115,7 @@ def render(event: dict[str, Any], *, colour: bool) -> str:
 
 
 def _sentence(name: str, event: dict[str, Any]) -> str:
-    """The event's own sentence if it has one, else what the register says of it; then its other fields."""
+    """The event's sentence, or the register's description; then its other fields."""
     own = event.get("sentence")
     text = _plain(own) if own else EVENTS.get(name, ("",))[0]
     details = " ".join(f"{_plain(key)}={_plain(event[key])}" for key in event if key not in (*_HEAD, "sentence"))

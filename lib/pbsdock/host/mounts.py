@@ -12,35 +12,16 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from pbsdock.core.errors import Refusal
+from pbsdock.core.facts import Bound
 from pbsdock.core.pathrules import Closed, PathRules, ReadOnly, below
 from pbsdock.core.plan import Mount, Plan
 from pbsdock.host import syscalls
 from pbsdock.policy.mounts import read_only_sentence
 
 _CWD = -100  # AT_FDCWD, openat(2); every path here is absolute
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bound:
-    """A mount whose source was resolved: ``source`` holds no symbolic link, ``device`` and ``inode`` identify it.
-
-    ``pin`` is where root holds it for the engine (see :mod:`pbsdock.host.pins`).
-    """
-
-    source: str
-    target: str
-    read_only: bool
-    device: int
-    inode: int
-    pin: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for the record."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,14 +51,14 @@ def resolve(mounts: Iterable[Mount], user: User, rules: PathRules) -> tuple[list
     for mount in mounts:
         try:
             bound.append(_resolve_one(mount, user, rules, mounted))
-        except _Unfit as error:
+        except _NotMountable as error:
             if mount.required:
                 raise Refusal(error.code, f"{mount.where + ': ' if mount.where else ''}{error}") from None
             skipped.append((mount, str(error)))
     return bound, skipped
 
 
-class _Unfit(Exception):
+class _NotMountable(Exception):
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)
         self.code = code
@@ -87,9 +68,9 @@ def _real(rules: PathRules) -> PathRules:
     """The rules with the places their paths really are, beside those that were written where they close something."""
 
     def both(paths: Iterable[str]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(one for path in paths for one in (path, os.path.realpath(path))))
+        return tuple(dict.fromkeys(alias for path in paths for alias in (path, os.path.realpath(path))))
 
-    allow = [(os.path.realpath(one.removesuffix(":ro")), one.endswith(":ro")) for one in rules.allow]
+    allow = [(os.path.realpath(entry.removesuffix(":ro")), entry.endswith(":ro")) for entry in rules.allow]
     return replace(
         rules,
         sealed=both(rules.sealed),
@@ -105,33 +86,33 @@ def _resolve_one(mount: Mount, user: User, rules: PathRules, mounted: Sequence[s
         with opened(mount.source, None if mount.origin == "nodefile" else user) as (fd, real):
             facts = os.fstat(fd)
     except OSError as error:
-        raise _Unfit(
+        raise _NotMountable(
             "mount-unreadable", f"{mount.source} cannot be mounted: {error.strerror or error} (looked at as the user)"
         ) from None
     _check_kind(mount, facts, user)
     via = f"{mount.source} (really {real})" if real != mount.source else real
     try:
-        rules.check(real, mount.origin, [one for one in mounted if one != real and below(one, real)])
+        rules.check(real, mount.origin, [point for point in mounted if point != real and below(point, real)])
         if mount.origin in ("volume", "workdir"):
             rules.check_allowed(real)
     except Closed as error:
-        raise _Unfit("mount-not-allowed", f"{via} cannot be mounted: {error}") from None
+        raise _NotMountable("mount-not-allowed", f"{via} cannot be mounted: {error}") from None
     except ReadOnly as error:
         if mount.origin == "volume" and not mount.read_only:
-            raise _Unfit("mount-read-only", read_only_sentence(via, mount.target, error)) from None
+            raise _NotMountable("mount-read-only", read_only_sentence(via, mount.target, error)) from None
         mount = replace(mount, read_only=True)
     return Bound(source=real, target=mount.target, read_only=mount.read_only, device=facts.st_dev, inode=facts.st_ino)
 
 
 def _check_kind(mount: Mount, facts: os.stat_result, user: User) -> None:
-    """Whether what was opened is what mom, or the user, could have meant. Raises _Unfit."""
+    """Whether what was opened is what mom, or the user, could have meant. Raises _NotMountable."""
     kind = stat.S_IFMT(facts.st_mode)
     if kind not in (stat.S_IFREG, stat.S_IFDIR):
-        raise _Unfit("mount-kind", f"{mount.source} cannot be mounted: only files and directories can")
+        raise _NotMountable("mount-kind", f"{mount.source} cannot be mounted: only files and directories can")
     if mount.origin == "tmpdir" and (kind != stat.S_IFDIR or facts.st_uid != user.uid):
-        raise _Unfit("mount-kind", f"{mount.source} cannot be mounted: it is not a directory of the job owner's")
+        raise _NotMountable("mount-kind", f"{mount.source} cannot be mounted: it is not a directory of the job owner's")
     if mount.origin == "nodefile" and (kind != stat.S_IFREG or facts.st_uid != 0):
-        raise _Unfit("mount-kind", f"{mount.source} cannot be mounted: it is not a file of mom's")
+        raise _NotMountable("mount-kind", f"{mount.source} cannot be mounted: it is not a file of mom's")
 
 
 @contextmanager
@@ -162,17 +143,17 @@ def _open_resolved(real: str) -> int:
     return fd
 
 
-def open_unchanged(one: Bound, user: User | None) -> int:
+def open_unchanged(mount: Bound, user: User | None) -> int:
     """Open what was resolved, as *user* (None: as root); returns a descriptor.
 
     Raises OSError, also if it is another file than was judged, or in another place.
     """
     with _eyes_of(user):
-        fd = _open_resolved(one.source)
+        fd = _open_resolved(mount.source)
     facts = os.fstat(fd)
-    if (facts.st_dev, facts.st_ino) != (one.device, one.inode):
+    if (facts.st_dev, facts.st_ino) != (mount.device, mount.inode):
         os.close(fd)
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), one.source)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), mount.source)
     return fd
 
 
@@ -184,12 +165,12 @@ def _stat(directory: int, path: str, resolve: int) -> os.stat_result:
         os.close(fd)
 
 
-def _is_still(one: Bound, directory: int, path: str, resolve: int) -> bool:
+def _is_still(mount: Bound, directory: int, path: str, resolve: int) -> bool:
     try:
         facts = _stat(directory, path, resolve)
     except OSError:
         return False
-    return (facts.st_dev, facts.st_ino) == (one.device, one.inode)
+    return (facts.st_dev, facts.st_ino) == (mount.device, mount.inode)
 
 
 def missing(paths: Iterable[str], bound: Sequence[Bound], user: User) -> tuple[str, Bound] | None:
@@ -198,10 +179,10 @@ def missing(paths: Iterable[str], bound: Sequence[Bound], user: User) -> tuple[s
     The engine makes what is missing, as root and on the host: so it must be there before, in the user's own eyes.
     """
     for path in paths:
-        inside = [one for one in bound if path != one.target and below(path, one.target)]
+        inside = [mount for mount in bound if path != mount.target and below(path, mount.target)]
         if not inside:
             continue  # the image's, or made in the container's own layer
-        nearest = max(inside, key=lambda one: len(one.target))
+        nearest = max(inside, key=lambda mount: len(mount.target))
         rest = os.path.relpath(path, nearest.target)
         try:
             with syscalls.filesystem_user(user.uid, user.gid, user.groups):
@@ -218,9 +199,9 @@ def mismatch(pid: int, bound: Iterable[Bound]) -> str | None:
     """
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for one in bound:
-            if not _is_still(one, root, one.target, syscalls.RESOLVE_IN_ROOT):
-                return one.target
+        for mount in bound:
+            if not _is_still(mount, root, mount.target, syscalls.RESOLVE_IN_ROOT):
+                return mount.target
     finally:
         os.close(root)
     return None

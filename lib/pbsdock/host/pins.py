@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pbsdock.core.facts import Bound
 from pbsdock.host import syscalls
-from pbsdock.host.mounts import Bound, User, open_unchanged
+from pbsdock.host.mounts import User, open_unchanged
 
 _LAYERS = 10  # of mounts on one place; a second is there when a make was killed and came again
 
@@ -28,9 +29,9 @@ def make(bound: Sequence[tuple[Bound, User | None]], directory: Path) -> list[Bo
     """
     directory.mkdir(mode=0o700, parents=True)
     made = []
-    for index, (one, user) in enumerate(bound):
+    for index, (mount, user) in enumerate(bound):
         place = directory / str(index)
-        fd = open_unchanged(one, user)
+        fd = open_unchanged(mount, user)
         try:
             has_below = stat.S_ISDIR(os.fstat(fd).st_mode)
             if has_below:
@@ -38,11 +39,11 @@ def make(bound: Sequence[tuple[Bound, User | None]], directory: Path) -> list[Bo
             else:
                 place.touch(mode=0o600)
             syscalls.bind(f"/proc/self/fd/{fd}", str(place), recursive=has_below)
-            if one.read_only:
+            if mount.read_only:
                 syscalls.make_read_only(str(place))
         finally:
             os.close(fd)
-        made.append(replace(one, pin=str(place)))
+        made.append(replace(mount, pin=str(place)))
     return made
 
 
@@ -59,7 +60,7 @@ def remove(directory: Path) -> None:
     for _ in range(_LAYERS):
         failed = _detach(mounted)
         points = {point for point, _ in syscalls.mount_points()}
-        mounted = [one for one in places if str(one) in points]
+        mounted = [place for place in places if str(place) in points]
         if not mounted:
             break
     else:

@@ -12,7 +12,7 @@ def stat(pid: int) -> list[bytes]:
 
 
 def alive(pid: int, started: int = 0) -> bool:
-    """Whether *pid* is a process that can still run (proc(5), stat field 3): a zombie's end may be nobody's news.
+    """Whether *pid* is a process that can still run (proc(5), stat field 3): a zombie cannot.
 
     Where *started* is known (field 22; not 0), it must be the one that began then.
     """
@@ -38,6 +38,15 @@ def start_time(pid: int) -> int:
         return int(stat(pid)[19])
     except (OSError, IndexError, ValueError):
         return 0
+
+
+def supplementary_groups(pid: int) -> frozenset[int]:
+    """The supplementary groups of a process (proc(5), status, Groups). Raises OSError if it is gone."""
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("Groups:"):
+                return frozenset(int(gid) for gid in line.split()[1:])
+    return frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
 
 def mount(source: str, target: str, kind: str, flags: int, options: str) -> None:
     """mount(2). Raises OSError."""
-    arguments = [os.fsencode(one) for one in (source, target, kind, options)]
+    arguments = [os.fsencode(argument) for argument in (source, target, kind, options)]
     if _libc.mount(arguments[0], arguments[1], arguments[2], ctypes.c_ulong(flags), arguments[3]) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), target)
@@ -111,7 +111,7 @@ def mount_points() -> list[tuple[str, tuple[str, ...]]]:
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             _number, _parent, _device, _root, point, options, _rest = line.split(" ", 6)
-            found.append((_OCTAL.sub(lambda one: chr(int(one[1], 8)), point), tuple(options.split(","))))
+            found.append((_OCTAL.sub(lambda match: chr(int(match[1], 8)), point), tuple(options.split(","))))
     return found
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pbsdock.core.plan import Grant
+from pbsdock.core.plan import BucketGrant
 
 SHARE_SID = "pbsdock-owner"
 LIMIT = 2048  # characters of a session policy (AWS STS API, AssumeRole; Ceph has the same limit)
@@ -21,25 +21,25 @@ _BUCKET_READ = ("s3:GetBucketLocation",)
 _BUCKET_WRITE = ("s3:GetBucketLocation", "s3:ListBucketMultipartUploads")
 
 
-def document(grants: Sequence[Grant], share: Iterable[str] = ()) -> str:
+def document(grants: Sequence[BucketGrant], share: Iterable[str] = ()) -> str:
     """The policy that allows *grants* and nothing else; *share* are buckets whose own policy may be set."""
     statements: list[dict[str, Any]] = [_allow(_SHARE, dict.fromkeys(map(_arn, share)))] if share else []
     listed: dict[tuple[str, ...], list[str]] = {}
     for read_only in (True, False):
-        mine = [one for one in grants if one.read_only is read_only]
+        mine = [grant for grant in grants if grant.read_only is read_only]
         if not mine:
             continue
         objects = _READ if read_only else (*_READ, *_WRITE)
         buckets = _BUCKET_READ if read_only else _BUCKET_WRITE
-        keys = dict.fromkeys(f"{_arn(one.bucket)}/{key}" for one in mine for key in one.keys)
+        keys = dict.fromkeys(f"{_arn(grant.bucket)}/{key}" for grant in mine for key in grant.keys)
         if not read_only:
             # Ceph 16 judges a deletion of several objects at once by the bucket alone, so it is open to those only who
             # have the whole bucket.
-            keys |= dict.fromkeys(_arn(one.bucket) for one in mine if one.keys == ("*",))
+            keys |= dict.fromkeys(_arn(grant.bucket) for grant in mine if grant.keys == ("*",))
         statements.append(_allow(objects, keys))
-        statements.append(_allow(buckets, dict.fromkeys(_arn(one.bucket) for one in mine)))
-        for one in mine:
-            listed.setdefault(one.keys, []).append(_arn(one.bucket))
+        statements.append(_allow(buckets, dict.fromkeys(_arn(grant.bucket) for grant in mine)))
+        for grant in mine:
+            listed.setdefault(grant.keys, []).append(_arn(grant.bucket))
     for keys_listed, arns in listed.items():
         statement = _allow(("s3:ListBucket",), dict.fromkeys(arns))
         if keys_listed != ("*",):
@@ -68,8 +68,8 @@ def shared(policy: str | None, bucket: str, owner: str) -> str | None:
     present = data["Statement"] if isinstance(data["Statement"], list) else [data["Statement"]]
     if statement in present:
         return None
-    others = [one for one in present if not isinstance(one, dict) or one.get("Sid") != SHARE_SID]
-    return json.dumps({**data, "Statement": [*others, statement]}, separators=(",", ":"))
+    kept = [entry for entry in present if not isinstance(entry, dict) or entry.get("Sid") != SHARE_SID]
+    return json.dumps({**data, "Statement": [*kept, statement]}, separators=(",", ":"))
 
 
 def _arn(bucket: str) -> str:

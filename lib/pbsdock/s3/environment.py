@@ -32,12 +32,12 @@ FOREIGN = frozenset(
 
 def has_credentials(plan: Plan) -> bool:
     """Whether the container gets any."""
-    return any(one.container for one in plan.stores)
+    return any(store.container for store in plan.stores)
 
 
 def variables(plan: Plan) -> Mapping[str, str]:
     """The variables of a container with credentials, {} for another."""
-    mine = [one for one in plan.stores if one.container]
+    mine = [store for store in plan.stores if store.container]
     if not mine:
         return {}
     first = mine[0]

@@ -87,7 +87,7 @@ def parse_url(text: str) -> Url:
 
 def _key_problem(key: str) -> str | None:
     """Why a key is not taken: what cannot be a path below a directory, or would mean more than itself in a policy."""
-    if any(one in ("", ".", "..") for one in key.split("/")):
+    if any(part in ("", ".", "..") for part in key.split("/")):
         return "has an empty, '.' or '..' component; write the key without it"
     if "${" in key:
         return "has '${' in its key, which a policy would fill in; it cannot be asked for"

@@ -1,4 +1,4 @@
-"""botocore clients of a worker: keys from the agent, asked for again before they end; nothing of the host's own."""
+"""botocore clients of a worker. Keys come from the agent, also before they expire; the host's are not used."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import botocore.session
 from botocore.config import Config
 from botocore.credentials import CredentialProvider, CredentialResolver, Credentials, RefreshableCredentials
 
+from pbsdock.staging.errors import StageError
 from pbsdock.staging.order import Access
-from pbsdock.staging.trouble import StageError
 
 # Keeps what it has read: a worker finds the models that the process it is forked from has read.
 _LOADER = botocore.loaders.create_loader()
@@ -77,7 +77,7 @@ def client_of(store: str, access: Access, ask: Ask) -> Any:
             connect_timeout=5,
             read_timeout=20,
             proxies={},
-            retries={"mode": "standard", "total_max_attempts": 1},  # trouble.Patience repeats
+            retries={"mode": "standard", "total_max_attempts": 1},  # RetryPolicy repeats
             # What newer SDKs add by themselves, older gateways refuse; each part carries its Content-MD5 instead.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",

@@ -1,7 +1,7 @@
-"""One object becomes one file: in parts where it is large, verified, and under its name only when it is whole.
+"""Download an object into a file: in parts if it is large, verified, and renamed to its name when it is complete.
 
-A large one can be gone on with: beside the data lies a file with a head, which says of what object the parts are, and
-a byte for each part that has arrived.
+A large download can be resumed: a second file holds a header that identifies the object, and a byte for each part that
+has arrived.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pbsdock.staging.crew import Task
+from pbsdock.staging.errors import StageError, TransientError
 from pbsdock.staging.names import PART, likely_part_sizes, parts_of
 from pbsdock.staging.progress import Progress
-from pbsdock.staging.trouble import Passing, Patience, StageError
+from pbsdock.staging.retry import RetryPolicy
+from pbsdock.staging.worker_pool import Task
 
 _CHUNK = 1 << 20
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -25,7 +26,7 @@ _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An object as it was listed; *modified* is seconds since the epoch."""
+    """An object as listed. *size* in bytes, *modified* in seconds since the epoch."""
 
     bucket: str
     key: str
@@ -40,20 +41,20 @@ class Source:
 
 
 class Download:
-    """One file on its way. *unfinished* is a directory on the same file system as *path*."""
+    """A download. *unfinished* is a directory on the same file system as *path*."""
 
     def __init__(
-        self, client: Any, source: Source, path: str, unfinished: str, progress: Progress, patience: Patience
+        self, client: Any, source: Source, path: str, unfinished: str, progress: Progress, retry: RetryPolicy
     ) -> None:
         self.client = client
         self.source = source
         self.path = path
         self.temporary = os.path.join(unfinished, hashlib.sha256(source.key.encode()).hexdigest()[:32])
         self.progress = progress
-        self.patience = patience
+        self.retry = retry
 
     def is_there(self) -> bool:
-        """Whether an earlier run has put the same object here: of its size, and with its time."""
+        """Whether *path* has the object's size and time: then an earlier run has downloaded it."""
         try:
             found = os.lstat(self.path)
         except OSError:
@@ -61,12 +62,12 @@ class Download:
         return found.st_size == self.source.size and abs(found.st_mtime - self.source.modified) < 0.001
 
     def __call__(self) -> Iterable[Task] | None:
-        """Fetch it, or hand on its parts. Raises StageError, OSError."""
+        """Download it, or return a task for each part. Raises StageError, OSError."""
         if self.source.size > PART:
             return _Parts(self).tasks()
         fd = os.open(self.temporary, _FLAGS, 0o666)
         try:
-            digest = self.patience.persist(lambda: self.fetch(fd, 0, self.source.size), self.source.address)
+            digest = self.retry.call(lambda: self.fetch(fd, 0, self.source.size), self.source.address)
             etag = self.source.etag.strip('"')
             parts = parts_of(etag)
             known = etag if parts != 1 else None
@@ -78,7 +79,7 @@ class Download:
         return None
 
     def fetch(self, fd: int, offset: int, size: int) -> str:
-        """Fetch *size* bytes from *offset* on into the same place of *fd*; returns their MD5. Raises Passing."""
+        """Fetch *size* bytes from *offset* on into the same place of *fd*; returns their MD5. Raises TransientError."""
         if size == 0:
             return hashlib.md5(b"").hexdigest()  # noqa: S324
         more = {} if size == self.source.size else {"Range": f"bytes={offset}-{offset + size - 1}"}
@@ -89,22 +90,22 @@ class Download:
         try:
             while data := answer["Body"].read(_CHUNK):
                 if done + len(data) > size:
-                    raise Passing("the answer was longer than the object")
+                    raise TransientError("the answer was longer than the object")
                 digest.update(data)
                 _write(fd, data, offset + done)
                 done += len(data)
-                self.patience.moved()
-                if self.patience.stopped.is_set():
+                self.retry.progressed()
+                if self.retry.stopped.is_set():
                     raise StageError("stopped", "it was stopped")
         finally:
             answer["Body"].close()
         if done != size:
-            raise Passing("the answer came short")
+            raise TransientError("the answer came short")
         self.progress.add(done)
         return digest.hexdigest()
 
     def settle(self, fd: int, *, verified: bool, comparable: bool) -> None:
-        """Give the file its name. Raises StageError if its checksum is not the store's."""
+        """Rename the file to its name. Raises StageError if its checksum is not the store's."""
         if comparable and not verified:
             raise StageError("checksum", f"{self.source.address}: what arrived does not have the store's checksum")
         os.ftruncate(fd, self.source.size)
@@ -115,7 +116,7 @@ class Download:
 
 
 class _Parts:
-    """A large object. The last part to arrive gives the file its name."""
+    """The download of a large object. The last part to arrive renames the file."""
 
     def __init__(self, whole: Download) -> None:
         self.whole = whole
@@ -151,7 +152,7 @@ class _Parts:
                 digest = _digest_of(self.fd, offset, size)
                 self.whole.progress.add(size)
             else:
-                digest = self.whole.patience.persist(
+                digest = self.whole.retry.call(
                     lambda: self.whole.fetch(self.fd, offset, size), self.whole.source.address
                 )
                 os.pwrite(self.marks, b"1", len(self.head) + index)
@@ -169,7 +170,7 @@ class _Parts:
             self._finish()
 
     def _hash_on(self, *, wait: bool) -> None:
-        """An object made in one piece has one checksum: go on with it as far as the file has no hole yet."""
+        """Extend the MD5 of an object with a single checksum over the parts that have arrived without a gap."""
         if not self.hashing.acquire(blocking=wait):
             return
         try:
@@ -187,7 +188,7 @@ class _Parts:
         etag = source.etag.strip('"')
         try:
             if self.guesses:
-                verified = any(etag == self._of_parts(one) for one in self.guesses)
+                verified = any(etag == self._of_parts(size) for size in self.guesses)
                 self.whole.settle(self.fd, verified=verified, comparable=False)
             else:
                 self.whole.settle(self.fd, verified=etag == self.whole_digest.hexdigest(), comparable=_is_digest(etag))
@@ -203,12 +204,12 @@ class _Parts:
         else:
             whole = self.whole.source.size
             digests = [_digest_of(self.fd, at, min(size, whole - at)) for at in range(0, whole, size)]
-        joined = hashlib.md5(b"".join(bytes.fromhex(one) for one in digests))  # noqa: S324
+        joined = hashlib.md5(b"".join(bytes.fromhex(digest) for digest in digests))  # noqa: S324
         return f"{joined.hexdigest()}-{len(digests)}"
 
 
 def _is_digest(etag: str) -> bool:
-    return len(etag) == 32 and all(one in "0123456789abcdef" for one in etag)
+    return len(etag) == 32 and all(character in "0123456789abcdef" for character in etag)
 
 
 def _digest_of(fd: int, offset: int, size: int) -> str:

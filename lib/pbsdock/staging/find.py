@@ -1,4 +1,4 @@
-"""What an order is about: objects by listing, files by walking; nothing is copied here."""
+"""Find the objects and files of an order, by listing and by walking. Nothing is copied here."""
 
 from __future__ import annotations
 
@@ -9,53 +9,56 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pbsdock.staging.download import Source
-from pbsdock.staging.names import Unfit, file_for, fixed_part, has_wildcard, key_for, matches, relative
+from pbsdock.staging.errors import StageError
+from pbsdock.staging.names import BadName, file_for, fixed_part, has_wildcard, key_for, matches, relative
 from pbsdock.staging.order import Item
-from pbsdock.staging.trouble import Patience, StageError
+from pbsdock.staging.retry import RetryPolicy
 
 
-def objects(client: Any, item: Item, patience: Patience) -> Iterator[tuple[Source, str]]:
+def objects(client: Any, item: Item, retry: RetryPolicy) -> Iterator[tuple[Source, str]]:
     """Yield every object of a stage-in and the path it goes to. Raises StageError."""
     url = item.url
     if not url.is_pattern and url.key and not url.key.endswith("/"):
-        yield _single(client, item, patience)
+        yield _single(client, item, retry)
         return
     count = 0
-    for one in _listed(client, item.bucket, url.literal, patience, item.address):
-        if url.is_pattern and not matches(one.key, url.key):
+    for source in _listed(client, item.bucket, url.literal, retry, item.address):
+        if url.is_pattern and not matches(source.key, url.key):
             continue
         try:
-            name = relative(one.key, url)
-        except Unfit as error:
+            name = relative(source.key, url)
+        except BadName as error:
             raise StageError("key-unfit", str(error), item.where) from None
         count += 1
         if name and not name.endswith("/"):  # a key that ends so is a mark some clients leave for a directory
-            yield one, os.path.join(item.path, name)
+            yield source, os.path.join(item.path, name)
     if count == 0:
         what = "matches no object" if url.is_pattern else "has no object below it"
         raise StageError("no-such-object", f"{item.address} {what}", item.where)
 
 
-def _single(client: Any, item: Item, patience: Patience) -> tuple[Source, str]:
-    first = next(_listed(client, item.bucket, item.key, patience, item.address, most=1), None)
+def _single(client: Any, item: Item, retry: RetryPolicy) -> tuple[Source, str]:
+    first = next(_listed(client, item.bucket, item.key, retry, item.address, most=1), None)
     if first is None or first.key != item.key:
         hint = ""
-        if next(_listed(client, item.bucket, f"{item.key}/", patience, item.address, most=1), None):
+        if next(_listed(client, item.bucket, f"{item.key}/", retry, item.address, most=1), None):
             hint = f"; there are objects below it: write {item.address}/ for all of them"
         raise StageError("no-such-object", f"{item.address} does not exist{hint}", item.where)
     into = item.path.endswith("/") or os.path.isdir(item.path)
     return first, file_for(item.key, item.path, into_directory=into)
 
 
-def _listed(client: Any, bucket: str, prefix: str, patience: Patience, what: str, most: int = 1000) -> Iterator[Source]:
+def _listed(client: Any, bucket: str, prefix: str, retry: RetryPolicy, what: str, most: int = 1000) -> Iterator[Source]:
     more: dict[str, str] = {}
     while True:
-        page = patience.persist(
+        page = retry.call(
             lambda more=more: client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=most, **more),  # type: ignore[misc]
             what,
         )
-        for one in page.get("Contents", ()):
-            yield Source(bucket, one["Key"], int(one["Size"]), str(one["ETag"]), one["LastModified"].timestamp())
+        for entry in page.get("Contents", ()):
+            yield Source(
+                bucket, entry["Key"], int(entry["Size"]), str(entry["ETag"]), entry["LastModified"].timestamp()
+            )
         if most == 1 or not page.get("IsTruncated"):
             return
         more = {"ContinuationToken": page["NextContinuationToken"]}
@@ -77,19 +80,19 @@ def files(item: Item, leave_out: Callable[[str], None]) -> Iterator[tuple[str, i
 
 
 def roots(path: str, item: Item) -> list[tuple[str, str, bool]]:
-    """(what to walk, the directory its keys are relative to, whether it is one file with a key of its own)."""
+    """(path to walk, directory that keys are relative to, is a single file) of each match. Raises StageError."""
     if os.path.lexists(path):
         if os.path.isdir(path):
             return [(path, path, False)]
         return [(path, os.path.dirname(path), True)]
     if has_wildcard(path):
-        return [(one, fixed_part(path), False) for one in sorted(glob.glob(path, include_hidden=False))]
+        return [(match, fixed_part(path), False) for match in sorted(glob.glob(path, include_hidden=False))]
     raise StageError("nothing-to-stage", f"{item.shown} does not exist", item.where)
 
 
 def _walk(top: str, item: Item, leave_out: Callable[[str], None]) -> Iterator[tuple[str, str, int]]:
-    """(name, path, bytes) of every file below *top*. Links are followed where they stay in the mount: elsewhere they
-    may be something else here than in the container."""
+    """(name, path, bytes) of every file below *top*. Links are followed inside the mount only: outside of it they
+    may lead to something else here than in the container."""
     kept = _inside(top, item.root)
     if kept is None:
         leave_out(f"{top} is a link that leads out of {item.root}")
@@ -105,7 +108,7 @@ def _walk(top: str, item: Item, leave_out: Callable[[str], None]) -> Iterator[tu
         leave_out(f"{top} is a link to a directory")  # it might lead in a circle
         return
     with os.scandir(top) as entries:
-        names = sorted(one.path for one in entries)
+        names = sorted(entry.path for entry in entries)
     for name in names:
         yield from _walk(name, item, leave_out)
 

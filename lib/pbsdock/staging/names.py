@@ -1,4 +1,4 @@
-"""Which key becomes which file, and the other way round. Pure."""
+"""Map keys to files and files to keys. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pbsdock.s3.names import Url
 _NO_TEXT = re.compile("[\ud800-\udfff]")  # how Python has a name's bytes that are no UTF-8 (PEP 383)
 
 
-class Unfit(ValueError):
+class BadName(ValueError):
     """A key or path that cannot be copied; ``str()`` says why."""
 
 
@@ -22,14 +22,14 @@ def matches(key: str, pattern: str) -> bool:
 
 
 def relative(key: str, url: Url) -> str:
-    """Where below its target an object of a prefix or pattern goes: "" for the mark of the prefix itself.
+    """The path of an object relative to its target; "" for the object that marks the prefix itself.
 
-    Raises Unfit for what is no path: a key may be any text, and one with ``..`` would lead out of the target.
+    Raises BadName if it is not a path: a key may be any text, and ``..`` would lead out of the target.
     """
     rest = key[len(url.directory) :].removeprefix("/") if url.directory else key
     parts = rest.removesuffix("/").split("/") if rest else []
-    if any(one in ("", ".", "..") or "\0" in one or len(os.fsencode(one)) > 255 for one in parts):
-        raise Unfit(f"the key {key!r} is no path below {url.directory + '/' if url.directory else 'the bucket'!r}")
+    if any(part in ("", ".", "..") or "\0" in part or len(os.fsencode(part)) > 255 for part in parts):
+        raise BadName(f"the key {key!r} is no path below {url.directory + '/' if url.directory else 'the bucket'!r}")
     return rest
 
 
@@ -46,7 +46,7 @@ def key_for(name: str, url: Url, *, single: bool) -> str:
 
 
 def is_key(key: str) -> bool:
-    """Whether a store can have it: a key is UTF-8 (Amazon S3, "Object key names"), and a file's name any bytes."""
+    """Whether a file's name can be a key: keys are UTF-8 (Amazon S3, "Object key names"), file names any bytes."""
     try:
         key.encode()
     except UnicodeEncodeError:
@@ -55,8 +55,8 @@ def is_key(key: str) -> bool:
 
 
 def escaped(text: str) -> str:
-    """A sentence with a file's name in it, the bytes that are no text as ``\\xff``: it goes on as UTF-8."""
-    return _NO_TEXT.sub(lambda one: f"\\x{ord(one[0]) & 0xFF:02x}", text)
+    """A sentence with a file's name in it, as UTF-8; bytes that are not UTF-8 become ``\\xff``."""
+    return _NO_TEXT.sub(lambda match: f"\\x{ord(match[0]) & 0xFF:02x}", text)
 
 
 def fixed_part(pattern: str) -> str:
@@ -71,7 +71,7 @@ def fixed_part(pattern: str) -> str:
 
 def has_wildcard(text: str) -> bool:
     """Whether a path is a pattern."""
-    return any(one in text for one in "*?[")
+    return any(character in text for character in "*?[")
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ _COMMON = tuple(size << 20 for size in (8, 16, 5, 15, 10, 32, 64, 100, 128, 256,
 
 
 def part_size(size: int) -> int:
-    """How large the parts of an upload of *size* bytes are."""
+    """Bytes of a part of an upload of *size* bytes."""
     least = -(-size // _MOST_PARTS)
     return max(PART, -(-least >> 20) << 20)
 
@@ -94,12 +94,12 @@ def parts_of(etag: str) -> int:
 
 
 def likely_part_sizes(size: int, etag: str) -> tuple[int, ...]:
-    """The part sizes of common clients that fit an object's size and number of parts, the likeliest first.
+    """Part sizes, in bytes, of common clients that fit an object's size and number of parts; the likeliest first.
 
-    Nothing else tells them, and without them an ETag of several parts cannot be compared.
+    S3 does not tell them, and the ETag of an upload in parts can only be verified with them.
     """
     count = parts_of(etag)
     if count == 0:
         return ()
     sizes = dict.fromkeys((part_size(size), *_COMMON))
-    return tuple(one for one in sizes if max(1, -(-size // one)) == count)
+    return tuple(part for part in sizes if max(1, -(-size // part)) == count)

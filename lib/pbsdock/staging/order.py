@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from pbsdock.core.facts import Upload
 from pbsdock.s3.names import Url
 
 Direction = Literal["in", "out", "undo"]
@@ -16,7 +17,7 @@ LIMIT = 1 << 20  # bytes of one line
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """One store as a worker uses it. Its repr can be logged."""
+    """How a worker reaches a store. The keys are not in its repr."""
 
     endpoint: str
     region: str
@@ -51,18 +52,8 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Upload:
-    """An upload in parts that was begun."""
-
-    store: str
-    bucket: str
-    key: str
-    id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """One worker's work. *mark* is the job's incarnation, by which what is unfinished is found again."""
+    """A worker's task. *mark* is the job's incarnation; unfinished files are named after it."""
 
     direction: Direction
     uid: int
@@ -76,19 +67,19 @@ class Order:
     patience_s: float = 60.0
 
     def to_dict(self) -> dict[str, Any]:
-        """For the wire."""
+        """As plain JSON types."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Order:
-        """From the wire."""
+        """Rebuild it from :meth:`to_dict`."""
         return cls(
             **{
                 **data,
                 "groups": tuple(data["groups"]),
-                "items": tuple(Item(**one) for one in data["items"]),
-                "stores": {name: Access(**one) for name, one in data["stores"].items()},
-                "uploads": tuple(Upload(**one) for one in data["uploads"]),
+                "items": tuple(Item(**fields) for fields in data["items"]),
+                "stores": {name: Access(**fields) for name, fields in data["stores"].items()},
+                "uploads": tuple(Upload(**fields) for fields in data["uploads"]),
             }
         )
 
@@ -99,7 +90,7 @@ def send(channel: socket.socket, message: dict[str, Any]) -> None:
 
 
 def messages(channel: socket.socket) -> Iterator[dict[str, Any]]:
-    """Yield messages until the other end is gone, which a line that is none counts as."""
+    """Yield messages until the other end closes, or sends an invalid line."""
     buffer = b""
     while True:
         while (end := buffer.find(b"\n")) < 0:

@@ -1,4 +1,4 @@
-"""How far an order is: counted by any thread, told once a second."""
+"""Counters of an order: any thread counts, and once a second they are sent to the agent."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ class Progress:
         self.left_out: list[str] = []
 
     def start(self) -> None:
-        """Tell from now on."""
+        """Start to send the counters."""
         threading.Thread(target=self._loop, daemon=True).start()
 
     def stop(self) -> None:
-        """Tell no more."""
+        """Stop to send them."""
         self._over.set()
 
     def expect(self, files: int, size: int) -> None:
-        """So much is to be done."""
+        """Add to the total."""
         with self._lock:
             self.files, self.bytes = self.files + files, self.bytes + size
 
     def add(self, size: int = 0, files: int = 0, unverified: int = 0) -> None:
-        """So much more is done."""
+        """Add to what is done; *size* in bytes."""
         with self._lock:
             self.bytes_done += size
             self.files_done += files
             self.unverified += unverified
 
     def skip(self, size: int) -> None:
-        """A file is there already."""
+        """Count a file that is already there; *size* in bytes."""
         with self._lock:
             self.skipped += 1
             self.files_done += 1
             self.bytes_done += size
 
     def leave_out(self, sentence: str) -> None:
-        """A file cannot be copied, and the rest can."""
+        """Note a file that is left out; *sentence* says why."""
         with self._lock:
             self.left_out.append(sentence)
 
     def seen(self) -> dict[str, int]:
-        """All counters."""
+        """All counters by name."""
         with self._lock:
             names = ("files", "bytes", "files_done", "bytes_done", "skipped", "unverified")
-            return {one: getattr(self, one) for one in names}
+            return {name: getattr(self, name) for name in names}
 
     def _loop(self) -> None:
         while not self._over.wait(_PERIOD_S):

@@ -1,8 +1,8 @@
 """The process that workers are forked from: one thread, the libraries loaded, nothing else.
 
-A worker that was executed anew would need 0.2 s and 50 MiB of its own, and its user could trace it before it has
-hidden itself. So the agent sends this process one end of a channel for each order, gets the worker's pidfd back, and
-ends the worker by it; a number would be somebody else's one day.
+A worker started by exec would cost 0.2 s and 50 MiB, and its user could trace it before it is protected. So the agent
+sends this process an end of a channel for each order, gets the worker's pidfd back, and kills the worker through it; a
+process id could be reused.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""One file becomes one object: in parts where it is large, each with its Content-MD5, and there only when it is whole.
+"""Upload a file into an object: in parts if it is large, each with its Content-MD5; it appears when it is complete.
 
-An upload in parts is told to the agent when it is begun, so that another worker can go on with it, or end it.
+The agent is told of a multipart upload when it begins, so that another worker can resume or abort it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from pbsdock.staging.crew import Task
+from pbsdock.staging.errors import StageError, TransientError, code_of
 from pbsdock.staging.names import PART, part_size
 from pbsdock.staging.progress import Progress
-from pbsdock.staging.trouble import Passing, Patience, StageError, code_of
+from pbsdock.staging.retry import RetryPolicy
+from pbsdock.staging.worker_pool import Task
 
 
 class Upload:
-    """One file on its way."""
+    """An upload of a file."""
 
     def __init__(
         self,
@@ -31,7 +32,7 @@ class Upload:
         bucket: str,
         key: str,
         progress: Progress,
-        patience: Patience,
+        retry: RetryPolicy,
         begun: Callable[[str], None],
         upload_id: str = "",
     ) -> None:
@@ -40,7 +41,7 @@ class Upload:
         self.bucket = bucket
         self.key = key
         self.progress = progress
-        self.patience = patience
+        self.retry = retry
         self.begun = begun
         self.upload_id = upload_id
 
@@ -50,7 +51,7 @@ class Upload:
         return f"s3://{self.bucket}/{self.key}"
 
     def __call__(self) -> Iterable[Task] | None:
-        """Send it, or hand on its parts. Raises StageError, OSError."""
+        """Upload it, or return a task for each part. Raises StageError, OSError."""
         fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
@@ -61,7 +62,7 @@ class Upload:
         try:
             data = _read(fd, 0, found.st_size, self.path)
             digest = hashlib.md5(data)  # noqa: S324 - S3's own
-            answer = self.patience.persist(
+            answer = self.retry.call(
                 lambda: self.client.put_object(
                     Bucket=self.bucket, Key=self.key, Body=data, ContentMD5=base64.b64encode(digest.digest()).decode()
                 ),
@@ -84,7 +85,7 @@ class Upload:
 
 
 class _Parts:
-    """A large file. The last part to be sent makes the object."""
+    """The multipart upload of a large file. The last part to be sent completes it."""
 
     def __init__(self, whole: Upload, fd: int, found: os.stat_result) -> None:
         self.whole = whole
@@ -99,7 +100,7 @@ class _Parts:
         whole = self.whole
         there = self._there() if whole.upload_id else {}
         if not whole.upload_id:
-            answer = whole.patience.persist(
+            answer = whole.retry.call(
                 lambda: whole.client.create_multipart_upload(Bucket=whole.bucket, Key=whole.key), whole.address
             )
             whole.upload_id = str(answer["UploadId"])
@@ -111,7 +112,7 @@ class _Parts:
         whole, found, marker = self.whole, dict[int, str](), 0
         while True:
             try:
-                page = whole.patience.persist(
+                page = whole.retry.call(
                     lambda marker=marker: whole.client.list_parts(  # type: ignore[misc]
                         Bucket=whole.bucket, Key=whole.key, UploadId=whole.upload_id, PartNumberMarker=marker
                     ),
@@ -120,7 +121,7 @@ class _Parts:
             except StageError:
                 whole.upload_id = ""
                 return {}
-            found |= {int(one["PartNumber"]): str(one["ETag"]).strip('"') for one in page.get("Parts", ())}
+            found |= {int(part["PartNumber"]): str(part["ETag"]).strip('"') for part in page.get("Parts", ())}
             if not page.get("IsTruncated"):
                 return found
             marker = int(page["NextPartNumberMarker"])
@@ -131,7 +132,7 @@ class _Parts:
             data = _read(self.fd, offset, min(self.size, self.found.st_size - offset), whole.path)
             digest = hashlib.md5(data)  # noqa: S324
             if there != digest.hexdigest():
-                whole.patience.persist(lambda: self._send(index, data, digest.digest()), whole.address)
+                whole.retry.call(lambda: self._send(index, data, digest.digest()), whole.address)
             whole.progress.add(len(data))
             with self.lock:
                 self.digests[index] = digest.digest()
@@ -152,16 +153,16 @@ class _Parts:
             ContentMD5=base64.b64encode(digest).decode(),
         )
         if str(answer.get("ETag", "")).strip('"') != digest.hex():
-            raise Passing("the store has another checksum for a part")
+            raise TransientError("the store has another checksum for a part")
 
     def _finish(self) -> None:
         whole = self.whole
-        parts = [{"PartNumber": one + 1, "ETag": self.digests[one].hex()} for one in range(self.count)]
-        joined = hashlib.md5(b"".join(self.digests[one] for one in range(self.count))).hexdigest()  # noqa: S324
+        parts = [{"PartNumber": index + 1, "ETag": self.digests[index].hex()} for index in range(self.count)]
+        joined = hashlib.md5(b"".join(self.digests[index] for index in range(self.count))).hexdigest()  # noqa: S324
         try:
-            whole.patience.persist(lambda: self._complete(parts), whole.address)
+            whole.retry.call(lambda: self._complete(parts), whole.address)
             # Asked for: Ceph 16 answers the completion with an empty ETag (observed).
-            answer = whole.patience.persist(
+            answer = whole.retry.call(
                 lambda: whole.client.head_object(Bucket=whole.bucket, Key=whole.key), whole.address
             )
             whole.finish(self.fd, self.found, str(answer.get("ETag", "")), f"{joined}-{self.count}")
@@ -181,8 +182,8 @@ class _Parts:
             # Completed by a try whose answer was lost, or ended by somebody: what the object is then tells.
 
 
-def abort(client: Any, bucket: str, key: str, upload_id: str, patience: Patience) -> None:
-    """End an upload in parts; no error if it is gone. Raises StageError."""
+def abort(client: Any, bucket: str, key: str, upload_id: str, retry: RetryPolicy) -> None:
+    """Abort a multipart upload; no error if there is none. Raises StageError."""
 
     def act() -> None:
         try:
@@ -191,7 +192,7 @@ def abort(client: Any, bucket: str, key: str, upload_id: str, patience: Patience
             if code_of(error) not in ("NoSuchUpload", "NoSuchKey", "404"):
                 raise
 
-    patience.persist(act, f"s3://{bucket}/{key}")
+    retry.call(act, f"s3://{bucket}/{key}")
 
 
 def _read(fd: int, offset: int, size: int, path: str) -> bytes:

@@ -1,34 +1,28 @@
-"""What a forked worker does with its order: become the job's user, copy, tell.
-
-Messages to the agent: ``progress``, ``upload`` (an upload in parts was begun, or with an empty id is over), ``keys``
-(a store's are wanted anew), and last either ``done`` or ``failed``.
-"""
+"""What a forked worker does with its order: become the job's user, copy, and tell the agent how it went."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
-import queue
 import shutil
 import socket
-import threading
 from collections.abc import Iterator
 from typing import Any
 
-from pbsdock.staging import find
+from pbsdock.staging import find, placement
+from pbsdock.staging.channel import AgentChannel
 from pbsdock.staging.client import client_of
-from pbsdock.staging.crew import Crew, Task
 from pbsdock.staging.download import Download
+from pbsdock.staging.errors import StageError
 from pbsdock.staging.names import escaped, is_key
-from pbsdock.staging.order import Item, Order, messages, send
+from pbsdock.staging.order import Item, Order
 from pbsdock.staging.progress import Progress
-from pbsdock.staging.trouble import Patience, StageError
+from pbsdock.staging.retry import RetryPolicy
 from pbsdock.staging.upload import Upload, abort
+from pbsdock.staging.worker_pool import Task, WorkerPool
 
 _PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
-_KEYS_S = 60.0
-_UNFINISHED = ".pbsdock-"
 
 
 def become(order: Order) -> None:
@@ -51,55 +45,24 @@ def become(order: Order) -> None:
 
 
 class Worker:
-    """One order on its way."""
+    """Carries out one order."""
 
     def __init__(self, order: Order, channel: socket.socket) -> None:
         self.order = order
-        self.channel = channel
-        self.progress = Progress(self.tell)
-        self.patience = Patience(order.patience_s)
-        self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.agent = AgentChannel(channel)
+        self.progress = Progress(self.agent.tell)
+        self.retry = RetryPolicy(order.patience_s)
         self._clients: dict[str, Any] = {}
-        self._sending = threading.Lock()
-        self._asking = threading.Lock()
-
-    def listen(self) -> None:
-        """Hear the agent from now on; without it there is nothing to work for."""
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self) -> None:
-        for message in messages(self.channel):
-            self._answers.put(message)
-        os._exit(1)
-
-    def tell(self, message: dict[str, Any]) -> None:
-        """Tell the agent."""
-        with self._sending, contextlib.suppress(OSError):
-            send(self.channel, message)
-
-    def ask(self, store: str) -> dict[str, Any]:
-        """Fresh keys of a store. Raises StageError."""
-        with self._asking:
-            self.tell({"keys": store})
-            try:
-                answer = self._answers.get(timeout=_KEYS_S)
-            except queue.Empty:
-                raise StageError("store-failed", f"no fresh session of store {store} can be had") from None
-        if "keys" not in answer:
-            raise StageError("store-failed", str(answer.get("reason", "no fresh session can be had")))
-        return dict(answer["keys"])
 
     def client(self, store: str) -> Any:
         """The client of a store."""
         if store not in self._clients:
-            self._clients[store] = client_of(store, self.order.stores[store], self.ask)
+            self._clients[store] = client_of(store, self.order.stores[store], self.agent.ask)
         return self._clients[store]
-
-    # -- the three kinds of order -------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Carry the order out and tell how it went."""
-        self.listen()
+        self.agent.listen()
         self.progress.start()
         try:
             act = {"in": self._stage_in, "out": self._stage_out, "undo": self._undo}[self.order.direction]
@@ -112,41 +75,41 @@ class Worker:
         except Exception as error:  # silence would look as if somebody had killed this process
             self._failed("stage-failed", f"the staging worker could not go on: {type(error).__name__}")
         else:
-            left_out = [escaped(one) for one in self.progress.left_out]
-            self.tell({"done": {**self.progress.seen(), "left_out": left_out, "kept": kept}})
+            left_out = [escaped(path) for path in self.progress.left_out]
+            self.agent.tell({"done": {**self.progress.seen(), "left_out": left_out, "kept": kept}})
 
     def _failed(self, code: str, sentence: str, where: str = "") -> None:
-        self.tell({"failed": {"code": code, "sentence": escaped(sentence), "where": where}})
+        self.agent.tell({"failed": {"code": code, "sentence": escaped(sentence), "where": where}})
 
     def _parallel(self) -> int:
-        return max(one.parallel for one in self.order.stores.values())
+        return max(store.parallel for store in self.order.stores.values())
 
     def _stage_in(self) -> list[str]:
         found: list[tuple[Item, Download]] = []
         for item in self.order.items:
             with _about(item):
-                self._check_reach(item)
-                client, unfinished = self.client(item.store), self._unfinished(item)
-                for source, path in find.objects(client, item, self.patience):
-                    found.append((item, Download(client, source, path, unfinished, self.progress, self.patience)))
+                placement.check_reach(item, self.order.mark)
+                client, unfinished = self.client(item.store), placement.unfinished(item, self.order.mark)
+                for source, path in find.objects(client, item, self.retry):
+                    found.append((item, Download(client, source, path, unfinished, self.progress, self.retry)))
         due = []
-        for item, one in found:
-            self.progress.expect(1, one.source.size)
-            if one.is_there():
-                self.progress.skip(one.source.size)
+        for item, download in found:
+            self.progress.expect(1, download.source.size)
+            if download.is_there():
+                self.progress.skip(download.source.size)
             else:
-                due.append((item, one))
-        self._check_distinct(due)
-        self._check_space(due)
+                due.append((item, download))
+        placement.check_distinct(due)
+        placement.check_space(due, self.order.mark)
         for item in self.order.items:
-            os.makedirs(self._unfinished(item), mode=0o700, exist_ok=True)
-        Crew(self._parallel(), self.patience.stopped).work(_named(item, one) for item, one in due)
+            os.makedirs(placement.unfinished(item, self.order.mark), mode=0o700, exist_ok=True)
+        WorkerPool(self._parallel(), self.retry.stopped).work(_named(item, download) for item, download in due)
         for item in self.order.items:
-            shutil.rmtree(self._unfinished(item), ignore_errors=True)
+            shutil.rmtree(placement.unfinished(item, self.order.mark), ignore_errors=True)
         return []
 
     def _stage_out(self) -> list[str]:
-        begun = {(one.store, one.bucket, one.key): one.id for one in self.order.uploads}
+        begun = {(upload.store, upload.bucket, upload.key): upload.id for upload in self.order.uploads}
         tasks: list[Task] = []
         unfit: list[tuple[Item, str]] = []
         for item in self.order.items:
@@ -163,12 +126,12 @@ class Worker:
                         item.bucket,
                         key,
                         self.progress,
-                        self.patience,
+                        self.retry,
                         self._teller(item, key),
                         begun.get((item.store, item.bucket, key), ""),
                     )
                     tasks.append(_named(item, upload))
-        Crew(self._parallel(), self.patience.stopped).work(tasks)
+        WorkerPool(self._parallel(), self.retry.stopped).work(tasks)
         if unfit:  # told last: the others are in the store by now, and what is doomed is kept
             item, path = unfit[0]
             more = f"; nor are the names of {len(unfit) - 1} more" if len(unfit) > 1 else ""
@@ -178,72 +141,27 @@ class Worker:
 
     def _teller(self, item: Item, key: str) -> Any:
         def tell(upload_id: str) -> None:
-            self.tell({"upload": {"store": item.store, "bucket": item.bucket, "key": key, "id": upload_id}})
+            self.agent.tell({"upload": {"store": item.store, "bucket": item.bucket, "key": key, "id": upload_id}})
 
         return tell
 
     def _undo(self) -> list[str]:
-        """Remove what is unfinished here and there, and move what would go with the job to where it stays."""
+        """Remove unfinished files and uploads, and move files that would be removed with the job to ``keep``."""
         kept = []
         for item in self.order.items:
-            unfinished = self._unfinished(item)
+            unfinished = placement.unfinished(item, self.order.mark)
             if os.path.isdir(unfinished) and not os.path.islink(unfinished):
                 shutil.rmtree(unfinished)
             if item.doomed and self.order.keep and (moved := _rescue(item, self.order.keep)):
                 kept.append(moved)
-        for one in self.order.uploads:
-            abort(self.client(one.store), one.bucket, one.key, one.id, self.patience)
+        for upload in self.order.uploads:
+            abort(self.client(upload.store), upload.bucket, upload.key, upload.id, self.retry)
         return kept
-
-    # -- parts --------------------------------------------------------------------------------------------------------
-
-    def _unfinished(self, item: Item) -> str:
-        """Where an item's files grow: on the file system they are for, under a name that leads back to the job."""
-        directory = item.url.is_pattern or not item.key or item.key.endswith("/") or item.path.endswith("/")
-        base = item.path.rstrip("/") or "/"
-        if not directory and not os.path.isdir(base):
-            base = os.path.dirname(base)
-        return os.path.join(base, f"{_UNFINISHED}{self.order.mark}")
-
-    def _check_reach(self, item: Item) -> None:
-        """Make the directory, and see that it is where it seems to be and can be written to. Raises StageError."""
-        base = os.path.dirname(self._unfinished(item))
-        try:
-            os.makedirs(base, exist_ok=True)
-            real = os.path.realpath(base, strict=True)
-        except OSError as error:
-            raise StageError("stage-path", f"{item.shown} cannot be written: {error.strerror}") from None
-        if os.path.commonpath([real, item.root]) != item.root:
-            raise StageError("stage-path", f"{item.shown} leads out of {item.root}, to {real}")
-        if not os.access(base, os.W_OK | os.X_OK):
-            raise StageError("stage-path", f"{item.shown} cannot be written: Permission denied")
-
-    def _check_distinct(self, due: list[tuple[Item, Download]]) -> None:
-        seen: dict[str, str] = {}
-        for item, one in due:
-            if one.path in seen:
-                sentence = f"{one.source.address} and {seen[one.path]} would both become {one.path}"
-                raise StageError("stage-path", sentence, item.where)
-            seen[one.path] = one.source.address
-
-    def _check_space(self, due: list[tuple[Item, Download]]) -> None:
-        """Told before the first byte: a full disk in the middle helps nobody. Raises StageError."""
-        needs: dict[int, tuple[int, int, Item]] = {}
-        for item, one in due:
-            base = os.path.dirname(self._unfinished(item))
-            device = os.stat(base).st_dev
-            room = os.statvfs(base)
-            needed = needs.get(device, (0, 0, item))[0] + one.source.size
-            needs[device] = (needed, room.f_bavail * room.f_frsize, item)
-        for needed, free, item in needs.values():
-            if needed > free:
-                sentence = f"{needed} bytes are to be staged to {item.shown} and its file system has {free} free"
-                raise StageError("no-space", sentence, item.where)
 
 
 @contextlib.contextmanager
 def _about(item: Item) -> Iterator[None]:
-    """Whatever is said in here is said with the item's place in the script."""
+    """Give every error of the block the item's place in the script."""
     try:
         yield
     except StageError as error:
@@ -255,18 +173,18 @@ def _about(item: Item) -> Iterator[None]:
 
 
 def _named(item: Item, task: Task) -> Task:
-    """The task, and those it hands on, with its item's place."""
+    """The task, and those it returns, with its item's place in their errors."""
 
     def act() -> Any:
         with _about(item):
             more = task()
-        return None if more is None else [_named(item, one) for one in more]
+        return None if more is None else [_named(item, work) for work in more]
 
     return act
 
 
 def _rescue(item: Item, keep: str) -> str:
-    """Move what a stage-out could not upload to where it outlives the job; returns the place, "" for nothing."""
+    """Move files that could not be uploaded to *keep*, which outlives the job; returns it, or "" if there were none."""
     moved = ""
     for path in _present(item):
         target = os.path.join(keep, os.path.basename(path.rstrip("/")))
@@ -285,10 +203,10 @@ def _present(item: Item) -> Iterator[str]:
         roots = find.roots(item.path.rstrip("/") or "/", item)
     except StageError:
         return
-    yield from (one for one, _, _ in roots)
+    yield from (root for root, _, _ in roots)
 
 
 def serve(order: Order, channel: socket.socket) -> None:
-    """The whole life of a worker."""
+    """Become the job's user and carry out *order*."""
     become(order)
     Worker(order, channel).run()

@@ -33,67 +33,67 @@ class Delivered:
 
 def texts(stores: Sequence[Delivered]) -> dict[str, str]:
     """File name -> text; the container's default store comes first. Pure."""
-    rows = [("default", stores[0]), *((one.plan.name, one) for one in stores)] if stores else []
+    rows = [("default", stores[0]), *((store.plan.name, store) for store in stores)] if stores else []
     made = {
-        "credentials": _ini([(name, _credentials(one)) for name, one in rows]),
-        "config": _ini([(name if name == "default" else f"profile {name}", _config(one)) for name, one in rows]),
-        "rclone.conf": _ini([(one.plan.name, _rclone(one)) for one in stores]),
+        "credentials": _ini([(name, _credentials(store)) for name, store in rows]),
+        "config": _ini([(name if name == "default" else f"profile {name}", _config(store)) for name, store in rows]),
+        "rclone.conf": _ini([(store.plan.name, _rclone(store)) for store in stores]),
     }
     if stores:
         made["s3cfg"] = _ini([("default", _s3cfg(stores[0]))])
     return made
 
 
-def _credentials(one: Delivered) -> dict[str, str]:
-    secret = one.secret
+def _credentials(store: Delivered) -> dict[str, str]:
+    secret = store.secret
     values = {"aws_access_key_id": secret.access_key, "aws_secret_access_key": secret.secret_key}
     return {**values, "aws_session_token": secret.token} if secret.token else values
 
 
-def _config(one: Delivered) -> dict[str, str]:
+def _config(store: Delivered) -> dict[str, str]:
     values = {
-        "region": one.plan.region,
-        "endpoint_url": one.plan.endpoint,
-        "s3": f"\naddressing_style = {'path' if one.path_style else 'virtual'}\nsignature_version = s3v4",
+        "region": store.plan.region,
+        "endpoint_url": store.plan.endpoint,
+        "s3": f"\naddressing_style = {'path' if store.path_style else 'virtual'}\nsignature_version = s3v4",
         # What newer SDKs add by themselves, older gateways refuse.
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
     }
-    return {**values, "ca_bundle": f"{DIRECTORY}/{one.plan.ca_file}"} if one.plan.ca_file else values
+    return {**values, "ca_bundle": f"{DIRECTORY}/{store.plan.ca_file}"} if store.plan.ca_file else values
 
 
-def _rclone(one: Delivered) -> dict[str, str]:
-    secret = one.secret
+def _rclone(store: Delivered) -> dict[str, str]:
+    secret = store.secret
     values = {
         "type": "s3",
         "provider": "Ceph",
         "env_auth": "false",
         "access_key_id": secret.access_key,
         "secret_access_key": secret.secret_key,
-        "region": one.plan.region,
-        "endpoint": one.plan.endpoint,
-        "force_path_style": str(one.path_style).lower(),
+        "region": store.plan.region,
+        "endpoint": store.plan.endpoint,
+        "force_path_style": str(store.path_style).lower(),
         "no_check_bucket": "true",
     }
     return {**values, "session_token": secret.token} if secret.token else values
 
 
-def _s3cfg(one: Delivered) -> dict[str, str]:
-    secret = one.secret
-    scheme, _, host = one.plan.endpoint.partition("://")
+def _s3cfg(store: Delivered) -> dict[str, str]:
+    secret = store.secret
+    scheme, _, host = store.plan.endpoint.partition("://")
     values = {
         "access_key": secret.access_key,
         "secret_key": secret.secret_key,
         "host_base": host,
-        "host_bucket": host if one.path_style else f"%(bucket)s.{host}",
-        "bucket_location": one.plan.region,
+        "host_bucket": host if store.path_style else f"%(bucket)s.{host}",
+        "bucket_location": store.plan.region,
         "use_https": str(scheme == "https"),
         "signature_v2": "False",
     }
     if secret.token:
         values["access_token"] = secret.token
-    if one.plan.ca_file:
-        values["ca_certs_file"] = f"{DIRECTORY}/{one.plan.ca_file}"
+    if store.plan.ca_file:
+        values["ca_certs_file"] = f"{DIRECTORY}/{store.plan.ca_file}"
     return values
 
 

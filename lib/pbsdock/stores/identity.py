@@ -35,7 +35,7 @@ def load(store: str, path: Path) -> Identity:
         raise StoreError("identity-unreadable", f"{path} cannot be read: {error.strerror}", store) from None
     except ValueError:
         raise StoreError("identity-unreadable", f"{path} is not TOML with {', '.join(_KEYS)}", store) from None
-    if set(data) != set(_KEYS) or not all(isinstance(one, str) and one for one in data.values()):
+    if set(data) != set(_KEYS) or not all(isinstance(value, str) and value for value in data.values()):
         raise StoreError("identity-unreadable", f"{path} has to hold exactly the texts {', '.join(_KEYS)}", store)
     known.add(f"identity of {store}", data["access_key"], data["secret_key"])
     return Identity(**data)

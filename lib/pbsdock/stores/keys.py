@@ -86,7 +86,7 @@ class Keys:
         while True:
             parameters = {"format": "json", "max-entries": str(_PAGE), **({"marker": marker} if marker else {})}
             page = self.gateway.admin(who, "GET", "metadata/user", parameters, "list the users")
-            found += [one for one in page["keys"] if one.startswith(f"pbsdock-{owner_tag(owner)}-")]
+            found += [uid for uid in page["keys"] if uid.startswith(f"pbsdock-{owner_tag(owner)}-")]
             marker = str(page.get("marker") or "")
             if str(page.get("truncated")).lower() != "true" or not marker:
                 return found

@@ -176,7 +176,7 @@ def _signer(who: Identity | Secret) -> Credentials:
 
 def _plain(code: str) -> str:
     """An error code that is one: what a gateway answers goes into sentences."""
-    return "".join(one for one in code if one.isalnum() or one == " ")[:60]
+    return "".join(character for character in code if character.isalnum() or character == " ")[:60]
 
 
 def _xml(answer: bytes) -> ElementTree.Element | None:
@@ -184,8 +184,8 @@ def _xml(answer: bytes) -> ElementTree.Element | None:
         root = ElementTree.fromstring(answer)  # noqa: S314 - the site's own gateway, and expat refuses entity bombs
     except ElementTree.ParseError:
         return None
-    for one in root.iter():
-        one.tag = one.tag.rpartition("}")[2]
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
     return root
 
 
@@ -197,4 +197,4 @@ def text_of(root: ElementTree.Element | None, name: str) -> str:
 
 def texts_of(root: ElementTree.Element, name: str) -> list[str]:
     """The texts of all elements of that name."""
-    return [one.text or "" for one in root.iter(name)]
+    return [element.text or "" for element in root.iter(name)]

@@ -130,7 +130,7 @@ class Roles:
             DurationSeconds=str(self._seconds(seconds)),
             Policy=policy,
         )
-        keys = [text_of(answer, one) for one in ("AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration")]
+        keys = [text_of(answer, tag) for tag in ("AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration")]
         if not all(keys):
             raise StoreError("store-failed", "AssumeRole gave an answer without keys", self.gateway.name)
         return Secret(keys[0], keys[1], keys[2], _moment(keys[3], seconds))

@@ -233,8 +233,8 @@ def converse(trial: Trial, keyboard: int, screen: int) -> None:
     sources = [trial.terminal, keyboard]
     while True:
         poller = select.poll()
-        for one in sources:
-            poller.register(one, select.POLLIN)
+        for source in sources:
+            poller.register(source, select.POLLIN)
         ready = [fd for fd, _ in poller.poll(100)]
         if trial.terminal in ready:
             data = os.read(trial.terminal, 65536)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import stat
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from pbsdock.trial.spool import Spool
 NOT_RUN = -1001  # status of a hook that mom refuses to run
 TIMED_OUT = -1004  # status of a hook killed at its alarm
 _MARGIN = 10.0  # mom kills this much before a longer alarm
+_HOLD_MS = 200  # how long a hook's descendants may take to close what they got from mom
 _AS_USER = ("prologue.user", "epilogue.user")
 
 
@@ -71,6 +73,38 @@ class Hooks:
             return TIMED_OUT
         return process.returncode
 
+    def job_descriptors(self, stack: ExitStack, terminal: int | None) -> dict[int, int]:
+        """Those of the job itself; 9 to 14 are mom's, and stay open in everything the job starts."""
+        upward = _pipe(stack)
+        self._watch("run", upward[0])
+        if terminal is not None:
+            return {0: terminal, 1: terminal, 2: terminal, 13: upward[1]}
+        out, err = self._outputs(stack)
+        script, downward = _pipe(stack), _pipe(stack)
+        os.write(script[1], f"{self.spool.script}\n".encode())  # its end comes with the stack's
+        return {
+            0: script[0],
+            1: out,
+            2: err,
+            9: script[0],
+            10: downward[0],
+            11: downward[0],
+            12: out,
+            13: err,
+            14: upward[1],
+        }
+
+    def held(self) -> tuple[str, ...]:
+        """The hooks whose descendants still hold mom's descriptors: a real mom's pipes would never close."""
+        names = []
+        for name, fd in list(self.pipes.items()):
+            poller = select.poll()
+            poller.register(fd, 0)  # a hang-up is always reported
+            if not poller.poll(_HOLD_MS):
+                names.append(name)
+            self.forget(name)
+        return tuple(names)
+
     def _start(self, path: Path, arguments: Sequence[str], terminal: int | None, *, as_user: bool) -> Process:
         entry, before = self.job.entry, path.name.startswith("prologue")
         with ExitStack() as stack:
@@ -93,8 +127,7 @@ class Hooks:
         """A prologue's descriptors: the spool files or the terminal, and 9 to 14 left over from mom."""
         out, err = self._outputs(stack)
         script, downward, upward = (_pipe(stack) for _ in range(3))
-        self.forget(name)
-        self.pipes[name] = os.dup(upward[0])
+        self._watch(name, upward[0])
         shown = (out, err) if terminal is None else (terminal, terminal)
         return {
             1: shown[0],
@@ -115,8 +148,12 @@ class Hooks:
     def _outputs(self, stack: ExitStack) -> tuple[int, int]:
         return append(self.spool.out, stack), append(self.spool.err, stack)
 
+    def _watch(self, name: str, reading: int) -> None:
+        self.forget(name)
+        self.pipes[name] = os.dup(reading)
+
     def forget(self, name: str) -> None:
-        """No longer watch what a hook has left."""
+        """Stop to watch the pipe of a hook."""
         fd = self.pipes.pop(name, None)
         if fd is not None:
             os.close(fd)

@@ -53,7 +53,7 @@ def kill_session(session: int, number: int) -> int:
 def kill_all(*sessions: int) -> None:
     """SIGKILL until nobody is left: a process can fork while its session is being walked."""
     for _ in range(100):
-        if not sum(kill_session(one, signal.SIGKILL) for one in sessions):
+        if not sum(kill_session(session, signal.SIGKILL) for session in sessions):
             return
         time.sleep(0.005)
 
@@ -68,7 +68,7 @@ class _Child:
         self.pidfd = os.pidfd_open(pid)
 
     def tell(self, fds: list[int] | None = None, **message: object) -> None:
-        """Answer; the asker may have lost interest."""
+        """Send an answer; an asker that is gone is ignored."""
         try:
             socket.send_fds(self.answers, [json.dumps(message).encode()], fds or [])
         except OSError:
@@ -87,7 +87,7 @@ class _Child:
         self.answers.close()
 
     def abandon(self) -> None:
-        """End it, because nobody is left who would: neither processes nor a sign of life stay behind."""
+        """Kill the child's session, because the asker is gone."""
         kill_all(self.pid)
         if self.witness:
             try:
@@ -168,7 +168,7 @@ def _spawn(fds: list[int]) -> _Child:
 
 
 def serve(requests: socket.socket) -> None:
-    """Fork on request and report every end, until the asker is gone; then end all that still runs."""
+    """Fork on request and report each end, until the asker is gone; then kill what still runs."""
     children: dict[int, _Child] = {}
     poller = select.poll()
     poller.register(requests, select.POLLIN)
@@ -183,8 +183,8 @@ def serve(requests: socket.socket) -> None:
                 for child in children.values():
                     child.abandon()
                 return
-            for one in fds:
-                os.set_inheritable(one, False)
+            for passed in fds:
+                os.set_inheritable(passed, False)
             child = _spawn(fds)
             children[child.pidfd] = child
             poller.register(child.pidfd, select.POLLIN)

@@ -1,4 +1,4 @@
-"""One job from its prologue to its epilogue, in mom's order."""
+"""A job from its prologue to its epilogue, in mom's order."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import fcntl
 import os
 import pty
 import pwd
-import select
 import signal
 import struct
-import subprocess
 import termios
 import threading
 import time
@@ -18,21 +16,23 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from pbsdock.core.waiting import readable
-from pbsdock.trial import environment
+from pbsdock.trial import environment, node_check
 from pbsdock.trial.hooks import NOT_RUN, TIMED_OUT, Hooks, append
 from pbsdock.trial.launcher import kill_all, kill_session
 from pbsdock.trial.process import Process, Spec, spawn
 from pbsdock.trial.request import ABORT, REQUEUE, Outcome, Request, mom_config, resolve
 from pbsdock.trial.spool import Spool
 
-_DOWN = "ERROR"  # how a node check's line begins that takes the node down
 _DELIVERIES = 2  # mom walks the session two to four times for one signal (observed)
-_HOLD_MS = 200  # how long a hook's descendants may take to close what they got from mom
 _NO_SHELL = "PBS: exec of shell '{program}' failed\n"
 
 
 class Trial:
-    """One job under way. ``finish`` or ``result`` must be called; all methods may be called from any thread."""
+    """One job under way. ``finish`` or ``result`` must be called; all methods may be called from any thread.
+
+    Many methods because this is all that tests, bench and ``pbsdock try`` see of a job: a property for each of mom's
+    files, and a method for each of mom's steps, so that a test can stop between any two.
+    """
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -167,7 +167,7 @@ class Trial:
                     [*starter, name],
                     shell,
                     environment.for_job(self.job),
-                    self._job_fds(stack),
+                    self.hooks.job_descriptors(stack, self.slave),
                     terminal=self.job.interactive,
                 ),
                 before=self.spool.record,
@@ -206,33 +206,6 @@ class Trial:
             failed=254,
         )
 
-    def _job_fds(self, stack: ExitStack) -> dict[int, int]:
-        """The job's descriptors; 9 to 14 are mom's, and stay open in everything the job starts."""
-        up_read, up_write = os.pipe()
-        stack.callback(os.close, up_write)
-        self.hooks.forget("run")
-        self.hooks.pipes["run"] = up_read
-        if self.slave is not None:
-            return {0: self.slave, 1: self.slave, 2: self.slave, 13: up_write}
-        out, err = append(self.spool.out, stack), append(self.spool.err, stack)
-        script_read, script_write = os.pipe()
-        down_read, down_write = os.pipe()
-        for fd in (script_read, down_read, down_write):
-            stack.callback(os.close, fd)
-        with open(script_write, "wb") as file:
-            file.write(f"{self.spool.script}\n".encode())
-        return {
-            0: script_read,
-            1: out,
-            2: err,
-            9: script_read,
-            10: down_read,
-            11: down_read,
-            12: out,
-            13: err,
-            14: up_write,
-        }
-
     def tm_spawn(self, argv: Sequence[str], env: Mapping[str, str] | None = None, stdout: int | None = None) -> Process:
         """Start a TM task on this node, as pbsdsh does; output goes to the job's own unless *stdout* is given."""
         with self._task_lock, ExitStack() as stack:
@@ -258,7 +231,7 @@ class Trial:
     # -- signals ------------------------------------------------------------------------------------------------
 
     def _sessions(self) -> list[int]:
-        return [one.pid for one in (self.leader, *self.tasks) if one is not None]
+        return [process.pid for process in (self.leader, *self.tasks) if process is not None]
 
     def signal(self, number: int) -> None:
         """Signal every process of the job's sessions, more than once, as mom's walks do."""
@@ -299,7 +272,7 @@ class Trial:
             return self._outcome
         epilogue_status = self.epilogue(status)
         stdout, stderr = self.spool.output()
-        held = self._held()
+        held = self.hooks.held()
         self.spool.remove()
         if self.job.interactive:
             stdout = self._last_words()
@@ -322,19 +295,8 @@ class Trial:
         """Wait for the job's end and finish it, unless its prologue has ended it already."""
         return self._outcome or self.finish(self.wait())
 
-    def _held(self) -> tuple[str, ...]:
-        """Which hooks have left somebody with mom's descriptors: a real mom's pipes would never close."""
-        held = []
-        for name, fd in list(self.hooks.pipes.items()):
-            poller = select.poll()
-            poller.register(fd, 0)  # a hang-up is always reported
-            if not poller.poll(_HOLD_MS):
-                held.append(name)
-            self.hooks.forget(name)
-        return tuple(held)
-
     def _last_words(self) -> bytes:
-        """What is left to read of the terminal, which is then closed."""
+        """Close the terminal; returns all that was written to it."""
         if self.slave is not None:
             os.close(self.slave)
         if self.terminal is not None:
@@ -358,27 +320,10 @@ class Trial:
                 return None
             if not self.request.bare:
                 self.spool.record(None, verdict)
-            outcome = self.finish(verdict, self._node_check())
+            outcome = self.finish(verdict, node_check.down(self.config, self.request.mom_priv))
             if verdict != REQUEUE or outcome.node_down or self.started >= self.request.requeue_limit:
                 return outcome
             self._outcome = None
-
-    def _node_check(self) -> str | None:
-        """What $node_check_script says against this node, if it takes the node down at all."""
-        script = self.config.get("node_check_script")
-        if not script or self.config.get("down_on_error", "").lower() not in ("true", "yes", "1", "t", "y"):
-            return None
-        said = subprocess.run(
-            [script.split()[0]],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=60,
-            cwd=self.request.mom_priv,
-            env=environment.MOM,
-        ).stdout
-        return next((line.strip() for line in said.splitlines() if line.startswith(_DOWN)), None)
 
 
 def _clock(seconds: int) -> str:
@@ -386,7 +331,7 @@ def _clock(seconds: int) -> str:
 
 
 def exit_status(status: int | None, *, interactive: bool) -> int | None:
-    """What a prologue's status does to the job: None, it runs.
+    """The job's exit status after a prologue's *status*; None if the job runs.
 
     A prologue that died of a signal counts as one that succeeded: mom looks at its exit code alone (observed).
     """

@@ -1,4 +1,4 @@
-"""What is to be tried, how it ended, and what mom would know of the job in between."""
+"""A trial's request, its outcome, and what mom knows of the job in between."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def resolve(request: Request, config: Mapping[str, str]) -> Job:
     except BadValue as error:
         raise BadRequest(f"-l {request.resources}: {error}") from None
     nodes = next((value for key, value in resources.raw if key == "nodes"), "1")
-    if len(resources.nodes) > 1 or any(one.count != 1 for one in resources.nodes):
+    if len(resources.nodes) > 1 or any(node.count != 1 for node in resources.nodes):
         raise BadRequest(f"-l nodes={nodes}: only jobs of one node can be tried here; ask for nodes=1:ppn=N")
     if request.array_index is not None and request.array_index < 0:
         raise BadRequest(f"-t {request.array_index}: the index of an array element is 0 or more")
@@ -204,7 +204,7 @@ def _next_id(request: Request, host: str) -> str:
 
 def resource_text(asked: str) -> str:
     """The Resource_List as mom hands it to hooks: nodes added where absent, times written out. Raises BadRequest."""
-    items = [_item(one) for one in asked.split(",") if one.strip()]
+    items = [_item(item) for item in asked.split(",") if item.strip()]
     if not any(key == "nodes" for key, _ in items):
         items.insert(0, ("nodes", "1:ppn=1"))
     nodes = next(value for key, value in items if key == "nodes")

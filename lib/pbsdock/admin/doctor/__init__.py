@@ -1,1 +1,1 @@
-"""What is wrong with a node, and proofs that something is right."""
+"""The checks of ``pbsdock doctor``."""

@@ -1,4 +1,4 @@
-"""``pbsdock doctor mounts``: what this instance has mounted on the host, and whether a job there accounts for it."""
+"""``pbsdock doctor mounts``: mounts of this instance on the host that belong to no job any more."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from pbsdock.admin.doctor.report import Judged
-from pbsdock.core.ledger import PAST_START, Ledger
+from pbsdock.admin.doctor.report import Finding
+from pbsdock.core.ledger import Ledger
 from pbsdock.core.paths import Paths
+from pbsdock.core.record import State
 from pbsdock.host import pins
 
 
-def examine(paths: Paths) -> Iterator[Judged]:
+def examine(paths: Paths) -> Iterator[Finding]:
     """Look at the mounts below the run directory. Raises OSError if the ledger cannot be read."""
     records, problems = Ledger(paths.state_dir / "jobs").load_all()
     if problems:
         raise OSError(f"ledger: {problems[0]}")
-    states = {f"{one.safe}.{one.incarnation}": one.state for one in records}
-    yield from judge("pins", _owners(paths.pins), states, PAST_START)
+    states = {record.name: record.state for record in records}
+    yield from judge("pins", _owners(paths.pins), states, [state for state in State if state.is_past_start])
     yield from judge("credentials", _owners(paths.work), states, ())
 
 
-def judge(step: str, mounts: Mapping[str, int], states: Mapping[str, str], over: Iterable[str]) -> Iterator[Judged]:
-    """Judge how many mounts each record's name has; those of none, or of one in a state in *over*, stay. Pure."""
+def judge(step: str, mounts: Mapping[str, int], states: Mapping[str, str], over: Iterable[str]) -> Iterator[Finding]:
+    """A finding for the mounts of no record, or of a record in a state in *over*: nobody will remove them. Pure."""
     staying = {name: count for name, count in mounts.items() if name not in states or states[name] in over}
     for name, count in sorted(staying.items()):
         word = "mount" if count == 1 else "mounts"
-        yield Judged("mounts", step, False, f"{count} {word} of {name} stay; pbsdock reap removes them")
+        yield Finding("mounts", step, False, f"{count} {word} of {name} stay; pbsdock reap removes them")
     if not staying:
-        yield Judged("mounts", step, True, f"{sum(mounts.values())}, each of a job that needs it")
+        yield Finding("mounts", step, True, f"{sum(mounts.values())}, each of a job that needs it")
 
 
 def _owners(directory: Path) -> Counter[str]:
     """How many mount points there are below each name in *directory*."""
-    return Counter(one.removeprefix(f"{directory}/").split("/")[0] for one in pins.left(directory))
+    return Counter(path.removeprefix(f"{directory}/").split("/")[0] for path in pins.left(directory))

@@ -1,4 +1,4 @@
-"""What every part of ``pbsdock doctor`` prints. Needs no package: they are what one of the parts looks at."""
+"""How ``pbsdock doctor`` prints its findings. Standard library only: the packages may be damaged."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol, TextIO
 
 
-class Found(Protocol):
-    """A dataclass whose text is one line."""
+class Reportable(Protocol):
+    """A dataclass whose ``str()`` is a line."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def well(self) -> bool:
-        """Whether it is as it should be."""
+        """Whether nothing is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One thing that was looked at."""
+class Finding:
+    """The result of a check. ``part`` and ``step`` name it, ``seen`` is a sentence."""
 
     part: str
     step: str
@@ -31,13 +31,13 @@ class Judged:
         return f"{self.part} {self.step}: {self.seen}"
 
 
-def report(findings: Iterator[Found], out: TextIO, *, as_json: bool) -> int:
-    """Print what was found; 0 if all is well, 1 if not."""
-    seen: list[Found] = []
-    for one in findings:
-        seen.append(one)
+def report(findings: Iterator[Reportable], out: TextIO, *, as_json: bool) -> int:
+    """Print the findings; returns the exit code: 0 if all are well, 1 if not."""
+    seen: list[Reportable] = []
+    for finding in findings:
+        seen.append(finding)
         if not as_json:
-            print(f"{'ok ' if one.well else 'NOT'} {one}", file=out)
+            print(f"{'ok ' if finding.well else 'NOT'} {finding}", file=out)
     if as_json:
-        print(json.dumps([asdict(one) for one in seen], indent=1), file=out)
-    return 0 if all(one.well for one in seen) else 1
+        print(json.dumps([asdict(finding) for finding in seen], indent=1), file=out)
+    return 0 if all(finding.well for finding in seen) else 1

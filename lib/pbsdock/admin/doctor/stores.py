@@ -1,4 +1,4 @@
-"""``pbsdock doctor s3``: prove a store by doing what a job would, and what none may."""
+"""``pbsdock doctor s3``: test a store by requests that must succeed and by requests that must be denied."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pbsdock.config.tables import Config, StoreConfig
-from pbsdock.core.plan import Grant, Store
+from pbsdock.core.plan import BucketGrant, Store
 from pbsdock.stores.errors import StoreError
 from pbsdock.stores.make import minter_of
 from pbsdock.stores.rgw import Gateway
@@ -17,8 +17,8 @@ from pbsdock.stores.secret import Secret, name_of
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One step at one store: whether it went as it should, and what was seen."""
+class StoreFinding:
+    """The result of a step at a store. ``seen`` is a sentence."""
 
     store: str
     step: str
@@ -29,15 +29,15 @@ class Finding:
         return f"{self.store} {self.step}: {self.seen}"
 
 
-def examine(config: Config, owner: str, names: Sequence[str]) -> Iterator[Finding]:
-    """Examine the stores *names*, or all; what is minted is revoked in any case. Raises KeyError for an unknown one."""
+def examine(config: Config, owner: str, names: Sequence[str]) -> Iterator[StoreFinding]:
+    """Test the stores *names*, or all. What is minted is revoked in any case. Raises KeyError for an unknown name."""
     for name in names or config.s3:
         yield from _examine(name, config.s3[name], owner)
 
 
-def _examine(name: str, store: StoreConfig, owner: str) -> Iterator[Finding]:
+def _examine(name: str, store: StoreConfig, owner: str) -> Iterator[StoreFinding]:
     if not store.probe:
-        yield Finding(name, "configuration", False, f"s3.{name}.probe names no buckets to try with")
+        yield StoreFinding(name, "configuration", False, f"s3.{name}.probe names no buckets to try with")
         return
     open_, closed = store.probe
     gateway = Gateway(name, store)
@@ -49,33 +49,33 @@ def _examine(name: str, store: StoreConfig, owner: str) -> Iterator[Finding]:
         region=store.region,
         ca_file="",
         staging=(),
-        container=(Grant(bucket=open_, keys=("*",), read_only=True),),
+        container=(BucketGrant(bucket=open_, keys=("*",), read_only=True),),
     )
     began = time.monotonic()
     try:
         secret = minter.mint(handle, f"doctor.{os.uname().nodename}", asked, 900)
         assert secret is not None
-        yield Finding(name, "mint", True, f"{store.kind} {handle}, {(time.monotonic() - began) * 1000:.0f} ms")
+        yield StoreFinding(name, "mint", True, f"{store.kind} {handle}, {(time.monotonic() - began) * 1000:.0f} ms")
         yield _probe(gateway, secret, name, "open", open_, lambda status: status == 200)
         yield _probe(gateway, secret, name, "closed", closed, lambda status: status == 403)
     except StoreError as error:
-        yield Finding(name, "mint", False, error.reason)
+        yield StoreFinding(name, "mint", False, error.reason)
         secret = None
     try:
         minter.revoke(handle)
     except StoreError as error:
-        yield Finding(name, "revoke", False, error.reason)
+        yield StoreFinding(name, "revoke", False, error.reason)
         return
     if secret is not None:
-        yield Finding(name, "revoke", True, handle)
+        yield StoreFinding(name, "revoke", True, handle)
         yield _probe(gateway, secret, name, "revoked", open_, lambda status: status == 403)
 
 
 def _probe(
     gateway: Gateway, secret: Secret, store: str, step: str, bucket: str, expected: Callable[[int], bool]
-) -> Finding:
+) -> StoreFinding:
     try:
         status = gateway.probe(secret, bucket)
     except StoreError as error:
-        return Finding(store, step, False, error.reason)
-    return Finding(store, step, expected(status), f"listing {bucket}: HTTP {status}")
+        return StoreFinding(store, step, False, error.reason)
+    return StoreFinding(store, step, expected(status), f"listing {bucket}: HTTP {status}")

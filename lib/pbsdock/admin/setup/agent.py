@@ -1,4 +1,4 @@
-"""The agent that runs, as far as an installation has to do with it."""
+"""Find, stop and start the agent during an installation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def running(places: Places) -> tuple[int, str] | None:
 
 
 def stop(places: Places) -> bool:
-    """End it and wait; returns whether there was one. Jobs run on, and the next agent takes them over."""
+    """Stop the agent and wait; returns whether one ran. Jobs run on, and the next agent takes them over."""
     if (found := running(places)) is None:
         return False
     try:
@@ -41,7 +41,7 @@ def stop(places: Places) -> bool:
 
 
 def _is_alive(pid: int) -> bool:
-    """A zombie's end may be nobody's news."""
+    """A zombie does not count: its parent may never wait for it."""
     try:
         return stat(pid)[0] not in (b"Z", b"X")
     except (OSError, IndexError):
@@ -49,7 +49,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def start(places: Places, version: Version) -> None:
-    """Start one as a hook does, and wait until it answers: a run hook, which is the user's, can start none."""
+    """Start the agent as a hook does and wait until it answers. A run hook cannot start it: it runs as the user."""
     command = [str(version.python), "-I", "-S", "-c", _START, str(version.library)]
     command += ["--paths", str(version.home / "paths.json"), "--run-dir", str(places.run_dir), "ensure-agent"]
     subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)

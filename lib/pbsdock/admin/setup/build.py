@@ -1,4 +1,4 @@
-"""Make a whole version, or find one that is there."""
+"""Make a complete version, or find an existing one."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 
 from pbsdock.admin.setup import environment, first_process
 from pbsdock.admin.setup.places import HELPERS, MOM_HOOKS, Places
-from pbsdock.admin.setup.render import HOOKS, UNITS, Baked, stub
+from pbsdock.admin.setup.render import HOOKS, UNITS, Renderer, stub
 from pbsdock.admin.setup.source import Source
 from pbsdock.admin.setup.versions import Version, Versions
 
 
 def works(version: Version) -> bool:
-    """Whether its interpreter and its packages can be used."""
+    """Whether a version's interpreter runs and its packages can be imported."""
     code = "import cgroupspy, docker, jeepney, psutil, structlog, pbsdock.agent.server"
     return _quiet(str(version.python), "-I", "-c", code)
 
 
 def is_sound(version: Version) -> bool:
-    """Whether all of it is as it was installed; costs a second or two."""
+    """Whether all files are as they were installed; takes a second or two."""
     as_made = not version.changed() and not first_process_is_to_come(version)
     return as_made and _quiet(str(version.command), "doctor", "packages")
 
@@ -35,8 +35,8 @@ def _quiet(*command: str) -> bool:
 
 
 def find(versions: Versions, identity: str) -> Version | None:
-    """A version made from *identity* that is sound, the one in force before others."""
-    return next((one for one in versions.whole(identity) if works(one) and is_sound(one)), None)
+    """A sound version made from *identity*, preferably the current version; None if there is none."""
+    return next((version for version in versions.whole(identity) if works(version) and is_sound(version)), None)
 
 
 def first_process_is_to_come(version: Version) -> bool:
@@ -54,7 +54,7 @@ def make(
     instance: str,
     say: Callable[[str], None],
 ) -> Version:
-    """Make one in a directory of its own. Raises SetupError, OSError; what it has made of it is removed then."""
+    """Make a version in a directory of its own. Raises SetupError, OSError, after removing what was made."""
     version = versions.fresh(identity)
     try:
         version.home.mkdir()
@@ -62,7 +62,7 @@ def make(
             say(f"warning: containers have no first process of pbsdock's: {lacking}")
         names = _write(
             version,
-            Baked(
+            Renderer(
                 places=places,
                 home=version.home,
                 python=version.python,
@@ -79,17 +79,17 @@ def make(
     return version
 
 
-def _write(version: Version, baked: Baked, source: Source) -> list[str]:
+def _write(version: Version, renderer: Renderer, source: Source) -> list[str]:
     files: dict[str, tuple[str, int]] = {}
     for name in HOOKS:
-        files[f"hooks/{name}"] = baked.hook(source.hook(name)), 0o755
+        files[f"hooks/{name}"] = renderer.hook(source.hook(name)), 0o755
     for name in (*MOM_HOOKS, *HELPERS):
-        files[f"stubs/{name}"] = stub(name, source.hook(name), baked.places.prefix), 0o755
-    files["bin/pbsdock"] = baked.command(), 0o755
-    files["bin/pbsdock-agent"] = baked.agent(), 0o755
-    files["paths.json"] = baked.places_file(), 0o644
-    for one in UNITS:
-        files[f"etc/{one}"] = baked.hook(source.etc(f"systemd/{one}")), 0o644
+        files[f"stubs/{name}"] = stub(name, source.hook(name), renderer.places.prefix), 0o755
+    files["bin/pbsdock"] = renderer.command(), 0o755
+    files["bin/pbsdock-agent"] = renderer.agent(), 0o755
+    files["paths.json"] = renderer.places_file(), 0o644
+    for unit in UNITS:
+        files[f"etc/{unit}"] = renderer.hook(source.etc(f"systemd/{unit}")), 0o644
     files["etc/tmpfiles.conf"] = source.etc("tmpfiles.d/pbsdock.conf"), 0o644
     files["etc/logrotate"] = source.etc("logrotate.d/pbsdock"), 0o644
     for name, (text, mode) in files.items():

@@ -16,16 +16,16 @@ from pbsdock.admin.setup.versions import Version, Versions
 
 
 def check(places: Places, say: Callable[[str], None]) -> int:
-    """Tell the versions and what is wrong; returns the exit code."""
+    """Print the versions and all problems; returns the exit code."""
     versions = Versions(places.prefix)
     current, previous = versions.current(), versions.previous()
     told = list(dict.fromkeys(wrong(places)))
     if current is not None:
         before = f"the previous one is {previous.name}" if previous else "there is no previous one"
         say(f"version {current.name} is in force; {before}")
-        for one in versions.all():
-            if one not in (current, previous):
-                say(f"version {one.name} stays until the next installation, or as long as processes run from it")
+        for version in versions.all():
+            if version not in (current, previous):
+                say(f"version {version.name} stays until the next installation, or as long as processes run from it")
     for line in told:
         say(f"wrong: {line}")
     if not told:
@@ -34,7 +34,7 @@ def check(places: Places, say: Callable[[str], None]) -> int:
 
 
 def wrong(places: Places, *, hurry: bool = False) -> Iterator[str]:
-    """A sentence for each thing. In a *hurry* what takes a second is only looked at if nothing else is wrong."""
+    """A sentence for each problem. In a *hurry* the slow checks run only if the others found nothing."""
     versions = Versions(places.prefix)
     current = versions.current()
     if current is None:
@@ -47,8 +47,8 @@ def wrong(places: Places, *, hurry: bool = False) -> Iterator[str]:
         yield from _program(current)
         if (previous := versions.previous()) is not None:
             yield from previous.changed()
-        for one in versions.all():
-            yield from _others(one.home)
+        for version in versions.all():
+            yield from _others(version.home)
 
 
 def _around(places: Places, current: Version | None) -> Iterator[str]:
@@ -80,9 +80,9 @@ def _hooks(places: Places, current: Version | None) -> Iterator[str]:
         site = places.site_hooks(name)
         if site.is_dir():
             yield from weak_spots(site)
-            for one in sorted(site.iterdir()):
-                if one.is_file():
-                    yield from weak_spots(one)
+            for path in sorted(site.iterdir()):
+                if path.is_file():
+                    yield from weak_spots(path)
     for name in HELPERS:
         yield from weak_spots(places.hooks / name, 0o755)
         yield from _same(places.hooks / name, name, current)
@@ -127,7 +127,7 @@ def _command(version: Version, *arguments: str) -> subprocess.CompletedProcess[s
 
 
 def _others(home: Path) -> Iterator[str]:
-    """What in a version others than root could change; the first is enough."""
+    """The first file of a version that anybody but root can change."""
     for directory, below, files in os.walk(home):
         for path in (directory, *(f"{directory}/{name}" for name in [*below, *files])):
             found = os.lstat(path)

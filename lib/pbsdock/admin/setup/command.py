@@ -1,4 +1,4 @@
-"""``pbsdock setup``, and ``install.sh``, which says the same in its own words."""
+"""The command line of ``pbsdock setup`` and of ``install.sh``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _MODES = ("--dry-run", "--check", "--rollback", "--uninstall")
 
 @dataclass(slots=True, kw_only=True)
 class Options:
-    """As given, texts not yet looked at; "" where nothing was."""
+    """The options as given, not yet checked; "" if an option was not given."""
 
     verb: str = "install"
     dry_run: bool = False
@@ -56,7 +56,7 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Do it; returns the exit code. Raises SetupError, OSError."""
+    """Run the command; returns the exit code. Raises SetupError, OSError."""
     given = (options.mom_priv, options.prefix, options.root, options.wheels, options.fetch, options.python)
     for text in given:
         if text:
@@ -105,7 +105,7 @@ def _report(name: str, options: Options) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """``install.sh``: the checkout, then its arguments."""
+    """Run ``install.sh``; *arguments*: the checkout, then the script's own. Returns the exit code."""
     options = Options(source=argv[0])
     rest = list(argv[1:])
     try:
@@ -135,7 +135,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of ``pbsdock setup``."""
+    """Add the arguments of ``pbsdock setup``."""
     verbs = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
     said = {
         "install": "install, upgrade or mend, as install.sh does",
@@ -144,19 +144,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "uninstall": "undo; configuration, state and logs stay",
     }
     for verb, text in said.items():
-        one = verbs.add_parser(verb, help=text)
-        one.add_argument("--mom-priv", default="", metavar="DIR", help="mom's private directory")
-        one.add_argument("--prefix", default="", metavar="DIR", help="where the program is")
-        one.add_argument("--root", default="", metavar="DIR", help="an instance below DIR")
+        added = verbs.add_parser(verb, help=text)
+        added.add_argument("--mom-priv", default="", metavar="DIR", help="mom's private directory")
+        added.add_argument("--prefix", default="", metavar="DIR", help="where the program is")
+        added.add_argument("--root", default="", metavar="DIR", help="an instance below DIR")
         if verb == "install":
-            one.add_argument("--source", default="", metavar="DIR", help="the checkout to install from")
-            one.add_argument("--python", default="", metavar="PATH", help=f"interpreter (default: {_PYTHON})")
-            one.add_argument("--wheels", default="", metavar="DIR", help="take packages from DIR and from nowhere else")
-            one.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
+            added.add_argument("--source", default="", metavar="DIR", help="the checkout to install from")
+            added.add_argument("--python", default="", metavar="PATH", help=f"interpreter (default: {_PYTHON})")
+            added.add_argument(
+                "--wheels", default="", metavar="DIR", help="take packages from DIR and from nowhere else"
+            )
+            added.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
 
 
 def called(arguments: argparse.Namespace, installed: Places | None) -> int:
-    """``pbsdock setup VERB``."""
+    """Run ``pbsdock setup VERB``; returns the exit code."""
     names = ("verb", "mom_priv", "prefix", "root", "source", "python", "wheels", "dry_run")
     given: dict[str, Any] = {name: value for name in names if (value := getattr(arguments, name, ""))}
     return _report("pbsdock setup", Options(**given, installed=installed))

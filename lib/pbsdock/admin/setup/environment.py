@@ -1,6 +1,6 @@
-"""A version's virtual environment: exactly the packages of the lock, each compared with its hash; and pbsdock itself.
+"""A version's virtual environment: exactly the packages of the lock, with their hashes checked, and pbsdock itself.
 
-Everything is compiled here. Root's processes find compiled files that are up to date, and so never write one.
+Everything is compiled at installation, so that root's processes never write compiled files.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def fetch(python: Path, source: Source, to: Path) -> int:
         _Pip(python, work, None).fetch(source)
         to.mkdir(parents=True, exist_ok=True)
         files = list((work / "files").iterdir())
-        for one in files:
-            shutil.copy(one, to)
+        for file in files:
+            shutil.copy(file, to)
     with suppress(SetupError):  # the hosts compile it themselves, or say that they cannot
         first_process.compile_to(to / first_process.carried(source.first_process), source.first_process)
     return len(files)
@@ -93,7 +93,7 @@ def _run(command: Sequence[str], **environment: str) -> subprocess.CompletedProc
 
 
 class _Pip:
-    """pip, told to take nothing that is not in the lock; from an environment of its own, which is thrown away after."""
+    """pip in a temporary environment, restricted to the files of the lock."""
 
     def __init__(self, python: Path, work: Path, wheels: Path | None) -> None:
         _make_venv(python, work / "venv")
@@ -130,7 +130,7 @@ class _Pip:
 
 
 def says(log: str, wheels: Path | None) -> str:
-    """What pip's log means, in one sentence. Pure."""
+    """The error in pip's log, as a sentence. Pure."""
     odd, lacking = _ODD.search(log), _LACKING.search(log)
     if odd and "DO NOT MATCH THE HASHES" in log:
         return (
@@ -162,12 +162,12 @@ def _is_reusable(old: Version, python: Path, source: Source) -> bool:
 
 
 def _copy(old: Version, new: Version) -> None:
-    """Copies, not hard links: what happens to a file of one version must not happen to the other's."""
+    """Copies, not hard links: a change of a file in one version must not change another version."""
     shutil.copytree(old.home / "venv", new.home / "venv", symlinks=True)
     shutil.rmtree(new.library / "pbsdock")
-    for one in new.library.glob("pbsdock-*.dist-info"):
-        shutil.rmtree(one)
-    texts = [one for one in (new.home / "venv/bin").iterdir() if one.is_file() and not one.is_symlink()]
+    for directory in new.library.glob("pbsdock-*.dist-info"):
+        shutil.rmtree(directory)
+    texts = [path for path in (new.home / "venv/bin").iterdir() if path.is_file() and not path.is_symlink()]
     moved = {}
     for path in [*texts, new.home / "venv/pyvenv.cfg"]:
         text = path.read_bytes()
@@ -194,7 +194,7 @@ def _write_record(path: Path, rows: list[list[str]]) -> None:
 
 
 def _put_program(source: Source, library: Path, wheels: Path | None) -> str:
-    """It is plain Python but for one program in C: nothing that builds it need be fetched.
+    """Install pbsdock itself by copying: it is plain Python but for one program in C.
 
     Returns why the first process of containers cannot be had, or "". Core metadata and RECORD as packaging.python.org
     specifies them.
@@ -211,10 +211,10 @@ def _put_program(source: Source, library: Path, wheels: Path | None) -> str:
         f"Metadata-Version: 2.1\nName: pbsdock\nVersion: {source.version}\nLicense: Apache-2.0\n"
         "Requires-Python: >=3.11\n"
     )
-    files = [one for top in (library / "pbsdock", about) for one in sorted(top.rglob("*")) if one.is_file()]
-    for one in files:
-        one.chmod(0o755 if one == library / "pbsdock" / first_process.NAME else 0o644)
-    rows = [_row(str(one.relative_to(library)), one.read_bytes()) for one in files]
+    files = [path for top in (library / "pbsdock", about) for path in sorted(top.rglob("*")) if path.is_file()]
+    for path in files:
+        path.chmod(0o755 if path == program else 0o644)
+    rows = [_row(str(path.relative_to(library)), path.read_bytes()) for path in files]
     _write_record(about / "RECORD", [*rows, [f"{about.name}/RECORD", "", ""]])
     return lacking
 

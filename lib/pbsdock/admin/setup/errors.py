@@ -1,7 +1,7 @@
-"""What ends an installation."""
+"""The error that ends an installation."""
 
 from __future__ import annotations
 
 
 class SetupError(Exception):
-    """``str()`` is one sentence that says what to do."""
+    """``str()`` is a sentence that says what is wrong and what to do."""

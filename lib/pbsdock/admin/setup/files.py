@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and that nobody but root can change."""
+"""Write files atomically, and check that only root can change them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pbsdock.config.trust import weak_spot
 
 
 def put(path: Path, text: str, mode: int, like: os.stat_result | None = None) -> bool:
-    """Make *path* what it should be, root's unless it is to be *like* another; returns whether it was otherwise."""
+    """Give *path* this content, mode and owner (root, or the owner of *like*); returns whether it changed anything."""
     data = text.encode("utf-8", "surrogateescape")
     owner = (like.st_uid, like.st_gid) if like else (0, 0)
     try:
@@ -37,7 +37,7 @@ def put(path: Path, text: str, mode: int, like: os.stat_result | None = None) ->
 
 
 def read(path: Path) -> str:
-    """Its text, whatever bytes are in it; "" if there is none."""
+    """The text of a file, also of invalid UTF-8; "" if there is no file."""
     try:
         return path.read_bytes().decode("utf-8", "surrogateescape")
     except FileNotFoundError:
@@ -45,7 +45,7 @@ def read(path: Path) -> str:
 
 
 def weak_spots(path: Path, mode: int | None = None) -> Iterator[str]:
-    """A sentence for each reason why *path* is not root's alone, and of that *mode*."""
+    """A sentence for each problem of *path*: not owned by root, writable by others, or not of *mode*."""
     try:
         if spot := weak_spot(path):
             yield spot
@@ -58,10 +58,10 @@ def weak_spots(path: Path, mode: int | None = None) -> Iterator[str]:
 
 
 def weak_place(path: Path) -> str | None:
-    """The same of a place where nothing need be yet: what is there of the way to it."""
-    for one in (path, *path.parents):
+    """The same for a path that may not exist yet: its existing part is checked."""
+    for place in (path, *path.parents):
         try:
-            return weak_spot(one)
+            return weak_spot(place)
         except FileNotFoundError:
             continue
     return None

@@ -1,4 +1,4 @@
-"""What this host runs jobs on: found out, as the agent does it itself, and told."""
+"""The host's cgroup version, init and cgroup driver, for the installer's output."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def cgroup_parent(places: Places) -> str:
 
 
 def describe(places: Places, instance: str) -> str:
-    """One line."""
+    """The installer's line about this host."""
     version = 2 if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else 1
     return sentence(version, has_systemd(), _driver(), cgroup_parent(places), instance or "INSTANCE")
 

@@ -1,4 +1,4 @@
-"""Carry out a plan; go back to the version before."""
+"""Carry out a plan; roll back to the previous version."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OLD = ("venv", "paths.json", "lock.txt", "stamp", "hooks/ask")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What is to be installed, from what."""
+    """What to install, and from where."""
 
     places: Places
     source: Source
@@ -33,7 +33,7 @@ class Order:
 
     @property
     def versions(self) -> Versions:
-        """The prefix's."""
+        """The versions below the prefix."""
         return Versions(self.places.prefix)
 
 
@@ -50,7 +50,7 @@ def install(order: Order, say: Say, *, dry_run: bool) -> int:
         return 0
     if dry_run:
         for step in steps:
-            if isinstance(step, plan.JoinMomConfig):
+            if isinstance(step, plan.ExtendMomConfig):
                 say(host.describe(places, instance))
             for line in plan.would(step, places):
                 say(line)
@@ -62,14 +62,14 @@ def install(order: Order, say: Say, *, dry_run: bool) -> int:
         instance = _make_places(places)
         identity = order.source.identity(places, instance, order.python)
         say(host.describe(places, instance))
-        _Carrier(order, say).carry_out(plan.make(places, identity, instance))
+        _PlanRunner(order, say).carry_out(plan.make(places, identity, instance))
         _warn(places, say)
         say(f"installed pbsdock {order.source.version} into {places.mom_priv}")
     return 0
 
 
 def rollback(places: Places, say: Say) -> int:
-    """Put the version before in force again. Raises SetupError, OSError; then what was in force still is."""
+    """Make the previous version the current one. Raises SetupError, OSError; then nothing has changed."""
     versions = Versions(places.prefix)
     with versions.locked():
         current, to = versions.current(), versions.previous()
@@ -87,7 +87,7 @@ def rollback(places: Places, say: Say) -> int:
 
 
 def put_around(places: Places, version: Version) -> None:
-    """What stays from version to version, where it is not as it should be."""
+    """Write the files that are the same in all versions, if they differ."""
     places.hooks.mkdir(exist_ok=True)
     for name in MOM_HOOKS:
         put(places.mom_priv / name, read(version.home / "stubs" / name), 0o755)
@@ -100,7 +100,7 @@ def put_around(places: Places, version: Version) -> None:
 
 
 def restart(places: Places, version: Version, say: Say) -> None:
-    """Let the agent be of *version*: where one ran, one runs again; otherwise systemd or the next hook starts it."""
+    """Restart the agent from *version* if it ran; otherwise systemd or the next hook starts it."""
     was_there = agent.stop(places)
     if not services.install(places, version.home, say) and was_there:
         agent.start(places, version)
@@ -127,8 +127,8 @@ def _refuse_weak(*paths: Path) -> None:
 
 
 def _make_places(places: Places) -> str:
-    for one in (places.etc, places.run_dir, places.log_dir):
-        one.mkdir(parents=True, exist_ok=True)
+    for directory in (places.etc, places.run_dir, places.log_dir):
+        directory.mkdir(parents=True, exist_ok=True)
     places.state_dir.mkdir(parents=True, exist_ok=True)
     places.state_dir.chmod(0o700)
     # Again, now that they exist: somebody may have been quicker in a shared directory.
@@ -162,8 +162,8 @@ def _warn(places: Places, say: Say) -> None:
         say(f"warning: {line}")
 
 
-class _Carrier:
-    """Does what a plan says; knows the version once it is there."""
+class _PlanRunner:
+    """Carries out the steps of a plan; the first step makes or finds the version that the others need."""
 
     def __init__(self, order: Order, say: Say) -> None:
         self.order = order
@@ -172,7 +172,7 @@ class _Carrier:
         self.say = say
 
     def carry_out(self, steps: list[plan.Action]) -> None:
-        """In order; the first that fails ends it."""
+        """Carry out *steps* in order. Raises the error of the first that fails."""
         version: Version | None = None
         for step in steps:
             if isinstance(step, plan.MakeVersion):
@@ -196,19 +196,19 @@ class _Carrier:
 
     def _do(self, step: plan.Action, version: Version) -> None:
         match step:
-            case plan.WritePolicy(path, journald):
+            case plan.WriteConfig(path, journald):
                 self._write_policy(path, journald)
-            case plan.KeepHook(hook, kept):
+            case plan.KeepSiteHook(hook, kept):
                 self._keep(hook, kept)
-            case plan.PutInForce():
+            case plan.SwitchVersion():
                 self.versions.exchange(version)
             case plan.PutHooks():
                 put_around(self.places, version)
-            case plan.JoinMomConfig():
+            case plan.ExtendMomConfig():
                 self._join(step)
-            case plan.StartAnew():
+            case plan.RestartAgent():
                 restart(self.places, version, self.say)
-            case plan.Tidy():
+            case plan.PruneVersions():
                 self._tidy()
             case plan.MakeVersion():
                 raise AssertionError(step)
@@ -224,12 +224,12 @@ class _Carrier:
             self.say(f"events go to {log} and to the journal: journalctl -t pbsdock JOB=ID")
 
     def _keep(self, hook: Path, kept: Path) -> None:
-        """By a second name: the first one is taken over by a rename, so that at no time there is no hook."""
+        """Link the site's hook to a second name. The first is replaced by rename later, so mom always finds a hook."""
         kept.parent.mkdir(mode=0o755, exist_ok=True)
         os.link(hook, kept)
         self.say(f"kept the site's own {hook.name} as {kept}")
 
-    def _join(self, step: plan.JoinMomConfig) -> None:
+    def _join(self, step: plan.ExtendMomConfig) -> None:
         old = read(step.path)
         if step.text == old:
             return

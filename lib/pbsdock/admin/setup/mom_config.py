@@ -1,4 +1,4 @@
-"""Mom's configuration: what pbsdock needs in it, what it cannot live with, the text with and without its lines. Pure.
+"""Mom's configuration: the lines pbsdock needs, the lines it refuses, the text with and without its block. Pure.
 
 How mom reads it: ``read_config`` and ``setbool`` in Torque's ``src/resmom/mom_config.c`` and ``parse_config.c``.
 """
@@ -31,16 +31,16 @@ def lines(places: Places) -> list[str]:
 def values(text: str, name: str) -> list[str]:
     """The values of a parameter, comments and blanks taken off."""
     found = re.finditer(rf"^[ \t]*\${name}[ \t]+([^#\n]*)", text, re.MULTILINE)
-    return [one[1].rstrip() for one in found]
+    return [match[1].rstrip() for match in found]
 
 
 def is_true(value: str) -> bool:
-    """Mom takes every value that begins like this for true."""
+    """Whether mom takes the value for true: mom compares the beginning only."""
     return _TRUE.match(value) is not None
 
 
 def check(text: str, places: Places) -> None:
-    """Refuse what would make root run the user's environment, two job starters, and lines mom would cut in two.
+    """Refuse a privileged job starter, another job starter or node check, and lines too long for mom.
 
     Raises SetupError.
     """
@@ -50,16 +50,16 @@ def check(text: str, places: Places) -> None:
             f"{where} has $job_starter_run_privileged true: every user would run code as root (LD_PRELOAD through"
             " qsub -v); remove that line"
         )
-    for other in values(text, "job_starter"):
-        if other != str(places.run_hook):
+    for value in values(text, "job_starter"):
+        if value != str(places.run_hook):
             raise SetupError(
-                f"{where} has another $job_starter ({other}); pbsdock's run hook must be the job starter: remove that"
+                f"{where} has another $job_starter ({value}); pbsdock's run hook must be the job starter: remove that"
                 f" line, or have the other one start {places.run_hook}"
             )
-    for other in values(text, "node_check_script"):
-        if other != str(places.node_check):
+    for value in values(text, "node_check_script"):
+        if value != str(places.node_check):
             raise SetupError(
-                f"{where} has another $node_check_script ({other}); call {places.node_check} from it and remove the"
+                f"{where} has another $node_check_script ({value}); call {places.node_check} from it and remove the"
                 " line, then run this again"
             )
     for line in lines(places):
@@ -70,7 +70,7 @@ def check(text: str, places: Places) -> None:
 
 
 def joined(text: str, places: Places) -> tuple[str, list[str]]:
-    """The text with one block of what it lacks, and the lines in that block. A value of the site's own stays."""
+    """The text with a block of the missing lines, and these lines. Values that the site has set stay."""
     rest = _BLOCK.sub("", text)
     missing = [line for line in lines(places) if not values(rest, line.split()[0][1:])]
     if missing and rest and not rest.endswith("\n"):
@@ -79,7 +79,7 @@ def joined(text: str, places: Places) -> tuple[str, list[str]]:
 
 
 def without(text: str, places: Places) -> str:
-    """The text as it was before; also without lines of ours outside the block, since they name files that go."""
+    """The text without our block, and without our lines outside of it: the files they name are removed."""
     ours = {f"$job_starter {places.run_hook}", f"$node_check_script {places.node_check}"}
     kept = [line for line in _BLOCK.sub("", text).splitlines(keepends=True) if line.rstrip("\n") not in ours]
     return "".join(kept)
@@ -98,7 +98,7 @@ def wrong(text: str, places: Places) -> Iterator[str]:
 
 
 def warnings(text: str, places: Places) -> Iterator[str]:
-    """What is the site's own choice, but was hardly meant."""
+    """A sentence for each setting that is allowed but unlikely to be intended."""
     found = values(text, "down_on_error")
     if found and not any(map(is_true, found)):
         where = places.mom_config

@@ -1,4 +1,4 @@
-"""Where an instance is, as the options say or as an installed one knows."""
+"""The directories of an instance, from options or from an installed paths.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9/._+-]*")
 
 
 def plain_path(text: str) -> Path:
-    """A path that can be written into a shell script and mom's configuration as it is. Raises SetupError."""
+    """The path, if it needs no quoting in a shell script and in mom's configuration. Raises SetupError."""
     if not text.startswith("/"):
         raise SetupError(f"{text} is not an absolute path")
     if not _PLAIN.fullmatch(text):
@@ -33,12 +33,12 @@ class Places:
 
     @classmethod
     def of(cls, paths: Paths) -> Places:
-        """Those of an installed instance."""
+        """The places of an installed instance."""
         return cls(mom_priv=paths.mom_priv, prefix=paths.prefix, root=paths.config.parents[2])
 
     @property
     def relocated(self) -> bool:
-        """Whether the host's own services are none of this instance's business."""
+        """Whether the instance is below a *root* of its own: then it installs no systemd units."""
         return self.root != Path("/")
 
     @property

@@ -20,14 +20,14 @@ from pbsdock.admin.setup.render import is_ours
 
 @dataclass(frozen=True, slots=True)
 class MakeVersion:
-    """See to a whole version made from *identity*: one that is there, or a new one."""
+    """Make a complete version from *identity*, or reuse an existing one."""
 
     identity: str
     instance: str
 
 
 @dataclass(frozen=True, slots=True)
-class WritePolicy:
+class WriteConfig:
     """Write the commented configuration."""
 
     path: Path
@@ -35,25 +35,25 @@ class WritePolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class KeepHook:
-    """Give the site's own hook a second name, by which pbsdock's will call it."""
+class KeepSiteHook:
+    """Keep the site's own hook under a second name; pbsdock's hook calls it."""
 
     hook: Path
     kept: Path
 
 
 @dataclass(frozen=True, slots=True)
-class PutInForce:
-    """Exchange the link."""
+class SwitchVersion:
+    """Point the link ``current`` to the new version."""
 
 
 @dataclass(frozen=True, slots=True)
 class PutHooks:
-    """Write what mom calls, where it is not as it should be."""
+    """Write the hooks that mom calls, if they differ."""
 
 
 @dataclass(frozen=True, slots=True)
-class JoinMomConfig:
+class ExtendMomConfig:
     """Put pbsdock's lines into mom's configuration."""
 
     path: Path
@@ -63,35 +63,37 @@ class JoinMomConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class StartAnew:
-    """Put the files of the host's services there, and let the agent be the new version's."""
+class RestartAgent:
+    """Install the systemd units and restart the agent from the new version."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tidy:
-    """Remove versions that nobody runs any more."""
+class PruneVersions:
+    """Remove versions from which no process runs."""
 
 
-Action = MakeVersion | WritePolicy | KeepHook | PutInForce | PutHooks | JoinMomConfig | StartAnew | Tidy
+Action = (
+    MakeVersion | WriteConfig | KeepSiteHook | SwitchVersion | PutHooks | ExtendMomConfig | RestartAgent | PruneVersions
+)
 
 
 def make(places: Places, identity: str, instance: str) -> list[Action]:
-    """Look at the node and say what is to be done. Raises SetupError, OSError."""
+    """The steps of an installation on this node. Raises SetupError, OSError."""
     text = read(places.mom_config)
     mom_config.check(text, places)
     joined, missing = mom_config.joined(text, places)
     plan: list[Action] = [MakeVersion(identity, instance)]
     if not places.policy.exists():
-        plan.append(WritePolicy(places.policy, journald=not places.relocated and has_systemd()))
+        plan.append(WriteConfig(places.policy, journald=not places.relocated and has_systemd()))
     plan += keeps(places)
-    plan += [PutInForce(), PutHooks()]
-    plan.append(JoinMomConfig(places.mom_config, joined, tuple(missing), tuple(mom_config.lines(places))))
-    plan += [StartAnew(), Tidy()]
+    plan += [SwitchVersion(), PutHooks()]
+    plan.append(ExtendMomConfig(places.mom_config, joined, tuple(missing), tuple(mom_config.lines(places))))
+    plan += [RestartAgent(), PruneVersions()]
     return plan
 
 
-def keeps(places: Places) -> Iterator[KeepHook]:
-    """The site's own hooks, which are in the way of ours. Raises SetupError."""
+def keeps(places: Places) -> Iterator[KeepSiteHook]:
+    """A step for each hook of the site's own in the place of ours. Raises SetupError."""
     for name in MOM_HOOKS:
         hook, kept = places.mom_priv / name, places.site_hooks(name) / "50-site"
         if not hook.exists() or (hook.is_file() and is_ours(read(hook))):
@@ -100,7 +102,7 @@ def keeps(places: Places) -> Iterator[KeepHook]:
             raise SetupError(f"{hook} is not a regular file; mom would not run it, move it away")
         if kept.exists():
             raise SetupError(f"both {hook} and {kept} are the site's; rename one of them")
-        yield KeepHook(hook, kept)
+        yield KeepSiteHook(hook, kept)
 
 
 def would(action: Action, places: Places) -> Iterator[str]:
@@ -111,9 +113,9 @@ def would(action: Action, places: Places) -> Iterator[str]:
                 f"would install the program into {places.prefix}, hooks into {places.mom_priv},"
                 f" configuration into {places.policy}"
             )
-        case KeepHook(hook, kept):
+        case KeepSiteHook(hook, kept):
             yield f"would keep the site's own {hook.name} as {kept}"
-        case JoinMomConfig():
+        case ExtendMomConfig():
             yield f"would make sure that {action.path} has:"
             yield from (f"    {line}" for line in action.wanted)
         case _:

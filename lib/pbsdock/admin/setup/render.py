@@ -14,8 +14,8 @@ UNITS = ("pbsdock-agent.socket", "pbsdock-agent.service")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Baked:
-    """What the marks in a hook stand for."""
+class Renderer:
+    """Fills in the marks (``@PYTHON@``, ``@PATHS@`` ...) in the templates of hooks and commands."""
 
     places: Places
     home: Path  # the version's own directory, by its real name: what starts from it stays with it
@@ -25,11 +25,11 @@ class Baked:
 
     @property
     def paths(self) -> Path:
-        """The file that tells the program its places."""
+        """The path of paths.json."""
         return self.home / "paths.json"
 
     def hook(self, text: str) -> str:
-        """A hook of this version."""
+        """The text of a hook with its marks filled in."""
         marks = {
             "@PYTHON@": self.python,
             "@LIB@": self.library,
@@ -45,7 +45,7 @@ class Baked:
         return text
 
     def places_file(self) -> str:
-        """See :class:`pbsdock.core.paths.Paths`."""
+        """The text of paths.json (:class:`pbsdock.core.paths.Paths`)."""
         places = self.places
         return (
             json.dumps(
@@ -67,12 +67,12 @@ class Baked:
         )
 
     def command(self) -> str:
-        """``pbsdock``."""
+        """The text of the command ``pbsdock``."""
         code = "import sys\nfrom pbsdock.admin.cli import main\nsys.exit(main())"
         return f'#!/bin/sh\nexec "{self.python}" -I -c \'{code}\' --paths "{self.paths}" "$@"\n'
 
     def agent(self) -> str:
-        """``pbsdock-agent``."""
+        """The text of the command ``pbsdock-agent``."""
         return (
             f'#!/bin/sh\nexec "{self.python}" -I -S -c \'import sys; sys.path.insert(0, "{self.library}")\n'
             f'from pbsdock.agent.daemon import main\nsys.exit(main())\' --paths "{self.paths}" "$@"\n'

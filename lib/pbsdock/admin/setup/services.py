@@ -1,4 +1,4 @@
-"""What the host's own services need: systemd's units, tmpfiles.d, logrotate. An instance below --root has none."""
+"""systemd units, tmpfiles.d and logrotate. An instance below --root has none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _systemctl(*arguments: str) -> bool:
 
 
 def install(places: Places, home: Path, say: Callable[[str], None]) -> bool:
-    """Put the files that the version in *home* has for them; returns whether systemd looks after the agent."""
+    """Install these files from the version in *home*; returns whether systemd manages the agent."""
     if places.relocated:
         say(f"an instance below {places.root}: the first hook that needs the agent starts it")
         return False
@@ -32,8 +32,8 @@ def install(places: Places, home: Path, say: Callable[[str], None]) -> bool:
         say("no systemd here: the first hook that needs the agent starts it")
         return False
     put(_TMPFILES, (home / "etc/tmpfiles.conf").read_text(), 0o644)
-    for one in UNITS:
-        put(_UNITS / one, (home / "etc" / one).read_text(), 0o644)
+    for unit in UNITS:
+        put(_UNITS / unit, (home / "etc" / unit).read_text(), 0o644)
     _systemctl("daemon-reload")
     _systemctl("--quiet", "enable", *UNITS)
     # The socket first: an agent that a hook has started may have put its own in that place.
@@ -44,31 +44,31 @@ def install(places: Places, home: Path, say: Callable[[str], None]) -> bool:
 
 
 def remove(places: Places) -> None:
-    """Take all of it out."""
+    """Remove these files."""
     if places.relocated:
         return
     if (_UNITS / UNITS[1]).exists():
         _systemctl("--quiet", "disable", "--now", *UNITS)
-        for one in UNITS:
-            (_UNITS / one).unlink(missing_ok=True)
+        for unit in UNITS:
+            (_UNITS / unit).unlink(missing_ok=True)
         _systemctl("daemon-reload")
     for path in (_LOGROTATE, _TMPFILES):
         path.unlink(missing_ok=True)
 
 
 def stop_slice(instance: str) -> None:
-    """The slice of the instance's jobs, which is empty by now."""
+    """Stop the slice of the instance's jobs; it must be empty."""
     if Path(f"/sys/fs/cgroup/{instance}.slice").is_dir():
         _systemctl("--quiet", "stop", f"{instance}.slice")
 
 
 def wrong(places: Places) -> Iterator[str]:
-    """A sentence for everything that is not as it should be."""
+    """A sentence for each problem of these files and units."""
     if places.relocated or not has_systemd():
         return
-    for one in UNITS:
-        yield from weak_spots(_UNITS / one, 0o644)
-        if not _systemctl("--quiet", "is-enabled", one):
-            yield f"{one} is not enabled; run: systemctl enable --now {one}"
-        if not _systemctl("--quiet", "is-active", one):
-            yield f"{one} is not running; run: systemctl start {one}"
+    for unit in UNITS:
+        yield from weak_spots(_UNITS / unit, 0o644)
+        if not _systemctl("--quiet", "is-enabled", unit):
+            yield f"{unit} is not enabled; run: systemctl enable --now {unit}"
+        if not _systemctl("--quiet", "is-active", unit):
+            yield f"{unit} is not running; run: systemctl start {unit}"

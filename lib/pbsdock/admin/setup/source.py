@@ -21,22 +21,22 @@ class Source:
 
     @property
     def version(self) -> str:
-        """As setup.cfg says."""
+        """The version in setup.cfg. Raises SetupError."""
         return self._metadata()["version"]
 
     @property
     def lock(self) -> Path:
-        """What the program needs, with hashes."""
+        """The lock file of the packages the program needs."""
         return self.directory / "lock/run.txt"
 
     @property
     def build_lock(self) -> Path:
-        """What builds the packages that have no wheel."""
+        """The lock file of the build tools for packages without a wheel."""
         return self.directory / "lock/build.txt"
 
     @property
     def package(self) -> Path:
-        """The program itself."""
+        """The directory of the package pbsdock."""
         return self.directory / "lib/pbsdock"
 
     @property
@@ -61,19 +61,19 @@ class Source:
             raise SetupError(f"{self.directory} is not a checkout of pbsdock: it has no setup.cfg") from None
 
     def files(self) -> list[Path]:
-        """Everything that decides what is installed, without what was compiled."""
-        found = [one for top in ("lib/pbsdock", "hooks", "etc") for one in (self.directory / top).rglob("*")]
+        """All files that decide what is installed, without compiled ones."""
+        found = [path for top in ("lib/pbsdock", "hooks", "etc") for path in (self.directory / top).rglob("*")]
         compiled = self.package / first_process.NAME
-        found = [one for one in found if one.is_file() and "__pycache__" not in one.parts and one != compiled]
+        found = [path for path in found if path.is_file() and "__pycache__" not in path.parts and path != compiled]
         found += [self.first_process / name for name in first_process.SOURCES]
         return sorted([*found, self.lock, self.build_lock, self.directory / "setup.cfg"])
 
     def identity(self, places: Places, instance: str, python: Path) -> str:
-        """VERSION-HASH: the same for what would be installed in just the same way."""
+        """VERSION-HASH, where HASH covers all files and options of the installation."""
         digest = hashlib.sha256()
-        for one in self.files():
+        for path in self.files():
             digest.update(
-                f"{one.relative_to(self.directory)}\0{hashlib.sha256(one.read_bytes()).hexdigest()}\n".encode()
+                f"{path.relative_to(self.directory)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
             )
         interpreter = f"{python} {sys.version_info.major}.{sys.version_info.minor}"
         digest.update(f"{interpreter} {places.mom_priv} {places.prefix} {places.root} {instance}".encode())

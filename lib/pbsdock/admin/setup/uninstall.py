@@ -35,8 +35,8 @@ def uninstall(places: Places, say: Say) -> int:
 
 def _uninstall(places: Places, versions: Versions, say: Say) -> int:
     markers = places.run_dir / "jobs"
-    for one in sorted(markers.iterdir()) if markers.is_dir() else ():
-        say(f"warning: job {one.name} has a container here; it loses its epilogue's cleaning up")
+    for marker in sorted(markers.iterdir()) if markers.is_dir() else ():
+        say(f"warning: job {marker.name} has a container here; it loses its epilogue's cleaning up")
     for name in MOM_HOOKS:
         _give_back(places, name, say)
     _restore_config(places, say)
@@ -82,18 +82,18 @@ def _restore_config(places: Places, say: Say) -> None:
 
 
 def _remove_cgroups(places: Places) -> None:
-    """The instance's own, once they are empty."""
+    """Remove the instance's cgroups; jobs have left them."""
     if not (name := places.instance()):
         return
     services.stop_slice(name)
     top = Path("/sys/fs/cgroup")
-    for one in (Path(f"{top}{cgroup_parent(places)}") / name, *top.glob(f"*/{name}")):
+    for cgroup in (Path(f"{top}{cgroup_parent(places)}") / name, *top.glob(f"*/{name}")):
         with suppress(OSError):
-            one.rmdir()
+            cgroup.rmdir()
 
 
 def _unmount(places: Places) -> None:
-    """Pins and credentials of jobs that lose their container: who removes the directories must not go through them."""
+    """Unmount pins and credentials before their directories are removed: a removal must not follow them."""
     below = tuple(f"{places.run_dir / name}/" for name in ("pins", "work"))
     for point in reversed([point for point, _ in syscalls.mount_points() if point.startswith(below)]):
         with suppress(OSError):
@@ -101,7 +101,7 @@ def _unmount(places: Places) -> None:
 
 
 def _remove_program(places: Places, versions: Versions) -> None:
-    """Only what is ours by name: the prefix may be shared, /usr/local for example."""
+    """Remove our own files by name: the prefix may be shared, /usr/local for example."""
     prefix = places.prefix
     for path in (versions.link, versions.before):
         if path.is_symlink():

@@ -1,7 +1,7 @@
-"""The versions below a prefix: which is in force, which was before, and how one takes another's place.
+"""The versions below a prefix: the current one, the previous one, and the switch between them.
 
-What is in force is said by one symbolic link, which is exchanged by rename(2). A hook that starts at any moment goes
-through it once and finds a whole version, the one or the other.
+The symbolic link ``current`` names the current version and is replaced by rename(2). A hook resolves it once, so it
+always finds a complete version, the old or the new.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Version:
 
     @property
     def name(self) -> str:
-        """VERSION-HASH, with a number behind it if that one had to be made again."""
+        """VERSION-HASH, with a number appended if it had to be made again."""
         return self.home.name
 
     @property
@@ -53,7 +53,7 @@ class Version:
 
     @property
     def record(self) -> dict[str, Any]:
-        """``identity``, ``version`` and ``files`` (name -> sha256); empty if the version is not whole."""
+        """``identity``, ``version`` and ``files`` (name -> sha256); empty if the version is incomplete."""
         try:
             return dict(json.loads((self.home / _RECORD).read_bytes()))
         except (OSError, ValueError):
@@ -61,11 +61,11 @@ class Version:
 
     @property
     def identity(self) -> str:
-        """What it was made from; "" if it is not whole."""
+        """The identity it was made from; "" if the version is incomplete."""
         return str(self.record.get("identity", ""))
 
     def finish(self, identity: str, version: str, names: list[str]) -> None:
-        """Write down that it is whole, and the hashes of the files in *names*."""
+        """Mark the version as complete and record the hashes of the files *names*."""
         files = {name: _digest(self.home / name) for name in sorted(names)}
         temporary = self.home / f"{_RECORD}.new"
         temporary.write_text(json.dumps({"identity": identity, "version": version, "files": files}, indent=1) + "\n")
@@ -91,7 +91,7 @@ def _digest(path: Path) -> str:
 
 
 class Versions:
-    """All of a prefix's."""
+    """All versions below a prefix."""
 
     def __init__(self, prefix: Path) -> None:
         self.prefix = prefix
@@ -104,15 +104,15 @@ class Versions:
         return self._named(self.link)
 
     def previous(self) -> Version | None:
-        """The one it can be exchanged for again."""
+        """The version before the last switch; None if there is none."""
         found = self._named(self.before)
         return None if found == self.current() else found
 
     def all(self) -> list[Version]:
-        """Whole or not."""
+        """All versions, also incomplete ones."""
         if not self.directory.is_dir():
             return []
-        return [Version(one) for one in sorted(self.directory.iterdir()) if one.is_dir() and not one.is_symlink()]
+        return [Version(path) for path in sorted(self.directory.iterdir()) if path.is_dir() and not path.is_symlink()]
 
     def _named(self, link: Path) -> Version | None:
         try:
@@ -123,20 +123,20 @@ class Versions:
         return Version(found) if target == f"versions/{found.name}" and found.is_dir() else None
 
     def whole(self, identity: str) -> list[Version]:
-        """Those made from *identity*, the one in force first."""
-        found = [one for one in self.all() if one.identity == identity]
-        return sorted(found, key=lambda one: one != self.current())
+        """The complete versions made from *identity*, the current version first."""
+        found = [version for version in self.all() if version.identity == identity]
+        return sorted(found, key=lambda version: version != self.current())
 
     def fresh(self, identity: str) -> Version:
-        """Where it can be made (again); what an installation that failed has left there is removed."""
+        """An empty place for a new version; leftovers of a failed installation are removed."""
         number = 0
-        while (one := Version(self.directory / (f"{identity}.{number}" if number else identity))).identity:
+        while (version := Version(self.directory / (f"{identity}.{number}" if number else identity))).identity:
             number += 1
-        shutil.rmtree(one.home, ignore_errors=True)
-        return one
+        shutil.rmtree(version.home, ignore_errors=True)
+        return version
 
     def exchange(self, to: Version) -> None:
-        """Put *to* in force. The old one is the previous one then, unless *to* is only the same made again."""
+        """Make *to* the current version. The old one becomes the previous one, unless *to* has the same identity."""
         old = self.current()
         if old == to:
             return
@@ -153,19 +153,19 @@ class Versions:
         os.replace(temporary, link)
 
     def prune(self) -> list[Version]:
-        """Remove all but the one in force and the one before; returns those that stay since processes run from them."""
+        """Remove all versions but the current and the previous; returns those kept because processes use them."""
         kept = (self.current(), self.previous())
-        old = [one for one in self.all() if one not in kept]
-        used = in_use([one.home for one in old])
-        for one in old:
-            if one.home not in used:
-                (one.home / _RECORD).unlink(missing_ok=True)  # first: half of it is not whole
-                shutil.rmtree(one.home, ignore_errors=True)
-        return [one for one in old if one.home in used]
+        old = [version for version in self.all() if version not in kept]
+        used = in_use([version.home for version in old])
+        for version in old:
+            if version.home not in used:
+                (version.home / _RECORD).unlink(missing_ok=True)  # first: half of it is not whole
+                shutil.rmtree(version.home, ignore_errors=True)
+        return [version for version in old if version.home in used]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One installation at a time. Raises SetupError if another one is under way."""
+        """Hold the lock of installations. Raises SetupError if another installation holds it."""
         self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -179,12 +179,12 @@ class Versions:
 
 
 def in_use(homes: list[Path]) -> set[Path]:
-    """Which of *homes* processes run from: named in a command line, mapped, or open."""
+    """Those of *homes* that processes use: in a command line, mapped, or open."""
     found: set[Path] = set()
     for entry in os.listdir("/proc") if homes else ():
         if entry.isdigit() and int(entry) != os.getpid():
             seen = _seen(f"/proc/{entry}")
-            found |= {one for one in homes if f"{one}/".encode() in seen}
+            found |= {home for home in homes if f"{home}/".encode() in seen}
     return found
 
 

@@ -12,10 +12,10 @@ from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
 from pbsdock.agent.requests.fields import argv_of, env_of
 from pbsdock.agent.session import Session
-from pbsdock.core.errors import NodeFault
-from pbsdock.core.ledger import Record
+from pbsdock.core.errors import BadValue, NodeFault
+from pbsdock.core.facts import Usage
+from pbsdock.core.record import Record, State
 from pbsdock.protocol import wire
-from pbsdock.rm import torque
 
 
 class RootRequests:
@@ -26,17 +26,17 @@ class RootRequests:
         self.node = session.node
 
     def prepare(self, message: wire.Message) -> None:
-        argv = argv_of(message)
+        argv, env = argv_of(message), env_of(message)
         try:
             with self.session.kept_waiting():
-                record = prepare.from_prologue(self.node, argv, env_of(message), self.session.notify)
-        except torque.BadValue as error:
-            self.session.answer(self._aborted(argv, str(error)))
+                record = prepare.from_prologue(self.node, argv, env, self.session.notify)
+        except BadValue as error:
+            self.session.answer(self._aborted(argv, env, str(error)))
             return
         except Exception as error:
-            record = prepare.failed(self.node, argv, error)
+            record = prepare.failed(self.node, argv, env, error)
         try:
-            self.session.answer(wire.Message("prepared", state=record.state if record else "none"))
+            self.session.answer(wire.Message("prepared", state=record.state.value if record else "none"))
         except ClientGone:
             # Mom has killed the prologue meanwhile, and its epilogue may be over: nobody else would release this.
             if record is not None:
@@ -44,28 +44,28 @@ class RootRequests:
                     release(self.node, record, why="prologue-gone")
             raise
 
-    def _aborted(self, argv: list[str], reason: str) -> wire.Message:
+    def _aborted(self, argv: list[str], env: dict[str, str], reason: str) -> wire.Message:
         """What names no job can have no record to be told from, and would be the same on every node."""
-        if not prepare.has_directive(argv):
+        if not prepare.has_directive(self.node, argv, env):
             return wire.Message("prepared", state="none")
-        job = argv[0] if argv else ""
+        job = self.node.rm.named(argv, env)
         self.node.emit("job.refused", job=job, code="bad-arguments", sentence=reason, phase="prologue")
         return wire.Message("aborted", sentence=f"the job is ended: {reason}")
 
     def failed(self, message: wire.Message) -> None:
         """The prologue's agent was gone in the middle of it, or gave no answer; this one is here."""
         sentence = f"the agent of {self.node.name} gave no answer about the job"
-        prepare.failed(self.node, argv_of(message), NodeFault("agent-error", sentence))
+        prepare.failed(self.node, argv_of(message), env_of(message), NodeFault("agent-error", sentence))
         self.session.answer(wire.Message("prepared", state="refused"))
 
     def release(self, message: wire.Message) -> None:
         """Release what there is of a job, and tell of its end."""
         with self.session.kept_waiting():
-            self._release_now(argv_of(message))
+            self._release_now(message)
 
-    def _release_now(self, argv: list[str]) -> None:
-        job_id = torque.parse_job_id(argv[0] if argv else "").text
-        exit_status = _exit_status(argv)
+    def _release_now(self, message: wire.Message) -> None:
+        ended = self.node.rm.ended(argv_of(message), env_of(message))
+        job_id = ended.id
         asked = time.monotonic()
         mine = self._of(job_id)
         until = time.monotonic() + self.node.config.prologue.alarm_s - self.node.config.prologue.margin_s
@@ -73,14 +73,14 @@ class RootRequests:
             stage.settle(self.node, one, until, lambda running: finish(self.node, running), self.session.notify)
         # Where the container is over nothing of the job runs any more: mom need not wait while the engine tidies up.
         mine = self._there(job_id, asked, mine)
-        early = bool(mine) and all(one.state == "ended" and _is_revoked(one) for one in mine)
+        early = bool(mine) and all(one.state is State.ENDED and _is_revoked(one) for one in mine)
         if early:
             self.session.answer(wire.Message("released", clean=1))
         with self.node.job_lock(job_id, 90.0):
             mine = self._there(job_id, asked, mine)
             clean = all([release(self.node, one, why="epilogue") for one in mine])
             for one in mine:
-                self._finished(one, exit_status)
+                self._finished(one, ended.exit_status)
         if not clean:
             self.node.emit(
                 "job.fault",
@@ -93,7 +93,7 @@ class RootRequests:
             self.session.answer(wire.Message("released", clean=int(clean)))
 
     def _of(self, job_id: str) -> list[Record]:
-        return [one for one in self.node.ledger.load_all()[0] if one.job_id == job_id]
+        return [one for one in self.node.jobs.records() if one.job_id == job_id]
 
     def _there(self, job_id: str, asked: float, seen: list[Record]) -> list[Record]:
         """Those of *seen* that are still there, and what hooks have made that asked before *asked* (monotonic).
@@ -103,33 +103,34 @@ class RootRequests:
         return [
             one
             for one in self._of(job_id)
-            if any(one is other for other in seen) or float(one.facts.get("asked_at", asked)) < asked
+            if any(one is other for other in seen)
+            or (one.facts.asked_at if one.facts.asked_at is not None else asked) < asked
         ]
 
     def _finished(self, record: Record, exit_status: int | None) -> None:
-        usage = record.facts.get("usage", {})
-        end = record.exit or {}
-        started = record.facts.get("started_at")
+        usage = record.facts.usage or Usage()
+        end = record.exit
+        started = record.facts.started_at
         self.node.emit(
             "job.finished",
             record,
             exit_status=exit_status,
-            code=end.get("code"),
-            oom=end.get("oom"),
+            code=end.code if end else None,
+            oom=end.oom if end else None,
             outcome="refused" if record.refusal else "ran" if started else "not-started",
             image_digest=record.image_digest,
-            memory_peak_bytes=usage.get("memory_peak_bytes"),
-            cpu_seconds=usage.get("cpu_seconds"),
-            io_read_bytes=usage.get("io_read_bytes"),
-            io_write_bytes=usage.get("io_write_bytes"),
-            pids_peak=usage.get("pids_peak"),
-            run_s=round(end["at"] - started, 3) if started and "at" in end else None,
+            memory_peak_bytes=usage.memory_peak_bytes,
+            cpu_seconds=usage.cpu_seconds,
+            io_read_bytes=usage.io_read_bytes,
+            io_write_bytes=usage.io_write_bytes,
+            pids_peak=usage.pids_peak,
+            run_s=round(end.at - started, 3) if started and end and end.at else None,
             total_s=round(time.time() - record.created, 3),
             phase="epilogue",
         )
 
     def sweep(self, message: wire.Message) -> None:
-        job_id = torque.parse_job_id(argv_of(message)[0]).text
+        job_id = self.node.rm.job_id(argv_of(message)[0])
         asked = time.monotonic()
         older = self._of(job_id)
         with self.node.job_lock(job_id, 60.0):
@@ -141,13 +142,13 @@ class RootRequests:
         self.session.answer(wire.Message("reaped", json=json.dumps(done.to_dict())))
 
     def list_jobs(self, _message: wire.Message) -> None:
-        records, problems = self.node.ledger.load_all()
+        records, problems = self.node.jobs.records_and_problems()
         rows = [
             {
                 "job": one.job_id,
                 "user": one.user,
-                "state": one.state,
-                "image": (one.plan or {}).get("image"),
+                "state": one.state.value,
+                "image": one.plan.image if one.plan else None,
                 "container": one.container_id,
                 "since": one.created,
                 "incarnation": one.incarnation,
@@ -160,12 +161,4 @@ class RootRequests:
 
 def _is_revoked(record: Record) -> bool:
     """Whether nothing of the job's works any more at any store."""
-    return bool(record.steps.get("credentials", {"gone": True}).get("gone"))
-
-
-def _exit_status(argv: list[str]) -> int | None:
-    """As an epilogue was told it, if it was: whatever the arguments, a job has to be released."""
-    try:
-        return torque.parse_epilogue_argv(argv).exit_status
-    except torque.BadValue:
-        return None
+    return "credentials" not in record.steps or record.is_gone("credentials")

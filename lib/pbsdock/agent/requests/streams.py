@@ -8,10 +8,10 @@ import time
 
 from pbsdock.agent.channel import ClientGone
 from pbsdock.agent.finish import AWAY, finish
-from pbsdock.agent.running import Running
+from pbsdock.agent.runs import JobRun
 from pbsdock.agent.session import Session
 from pbsdock.core.errors import HookError, Refusal
-from pbsdock.engine.docker.api import EngineError
+from pbsdock.engine.base import EngineError
 from pbsdock.protocol import wire
 
 
@@ -22,18 +22,18 @@ class StreamRestorer:
         self.session = session
         self.node = session.node
 
-    def reattach(self, running: Running, sentence: str = "") -> None:
+    def reattach(self, running: JobRun, sentence: str = "") -> None:
         """Hand over new streams. A shell that never got its script's path is started anew: by new streams it would get
         the path, but no end of input (observed after a restart of Docker 20.10 with live-restore)."""
         record = running.record
-        if not record.facts.get("tty") and running.awaits_script():
+        if not record.facts.tty and running.awaits_script():
             self.session.answer(wire.Message("again"))
             return
         stream = self.node.engine.attach(record.container_id or record.container_name)
         with self.node.streams.giving(running, stream) as fd:
             self.session.answer(wire.Message("attached", sentence=sentence), [fd])
 
-    def check_again(self, running: Running) -> None:
+    def check_again(self, running: JobRun) -> None:
         if not self.node.streams.again(running):
             running.stream_lost_at = running.stream_lost_at or time.time()
             raise Refusal(
@@ -42,11 +42,11 @@ class StreamRestorer:
                 " Docker engine was there; they are not opened any more",
             )
 
-    def begin_to_restore(self, running: Running) -> None:
+    def begin_to_restore(self, running: JobRun) -> None:
         running.restoring, running.stream_lost_at = self.session.channel, time.time()
         threading.Thread(target=self._restore_stream, args=(running,), daemon=True).start()
 
-    def _restore_stream(self, running: Running) -> None:
+    def _restore_stream(self, running: JobRun) -> None:
         """Attach again as soon as the engine answers: with live-restore the container runs on without it."""
         try:
             self._restore(running)
@@ -54,7 +54,7 @@ class StreamRestorer:
             if running.restoring is self.session.channel:
                 running.restoring = None
 
-    def _restore(self, running: Running) -> None:
+    def _restore(self, running: JobRun) -> None:
         while not running.over.wait(0.2) and running.channel is self.session.channel:
             if not self.node.engine.probe():
                 continue

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
 import time
+from collections.abc import Mapping
 
-from pbsdock.agent import facts, prepare, stage
+from pbsdock.agent import prepare, stage
 from pbsdock.agent.finish import finish
 from pbsdock.agent.requests.fields import env_of
 from pbsdock.agent.requests.streams import StreamRestorer
-from pbsdock.agent.running import Running
+from pbsdock.agent.runs import JobRun, Run, TaskRun
 from pbsdock.agent.session import Session
 from pbsdock.agent.start import discard_half_started, finish_task, start_job, start_task
-from pbsdock.core.errors import HookError, Refusal
-from pbsdock.core.ledger import Record
-from pbsdock.engine.docker.api import EngineError
-from pbsdock.host.process import Caller
+from pbsdock.core.errors import BadValue, HookError, Refusal
+from pbsdock.core.facts import Exit
+from pbsdock.core.record import Record, Refused, State
+from pbsdock.engine.base import EngineError
+from pbsdock.host.process import Caller, start_time
 from pbsdock.protocol import wire
-from pbsdock.rm import torque
 
-_JOB_FILE_S = 5.0  # how long mom's file of a job that has just begun is waited for
 _TASK = re.compile(r"[0-9a-f]{64}")  # the engine's name of an exec
 _EVENT_S = 0.3  # how long the engine's own event of an end is waited for
 _SIGNALS = frozenset(
@@ -39,7 +38,6 @@ _SIGNALS = frozenset(
     }
 )
 _FATAL = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
-_PBS_TRACK = ("/usr/local/bin/pbs_track", "/usr/bin/pbs_track", "/opt/torque/bin/pbs_track")
 
 
 class UserRequests:
@@ -53,10 +51,10 @@ class UserRequests:
     def _own(self, message: wire.Message) -> Record | None:
         """The newest record of the job asked about, if it is the peer's own."""
         try:
-            job_id = torque.parse_job_id(message.text("job")).text
-        except torque.BadValue as error:
+            job_id = self.node.rm.job_id(message.text("job"))
+        except BadValue as error:
             raise Refusal("bad-job-id", str(error)) from None
-        record = self.node.ledger.for_job(job_id)
+        record = self.node.jobs.newest(job_id)
         if record is not None and record.uid != self.session.peer.uid:
             self.node.emit("client.refused", record, level="warning", uid=self.session.peer.uid, op=message.op)
             raise Refusal("not-your-job", f"job {job_id} belongs to another user")
@@ -73,44 +71,47 @@ class UserRequests:
                 "no-such-job",
                 f"what was prepared for job {message.text('job')} is gone; nothing was started, please submit it again",
             )
-        if record.state == "refused":
-            refusal = record.refusal or {}
-            raise Refusal(refusal.get("code", "refused"), refusal.get("sentence", "refused"))
+        if record.state is State.REFUSED:
+            refusal = record.refusal or Refused(code="refused", sentence="refused")
+            raise Refusal(refusal.code, refusal.sentence)
         self._await_stage_in(record)
         with self.node.job_lock(record.job_id, 120.0):
             running, stream = self._started(record, message)
-        if record.facts.get("nodes", 1) > 1 and not running.exec_id:
+        is_job = isinstance(running, JobRun)
+        if record.facts.nodes > 1 and is_job:
             self.session.notify("tasks on the other nodes of this job run there without the container")
-        if lost := record.facts.pop("cwd_lost", None):
+        if lost := record.facts.cwd_lost:
+            record.note(cwd_lost="")
             self.session.notify(f"the job's directory {lost} is not in the container; it starts in /")
-        started = wire.Message("started", pid=running.pid, task=running.exec_id, pbs_track=self._pbs_track(record))
+        told = self._adoption(record, running)
+        started = wire.Message("started", pid=running.pid, task="" if is_job else running.key, **told)
         with self.node.streams.giving(running, stream) as fd:
             self.session.answer(started, [fd])
             self.session.running, over = running, running.join(self.session.channel)
         if over is not None:
             self.session.answer_end(running, over)
-        if record.facts.get("tty") and not running.exec_id:
+        if record.facts.tty and is_job:
             self.resize(message)
 
-    def _started(self, record: Record, message: wire.Message) -> tuple[Running, socket.socket]:
+    def _started(self, record: Record, message: wire.Message) -> tuple[Run, socket.socket]:
         if message.number("again"):
             discard_half_started(self.node, record, message)
-        if record.state == "ready":
+        if record.state is State.READY:
             peer = self.session.peer
             return start_job(self.node, record, message, Caller(peer.pid, peer.uid, peer.started))
-        if record.state == "running":
+        if record.state is State.RUNNING:
             return start_task(self.node, record, message)
         raise Refusal("job-over", f"job {record.job_id} is over; nothing can be started in it any more")
 
     def _await_stage_in(self, record: Record) -> None:
         """Wait without the job's lock, which an epilogue may want meanwhile."""
-        if record.state != "ready":
+        if record.state is not State.READY:
             return
         try:
             said = stage.await_in(self.node, record, lambda: self.session.answer(wire.Message("waiting")))
         except Refusal as error:
             with self.node.job_lock(record.job_id, 120.0):
-                if record.state == "ready":
+                if record.state is State.READY:
                     prepare.refuse(self.node, record, error)
             raise
         for sentence in said:
@@ -120,41 +121,30 @@ class UserRequests:
         directive = message.text("directive")
         if not directive:
             return None
-        job_id = torque.parse_job_id(message.text("job"))
-        name, file = self.node.job_files.find(job_id) or self._await_job_file(job_id)
-        if file.uid != self.session.peer.uid:
-            raise Refusal("not-your-job", f"job {job_id.text} belongs to another user")
-        job = facts.from_job_file(name, file, self.node.name, env_of(message), self.node.paths.mom_priv)
-        return prepare.on_demand(self.node, job, directive, self.session.notify, file.wrong)
+        live = self.node.rm.find(message.text("job"))
+        if live is None:
+            raise Refusal("no-such-job", f"job {message.text('job')} is not alive on {self.node.name}")
+        if live.uid != self.session.peer.uid:
+            raise Refusal("not-your-job", f"job {live.id} belongs to another user")
+        return prepare.on_demand(self.node, live.job(env_of(message)), directive, self.session.notify, live.wrong)
 
-    def _await_job_file(self, job_id: torque.JobId) -> tuple[str, torque.JobFile]:
-        """A job's .JB may come a moment after its shell. Raises Refusal if it does not."""
-        pause, deadline = 0.02, time.monotonic() + _JOB_FILE_S
-        while time.monotonic() < deadline:
-            time.sleep(pause)
-            pause = min(2 * pause, 0.32)
-            if (found := self.node.job_files.find(job_id)) is not None:
-                return found
-        raise Refusal("no-such-job", f"job {job_id.text} is not alive on {self.node.name}")
-
-    def _pbs_track(self, record: Record) -> str:
-        for path in _PBS_TRACK:
-            if os.access(path, os.X_OK):
-                return path
-        self.node.emit("job.adoption_skipped", record, reason="pbs_track is not installed on this node")
-        return ""
+    def _adoption(self, record: Record, running: Run) -> Mapping[str, str]:
+        adoption = self.node.rm.adopt(running.pid, self.session.peer.pid)
+        if adoption.skipped:
+            self.node.emit("job.adoption_skipped", record, reason=adoption.skipped)
+        return adoption.told
 
     def rejoin(self, message: wire.Message) -> None:
         record = self._own(message)
         if record is None:
             raise Refusal("no-such-job", f"job {message.text('job')} has no container here")
         task = message.text("task")
-        running = self._task(record, task) if task else self.node.running.get(record.incarnation)
+        running = self._task(record, task) if task else self.node.jobs.job_run(record.incarnation)
         if running is None:
-            end = record.exit or {"code": 137, "sentences": []}
-            sentences = [str(one).encode() for one in end.get("sentences", [])]
-            self.session.answer(wire.Message("ended", code=end["code"], sentence=sentences))
-            record.facts.pop("untold", None)
+            end = record.exit or Exit(code=137)
+            sentences = [sentence.encode("utf-8", "backslashreplace") for sentence in end.sentences]
+            self.session.answer(wire.Message("ended", code=end.code, sentence=sentences))
+            record.note(untold=())
             return
         self.session.must_be_free(of=running)
         owner = running.channel
@@ -163,7 +153,7 @@ class UserRequests:
         self.session.running = running
         if (over := running.join(self.session.channel)) is not None:
             self.session.answer_end(running, over)
-        elif not message.number("attached") and not task:
+        elif isinstance(running, JobRun) and not message.number("attached"):
             if owner is self.session.channel and not self.node.streams.is_lost(running):
                 raise Refusal("stream-not-lost", f"the streams of job {record.job_id} are not lost")
             self.streams.check_again(running)
@@ -172,29 +162,31 @@ class UserRequests:
             except (EngineError, HookError):
                 self.streams.begin_to_restore(running)
 
-    def _task(self, record: Record, task: str) -> Running:
+    def _task(self, record: Record, task: str) -> TaskRun:
         """A task of this very job: what others' are called is no secret, since /proc and the cgroup tree show it.
 
         One that no agent remembers is looked up in the engine, which alone knows whose container it is in.
         """
-        running = self.node.running.get(task)
+        running = self.node.jobs.task_run(task)
         if running is None and _TASK.fullmatch(task):
-            running = Running(record=record, exec_id=task)
+            running = TaskRun(record=record, exec_id=task)
             try:
-                is_ours = self.node.engine.exec_inspect(task).get("ContainerID") == record.container_id
+                found = self.node.engine.exec_inspect(task)
             except EngineError:
                 finish_task(self.node, running)  # forgotten: its end is told, and not kept
                 return running
-            if is_ours:
-                return self.node.running.setdefault(task, running)
+            if found.container_id == record.container_id:
+                running.pid = found.pid
+                running.pid_start = start_time(running.pid)
+                return self.node.jobs.add_unless_known(running)
             running = None
-        if running is None or not running.exec_id or running.record.incarnation != record.incarnation:
+        if running is None or running.record.incarnation != record.incarnation:
             raise Refusal("no-such-task", f"job {record.job_id} has no such task here")
         return running
 
-    def _mine(self, message: wire.Message) -> Running:
+    def _mine(self, message: wire.Message) -> Run:
         record = self._own(message)
-        running = self.node.running.get(message.text("task") or record.incarnation) if record else None
+        running = self.node.jobs.run(message.text("task") or record.incarnation) if record else None
         if running is None or record is None or running.record.incarnation != record.incarnation:
             raise Refusal("not-running", f"job {message.text('job')} has nothing running here")
         return running
@@ -204,7 +196,7 @@ class UserRequests:
         if number not in _SIGNALS:
             raise Refusal("bad-signal", f"signal {number} is not passed on")
         running = self._mine(message)
-        if running.record.state == "staging":
+        if running.record.state is State.STAGING:
             if number in _FATAL:
                 stage.interrupt(self.node, running.record, f"the job got {signal.Signals(number).name}")
             return
@@ -215,7 +207,7 @@ class UserRequests:
         rows, columns = message.number("rows"), message.number("columns")
         if 0 < rows < 10000 and 0 < columns < 10000 and not message.text("task"):
             running = self._mine(message)
-            if not running.record.facts.get("tty"):
+            if not running.record.facts.tty:
                 return
             try:
                 self.node.engine.resize(running.record.container_id or "", rows, columns)
@@ -227,7 +219,8 @@ class UserRequests:
         if status == 0:
             self.node.emit("job.adopted", running.record, pid=running.pid)
         else:
-            self.node.emit("job.adoption_skipped", running.record, reason=f"pbs_track ended with {status}")
+            reason = f"{self.node.rm.words.adopter} ended with {status}"
+            self.node.emit("job.adoption_skipped", running.record, reason=reason)
 
     def eof(self, message: wire.Message) -> None:
         """The streams are over; the job is so too, or the engine dropped the connection."""
@@ -236,7 +229,7 @@ class UserRequests:
             raise Refusal("not-your-stream", "only the run hook that was given a job's streams can have lost them")
         if running.over.wait(_EVENT_S):
             return
-        if not running.exec_id and (running.is_alive() or not self.node.engine.probe()):
+        if isinstance(running, JobRun) and (running.is_alive() or not self.node.engine.probe()):
             if not self.node.streams.is_lost(running):
                 raise Refusal("stream-not-lost", f"the streams of job {running.record.job_id} are not lost")
             if running.restoring is not self.session.channel:
@@ -245,6 +238,9 @@ class UserRequests:
             return
         deadline = time.monotonic() + 2.0
         while time.monotonic() < deadline:
-            (finish_task if running.exec_id else finish)(self.node, running)
+            if isinstance(running, TaskRun):
+                finish_task(self.node, running)
+            elif isinstance(running, JobRun):
+                finish(self.node, running)
             if running.over.wait(0.05):
                 return

@@ -8,30 +8,12 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from pbsdock.core.errors import NodeFault
+from pbsdock.core.facts import Usage
 from pbsdock.core.plan import Limits
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """What a job used. None where the kernel does not tell. Sizes in bytes.
-
-    ``limit_hit``: whether the job's own memory limit was reached; ``oom_kills`` counts killed processes; ``oom_at``
-    says whose limit they were killed at (None: nobody was killed, or the kernel does not tell).
-    """
-
-    memory_peak_bytes: int | None = None
-    cpu_seconds: float | None = None
-    io_read_bytes: int | None = None
-    io_write_bytes: int | None = None
-    pids_peak: int | None = None
-    oom_kills: int | None = None
-    limit_hit: bool | None = None
-    oom_at: Literal["job", "container", "node"] | None = None
 
 
 class JobCgroup(Protocol):
@@ -76,12 +58,12 @@ def read_pids(directory: Path) -> list[int]:
         here = below.pop()
         try:
             with open(f"{here}/cgroup.procs", encoding="ascii") as file:
-                found += [int(one) for one in file.read().split()]
+                found += [int(pid) for pid in file.read().split()]
             with os.scandir(here) as entries:
-                below += [one.path for one in entries if one.is_dir(follow_symlinks=False)]
+                below += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
         except OSError:
             continue  # removed while we looked
-    return [one for one in found if one > 0]  # 0: a process of another pid namespace
+    return [pid for pid in found if pid > 0]  # 0: a process of another pid namespace
 
 
 def check_name(name: str) -> str:
@@ -196,7 +178,7 @@ def remove_tree(directory: Path, deadline_s: float) -> None:
 def names_in(directory: Path) -> list[str]:
     """The sub-directories of one cgroup."""
     try:
-        return sorted(one.name for one in directory.iterdir() if one.is_dir())
+        return sorted(entry.name for entry in directory.iterdir() if entry.is_dir())
     except FileNotFoundError:
         return []
 

@@ -19,8 +19,8 @@ _MANAGER = DBusAddress("/org/freedesktop/systemd1", bus_name=_NAME, interface=f"
 _ABSENT = frozenset({f"{_NAME}.NoSuchUnit", f"{_NAME}.NoSuchJob", "org.freedesktop.DBus.Error.UnknownObject"})
 # systemd leaves the bus for a moment while it executes itself anew (daemon-reexec): asked again, it answers.
 _AWAY = frozenset(
-    f"org.freedesktop.DBus.Error.{one}"
-    for one in ("NoReply", "ServiceUnknown", "NameHasNoOwner", "Disconnected", "Timeout", "TimedOut")
+    f"org.freedesktop.DBus.Error.{error}"
+    for error in ("NoReply", "ServiceUnknown", "NameHasNoOwner", "Disconnected", "Timeout", "TimedOut")
 )
 _PAUSE_S = 0.002
 _AWAY_S = 0.1

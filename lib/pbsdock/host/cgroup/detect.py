@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pbsdock.core.errors import NodeFault
 from pbsdock.host.cgroup.base import JobCgroup
@@ -14,16 +12,15 @@ from pbsdock.host.cgroup.v2 import V2Cgroup
 
 
 def choose(
-    engine_info: Mapping[str, Any], *, root: str, parent: str = "", sysfs: Path = Path("/sys/fs/cgroup")
+    driver: str, version: int, *, root: str, parent: str = "", sysfs: Path = Path("/sys/fs/cgroup")
 ) -> JobCgroup:
-    """Return the backend for what ``docker info`` says and the host has. Raises NodeFault if they disagree.
+    """Return the backend for the engine's *driver* (``cgroupfs``, ``systemd``) and cgroup *version*, and the host.
 
-    *parent* is the site's wish where jobs go; a host that cannot follow it starts none.
+    *parent* is the site's wish where jobs go; a host that cannot follow it starts none. Raises NodeFault if they
+    disagree.
     """
-    driver = str(engine_info.get("CgroupDriver", ""))
-    version = str(engine_info.get("CgroupVersion", "1"))
     unified = (sysfs / "cgroup.controllers").exists()
-    if unified != (version == "2"):
+    if unified != (version == 2):
         raise NodeFault(
             "cgroup-unknown",
             f"the engine says cgroup version {version}, but {sysfs} is version {'2' if unified else '1'}",

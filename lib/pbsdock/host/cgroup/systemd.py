@@ -40,7 +40,10 @@ class Bus(Protocol):
 
 def escape(text: str) -> str:
     r"""Escape one part of a unit name: ``16-0.vm`` becomes ``16\x2d0.vm``."""
-    return "".join(one if one in _PLAIN else "".join(f"\\x{byte:02x}" for byte in one.encode()) for one in text)
+    return "".join(
+        character if character in _PLAIN else "".join(f"\\x{byte:02x}" for byte in character.encode())
+        for character in text
+    )
 
 
 class SystemdCgroup(V2Tree):
@@ -105,9 +108,9 @@ class SystemdCgroup(V2Tree):
         """The jobs' slices, unescaped."""
         head, tail = f"{self.prefix}-", ".slice"
         return [
-            unescape(one[len(head) : -len(tail)]).replace(":", "-")
-            for one in names_in(self.sysfs / f"{self.prefix}.slice")
-            if one.startswith(head) and one.endswith(tail)
+            unescape(unit[len(head) : -len(tail)]).replace(":", "-")
+            for unit in names_in(self.sysfs / f"{self.prefix}.slice")
+            if unit.startswith(head) and unit.endswith(tail)
         ]
 
 
@@ -155,5 +158,5 @@ def properties(limits: Limits) -> list[Property]:
 
 def _bitmap(cpus: frozenset[int]) -> bytes:
     """systemd's CPU set on the bus: bit n of byte n // 8."""
-    total = sum(1 << one for one in cpus)
+    total = sum(1 << cpu for cpu in cpus)
     return total.to_bytes((total.bit_length() + 7) // 8, "little")

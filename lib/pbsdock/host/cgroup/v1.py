@@ -15,9 +15,9 @@ from typing import Any
 from cgroupspy.nodes import Node as CgroupNode
 
 from pbsdock.core.errors import NodeFault
+from pbsdock.core.facts import Usage
 from pbsdock.core.plan import Limits
 from pbsdock.host.cgroup.base import (
-    Usage,
     check,
     check_name,
     cpu_list,
@@ -40,12 +40,15 @@ _UNLIMITED = 1 << 62  # the kernel shows "no limit" as its largest counter, roun
 
 
 class V1Cgroup:
-    """The backend for one instance's *root* directory in each controller."""
+    """The backend for one instance's *root* directory in each controller.
+
+    Many methods because ``JobCgroup`` has ten, and each of v1's controllers is a hierarchy that is set up by itself.
+    """
 
     def __init__(self, sysfs: Path, root: str) -> None:
         self.sysfs = sysfs
         self.root = root
-        self.present = tuple(one for one in _CONTROLLERS if (sysfs / one).is_dir())
+        self.present = tuple(controller for controller in _CONTROLLERS if (sysfs / controller).is_dir())
         missing = {"memory", "cpu", "pids", "freezer"} - set(self.present)
         if missing:
             raise NodeFault("cgroup-missing", f"cgroup controller {sorted(missing)[0]} is not mounted below {sysfs}")
@@ -60,8 +63,8 @@ class V1Cgroup:
         """The job's directory in every hierarchy: Docker makes it in those without a limit of ours, too."""
         check_name(name)
         with os.scandir(self.sysfs) as entries:
-            places = [f"{one.path}/{self.root}/{name}" for one in entries if one.is_dir(follow_symlinks=False)]
-        return [Path(one) for one in places if os.path.isdir(one)]
+            places = [f"{entry.path}/{self.root}/{name}" for entry in entries if entry.is_dir(follow_symlinks=False)]
+        return [Path(place) for place in places if os.path.isdir(place)]
 
     def cgroup_parent(self, name: str) -> str:
         """What Docker takes: a path from the hierarchy's root."""
@@ -161,7 +164,7 @@ class V1Cgroup:
 
     def signal(self, name: str, signum: int, exclude: frozenset[int] = frozenset()) -> int:
         """Signal every process inside."""
-        pids = [one for one in self.pids(name) if one not in exclude]
+        pids = [pid for pid in self.pids(name) if pid not in exclude]
         return signal_all(pids, signum, lambda pid: self._touches(name, pid))
 
     def kill(self, name: str, deadline_s: float) -> bool:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from pbsdock.core.errors import NodeFault
+from pbsdock.core.facts import Usage
 from pbsdock.core.plan import Limits
 from pbsdock.host.cgroup.base import (
-    Usage,
     check,
     check_name,
     cpu_list,
@@ -53,7 +53,7 @@ class V2Tree:
 
     def signal(self, name: str, signum: int, exclude: frozenset[int] = frozenset()) -> int:
         """Signal every process inside."""
-        pids = [one for one in self.pids(name) if one not in exclude]
+        pids = [pid for pid in self.pids(name) if pid not in exclude]
         return signal_all(pids, signum, lambda pid: self.contains(name, pid))
 
     def kill(self, name: str, deadline_s: float) -> bool:
@@ -154,8 +154,8 @@ class V2Cgroup(V2Tree):
                 "cgroup-missing", f"cgroup /{self.parent} of [cgroup] parent does not exist; start the unit whose it is"
             )
         managed = (self.sysfs / "init.scope").is_dir()  # systemd's own, where the tree is systemd's
-        above = [one for one in (parent, *parent.parents) if one.is_relative_to(self.sysfs)]
-        if managed and not any(_is_delegated(one) for one in above):
+        above = [directory for directory in (parent, *parent.parents) if directory.is_relative_to(self.sysfs)]
+        if managed and not any(_is_delegated(directory) for directory in above):
             raise NodeFault(
                 "cgroup-not-delegated", f"cgroup /{self.parent} is not delegated by systemd; give its unit Delegate=yes"
             )
@@ -172,7 +172,7 @@ class V2Cgroup(V2Tree):
                 rule = "above the cgroups of jobs; let its unit run in a cgroup below that (docs/cgroups.md)"
             raise NodeFault("cgroup-inner-process", f"process {inside[0]} is in {directory}, {rule}")
         enabled = set((directory / "cgroup.subtree_control").read_text().split())
-        wanted = [f"+{one}" for one in _WANTED if one in available - enabled]
+        wanted = [f"+{controller}" for controller in _WANTED if controller in available - enabled]
         if wanted:
             (directory / "cgroup.subtree_control").write_text(" ".join(wanted))
 

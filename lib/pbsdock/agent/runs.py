@@ -1,4 +1,4 @@
-"""A job or TM task under way: what the agent knows of it from its start to its end."""
+"""What is under way: the run of a job's own container, and of a TM task in it, from start to end."""
 
 from __future__ import annotations
 
@@ -8,37 +8,30 @@ from dataclasses import dataclass, field
 from pbsdock.agent.channel import Channel, ClientGone
 from pbsdock.agent.outage import Outage
 from pbsdock.agent.shell import awaits_script
-from pbsdock.core.ledger import Record
+from pbsdock.core.record import Record
 from pbsdock.host.process import alive
 from pbsdock.protocol import wire
 
 
 @dataclass(slots=True)
-class Running:
-    """A job or TM task whose run hook waits for the end; any thread may end it."""
+class Run:
+    """Something a run hook waits for; any thread may end it."""
 
     record: Record
-    exec_id: str = ""
     pid: int = 0
-    pid_start: int = 0  # when that process began, in ticks; 0 where nobody has noted it
+    pid_start: int = 0  # when that process began, in clock ticks since the boot; 0 where nobody has noted it
     channel: Channel | None = None  # the run hook's, who alone may speak for this run
     ended: wire.Message | None = None
-    outage: Outage | None = None  # the engine's last one while this ran
-    restoring: Channel | None = None  # for whom a thread is at work to open new streams
-    stream_lost_at: float | None = None  # since when nobody reads the container's output; seconds since the epoch
-    out_of_memory: bool = False  # the engine has said so; a process was killed, not necessarily the first one
     gone_since: float | None = None  # since when the kernel has no such first process; monotonic seconds
+    stream_lost_at: float | None = None  # since when nobody reads the output; seconds since the epoch
+    restoring: Channel | None = None  # for whom a thread is at work to open new streams
     lock: threading.Lock = field(default_factory=threading.Lock)
     over: threading.Event = field(default_factory=threading.Event)
 
     @property
     def key(self) -> str:
-        """What it is known by: the task's exec, or the job's incarnation."""
-        return self.exec_id or self.record.incarnation
-
-    def awaits_script(self) -> bool:
-        """Whether its shell has run nothing and never will; takes a moment to be sure of."""
-        return self.is_alive() and awaits_script(self.pid, self.record.facts.get("waited_for", -1))
+        """What it is known by."""
+        raise NotImplementedError
 
     def is_alive(self) -> bool:
         """Whether its first process is there, and not another one with its number."""
@@ -75,3 +68,32 @@ class Running:
         with self.lock:
             if self.channel is channel:
                 self.channel = None
+
+
+@dataclass(slots=True)
+class JobRun(Run):
+    """The run of a job's own container."""
+
+    outage: Outage | None = None  # the engine's last one while this ran
+    out_of_memory: bool = False  # the engine has said so; a process was killed, not necessarily the first one
+
+    @property
+    def key(self) -> str:
+        """The job's incarnation."""
+        return self.record.incarnation
+
+    def awaits_script(self) -> bool:
+        """Whether its shell has run nothing and never will; takes a moment to be sure of."""
+        return self.is_alive() and awaits_script(self.pid, self.record.facts.waited_for)
+
+
+@dataclass(slots=True)
+class TaskRun(Run):
+    """The run of a TM task in the container of its job."""
+
+    exec_id: str = ""
+
+    @property
+    def key(self) -> str:
+        """The engine's id of the exec."""
+        return self.exec_id

@@ -1,4 +1,4 @@
-"""Threads that share one heap of work, where a piece may turn out to be several."""
+"""A pool of threads for tasks that may return further tasks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 Task = Callable[[], "Iterable[Task] | None"]
 
 
-class Crew:
-    """*count* threads; the first error ends the work."""
+class WorkerPool:
+    """*count* threads; the first error ends the work and sets *stop*."""
 
     def __init__(self, count: int, stop: threading.Event) -> None:
         self.count = count
@@ -22,13 +22,13 @@ class Crew:
         self._turn = threading.Condition()
 
     def work(self, tasks: Iterable[Task]) -> None:
-        """Do all *tasks* and what they hand on, which comes first. Raises what the first that failed has raised."""
+        """Run all *tasks*; what a task returns comes before the rest. Raises the error of the first that failed."""
         self._tasks = iter(tasks)
         threads = [threading.Thread(target=self._loop, daemon=True) for _ in range(self.count)]
-        for one in threads:
-            one.start()
-        for one in threads:
-            one.join()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         if self._error is not None:
             raise self._error
 
@@ -53,7 +53,7 @@ class Crew:
                     return task
                 if self._busy == 0:
                     return None
-                self._turn.wait()  # what is under way may hand something on
+                self._turn.wait()  # a running task may return further ones
         return None
 
     def _fail(self, error: BaseException) -> None:

@@ -1,0 +1,107 @@
+"""What has become known of a job since its plan was made: typed, frozen, kept in its record. Pure.
+
+A later release may add fields; each has a default, so that the record of an earlier one can be read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Half = Literal["", "begun", "done", "undone"]  # how far one direction of staging has come
+
+
+def uptime() -> float:
+    """Seconds since the boot (clock_gettime(2), CLOCK_BOOTTIME): what no change of the node's clock touches."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """A mount whose source was resolved: ``source`` holds no symbolic link, ``device`` and ``inode`` identify it.
+
+    ``pin`` is where root holds it for the engine (see :mod:`pbsdock.host.pins`).
+    """
+
+    source: str
+    target: str
+    read_only: bool
+    device: int
+    inode: int
+    pin: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a job used. None where the kernel does not tell. Sizes in bytes.
+
+    ``limit_hit``: whether the job's own memory limit was reached; ``oom_kills`` counts killed processes; ``oom_at``
+    says whose limit they were killed at (None: nobody was killed, or the kernel does not tell).
+    """
+
+    memory_peak_bytes: int | None = None
+    cpu_seconds: float | None = None
+    io_read_bytes: int | None = None
+    io_write_bytes: int | None = None
+    pids_peak: int | None = None
+    oom_kills: int | None = None
+    limit_hit: bool | None = None
+    oom_at: Literal["job", "container", "node"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """An upload in parts that was begun at an object store."""
+
+    store: str
+    bucket: str
+    key: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """That a job's credentials were delivered, and when they are due for new ones (seconds since the epoch)."""
+
+    refresh_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """How the container ended: exit status, whether a process was killed for memory, what its user is told, when."""
+
+    code: int
+    oom: bool = False
+    sentences: tuple[str, ...] = ()
+    at: float | None = None  # seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Times are seconds: ``*_at`` since the epoch, but ``alive_at`` since the boot and ``asked_at`` monotonic."""
+
+    alive_at: float = 0.0  # the last sign of life
+    asked_at: float | None = None  # when the prologue asked for the job
+    job_file: str = ""  # what the resource manager calls its file of the job
+    nodes: int = 1  # of the whole job
+    own_files: tuple[tuple[str, str], ...] = ()  # made by root: source, target
+    bound: tuple[Bound, ...] = ()
+    script_names_shell: bool = False
+    script_sha256: str = ""
+    interpreter: str = ""  # of the script's first line
+    pid: int = 0  # the container's first process
+    pid_start: int = 0  # when that began, in clock ticks since the boot
+    tty: bool = False
+    waited_for: int = -1  # what the shell waited for before it was given its script (see pbsdock.agent.shell)
+    started_at: float | None = None
+    cwd_lost: str = ""  # the run hook's directory, where the container has none of that name
+    untold: tuple[str, ...] = ()  # sentences on the end that no run hook was there to hear
+    usage: Usage | None = None
+    credentials: Credentials | None = None
+    revoked: bool = False  # from here on no credential is made again
+    staged_in: Half = ""
+    staged_out: Half = ""
+    kept: tuple[str, ...] = ()  # where to results were moved that could not be uploaded
+    uploads: Mapping[str, Upload] = field(default_factory=dict)

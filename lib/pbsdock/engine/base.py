@@ -1,0 +1,232 @@
+"""The seam to a container engine: what the agent asks of one, and what it gets, without any engine's own names.
+
+Between :mod:`pbsdock.engine.spec`, which makes a :class:`ContainerSpec` of a plan, and an engine's own JSON, which only
+its own package (:mod:`pbsdock.engine.docker`) knows. Times are seconds since the epoch, sizes bytes.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from pbsdock.core.plan import Device, Limits, Tmpfs
+
+Rlimits = Mapping[str, tuple[int, int]]  # the kernel's name in /proc/PID/limits -> soft, hard; -1 is unlimited
+
+
+class Failure(Enum):
+    """Why an engine refused a call, as far as the agent treats it differently."""
+
+    NO_PROGRAM = "no-program"  # what was to be started is not in the image, or cannot be run
+    IMAGE_GONE = "image-gone"
+    NO_NETWORK = "no-network"
+    OTHER = "other"
+
+
+class EngineError(Exception):
+    """The engine answered a call with an error: *status* is HTTP's, the text the engine's own."""
+
+    def __init__(self, status: int, text: str, failure: Failure = Failure.OTHER) -> None:
+        super().__init__(text)
+        self.status = status
+        self.failure = failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BindMount:
+    """A file or directory of the host's in the container; no mount of one side ever shows on the other."""
+
+    source: str
+    target: str
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerSpec:
+    """One container, whole.
+
+    What no job's container may have is no field, so nothing can ask for it; every engine sees to that itself: no
+    capability, no gain of privileges, no namespace of the host's or another container's but the network's, no restart,
+    no log, no health check, no published port. Standard input, output and error are always open to :meth:`attach`.
+    """
+
+    image_id: str
+    argv: tuple[str, ...]
+    entrypoint: str | None  # None: none at all, also where the image has one
+    environment: tuple[str, ...]  # NAME=value, over the image's own
+    uid: int
+    gid: int
+    groups: tuple[int, ...]  # supplementary, by number
+    workdir: str
+    tty: bool
+    labels: Mapping[str, str]
+    mounts: tuple[BindMount, ...]
+    tmpfs: tuple[Tmpfs, ...]
+    network: str  # "host", "none" or a network's name
+    limits: Limits
+    cgroup_parent: str  # as the engine's cgroup driver spells it
+    devices: tuple[Device, ...]
+    gpus: tuple[str, ...]  # NVIDIA's ids
+    rlimits: Rlimits
+    oom_score_adj: int
+    read_only_root: bool
+    sysctls: Mapping[str, str]  # of the container's own namespaces
+    runtime: str = ""  # by the engine's name for it; "": its default
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerState:
+    """How a container is, or how it ended. ``pid`` 0: no process; times None: not yet, or the engine does not know."""
+
+    is_running: bool = False
+    pid: int = 0
+    exit_code: int = 0
+    out_of_memory: bool = False  # the engine says so: a process was killed, not necessarily the first one
+    started_at: float | None = None
+    finished_at: float | None = None
+    error: str = ""  # the engine's own words for a start that failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecState:
+    """How a process beside a container's first one is. ``exit_code`` None: it has not ended."""
+
+    container_id: str
+    is_running: bool
+    pid: int
+    exit_code: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedContainer:
+    """A container as a list has it."""
+
+    id: str
+    labels: Mapping[str, str]
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFacts:
+    """An image of this node. ``digests`` are ``repository@digest``, one for each registry it came from."""
+
+    id: str
+    digests: tuple[str, ...]
+    architecture: str  # Go's name, as images are labelled: amd64, arm64; "" if it does not say
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCapabilities:
+    """What an engine says of itself and of its host."""
+
+    version: str
+    architecture: str  # the kernel's name (uname -m)
+    cgroup_driver: str  # "cgroupfs", "systemd"; "" if it does not say
+    cgroup_version: int
+    root_dir: str  # where it keeps images and containers; "" if it does not say
+    security_options: tuple[str, ...]
+    live_restore: bool  # whether containers outlive it
+    runtimes: tuple[str, ...]  # the names of the OCI runtimes it has
+    default_runtime: str
+    maps_user_ids: bool  # whether a container's user is another one on the host
+
+
+class EventKind(Enum):
+    """What an engine tells by itself."""
+
+    CONTAINER_DIED = "container-died"
+    EXEC_DIED = "exec-died"
+    OUT_OF_MEMORY = "out-of-memory"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineEvent:
+    """Something that happened to a container. ``exit_code`` is of what died, None where the engine does not say."""
+
+    kind: EventKind
+    container_id: str
+    exec_id: str = ""
+    exit_code: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)  # the container's
+    at: float | None = None
+
+
+class ContainerEngine(Protocol):
+    """The calls the agent makes, no others; any thread may make them.
+
+    Each takes a bounded time. Each raises NodeFault ``engine-unreachable`` if the engine does not answer, and
+    :class:`EngineError` if it answers with an error. Containers are named by id or name.
+
+    Many methods because each is one call of the engine, and the agent needs them all.
+    """
+
+    @property
+    def down_because(self) -> str | None:
+        """Why the engine is taken for lost; None while it answers."""
+
+    def probe(self) -> bool:
+        """Ask for a sign of life, shortly. Raises nothing."""
+
+    def info(self) -> EngineCapabilities:
+        """Ask the engine what it is and can do."""
+
+    def components(self) -> dict[str, str]:
+        """Name -> version, of the engine and what it runs containers with."""
+
+    def create(self, spec: ContainerSpec, name: str) -> str:
+        """Create a container; returns its id."""
+
+    def attach(self, container: str) -> socket.socket:
+        """Open a container's streams; nothing of them is read yet.
+
+        What it writes comes in frames, for the run hook to take apart: the stream (1 or 2), three zero bytes, the
+        length in four bytes, the data. With a terminal it comes as it is.
+        """
+
+    def start(self, container: str) -> None:
+        """Start a container."""
+
+    def inspect(self, container: str) -> ContainerState | None:
+        """How a container is; None if there is none."""
+
+    def inspect_image(self, reference: str) -> ImageFacts | None:
+        """An image by reference; None if it is not here."""
+
+    def remove(self, container: str) -> bool:
+        """Kill and remove a container, if there is one; False while another removal is under way."""
+
+    def labelled(self, label: str) -> list[ListedContainer]:
+        """All containers with *label* (``key=value``), running or not."""
+
+    def resize(self, container: str, rows: int, columns: int) -> None:
+        """Set the size of a container's terminal, in characters."""
+
+    def exec_create(
+        self,
+        container: str,
+        argv: Sequence[str],
+        *,
+        environment: Sequence[str],
+        uid: int,
+        gid: int,
+        directory: str,
+        tty: bool,
+    ) -> str:
+        """Prepare a process beside the container's first one, with all three streams; returns its id."""
+
+    def exec_start(self, exec_id: str, *, tty: bool) -> socket.socket:
+        """Start such a process and return its streams, which are as those of :meth:`attach`."""
+
+    def exec_inspect(self, exec_id: str) -> ExecState:
+        """How such a process is. Raises EngineError if the engine knows none, as after its restart."""
+
+    def events(self, label: str) -> AbstractContextManager[Iterator[EngineEvent]]:
+        """What happens to containers with *label* from the moment this is entered; waits for the next without end.
+
+        It ends where the engine ends it. Raises OSError or ValueError if the connection breaks.
+        """
