@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -339,6 +341,24 @@ def test_the_command_finds_its_instance(installed: Scratch) -> None:
     assert "'engine.sockte'" in done.stderr
 
 
+def test_the_first_process_is_roots_static_and_listed(installed: Scratch) -> None:
+    """It runs in every image, nobody but root can exchange it, and its hash is with those of the package's files."""
+    library = next(installed.home.glob("venv/lib/python3*/site-packages"))
+    program = library / "pbsdock/init/pbsdock-init"
+    status = program.lstat()
+
+    assert (stat.S_ISREG(status.st_mode), status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (
+        True,
+        0,
+        0,
+        0o755,
+    )
+    assert b"/ld-" not in program.read_bytes()
+    digest = base64.urlsafe_b64encode(hashlib.sha256(program.read_bytes()).digest()).decode().rstrip("=")
+    rows = next(library.glob("pbsdock-*.dist-info/RECORD")).read_text().splitlines()
+    assert f"pbsdock/init/pbsdock-init,sha256={digest},{status.st_size}" in rows
+
+
 # -- the check ----------------------------------------------------------------------------------------------------
 
 
@@ -380,6 +400,24 @@ def test_the_check_finds_a_wrong_mode(installed: Scratch, what: str, mode: int, 
 
     assert done.returncode == 1
     assert done.stdout.splitlines()[1:] == [one.format(path) for one in says]
+
+
+def test_the_check_finds_another_first_process(installed: Scratch) -> None:
+    """One byte of it is enough; without the right to execute it nothing would start."""
+    program = next(installed.home.glob("venv/lib/python3*/site-packages")) / "pbsdock/init/pbsdock-init"
+    before = program.read_bytes()
+    program.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    program.chmod(0o644)
+    try:
+        done = installed.install("--check")
+    finally:
+        program.write_bytes(before)
+        program.chmod(0o755)
+
+    assert done.stdout.splitlines()[1:] == [
+        f"wrong: {program} has mode 644; it must be 755",
+        f"wrong: packages files: {program} of pbsdock 0.1.0 is not as it was installed; run install.sh again",
+    ]
 
 
 def test_the_check_finds_a_directory_above_that_others_can_write(installed: Scratch) -> None:
