@@ -22,7 +22,7 @@ from pbsdock.agent.runs import Run, TaskRun
 from pbsdock.agent.stores import Stores
 from pbsdock.agent.streams import Streams
 from pbsdock.agent.workers import Spawner
-from pbsdock.config.tables import Config
+from pbsdock.config.tables import Config, seccomp_of
 from pbsdock.core.errors import HookError, NodeFault
 from pbsdock.core.ledger import Ledger
 from pbsdock.core.pathrules import ClosedPaths
@@ -51,7 +51,11 @@ class Node:
         self.name = socket.gethostname()
         self.boot = boot_id()
         self.engine, self.images = connect_with_images(
-            config.engine.socket, config.engine.timeout_s, on_change=self._engine_changed, emit=self.emit
+            config.engine.socket,
+            config.engine.timeout_s,
+            seccomp=seccomp_of(config.security),
+            on_change=self._engine_changed,
+            emit=self.emit,
         )
         self.stores = Stores(config, self.owner, self.emit)
         self.jobs = Jobs(ledger, self.emit)

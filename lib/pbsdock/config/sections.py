@@ -28,6 +28,19 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SecurityConfig:
+    """What a container's processes may ask of the kernel."""
+
+    seccomp: str = setting(
+        "hpc",
+        '"engine": the engine\'s own filter of system calls; "hpc": the same, but for NUMA memory policy and copying'
+        " between one's own processes (numactl, UCX, Open MPI); or the path of a profile, root's own, as docker run"
+        " --security-opt seccomp= takes it.",
+        check=checks.seccomp,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImagesConfig:
     """Which images, and how they get here."""
 

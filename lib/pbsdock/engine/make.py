@@ -15,8 +15,16 @@ def connect(socket_path: str, timeout_s: float) -> ContainerEngine:
 
 
 def connect_with_images(
-    socket_path: str, timeout_s: float, *, on_change: Callable[[bool, str], None], emit: Callable[..., None]
+    socket_path: str,
+    timeout_s: float,
+    *,
+    seccomp: str,
+    on_change: Callable[[bool, str], None],
+    emit: Callable[..., None],
 ) -> tuple[ContainerEngine, Images]:
-    """The same and its images; *on_change* is told whether it answers, and why it does not."""
-    engine = Engine(socket_path, timeout_s, on_change=on_change)
+    """The same and its images; *on_change* is told whether it answers, and why it does not.
+
+    *seccomp*: "engine", "hpc" or a profile in JSON, for every container.
+    """
+    engine = Engine(socket_path, timeout_s, on_change=on_change, seccomp=seccomp)
     return engine, Images(engine.client, engine.inspect_image, emit)
