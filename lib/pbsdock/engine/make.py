@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pbsdock.engine.base import ContainerEngine
 from pbsdock.engine.docker.api import Engine
 from pbsdock.engine.images import Images
+from pbsdock.engine.private import PrivateImages
 
 
 def connect(socket_path: str, timeout_s: float) -> ContainerEngine:
@@ -18,6 +19,7 @@ def connect_with_images(
     socket_path: str,
     timeout_s: float,
     *,
+<<<<<<< HEAD
     seccomp: str,
     on_change: Callable[[bool, str], None],
     emit: Callable[..., None],
@@ -28,3 +30,13 @@ def connect_with_images(
     """
     engine = Engine(socket_path, timeout_s, on_change=on_change, seccomp=seccomp)
     return engine, Images(engine.client, engine.inspect_image, emit)
+=======
+    on_change: Callable[[bool, str], None],
+    emit: Callable[..., None],
+    private: PrivateImages,
+) -> tuple[ContainerEngine, Images]:
+    """The same and its images; *on_change* is told whether it answers, and why it does not, *private* says whose
+    images are not for everybody."""
+    engine = Engine(socket_path, timeout_s, on_change=on_change)
+    return engine, Images(engine.client, engine.inspect_image, emit, private=private)
+>>>>>>> main
