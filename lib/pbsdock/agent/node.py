@@ -54,15 +54,10 @@ class Node:
         self.engine, self.images = connect_with_images(
             config.engine.socket,
             config.engine.timeout_s,
-<<<<<<< HEAD
             seccomp=seccomp_of(config.security),
             on_change=self._engine_changed,
             emit=self.emit,
-=======
-            on_change=self._engine_changed,
-            emit=self.emit,
             private=PrivateImages(paths.state_dir / "private_images.json"),
->>>>>>> main
         )
         self.stores = Stores(config, self.owner, self.emit)
         self.jobs = Jobs(ledger, self.emit)
