@@ -64,7 +64,7 @@ class Node:
         self.streams = Streams()
         self.pulse = Pulse()
         self.spawner = Spawner(paths.lib)
-        self.rm = manager(paths, self.name)
+        self.rm = manager(paths, self.name, client_dir=config.torque.client_dir)
         self._cgroups: JobCgroup | None = None
         self._locks = Locks()
         self.attempts = Attempts(paths.state_dir / "attempts.json")

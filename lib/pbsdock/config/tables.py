@@ -33,6 +33,7 @@ from pbsdock.config.sections import (
     StagingConfig,
     StoreConfig,
     StoreRules,
+    TorqueConfig,
     UsersConfig,
 )
 from pbsdock.config.trust import check_trusted
@@ -59,6 +60,7 @@ __all__ = [
     "StagingConfig",
     "StoreConfig",
     "StoreRules",
+    "TorqueConfig",
     "UsersConfig",
     "check_trusted",
     "is_root_only",
@@ -99,6 +101,7 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    torque: TorqueConfig = field(default_factory=TorqueConfig)
     security: SecurityConfig = field(default_factory=SecurityConfig)
     cgroup: CgroupConfig = field(default_factory=CgroupConfig)
     devices: DevicesConfig = field(default_factory=DevicesConfig)
