@@ -74,7 +74,7 @@ def _begin(
     engine: FakeEngine, record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: list[str]
 ) -> Any:
     monkeypatch.setattr(start, "_rlimits", lambda _: {})
-    monkeypatch.setattr(start, "_pinned", lambda *_: nullcontext([]))
+    monkeypatch.setattr(start, "pinned", lambda *_: nullcontext([]))
     monkeypatch.setattr(start, "_deliver", lambda *_: engine.may_fail("deliver"))
     monkeypatch.setattr(start.facts, "shell_chosen", lambda *_: False)
     jobs = Jobs(Ledger(tmp_path), lambda event, *_, **__: events.append(event))
@@ -85,7 +85,7 @@ def _begin(
         name="n1",
         engine=engine,
         jobs=jobs,
-        paths=SimpleNamespace(mom_jobs=tmp_path),
+        paths=SimpleNamespace(mom_jobs=tmp_path, pins=tmp_path),
         labels=lambda _: {},
         cgroups=SimpleNamespace(cgroup_parent=lambda _: "/c"),
         emit=lambda event, *_, **__: events.append(event),

@@ -22,6 +22,7 @@ from pbsdock.agent import facts, health, stage
 from pbsdock.agent.attempts import MOST
 from pbsdock.agent.node import Node, ms_since, parse_cpus
 from pbsdock.agent.release import release
+from pbsdock.agent.stage_items import item_of
 from pbsdock.config.tables import ImagesConfig
 from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.core.facts import uptime
@@ -298,7 +299,7 @@ def _carry_out(
         )
     record.note(own_files=tuple(_files(node, job, record, plan, script)), bound=tuple(bound))
     for one in (*plan.stage_in, *plan.stage_out):
-        stage.item_of(record, plan, one)  # refuses what lies in a mount that was left out
+        item_of(record, plan, one)  # refuses what lies in a mount that was left out
     began_cgroup = time.monotonic()
     node.cgroups.create(record.cgroup, plan.limits)
     node.emit("cgroup.created", record, cgroup=record.cgroup, ms=ms_since(began_cgroup))

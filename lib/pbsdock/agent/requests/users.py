@@ -14,7 +14,8 @@ from pbsdock.agent.requests.fields import env_of
 from pbsdock.agent.requests.streams import StreamRestorer
 from pbsdock.agent.runs import JobRun, Run, TaskRun
 from pbsdock.agent.session import Session
-from pbsdock.agent.start import discard_half_started, finish_task, start_job, start_task
+from pbsdock.agent.start import discard_half_started, start_job
+from pbsdock.agent.tasks import finish_task, start_task
 from pbsdock.core.errors import HookError, Refusal
 from pbsdock.core.facts import Exit
 from pbsdock.core.record import Record, Refused, State
