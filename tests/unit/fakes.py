@@ -6,6 +6,7 @@ locks, ledger, markers, health flag and directories are the agent's, below a dir
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -393,24 +394,47 @@ def known(node: Node, state: State | str, **changes: Any) -> Record:
     return record
 
 
-def ask(node: Node, uid: int, *messages: wire.Message, session: Session | None = None) -> list[wire.Message]:
-    """What a client of that user is answered to each message; all answers but notices, over a real socket."""
+@contextmanager
+def session_of(node: Node, uid: int) -> Iterator[Session]:
+    """A connection of that user's, over a real socket whose client's end is ``session.client``."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        theirs.settimeout(5)
+        theirs.setblocking(False)
         peer = Peer(ours)
         peer.uid = uid
-        asking = session or Session(node, Channel(ours), peer, UserQuota(32, 1 << 20))
-        for message in messages:
-            asking.handle(message, respond)
-        ours.shutdown(socket.SHUT_WR)
-        data = b""
-        while part := theirs.recv(65536):
-            data += part
-    return [answer for answer in _decoded(data) if answer.op != "notice"]
+        session = FakeClientSession(node, Channel(ours), peer, UserQuota(32, 1 << 20))
+        session.client = theirs
+        yield session
 
 
-def _decoded(data: bytes) -> Iterator[wire.Message]:
+class FakeClientSession(Session):
+    """A session that knows its client."""
+
+    client: socket.socket
+
+
+def ask(node: Node, uid: int, *messages: wire.Message, session: Session | None = None) -> list[wire.Message]:
+    """What a client of that user is answered to each message, but notices; in a session of its own by default."""
+    if session is None:
+        with session_of(node, uid) as fresh:
+            return ask(node, uid, *messages, session=fresh)
+    assert isinstance(session, FakeClientSession)
+    for message in messages:
+        session.handle(message, respond)
+    return [answer for answer in _received(session.client) if answer.op not in ("notice", "waiting")]
+
+
+def _received(client: socket.socket) -> Iterator[wire.Message]:
+    """What has come in; nobody waits, since the agent answers before it returns."""
+    data = b""
+    while True:
+        try:
+            part, fds, *_ = socket.recv_fds(client, 65536, 8)
+        except BlockingIOError:
+            break
+        for fd in fds:
+            os.close(fd)
+        data += part
     while data:
         length = int.from_bytes(data[:4], "big")
         yield wire.decode(data[4 : 4 + length])
