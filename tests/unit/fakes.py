@@ -102,6 +102,9 @@ class FakeEngine(Failing):
             root_dir="/var/lib/fake",
             security_options=(),
             live_restore=True,
+            runtimes=("runc",),
+            default_runtime="runc",
+            maps_user_ids=False,
         )
 
     def components(self) -> dict[str, str]:
@@ -375,7 +378,7 @@ def fake_node(directory: Path, config: str = "") -> FakeNode:
         prefix=directory,
         home=directory,
     )
-    for place in (paths.work, paths.markers, paths.pins, paths.state_dir, paths.mom_jobs):
+    for place in (paths.work, paths.markers, paths.pins, paths.state_dir, paths.mom_priv / "jobs"):
         place.mkdir(parents=True)
     engine: ContainerEngine = FakeEngine()
     with mock.patch("pbsdock.agent.node.connect_with_images", return_value=(engine, FakeImages())):

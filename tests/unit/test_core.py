@@ -22,7 +22,7 @@ from pbsdock.core.record import Record, State
 from pbsdock.engine import spec as container
 from pbsdock.engine.base import ContainerSpec
 from pbsdock.engine.docker.host_config import DEFAULTED, SET, create_body, host_config
-from pbsdock.hook.runner import Demux
+from pbsdock.hook.streams import Demux
 from pbsdock.host import mounts
 from pbsdock.protocol import wire
 from pbsdock.protocol.link import Link
@@ -66,12 +66,14 @@ def test_messages_have_limits() -> None:
 
 def test_hooks_import_next_to_nothing() -> None:
     """The client keeps out of socket, json, signal, re and everything third-party: start-up is paid by every job."""
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import pbsdock.hook.client, pbsdock.hook.runner; print(*sys.modules)"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import pbsdock.hook.client, pbsdock.hook.runner, pbsdock.hook.relay; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code, str(ROOT / "lib")], capture_output=True, text=True, check=True
     ).stdout.split()
 
-    assert not {"socket", "json", "signal", "re", "enum", "subprocess", "docker", "structlog"} & set(loaded)
+    assert not {"socket", "json", "signal", "re", "enum", "subprocess", "docker", "packaging", "structlog"} & set(
+        loaded
+    )
 
 
 @given(st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=30)), max_size=8), st.integers(1, 7))
@@ -97,6 +99,7 @@ CALL = container.Call(
     cwd="/home/alice",
     umask=0o077,
     tty=False,
+    shell_option="qsub -S",
 )
 
 

@@ -49,6 +49,10 @@ def _left(node: FakeNode) -> dict[str, list[str]]:
     }
 
 
+def _jobs(node: FakeNode) -> Path:
+    return node.paths.mom_priv / "jobs"
+
+
 _NOTHING: dict[str, list[str]] = {"containers": [], "cgroups": [], "files": [], "markers": [], "records": []}
 
 # -- release ----------------------------------------------------------------------------------------------------------
@@ -203,7 +207,7 @@ def test_a_dry_pass_with_fakes_only_tells(node: FakeNode) -> None:
 def test_a_pass_with_fakes_leaves_a_live_job_alone(node: FakeNode) -> None:
     """One with its file, and one that is young."""
     _whole(node, State.RUNNING)
-    (node.paths.mom_jobs / "7.s.JB").touch()
+    (_jobs(node) / "7.s.JB").touch()
     _whole(node, State.PREPARING, "8.s").note(alive_at=uptime())
     before = _left(node)
 
@@ -231,7 +235,7 @@ def test_a_pass_with_fakes_that_cannot_see_does_nothing(node: FakeNode, blocked_
     elif blocked_by == "engine-list":
         node.engine.fails["labelled"] = AWAY
     elif blocked_by == "mom":
-        node.paths.mom_jobs.rmdir()
+        _jobs(node).rmdir()
     elif blocked_by == "cgroups":
         node.fake_cgroups.fails["names"] = NodeFault("cgroup-unknown", "it is gone")
     else:
@@ -262,7 +266,7 @@ def test_a_job_with_fakes_that_came_to_life_meanwhile_is_left_alone(
     listed = node.stores.listed
 
     def listed_late() -> list[tuple[str, str, str]]:
-        (node.paths.mom_jobs / "7.s.JB").touch()
+        (_jobs(node) / "7.s.JB").touch()
         return listed()
 
     monkeypatch.setattr(node.stores, "listed", listed_late)

@@ -391,7 +391,7 @@ def test_a_job_with_fakes_is_finished_when_its_streams_are_over(node: FakeNode) 
 
 def test_a_directive_with_fakes_for_no_live_job_is_refused(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mom's own file is the only proof of a job."""
-    monkeypatch.setattr(users, "_JOB_FILE_S", 0.05)
+    monkeypatch.setattr("pbsdock.rm.torque.manager._JOB_FILE_S", 0.05)
 
     assert _code(ask(node, _OWNER, _start(directive="alpine:3"))) == "no-such-job"
     assert node.jobs.records() == []

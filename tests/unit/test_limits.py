@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbsdock.agent.job_files import JobFiles
 from pbsdock.agent.memory import Heap
 from pbsdock.agent.quota import Held, UserQuota, cost
 from pbsdock.core.rates import Rates
@@ -19,6 +18,7 @@ from pbsdock.events.limits import EventLimits
 from pbsdock.events.register import AT_WILL
 from pbsdock.events.stream import EventStream
 from pbsdock.rm import torque
+from pbsdock.rm.torque.live import JobFiles
 from tests.conftest import ROOT
 
 _NEVER_LIMITED = (

@@ -14,42 +14,24 @@ from pbsdock.config.tables import parse
 from pbsdock.core.errors import NodeFault, Refusal
 from pbsdock.core.pathrules import ClosedPaths, below
 from pbsdock.core.plan import Mount, Plan
-from pbsdock.directive.parse import parse_options, parse_script
 from pbsdock.policy.decide import HostFacts, decide, effective
-from pbsdock.rm.torque import Job, parse_job_id, parse_resource_list
+from pbsdock.rm.base import Job
 from tests.conftest import ROOT
+from tests.support.torque import job, parse_options, parse_script
 
 HOST = HostFacts(node="n1", memory_bytes=8 << 30, cpus=4)
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 GIB = 1 << 30
 
 
-def _job(resources: str = "nodes=1:ppn=2,mem=1gb", **changes: Any) -> Job:
-    job = Job(
-        id=parse_job_id("7.vm"),
-        user="alice",
-        group="users",
-        uid=2001,
-        gid=100,
-        groups=(3001,),
-        home="/home/alice",
-        name="x",
-        resources=parse_resource_list(resources),
-        queue="batch",
-        account="",
-        script_path="/s/7.vm.SC",
-        work_dir="/home/alice/run",
-        tmpdir="/tmp/7.vm",
-        nodefile="/s/aux/7.vm",
-        interactive=False,
-        slots_here=2,
-        slots_total=2,
-    )
-    return replace(job, **changes)
+def _job(
+    resources: str = "nodes=1:ppn=2,mem=1gb", *, slots_here: int = 2, slots_total: int | None = None, **changes: Any
+) -> Job:
+    return job(resources, slots_here=slots_here, slots_total=slots_total, **changes)
 
 
 def _plan(text: str = "busybox:1", config: str = "", job: Job | None = None, host: HostFacts = HOST) -> Plan:
-    return decide(job or _job(), parse_options(text, "job.sh"), parse(config), host)
+    return decide(job or _job(), parse_options(text, filename="job.sh"), parse(config), host)
 
 
 def _refusal(
@@ -314,7 +296,7 @@ def test_refusal(text: str, config: str, code: str, says: str) -> None:
 
 def test_line_of_the_script() -> None:
     """The sentence has the line and column in the script, not in the directive."""
-    directive = parse_script(b"#!/bin/sh\n#DOCKER busybox\n#DOCKER  --s3 b\ntrue\n", "script.sh")
+    directive = parse_script(b"#!/bin/sh\n#DOCKER busybox\n#DOCKER  --s3 b\ntrue\n", filename="script.sh")
     assert directive is not None
 
     with pytest.raises(Refusal) as caught:

@@ -68,7 +68,7 @@ def test_whose_fault_a_failed_pin_is(number: int, code: str) -> None:
 def test_what_is_believed_of_a_run_hook() -> None:
     """Its command, environment, directory and terminal; a variable that is no text is named and left out."""
     request = wire.Message("start", argv=b"/bin/sh", env=[b"A=1", b"B=\xff"], cwd="/d", umask=0o022, tty=1)
-    call, lost = read_call(request)
+    call, lost = read_call(request, "qsub -S")
 
     assert (call.argv, call.environment, call.cwd, call.umask, call.tty) == (
         ("/bin/sh",),
@@ -78,10 +78,10 @@ def test_what_is_believed_of_a_run_hook() -> None:
         True,
     )
     assert lost == ["B"]
-    assert "has no /bin/sh that can be run" in no_program(_PLAN, call).sentence
+    assert "has no /bin/sh that can be run; choose a shell it has with qsub -S" in no_program(_PLAN, call).sentence
 
 
 def test_a_run_hook_without_a_command_is_refused() -> None:
     """There is nothing to be run."""
     with pytest.raises(Refusal, match="without a command"):
-        read_call(wire.Message("start"))
+        read_call(wire.Message("start"), "")

@@ -7,8 +7,11 @@ from pbsdock.engine.spec import Call
 from pbsdock.protocol import wire
 
 
-def read_call(request: wire.Message) -> tuple[Call, list[str]]:
-    """The call, and the names of variables the Engine API cannot carry. Raises Refusal if there is no command."""
+def read_call(request: wire.Message, shell_option: str) -> tuple[Call, list[str]]:
+    """The call, and the names of variables the Engine API cannot carry; *shell_option* is how a user asks for a shell.
+
+    Raises Refusal if there is no command.
+    """
     environment, lost = [], []
     for pair in request.raw("env"):
         name, _, value = pair.partition(b"=")
@@ -25,5 +28,6 @@ def read_call(request: wire.Message) -> tuple[Call, list[str]]:
         cwd=request.text("cwd", "/"),
         umask=request.number("umask", 0o077),
         tty=bool(request.number("tty")),
+        shell_option=shell_option,
     )
     return call, lost

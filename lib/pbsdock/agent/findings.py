@@ -62,9 +62,9 @@ class Snapshot:
 def judge(record: Record, *, boot: str, job_files: frozenset[str], up_s: float, grace_s: float) -> Verdict:
     """Decide about one record, *up_s* seconds after the boot.
 
-    A prologue that is still at work has no .JB yet (observed), so absence means dead only once the grace after the
-    last sign of life is over, which is short where the job has ended: an agent that was stopped while mom closed it
-    left that to the next one. Every record of another boot is dead.
+    A job whose prologue is still at work has no job file yet (observed), so absence means dead only once the grace
+    after the last sign of life is over, which is short where the job has ended: an agent that was stopped while mom
+    closed it left that to the next one. Every record of another boot is dead.
     """
     if record.state is State.ENDED:
         grace_s = min(grace_s, _ENDED_GRACE_S)

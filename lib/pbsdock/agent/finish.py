@@ -29,7 +29,6 @@ from pbsdock.engine.base import ContainerState, EngineError
 from pbsdock.protocol import wire
 
 _LAST_BREATH_S = 0.3
-_ASK_MEMORY = "qsub -l mem=SIZE"
 
 
 class _StillThere(Exception):
@@ -49,7 +48,7 @@ def finish(node: Node, running: JobRun, said: int | None = None) -> None:
             observed = _observe(node, running, said)
         except _StillThere:
             return
-        over = ending(observed, record.plan, ask_memory=_ASK_MEMORY)
+        over = ending(observed, record.plan, ask_memory=node.rm.words.ask_memory)
         record.exit = over.exit
         record.note(alive_at=uptime())
         if not over.results:

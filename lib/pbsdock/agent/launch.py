@@ -59,7 +59,7 @@ def no_program(plan: Plan, call: Call) -> Refusal:
     """For an image that has nothing of the command's name. Pure."""
     return Refusal(
         "no-such-program",
-        f"image {plan.image!r} has no {call.argv[0]} that can be run; choose a shell it has with qsub -S",
+        f"image {plan.image!r} has no {call.argv[0]} that can be run; choose a shell it has with {call.shell_option}",
     )
 
 

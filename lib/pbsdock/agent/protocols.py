@@ -11,6 +11,7 @@ from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record
 from pbsdock.engine.base import ContainerEngine
 from pbsdock.host.cgroup.base import JobCgroup
+from pbsdock.rm.base import ResourceManager
 
 if TYPE_CHECKING:
     from pbsdock.stores.secret import Secret
@@ -41,6 +42,10 @@ class RunsTasks(Emits, Protocol):
     @property
     def jobs(self) -> Jobs:
         """Where a task is known while it runs."""
+
+    @property
+    def rm(self) -> ResourceManager:
+        """Whose words a sentence may need."""
 
     def tasks(self, record: Record) -> int:
         """How many tasks of a job the engine has something open for."""

@@ -73,7 +73,7 @@ def reconcile(node: Node, *, dry_run: bool = False) -> Pass:
 def _look(node: Node) -> Snapshot:
     """List everything. Raises OSError, HookError, EngineError for the first that cannot be."""
     up_s = uptime()  # what comes to be from here on is young
-    job_files = _job_files(node)
+    job_files = node.rm.live()
     if not node.engine.probe():
         raise OSError(f"engine: {node.engine.down_because}")
     containers = node.engine.labelled(node.label)
@@ -99,11 +99,6 @@ def _look(node: Node) -> Snapshot:
     )
 
 
-def _job_files(node: Node) -> frozenset[str]:
-    """The live jobs. Raises OSError."""
-    return frozenset(name for name in os.listdir(node.paths.mom_jobs) if name.endswith(".JB"))
-
-
 def _names(directory: Path) -> tuple[str, ...]:
     try:
         return tuple(sorted(os.listdir(directory)))
@@ -117,7 +112,7 @@ def _release_dead(node: Node, record: Record, finding: Finding, grace_s: float) 
             if all(known is not record for known in node.jobs.records()):
                 return False  # its epilogue was faster
             # Judged again: a prologue that took longer than the grace may just have ended, and its job be alive.
-            verdict = judge(record, boot=node.boot, job_files=_job_files(node), up_s=uptime(), grace_s=grace_s)
+            verdict = judge(record, boot=node.boot, job_files=node.rm.live(), up_s=uptime(), grace_s=grace_s)
             if not verdict.is_dead:
                 return False
             gone = release(node, record, why=finding.why)

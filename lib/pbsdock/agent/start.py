@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pbsdock.agent import facts
 from pbsdock.agent.call import read_call
 from pbsdock.agent.directories import check_workdir, standing
 from pbsdock.agent.launch import launch, launch_error, no_program
@@ -61,11 +60,12 @@ def start_job(node: Node, record: Record, request: wire.Message, caller: Caller)
 
 
 def _call(node: Node, record: Record, request: wire.Message) -> container.Call:
-    call, lost = read_call(request)
+    call, lost = read_call(request, node.rm.words.choose_shell)
+    facts = record.facts
     call = replace(
         call,
-        shell_chosen=facts.shell_chosen(node.paths.mom_jobs, record, call.argv),
-        interpreter=record.facts.interpreter,
+        shell_chosen=node.rm.shell_chosen(record.uid, call.argv, facts.job_file) or facts.script_names_shell,
+        interpreter=facts.interpreter,
     )
     if lost:
         node.emit("env.dropped", record, names=",".join(lost)[:500])
@@ -130,6 +130,7 @@ def _launch(
             labels=node.labels(record),
             rlimits=rlimits,
             wrapped=wrapped,
+            runtime=node.config.engine.runtime,
         )
 
     return launch(

@@ -28,7 +28,7 @@ _RESTARTED = (
 def start_task(node: RunsTasks, record: Record, request: wire.Message) -> tuple[TaskRun, socket.socket]:
     """Run a TM task inside the job's container; returns it running and its streams. Raises Refusal, NodeFault."""
     plan, bound = record.planned, record.facts.bound
-    call, _lost = read_call(request)
+    call, _lost = read_call(request, node.rm.words.choose_shell)
     call = standing(call, plan, bound)
     most = max(_TASKS, _TASKS_PER_CPU * (os.cpu_count() or 1))
     if node.tasks(record) >= most:

@@ -79,6 +79,12 @@ def network(text: str) -> str | None:
     return None if _NETWORK.fullmatch(text) else "expected host, none, bridge or the name of an engine's network"
 
 
+def runtime_or_empty(text: str) -> str | None:
+    """A runtime by the name the engine has for it, or nothing."""
+    fine = not text or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", text)
+    return None if fine else "expected the name of a runtime in the engine's daemon.json, such as crun, or nothing"
+
+
 def endpoint(text: str) -> str | None:
     """The address of an object store: scheme, host and port, nothing more."""
     fine = not text or re.fullmatch(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?", text)

@@ -25,6 +25,9 @@ class EngineConfig:
         "Root-only docker config.json with the site's registry credentials; empty: none.",
         check=checks.path_or_empty,
     )
+    runtime: str = setting(
+        "", 'The engine\'s runtime for jobs, such as "crun"; empty: its default.', check=checks.runtime_or_empty
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,9 @@ class ImagesConfig:
     require_digest: bool = setting(False, "Whether a directive must pin its image with @sha256:….")
     pull: Literal["never", "missing", "always"] = setting(
         "missing", "When to pull: never, missing or always. A directive may choose, but not against never."
+    )
+    user_logins: bool = setting(
+        True, "Whether an image that the site's logins do not open is fetched with its user's ~/.docker/config.json."
     )
     wait_notice_s: float = setting(3.0, "A longer wait for an image (seconds) is told on the job's stderr.", least=0)
     inactivity_s: float = setting(60.0, "A pull without any progress for so many seconds is given up.", least=1)

@@ -8,7 +8,7 @@ from pbsdock.directive.draft import Draft
 from pbsdock.directive.image_ref import BadImage, parse_image
 from pbsdock.directive.tokens import DASHES, Token, shown, tokenize
 from pbsdock.directive.values import READERS, STAGES, VALUE_LIMIT, has_strange_variable, note_single, read_stage
-from pbsdock.directive.vocabulary import ALIASES, FLAGS, OPTIONS, REFUSED, REFUSED_FLAGS
+from pbsdock.directive.vocabulary import ALIASES, FLAGS, OPTIONS, REFUSED, REFUSED_FLAGS, why_refused
 
 LINE_LIMIT = 4096  # bytes
 
@@ -106,9 +106,9 @@ def _read_strange(draft: Draft, token: Token, name: str, tokens: list[Token]) ->
     """An option that is not taken: refused on principle, joined with its value, or unknown."""
     letters = [f"-{letter}" for letter in name[1:]]
     if name not in REFUSED and not name.startswith("--") and all(flag in REFUSED_FLAGS for flag in letters):
-        reason, takes_value = REFUSED[letters[0]], False
+        reason, takes_value = why_refused(letters[0], draft.words), False
     else:
-        reason, takes_value = REFUSED.get(name, ""), name not in REFUSED_FLAGS
+        reason, takes_value = why_refused(name, draft.words), name not in REFUSED_FLAGS
     if reason:
         message = f"{name} is not available: {reason}"
     elif name[:2] in ALIASES and name.lstrip("-") not in OPTIONS and name[2:3] != "":

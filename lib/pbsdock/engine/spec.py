@@ -27,7 +27,8 @@ class Call:
     umask: int
     tty: bool
     interpreter: str = ""  # what the script's #! line names; "" for none, or a task
-    shell_chosen: bool = True  # False: the login shell Torque takes where qsub -S names none
+    shell_chosen: bool = True  # False: the login shell that is taken where the job names none
+    shell_option: str = ""  # by which a job chooses its shell, for a sentence
 
 
 def parse_limits(text: str) -> dict[str, tuple[int, int]]:
@@ -88,7 +89,7 @@ def _missing_program(image: str, call: Call) -> str:
     if not call.shell_chosen:
         return 'exec /bin/sh "$@"'
     quoted = image.replace("'", "")
-    hint = "; choose a shell it has with qsub -S" if len(call.argv) == 1 else ""
+    hint = f"; choose a shell it has with {call.shell_option}" if len(call.argv) == 1 else ""
     return f"{{ echo \"pbsdock: image '{quoted}' has no $0{hint}\" >&2; exit 125; }}"
 
 
@@ -111,8 +112,10 @@ def for_job(
     labels: Mapping[str, str],
     rlimits: Rlimits,
     wrapped: bool = True,
+    runtime: str = "",
 ) -> ContainerSpec:
-    """The job's container. *own_files* are (root-made source, target), always read-only; *wrapped*: see `command`."""
+    """The job's container. *own_files* are (root-made source, target), always read-only; *wrapped*: see `command`;
+    *runtime* is the site's."""
     mounts = [
         BindMount(source=mount.pin or mount.source, target=mount.target, read_only=mount.read_only) for mount in bound
     ]
@@ -138,6 +141,7 @@ def for_job(
         rlimits=rlimits,
         oom_score_adj=plan.oom_score_adj,
         read_only_root=plan.read_only_root,
+        runtime=runtime,
         # Else the engine opens them all in a namespace of the container's own, and masquerading keeps them low on the
         # way out: pbs_mom takes whoever speaks from a port below 1024 for root.
         sysctls={} if plan.network == "host" else {"net.ipv4.ip_unprivileged_port_start": "1024"},

@@ -25,7 +25,10 @@ from pbsdock.engine.docker.link import Link
 
 
 class Engine:
-    """The calls pbsdock makes, each of at most *timeout_s* seconds; as many methods as the seam has calls."""
+    """The calls pbsdock makes, each of at most *timeout_s* seconds.
+
+    Many methods because ContainerEngine has as many, and each is a line or two.
+    """
 
     def __init__(
         self,

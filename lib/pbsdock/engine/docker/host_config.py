@@ -47,6 +47,7 @@ SET = frozenset(
         "OomKillDisable",
         "CgroupnsMode",
         "Sysctls",
+        "Runtime",
     }
 )
 # Left to the engine on purpose: each default was looked at and gives the user nothing.
@@ -65,7 +66,6 @@ DEFAULTED = frozenset(
         "Cgroup",
         "Links",
         "PublishAllPorts",
-        "Runtime",
         "Isolation",
         "CpuShares",
         "NanoCpus",
@@ -159,6 +159,7 @@ def host_config(spec: ContainerSpec) -> dict[str, Any]:
         "UsernsMode": "",
         "CgroupnsMode": "private",
         "ShmSize": limits.shm_bytes,
+        "Runtime": spec.runtime,
         "ReadonlyRootfs": spec.read_only_root,
         # The job's shell is the container's first process: the kernel then lets TERM pass by it (pid_namespaces(7)),
         # so the script's own trap runs, which an init that dies of the signal would cut short.
