@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from pbsdock.agent import prepare, stage
 from pbsdock.agent.finish import finish
+from pbsdock.agent.refusals import refuse
 from pbsdock.agent.requests.fields import env_of
 from pbsdock.agent.requests.streams import StreamRestorer
 from pbsdock.agent.runs import JobRun, Run, TaskRun
@@ -113,7 +114,7 @@ class UserRequests:
         except Refusal as error:
             with self.node.job_lock(record.job_id, 120.0):
                 if record.state is State.READY:
-                    prepare.refuse(self.node, record, error)
+                    refuse(self.node, record, error)
             raise
         for sentence in said:
             self.session.notify(sentence)
