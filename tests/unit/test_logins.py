@@ -103,8 +103,10 @@ def _roots(path: Path) -> None:
 def test_what_is_not_used(home: Path, make: Callable[[Path], object], says: str) -> None:
     """Told to the user in a clause, without anything of what is in the file."""
     make(home / ".docker/config.json")
+    before = os.listdir("/proc/self/fd")
     found, hint, _ = _asked(home)
 
     assert found == {}
+    assert len(os.listdir("/proc/self/fd")) == len(before)
     assert says in hint
     assert "CANARY" not in hint
