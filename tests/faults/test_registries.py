@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -20,14 +19,11 @@ _SLOW = rf"could not be pulled (in {_TOTAL_S} s|without any progress for {_INACT
 
 
 @pytest.fixture
-def strict(instance: Instance) -> Iterator[Instance]:
+def strict(instance: Instance) -> Instance:
     """The instance with small bounds for images, and as before afterwards."""
-    good = instance.config.read_text()
     bounds = f"total_s = {_TOTAL_S}\ninactivity_s = {_INACTIVITY_S}\nmax_bytes = {_BYTES}\n"
     instance.configure(f"[images]\n{bounds}")
-    yield instance
-    instance.end_all()
-    instance.configure(good)
+    return instance
 
 
 @pytest.mark.parametrize(

@@ -153,10 +153,10 @@ def test_two_stores_are_two_profiles(site: Site) -> None:
     [
         (
             "--s3 bob-data",
-            "bucket 'bob-data' of store ceph is not open to pbsdock-a; allowed are alice-*:rw, public:ro,"
-            " bob-shared/pbsdock-a:rw",
+            f"bucket 'bob-data' of store ceph is not open to {USERS[0]}; allowed are alice-*:rw, public:ro,"
+            f" bob-shared/{USERS[0]}:rw",
         ),
-        ("--s3 public:rw", "bucket 'public' of store ceph is open to pbsdock-a for reading only (:ro)"),
+        ("--s3 public:rw", f"bucket 'public' of store ceph is open to {USERS[0]} for reading only (:ro)"),
         ("--s3 nowhere:alice-in", "there is no store 'nowhere'; this site has ceph, keys"),
     ],
 )

@@ -14,7 +14,13 @@ parse_options = partial(parse.parse_options, words=WORDS)
 
 
 def job(
-    resources: str, *, job_id: str = "7.vm", slots_here: int = 1, slots_total: int | None = None, **changes: Any
+    resources: str,
+    *,
+    job_id: str = "7.vm",
+    slots_here: int = 1,
+    slots_total: int | None = None,
+    gpu_ids: tuple[str, ...] = (),
+    **changes: Any,
 ) -> Job:
     """Alice's job."""
     parsed = parse_job_id(job_id)
@@ -35,5 +41,5 @@ def job(
         "job_file": "7.vm.JB",
     }
     total = slots_here if slots_total is None else slots_total
-    grant = grant_of(parse_resource_list(resources), slots_here=slots_here, slots_total=total)
+    grant = grant_of(parse_resource_list(resources), slots_here=slots_here, slots_total=total, gpu_ids=gpu_ids)
     return Job(id=parsed.text, safe=parsed.safe, grant=grant, words=WORDS, **{**facts, **changes})

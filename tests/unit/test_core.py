@@ -45,13 +45,40 @@ def test_messages_round_trip(pairs: list[tuple[str, bytes]]) -> None:
     assert (found.op, found.fields) == (message.op, message.fields)
 
 
+_NAME = st.text(st.characters(min_codepoint=1, max_codepoint=127), max_size=32).map(str.encode)
+_NO_NAME = st.one_of(
+    _VALUE.filter(lambda data: not data.isascii()),
+    st.text(st.characters(min_codepoint=1, max_codepoint=127), min_size=33, max_size=60).map(str.encode),
+)
+_PAIRS = st.lists(st.tuples(_NAME, _VALUE), max_size=5)
+_MALFORMED = st.one_of(
+    st.tuples(_NAME, _PAIRS, _NAME).map(lambda one: (one[0], *sum(one[1], ()), one[2])),  # a key without its value
+    st.tuples(_NO_NAME, _PAIRS).map(lambda one: (one[0], *sum(one[1], ()))),
+    st.tuples(_NAME, _PAIRS, _NO_NAME, _VALUE, _PAIRS).map(
+        lambda one: (one[0], *sum(one[1], ()), *one[2:4], *sum(one[4], ()))
+    ),
+)
+
+
+@given(_MALFORMED.map(b"\0".join))
+def test_malformed_messages_are_refused(payload: bytes) -> None:
+    """A key without a value; an operation or a key that is too long, or no ASCII."""
+    with pytest.raises(wire.WireError, match="^malformed message$"):
+        wire.decode(payload)
+
+
 @given(st.binary(max_size=200))
-def test_malformed_messages_are_refused(data: bytes) -> None:
-    """Whatever arrives, the answer is a message or WireError."""
+def test_whatever_arrives_is_a_message_or_refused(data: bytes) -> None:
+    """A message is made of exactly the bytes that came: nothing is added, lost or changed. No other error comes."""
     try:
-        wire.decode(data)
+        found = wire.decode(data)
     except wire.WireError:
-        pass
+        return
+    op, *rest = data.split(b"\0")
+    pairs = [(key.encode(), value) for key, values in found.fields.items() for value in values]
+
+    assert found.op.encode() == op
+    assert sorted(pairs) == sorted(zip(rest[::2], rest[1::2], strict=True))
 
 
 def test_messages_have_limits() -> None:

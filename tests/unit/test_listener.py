@@ -58,6 +58,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     place.chmod(0o755)
     monkeypatch.setattr(listener_module, "_FIRST_MESSAGE_S", 0.6)
     monkeypatch.setattr(listener_module, "_LOOK_S", 0.05)
+    monkeypatch.setattr(listener_module, "_IDLE_S", 0.5)
 
     def start(answer: Callable[[Session, wire.Message], None] = respond) -> FakeNode:
         node: Any = FakeNode(place)

@@ -16,6 +16,7 @@ from pbsdock.core.pathrules import ClosedPaths, below
 from pbsdock.core.plan import Mount, Plan
 from pbsdock.policy.decide import HostFacts, decide, effective
 from pbsdock.rm.base import Job
+from pbsdock.rm.torque.grant import gpus_on
 from tests.conftest import ROOT
 from tests.support.torque import job, parse_options, parse_script
 
@@ -574,15 +575,16 @@ def test_cpus(mode: str, free: tuple[int, ...] | None, cpu_millis: int | None, c
 @pytest.mark.parametrize(
     ("text", "config", "resources", "shm"),
     [
-        ("a", "", "mem=1gb", 64 << 20),
-        ("a", "", "mem=32mb", 32 << 20),
+        ("a", "", "mem=1gb", GIB // 2),
+        ("a", "", "mem=32mb", 16 << 20),
+        ("a", "max_shm='256mb'", "mem=1gb", 128 << 20),
         ("a", "shm='1gb'", "mem=2gb", GIB),
         ("--shm-size 1gb a", "", "mem=1gb", GIB),
         ("--shm-size 1gb a", "max_shm='1gb'", "nodes=1", GIB),
     ],
 )
 def test_shm(text: str, config: str, resources: str, shm: int) -> None:
-    """The directive's, else the site's; never more than the job's memory."""
+    """The directive's, else the site's, else half the job's memory; never more than the job's memory."""
     assert _plan(text, f"[limits]\n{config}", _job(resources)).limits.shm_bytes == shm
 
 
@@ -652,22 +654,38 @@ def test_tmpfs_without_a_memory_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("resources", "wanted", "gpus"),
+    ("lines", "wanted", "gpus"),
     [
-        ("nodes=1:gpus=2", "all", ("0", "1")),
-        ("nodes=1:gpus=2", "1", ("0",)),
-        ("nodes=1:gpus=2+1:gpus=1", "all", ("0",)),
+        (["node1-gpu1", "node1-gpu3"], "all", ("1", "3")),
+        (["node1-gpu3", "node1-gpu1"], "1", ("1",)),
+        (["other-gpu0", "node1-gpu2"], "all", ("2",)),
+        (["node1.example.org-gpu10", "node1.example.org-gpu9"], "all", ("9", "10")),
     ],
 )
-def test_gpus(resources: str, wanted: str, gpus: tuple[str, ...]) -> None:
-    """As many as this node surely granted."""
-    assert _plan(f"--gpus {wanted} a", "[devices]\ngpus=true", _job(resources)).gpus == gpus
+def test_gpus(lines: list[str], wanted: str, gpus: tuple[str, ...]) -> None:
+    """Those that mom's file names on this node, and no other job's."""
+    job = _job("nodes=1:gpus=2", gpu_ids=gpus_on(lines, "node1"))
+    assert _plan(f"--gpus {wanted} a", "[devices]\ngpus=true", job).gpus == gpus
+
+
+@pytest.mark.parametrize("lines", [[], ["other-gpu0"], ["node1.a-gpu0", "node1.b-gpu1"], ["node1-gpux", "gpu1"]])
+def test_gpus_that_are_not_named(lines: list[str]) -> None:
+    """Device 0 may be another job's."""
+    job = _job("nodes=1:gpus=2", gpu_ids=gpus_on(lines, "node1"))
+    assert _refusal("--gpus all a", "[devices]\ngpus=true", job)[0] == "gpus-not-known"
+
+
+@pytest.mark.parametrize(("value", "cpus"), [("singlejob", 8), ("SINGLETASK", 8), ("shared", 2), ("singleuser", 2)])
+def test_a_node_of_ones_own(value: str, cpus: int) -> None:
+    """Where no other job comes, the job has all CPUs and not those of its slots."""
+    limits = _plan(job=_job(f"nodes=1:ppn=2,naccesspolicy={value}"), host=replace(HOST, cpus=8)).limits
+    assert limits.cpu_millis == cpus * 1000
 
 
 @pytest.mark.parametrize("wanted", ["3", "0", "²", "-1", "x"])
 def test_gpus_beyond_the_grant(wanted: str) -> None:
     """More, none, or no number at all."""
-    assert _refusal(f"--gpus={wanted} a", "[devices]\ngpus=true", _job("nodes=1:gpus=2")) == (
+    assert _refusal(f"--gpus={wanted} a", "[devices]\ngpus=true", _job("nodes=1:gpus=2", gpu_ids=("0", "1"))) == (
         "gpus-not-granted",
         f"job.sh:1:1: --gpus {wanted}: this job was granted 2",
     )

@@ -79,7 +79,7 @@ class TorqueSite:
         self.tool.write_text("#!/bin/sh\n")
         self.tool.chmod(0o755)
         files = JobFiles(self.priv / "jobs", owner=os.getuid())
-        self.manager: ResourceManager = Torque(self.priv, NODE, tools=(str(self.tool),), files=files)
+        self.manager: ResourceManager = Torque(self.priv, NODE, client_dir=str(top), files=files)
         self.resources = "nodes=2:ppn=2:gpus=1,mem=4gb,vmem=8gb,walltime=01:00:00"
 
     def hook(self, **changes: str) -> tuple[list[str], dict[str, str]]:

@@ -21,7 +21,7 @@ from pbsdock.agent.runs import Run, TaskRun
 from pbsdock.agent.stores import Stores
 from pbsdock.agent.streams import Streams
 from pbsdock.agent.workers import Spawner
-from pbsdock.config.tables import Config
+from pbsdock.config.tables import Config, seccomp_of
 from pbsdock.core.errors import HookError, NodeFault
 from pbsdock.core.ledger import Ledger
 from pbsdock.core.pathrules import ClosedPaths
@@ -54,6 +54,7 @@ class Node:
         self.engine, self.images = connect_with_images(
             config.engine.socket,
             config.engine.timeout_s,
+            seccomp=seccomp_of(config.security),
             on_change=self._engine_changed,
             emit=self.emit,
             private=PrivateImages(paths.state_dir / "private_images.json"),
@@ -63,7 +64,7 @@ class Node:
         self.streams = Streams()
         self.pulse = Pulse()
         self.spawner = Spawner(paths.lib)
-        self.rm = manager(paths, self.name)
+        self.rm = manager(paths, self.name, client_dir=config.torque.client_dir)
         self._cgroups: JobCgroup | None = None
         self._locks = Locks()
         self.attempts = Attempts(paths.state_dir / "attempts.json")

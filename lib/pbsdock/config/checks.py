@@ -27,6 +27,11 @@ def path(text: str) -> str | None:
     return None if _is_plain(text) else "expected an absolute path without '..'"
 
 
+def seccomp(text: str) -> str | None:
+    """``hpc``, ``engine`` or an absolute path."""
+    return None if text in ("hpc", "engine") or _is_plain(text) else 'expected "hpc", "engine" or an absolute path'
+
+
 def cgroup_or_empty(text: str) -> str | None:
     """A cgroup as ``/proc/PID/cgroup`` shows it, not the root, or nothing."""
     plain = _is_plain(text) and text.strip("/") and not text.endswith("/") and "//" not in text

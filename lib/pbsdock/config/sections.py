@@ -31,6 +31,30 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SecurityConfig:
+    """What a container's processes may ask of the kernel."""
+
+    seccomp: str = setting(
+        "hpc",
+        '"engine": the engine\'s own filter of system calls; "hpc": the same, but for NUMA memory policy and copying'
+        " between one's own processes (numactl, UCX, Open MPI); or the path of a profile, root's own, as docker run"
+        " --security-opt seccomp= takes it.",
+        check=checks.seccomp,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorqueConfig:
+    """The resource manager."""
+
+    client_dir: str = setting(
+        "",
+        "Where pbs_track is; empty: the usual places, then beside pbs_mom's own program.",
+        check=checks.path_or_empty,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImagesConfig:
     """Which images, and how they get here."""
 
@@ -110,7 +134,9 @@ class LimitsConfig:
         "quota", "How ppn is enforced: quota (CPU time), cpuset (CPUs of its own; quota if too few are free) or none."
     )
     pids: int = setting(4096, "Processes and threads a job may have.", least=16, most=4194304)
-    shm: int = setting(64 << 20, "Size of /dev/shm without --shm-size.", least=1, size=True)
+    shm: int = setting(
+        0, "Size of /dev/shm without --shm-size; 0: half the job's memory, as a host has it.", least=0, size=True
+    )
     max_shm: int = setting(0, "Largest --shm-size; 0: the job's memory.", least=0, size=True)
     oom_score_adj: int = setting(500, "How readily the kernel kills a job's processes.", least=0, most=1000)
 

@@ -19,11 +19,15 @@ def connect_with_images(
     socket_path: str,
     timeout_s: float,
     *,
+    seccomp: str,
     on_change: Callable[[bool, str], None],
     emit: Callable[..., None],
     private: PrivateImages,
 ) -> tuple[ContainerEngine, Images]:
     """The same and its images; *on_change* is told whether it answers, and why it does not, *private* says whose
-    images are not for everybody."""
-    engine = Engine(socket_path, timeout_s, on_change=on_change)
+    images are not for everybody.
+
+    *seccomp*: "engine", "hpc" or a profile in JSON, for every container.
+    """
+    engine = Engine(socket_path, timeout_s, on_change=on_change, seccomp=seccomp)
     return engine, Images(engine.client, engine.inspect_image, emit, private=private)

@@ -13,6 +13,8 @@ from pbsdock.core.plan import Plan
 from pbsdock.engine.base import BindMount, ContainerSpec, Rlimits
 from pbsdock.s3.environment import FOREIGN, variables
 
+# Variables that choose among the devices there are, by their numbers.
+_VISIBLE_GPUS = ("CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 # What the job's own shell sets (see `command`): set by an engine, they would strangle runc before the job starts.
 SHELL_LIMITS = {"v": "Max address space", "d": "Max data size"}
 
@@ -50,6 +52,9 @@ def environment(plan: Plan, call: Call) -> list[str]:
         name: value for name, value in job.items() if name not in foreign and not _denied(name, plan.environment_deny)
     }
     chosen |= store
+    if plan.gpus:
+        # Mom names devices of the host; the container has the job's alone, numbered from 0.
+        chosen |= {name: ",".join(map(str, range(len(plan.gpus)))) for name in _VISIBLE_GPUS if name in job}
     for name, own in plan.environment:
         if own is not None:
             chosen[name] = own

@@ -235,4 +235,10 @@ def _gpus(job: Job, directive: Directive, settings: Config) -> tuple[str, ...]:
     count = granted if wanted == "all" else int(wanted) if wanted.isascii() and wanted.isdigit() else 0
     if not 0 < count <= granted:
         raise Refusal("gpus-not-granted", f"{where}: --gpus {wanted}: this job was granted {granted}")
-    return tuple(str(one) for one in range(count))
+    ids = job.grant.gpu_ids
+    if len(ids) < granted:  # "the first ones" would be another job's
+        raise Refusal(
+            "gpus-not-known",
+            f"{where}: --gpus: {job.words.name} does not say which GPUs of this node are the job's; tell the site",
+        )
+    return ids[:count]

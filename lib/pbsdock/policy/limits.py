@@ -89,7 +89,8 @@ def _cpu(job: Job, settings: LimitsConfig, host: HostFacts) -> int | None:
     """CPU time in thousandths of a CPU; a node's np may exceed its CPUs."""
     if settings.cpu == "none":
         return None
-    return min(max(job.grant.cpus, 1), max(host.cpus, 1)) * 1000
+    most = max(host.cpus, 1)
+    return (most if job.grant.whole_node else min(max(job.grant.cpus, 1), most)) * 1000
 
 
 def _shm(directive: Directive, settings: LimitsConfig, memory: int | None, host: HostFacts) -> int:
@@ -97,7 +98,7 @@ def _shm(directive: Directive, settings: LimitsConfig, memory: int | None, host:
     if settings.max_shm:
         most = min(most, settings.max_shm)
     if directive.shm_size is None:
-        return min(settings.shm, most)
+        return min(settings.shm or max(most // 2, 1), most)
     if directive.shm_size > most:
         raise Refusal(
             "shm-too-large",

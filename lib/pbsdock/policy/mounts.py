@@ -147,6 +147,8 @@ def _automatic(job: Job, settings: MountsConfig, rules: PathRules) -> Iterator[M
         yield _mount(job.tmpdir, job.tmpdir, False, "tmpdir")
     if job.nodefile and _is_plain(job.nodefile):
         yield _mount(job.nodefile, job.nodefile, True, "nodefile")
+    if job.gpufile and _is_plain(job.gpufile):
+        yield _mount(job.gpufile, job.gpufile, True, "nodefile")
 
 
 def _is_plain(path: str) -> bool:

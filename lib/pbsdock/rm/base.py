@@ -27,6 +27,7 @@ class Grant:
     memory_text: str = ""
     memory_swap_bytes: int | None = None  # memory and swap together
     cpus: int = 1  # whole ones
+    whole_node: bool = False  # no other job comes here: all CPUs of the node are its
     slots_here: int = 1
     slots_total: int = 1
     gpus: int = 0
@@ -85,6 +86,7 @@ class Job:
     work_dir: str | None
     tmpdir: str | None
     nodefile: str | None
+    gpufile: str | None = None  # the manager's list of its GPUs
     interactive: bool
     job_file: str  # what the manager calls the file that is there while the job lives, see ResourceManager.live
     grant: Grant

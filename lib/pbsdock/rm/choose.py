@@ -8,9 +8,9 @@ from pbsdock.rm.torque.manager import Torque
 from pbsdock.rm.torque.words import WORDS
 
 
-def manager(paths: Paths, node: str) -> ResourceManager:
-    """The manager of an installed instance on the host *node*."""
-    return Torque(paths.mom_priv, node)
+def manager(paths: Paths, node: str, *, client_dir: str = "") -> ResourceManager:
+    """The manager of an installed instance on the host *node*; its client programs are in *client_dir*, if not ""."""
+    return Torque(paths.mom_priv, node, client_dir=client_dir)
 
 
 def words() -> Words:

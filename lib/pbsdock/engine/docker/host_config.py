@@ -115,8 +115,8 @@ ULIMITS = {
 }
 
 
-def create_body(spec: ContainerSpec) -> dict[str, Any]:
-    """The whole body of ``POST /containers/create``."""
+def create_body(spec: ContainerSpec, seccomp: str = "") -> dict[str, Any]:
+    """The whole body of ``POST /containers/create``; *seccomp* is a profile in JSON, "" for the engine's own."""
     return {
         "Image": spec.image_id,
         "Cmd": [*spec.argv],
@@ -133,11 +133,11 @@ def create_body(spec: ContainerSpec) -> dict[str, Any]:
         "Labels": dict(spec.labels),
         "Healthcheck": {"Test": ["NONE"]},
         "StopSignal": "SIGTERM",
-        "HostConfig": host_config(spec),
+        "HostConfig": host_config(spec, seccomp),
     }
 
 
-def host_config(spec: ContainerSpec) -> dict[str, Any]:
+def host_config(spec: ContainerSpec, seccomp: str = "") -> dict[str, Any]:
     """Docker's HostConfig: exactly the fields of :data:`SET`."""
     limits = spec.limits
     return {
@@ -150,7 +150,7 @@ def host_config(spec: ContainerSpec) -> dict[str, Any]:
         "Privileged": False,
         "CapAdd": [],
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges"],
+        "SecurityOpt": ["no-new-privileges", *([f"seccomp={seccomp}"] if seccomp else [])],
         "GroupAdd": [str(gid) for gid in spec.groups],
         "CgroupParent": spec.cgroup_parent,
         "PidMode": "",

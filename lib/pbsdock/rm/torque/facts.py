@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pbsdock.rm.base import Job
 from pbsdock.rm.torque.args import PrologueArgs
-from pbsdock.rm.torque.grant import grant_of
+from pbsdock.rm.torque.grant import gpus_on, grant_of
 from pbsdock.rm.torque.ids import JobId
 from pbsdock.rm.torque.jobfile import JobFile, of_host, slots_on
 from pbsdock.rm.torque.resources import Resources
@@ -27,6 +27,7 @@ class Prologue:
     args: PrologueArgs
     env: Mapping[str, str]
     node: str
+    spool: Path
 
     @property
     def id(self) -> str:
@@ -85,6 +86,8 @@ class Prologue:
             work_dir=env.get("PBS_O_WORKDIR"),
             tmpdir=env.get("TMPDIR"),
             nodefile=nodefile,
+            gpufile=_gpufile(self.spool, self.id),
+            node=self.node,
             names=names,
             interactive=not os.path.lexists(args.script_path),
             job_file=self.job_file,
@@ -132,6 +135,8 @@ class LiveJob:
             work_dir=dict(file.variables).get("PBS_O_WORKDIR"),
             tmpdir=_users_own(env.get("TMPDIR"), self.id, pwd.getpwnam(file.user).pw_uid),
             nodefile=nodefile,
+            gpufile=_gpufile(self.spool, self.id),
+            node=self.node,
             names=_names_in(nodefile),
             interactive=True,
             job_file=self.name,
@@ -151,6 +156,8 @@ def _job(
     work_dir: str | None,
     tmpdir: str | None,
     nodefile: str | None,
+    gpufile: str | None,
+    node: str,
     names: Sequence[str],
     interactive: bool,
     job_file: str,
@@ -179,11 +186,24 @@ def _job(
         work_dir=work_dir,
         tmpdir=tmpdir,
         nodefile=nodefile,
+        gpufile=gpufile,
         interactive=interactive,
         job_file=job_file,
-        grant=grant_of(resources, slots_here=slots_here, slots_total=slots_total, hosts=hosts),
+        grant=grant_of(
+            resources,
+            slots_here=slots_here,
+            slots_total=slots_total,
+            hosts=hosts,
+            gpu_ids=gpus_on(_names_in(gpufile), node),
+        ),
         words=WORDS,
     )
+
+
+def _gpufile(spool: Path, job_id: str) -> str | None:
+    """Mom's list of the job's GPUs, as $PBS_GPUFILE names it: written before the prologue, where there are any."""
+    path = spool / "aux" / f"{job_id}gpu"
+    return str(path) if path.is_file() and not path.is_symlink() else None
 
 
 def _moms_own(path: str | None, job_id: str, directory: Path) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from pbsdock.core.errors import BadValue
 from pbsdock.core.pathrules import ClosedPaths
 from pbsdock.rm.base import Adoption, Ended, ResourceManager
+from pbsdock.rm.torque import tools
 from pbsdock.rm.torque.args import parse_epilogue_argv, parse_prologue_argv
 from pbsdock.rm.torque.facts import LiveJob, Prologue
 from pbsdock.rm.torque.ids import parse_job_id
@@ -21,21 +22,21 @@ from pbsdock.rm.torque.words import WORDS
 _SHELL_LINE = re.compile(rb"^#PBS[ \t](?:.*[ \t])?-S", re.MULTILINE)
 _SCRIPT = 7  # of a prologue's arguments
 _JOB_FILE_S = 5.0  # how long mom's file of a job that has just begun is waited for
-_PBS_TRACK = ("/usr/local/bin/pbs_track", "/usr/bin/pbs_track", "/opt/torque/bin/pbs_track")
+_LOOK_AGAIN_S = 60.0  # for pbs_track, where there is none
 
 
 class Torque(ResourceManager):
-    """*mom_priv* is mom's private directory, *node* this host's own name; *tools* are where pbs_track may be."""
+    """*mom_priv* is mom's private directory, *node* this host's own name, *client_dir* where the site keeps
+    Torque's client programs, "" where they are usually."""
 
-    def __init__(
-        self, mom_priv: Path, node: str, *, tools: Sequence[str] = _PBS_TRACK, files: JobFiles | None = None
-    ) -> None:
+    def __init__(self, mom_priv: Path, node: str, *, client_dir: str = "", files: JobFiles | None = None) -> None:
         self.words = WORDS
         self.closed = ClosedPaths(guarded=(str(mom_priv.parent),), sealed=(str(mom_priv),))
         self._node = node
         self._spool = mom_priv.parent
         self._jobs = mom_priv / "jobs"
-        self._tools = tools
+        self._client_dir = client_dir
+        self._pbs_track, self._looked_at = "", float("-inf")
         self._files = files or JobFiles(self._jobs)
 
     def job_id(self, text: str) -> str:
@@ -44,7 +45,7 @@ class Torque(ResourceManager):
 
     def announced(self, argv: Sequence[str], env: Mapping[str, str]) -> Prologue:
         """From the prologue's arguments. Raises BadValue."""
-        return Prologue(parse_prologue_argv(argv), env, self._node)
+        return Prologue(parse_prologue_argv(argv), env, self._node, self._spool)
 
     def ended(self, argv: Sequence[str], env: Mapping[str, str]) -> Ended:
         """From the epilogue's arguments; whatever the others are, the first is enough. Raises BadValue."""
@@ -94,7 +95,9 @@ class Torque(ResourceManager):
 
     def adopt(self, first: int, hook: int) -> Adoption:
         """By pbs_track, which mom obeys for the job's owner only: the run hook starts it."""
-        for path in self._tools:
-            if os.access(path, os.X_OK):
-                return Adoption(told={"pbs_track": path})
-        return Adoption(told={"pbs_track": ""}, skipped="pbs_track is not installed on this node")
+        if not os.access(self._pbs_track, os.X_OK) and time.monotonic() - self._looked_at > _LOOK_AGAIN_S:
+            self._pbs_track, self._looked_at = tools.find("pbs_track", self._client_dir), time.monotonic()
+        if self._pbs_track:
+            return Adoption(told={"pbs_track": self._pbs_track})
+        where = self._client_dir or "the usual places, nor beside pbs_mom; torque.client_dir names another"
+        return Adoption(told={"pbs_track": ""}, skipped=f"pbs_track is not in {where}")
