@@ -62,7 +62,11 @@ def finish(node: Node, running: JobRun, said: int | None = None) -> None:
                 limit_bytes=memory_limit(record.plan),
                 peak_bytes=observed.usage.memory_peak_bytes,
             )
-        record.advance(over.state, must_be_written=False, code=over.exit.code, oom=over.exit.oom, phase="run")
+        told = {"code": over.exit.code, "oom": over.exit.oom, "phase": "run"}
+        if not record.advance_from(State.RUNNING, over.state, must_be_written=False, **told):
+            if over.results:
+                _tell(running)
+            return  # a release has begun meanwhile, and takes everything along
     if over.results:
         begin_stage_out(node, running)
     else:
@@ -80,7 +84,7 @@ def _conclude(node: Node, running: JobRun) -> None:
         try:
             _tell(running)
         finally:
-            record.advance(State.ENDED, must_be_written=False)
+            record.advance_from(State.STAGING, State.ENDED, must_be_written=False)
 
 
 def _tell(running: JobRun) -> None:
