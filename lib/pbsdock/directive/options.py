@@ -124,7 +124,10 @@ def _read_strange(draft: Draft, token: Token, name: str, tokens: list[Token]) ->
 def _unknown(name: str) -> str:
     known = [f"--{option}" for option in (*OPTIONS, *FLAGS)]
     near = difflib.get_close_matches(name[:40].lower(), [*known, *REFUSED], n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}?" if near else f"the options are {', '.join(sorted(known))}"
+    if near and near[0] in REFUSED:  # an option that would be refused is no advice
+        hint = f"{near[0]} is not available: {REFUSED[near[0]]}"
+    else:
+        hint = f"did you mean {near[0]}?" if near else f"the options are {', '.join(sorted(known))}"
     return f"unknown option {name if name.isprintable() and len(name) <= 40 else shown(name[:40])}; {hint}"
 
 
