@@ -51,7 +51,7 @@ def from_job_file(name: str, file: torque.JobFile, node: str, env: Mapping[str, 
         file.resources,
         file.queue,
         "",
-        script_path=None,
+        script_path=None if file.interactive else str(mom_priv / "jobs" / f"{name.removesuffix('.JB')}.SC"),
         work_dir=variables.get("PBS_O_WORKDIR"),
         tmpdir=tmpdir,
         nodefile=_moms_own(env.get("PBS_NODEFILE"), file.job_id.text, mom_priv.parent / "aux"),
@@ -59,7 +59,7 @@ def from_job_file(name: str, file: torque.JobFile, node: str, env: Mapping[str, 
         slots_here=max(1, here),
         slots_total=max(1, total, here),
     )
-    return replace(job, job_file=name)
+    return replace(job, job_file=name, on_demand=True)
 
 
 def _job(

@@ -13,6 +13,7 @@ from typing import Any
 
 from pbsdock.agent import outage
 from pbsdock.agent.attempts import Attempts
+from pbsdock.agent.image_profile import ImageProfiles
 from pbsdock.agent.job_files import JobFiles
 from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.locks import Locks
@@ -53,6 +54,8 @@ class Node:
         self.engine, self.images = connect_with_images(
             config.engine.socket, config.engine.timeout_s, on_change=self._engine_changed, emit=self.emit
         )
+        labels = {"pbsdock.owner": self.owner, "pbsdock.boot": self.boot}
+        self.image_profiles = ImageProfiles(self.engine, labels, self.emit)
         self.stores = Stores(config, self.owner, self.emit)
         self.jobs = Jobs(ledger, self.emit)
         self.streams = Streams()

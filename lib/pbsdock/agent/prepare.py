@@ -1,7 +1,7 @@
 """Prepare a job: facts, directive, policy, plan, record, image, cgroup, files. One function with two callers.
 
 The prologue calls it when the script's directive is known; a run hook calls it on demand for a job that is alive on
-this node and has no script (``qsub -I -v PBSDOCK='IMAGE options'``).
+this node, with a script or without (``qsub -v PBSDOCK='IMAGE options'``).
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from pbsdock.agent import facts, health, stage
+from pbsdock.agent import facts, health, stage, work_dir
 from pbsdock.agent.attempts import MOST
+from pbsdock.agent.image_profile import GROUP, PASSWD
 from pbsdock.agent.node import Node, ms_since, parse_cpus
 from pbsdock.agent.release import release
 from pbsdock.config.tables import ImagesConfig
@@ -28,9 +29,9 @@ from pbsdock.core.facts import uptime
 from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record, State
 from pbsdock.directive.parse import SCRIPT_LIMIT, Directive, DirectiveError, parse_options, parse_script
+from pbsdock.engine.accounts import group, passwd
 from pbsdock.engine.base import EngineError
 from pbsdock.engine.images import Image
-from pbsdock.engine.spec import group, passwd
 from pbsdock.host import mounts
 from pbsdock.policy.decide import decide, effective
 from pbsdock.policy.limits import with_cpus
@@ -136,23 +137,33 @@ def _refused_unseen(node: Node, args: torque.PrologueArgs, error: Refusal) -> Re
 
 
 def on_demand(node: Node, job: torque.Job, text: str, notify: Notify, wrong: str = "") -> Record:
-    """Prepare a live job without a script from a directive's text; *job*, and what is *wrong* with its resources,
-    come from mom's own .JB."""
+    """Prepare a live job from a directive's text; *job*, and what is *wrong* with its resources, come from mom's .JB.
+
+    What its script's own line asked for, and the prologue made, is released: qsub's options beat the script's.
+    """
     began = time.monotonic()
     with node.job_lock(job.id.text, 60.0):
         # Whoever asked first: each record is granted the job's whole memory and CPUs.
-        if (made := node.jobs.newest(job.id.text)) is not None:
+        made = node.jobs.newest(job.id.text)
+        if made is not None and not is_of_script(made):
             return made
+        sweep(node, [made] if made is not None else [])
         if not node.config.interactive.allow:
             return _refused(node, job, Refusal("on-demand-off", "this site does not start containers on demand"))
         try:
             with node.planning.turn(job.uid, job.user):
+                script = read_script(job.script_path, job.uid) if job.script_path else None
                 plan = _decide(node, job, parse_options(text), wrong)
         except DirectiveError as error:
             return _refused(node, job, Refusal("bad-directive", str(error)))
         except Refusal as error:
             return _refused(node, job, error)
-        return _prepare(node, job, plan, None, notify, began)
+        return _prepare(node, job, plan, script, notify, began)
+
+
+def is_of_script(record: Record) -> bool:
+    """Whether the job is prepared, or refused, by its script's own line and has not begun."""
+    return not record.facts.on_demand and record.state in (State.READY, State.REFUSED)
 
 
 def _decide(node: Node, job: torque.Job, directive: Directive, wrong: str) -> Plan:
@@ -208,7 +219,7 @@ def _new_record(node: Node, job: torque.Job) -> Record:
     record.cgroup = record.name
     if job.script_path:
         record.script_path = job.script_path
-    record.note(job_file=facts.job_file_name(job), nodes=facts.count_nodes(job))
+    record.note(job_file=facts.job_file_name(job), nodes=facts.count_nodes(job), on_demand=job.on_demand)
     return record
 
 
@@ -284,8 +295,9 @@ def _carry_out(
     bound, skipped = mounts.resolve(plan.mounts, user, rules)
     for mount, reason in skipped:
         node.emit("mount.skipped", record, target=mount.target, origin=mount.origin, reason=reason)
-        if mount.origin == "workdir" and script is not None and b"PBS_O_WORKDIR" in script:
-            notify(f"the work directory is not in the container: {reason}")
+    extra, why = work_dir.submitted_from(job.work_dir, plan, bound, rules)
+    bound += extra
+    work_dir.tell(plan, skipped, why, script, notify)
     wanted = [one.target for one in plan.mounts if one.origin == "volume"] + [one.target for one in plan.tmpfs]
     # What is staged in may yet make the directory to work in: then it is looked for before the start.
     wanted += [plan.workdir] if plan.workdir and not plan.stage_in else []
@@ -296,7 +308,7 @@ def _carry_out(
             f"{path} does not exist in {inside.source}, which is {inside.target} in the container, or is a"
             " link; make it first",
         )
-    record.note(own_files=tuple(_files(node, job, record, plan, script)), bound=tuple(bound))
+    record.note(own_files=tuple(_files(node, job, record, plan, script)), bound=tuple(bound), path_rules=rules)
     for one in (*plan.stage_in, *plan.stage_out):
         stage.item_of(record, plan, one)  # refuses what lies in a mount that was left out
     began_cgroup = time.monotonic()
@@ -337,8 +349,12 @@ def _files(node: Node, job: torque.Job, record: Record, plan: Plan, script: byte
     """Write the root-made files the container gets; returns (source, target) pairs."""
     directory = node.work_dir(record)
     directory.mkdir(mode=0o700, parents=True)
-    shell = pwd.getpwuid(plan.uid).pw_shell or "/bin/sh"
-    pairs = [("passwd", "/etc/passwd", passwd(plan, shell)), ("group", "/etc/group", group(plan, _group_names(plan)))]
+    image = node.image_profiles.of(record.image_id or "", pwd.getpwuid(plan.uid).pw_shell or "/bin/sh")
+    record.note(image=image.traits)
+    pairs = [
+        ("passwd", PASSWD, passwd(plan, image.traits.shell, image.passwd)),
+        ("group", GROUP, group(plan, _group_names(plan), image.group)),
+    ]
     made = []
     for name, target, text in pairs:
         _write(directory / name, text.encode(), 0o644, 0, 0)

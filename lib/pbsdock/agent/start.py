@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from pbsdock.agent import facts
+from pbsdock.agent import facts, work_dir
 from pbsdock.agent.node import Node, ms_since
 from pbsdock.agent.runs import JobRun, TaskRun
 from pbsdock.agent.shell import waited_for
@@ -77,9 +77,9 @@ def start_job(node: Node, record: Record, request: wire.Message, caller: Caller)
     bound = bounds(record)
     if plan.stage_in and plan.workdir:
         _check_workdir(plan, bound)
-    asked, call = call.cwd, _standing(call, plan, bound)
-    if container.working_directory(plan, call, bound) == "/" and asked not in ("/", plan.home):
-        record.note(cwd_lost=asked)
+    call, bound = work_dir.at_start(record, call)
+    if len(bound) != len(record.facts.bound):
+        record.note(bound=tuple(bound))
     rlimits = _rlimits(caller)
     stream = None
     try:
@@ -150,12 +150,6 @@ def _check_workdir(plan: Plan, bound: Sequence[Bound]) -> None:
         raise Refusal("no-such-directory", f"{path} does not exist in {inside.source} after files were staged in")
 
 
-def _standing(call: container.Call, plan: Plan, bound: Sequence[Bound]) -> container.Call:
-    """The call with a directory the engine need not make: it would, as root, in what is mounted of the host."""
-    user = mounts.User.of(plan)
-    return call if plan.workdir or not mounts.missing([call.cwd], bound, user) else replace(call, cwd="/")
-
-
 @contextmanager
 def _pinned(node: Node, record: Record, plan: Plan, bound: Sequence[Bound]) -> Iterator[list[Bound]]:
     """The mounts with pins, which are there for no longer than the engine needs them.
@@ -200,6 +194,8 @@ def _launch(
             cgroup_parent=node.cgroups.cgroup_parent(record.cgroup),
             labels=node.labels(record),
             rlimits=rlimits,
+            traits=record.facts.image,
+            hostname=node.name,
             wrapped=wrapped,
         )
         try:
@@ -294,16 +290,16 @@ def start_task(node: Node, record: Record, request: wire.Message) -> tuple[TaskR
     """Run a TM task inside the job's container; returns it running and its streams."""
     plan = record.planned
     call, _lost = read_call(request)
-    call = _standing(call, plan, bounds(record))
+    call, _bound = work_dir.at_start(record, call, is_running=True)
     rlimits: Rlimits = {}
     most = max(_TASKS, _TASKS_PER_CPU * (os.cpu_count() or 1))
     if node.tasks(record) >= most:
         raise Refusal("too-many-tasks", f"job {record.job_id} has {most} tasks on this node, as many as it may")
-    for argv in (container.command(call, rlimits, plan.image), list(call.argv)):
+    for argv in (container.command(call, rlimits, plan.image, record.facts.image), list(call.argv)):
         identifier = node.engine.exec_create(
             record.container_id or record.container_name,
             argv,
-            environment=container.environment(plan, call),
+            environment=container.environment(plan, call, record.facts.image),
             uid=plan.uid,
             gid=plan.gid,
             directory=container.working_directory(plan, call, bounds(record)),

@@ -17,7 +17,7 @@ from pbsdock.directive.image_ref import ImageRef
 from pbsdock.directive.parse import EXPANDED_LIMIT, Directive, TooLong, expand
 from pbsdock.policy.host import HostFacts, position
 from pbsdock.policy.limits import limits_of, tmpfs_of
-from pbsdock.policy.mounts import check_paths, mounts_of, variable_at
+from pbsdock.policy.mounts import check_paths, mounts_of, variable_at, work_dir_closed
 from pbsdock.policy.stores import stages_of, stores_of
 from pbsdock.rm.torque import Job
 
@@ -79,6 +79,8 @@ def decide(job: Job, directive: Directive, config: Config, host: HostFacts) -> P
         read_only_root=directive.read_only,
         environment=directive.env,
         environment_deny=settings.env.deny,
+        work_dir_closed=work_dir_closed(job, directive, settings.mounts, host),
+        environment_keep=settings.env.keep,
         workdir=directive.workdir,
         entrypoint=directive.entrypoint,
         oom_score_adj=settings.limits.oom_score_adj,

@@ -31,6 +31,8 @@ def rules_of(home: str, settings: MountsConfig, closed: ClosedPaths, *, tmpdir_b
         deny=settings.deny,
         allow=settings.allow,
         tmpdir_by_user=tmpdir_by_user,
+        work_dir=settings.work_dir,
+        home=plain(home) if _is_plain(home) else "",
     )
     if settings.home == "none" or not _is_mountable_home(home, rules):
         return rules
@@ -105,7 +107,7 @@ def mounts_of(job: Job, directive: Directive, settings: MountsConfig, host: Host
     """
     chosen = {plain(one.target) for one in directive.volumes} | {plain(one.target) for one in directive.tmpfs}
     rules = rules_of(job.home, settings, host.closed, tmpdir_by_user=job.interactive)
-    made = [one for one in _automatic(job, settings, rules) if one.target not in chosen]
+    made = [one for one in _automatic(job, directive, settings, rules) if one.target not in chosen]
     site = [_site(entry) for entry in settings.always]
     taken = {one.target for one in site}
     made = [one for one in made if one.target not in taken]
@@ -128,25 +130,51 @@ def _mount(
     )
 
 
-def _automatic(job: Job, settings: MountsConfig, rules: PathRules) -> Iterator[Mount]:
-    has_home = settings.home != "none" and _is_mountable_home(job.home, rules)
+def _automatic(job: Job, directive: Directive, settings: MountsConfig, rules: PathRules) -> Iterator[Mount]:
+    has_home = settings.home != "none" and not directive.no_home and _is_mountable_home(job.home, rules)
     if has_home:
         yield _mount(job.home, job.home, settings.home == "ro", "home")
-    if settings.work_dir and job.work_dir and _is_plain(job.work_dir):
-        source = plain(job.work_dir)
-        if not (has_home and below(source, job.home)):
-            try:
-                rules.check(source, "workdir")
-                rules.check_allowed(source)
-                yield _mount(source, source, False, "workdir")
-            except ReadOnly:
-                yield _mount(source, source, True, "workdir")
-            except Closed:
-                pass
+    if (source := _work_dir(job, directive, has_home)) is not None:
+        try:
+            rules.check(source, "workdir")
+            rules.check_work_dir(source, is_own=True)  # whose it is shows when it is opened
+            yield _mount(source, source, False, "workdir")
+        except ReadOnly:
+            yield _mount(source, source, True, "workdir")
+        except Closed:
+            pass
     if job.tmpdir and _is_plain(job.tmpdir):
         yield _mount(job.tmpdir, job.tmpdir, False, "tmpdir")
     if job.nodefile and _is_plain(job.nodefile):
         yield _mount(job.nodefile, job.nodefile, True, "nodefile")
+
+
+def _work_dir(job: Job, directive: Directive, has_home: bool) -> str | None:
+    """The directory of qsub, where it is not mounted with the home, nor is the home that is to be left out."""
+    if not job.work_dir or not _is_plain(job.work_dir):
+        return None
+    source = plain(job.work_dir)
+    if below(source, job.home) and (has_home or (directive.no_home and source == plain(job.home))):
+        return None
+    return source
+
+
+def work_dir_closed(job: Job, directive: Directive, settings: MountsConfig, host: HostFacts) -> str:
+    """Why the directory of qsub is not mounted, as it is written; "" if it may be."""
+    rules = rules_of(job.home, settings, host.closed, tmpdir_by_user=job.interactive)
+    has_home = settings.home != "none" and not directive.no_home and _is_mountable_home(job.home, rules)
+    source = _work_dir(job, directive, has_home)
+    taken = {plain(one.target) for one in directive.volumes} | {_site(entry).target for entry in settings.always}
+    if source is None or source in taken:
+        return ""
+    try:
+        rules.check(source, "workdir")
+        rules.check_work_dir(source, is_own=True)
+    except Closed as error:
+        return f"{source} cannot be mounted: {error}"
+    except ReadOnly:
+        pass
+    return ""
 
 
 def _is_plain(path: str) -> bool:

@@ -30,4 +30,5 @@ class Job:
     interactive: bool
     slots_here: int
     slots_total: int
+    on_demand: bool = False  # asked for by the run hook, not the prologue
     job_file: str | None = None  # the name of its .JB where that was found already
