@@ -3,6 +3,8 @@
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check
 SHELL_FILES := install.sh $(filter-out hooks/ask,$(wildcard hooks/*)) tests/*.sh tests/vm/*.sh demo/*.sh .ci/run examples/*.sh
+C_FILES := init/init.c tests/init_fuzz.c
+C_CHECKS := -std=c11 -O2 -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wpointer-arith -Werror
 
 help:
 	@echo 'make demo   run a real job through the three hooks and show what happened (root, Debian 12)'
@@ -14,7 +16,7 @@ help:
 	@echo 'make load   2,000 jobs in a row, 64 at once, 10,000 dead records, 500 foreign containers (root)'
 	@echo 'make test-v2 all of it that needs cgroup v2 and systemd, in a virtual machine (root)'
 	@echo 'make bench  the costs as ratios to plain docker (root)'
-	@echo 'make lint   ruff, mypy --strict, import-linter and shellcheck alone'
+	@echo 'make lint   ruff, mypy --strict, import-linter, shellcheck and cppcheck alone'
 	@echo 'make lock   lock/*.txt anew: the newest packages setup.cfg allows, with their hashes (needs a package index);'
 	@echo '            and advisories on them, if api.osv.dev can be reached'
 
@@ -51,6 +53,8 @@ lint: .venv/stamp
 	$(PYTHON) -m mypy
 	$(PYTHON) -c 'from importlinter.cli import lint_imports_command as lint; lint()' --no-cache --no-logo
 	shellcheck -x $(SHELL_FILES)
+	for file in $(C_FILES); do cc $(C_CHECKS) -c -o /dev/null $$file || exit; done
+	cppcheck --quiet --std=c11 --enable=warning,performance,portability --error-exitcode=1 $(C_FILES)
 
 # The oldest Python that is supported resolves; the newest releases that setup.cfg allows are taken.
 lock:
@@ -59,8 +63,12 @@ lock:
 	/usr/bin/python3 lock/advisories.py
 
 .PHONY: setup
-setup: .venv/stamp
+setup: .venv/stamp lib/pbsdock/init/pbsdock-init
 	@sh tests/setup.sh store
+
+# As installing the checkout in place has done it; again when its source has changed.
+lib/pbsdock/init/pbsdock-init: $(wildcard init/*.[ch]) lib/pbsdock/admin/setup/first_process.py | .venv/stamp
+	$(PYTHON) -c 'from pathlib import Path; from pbsdock.admin.setup import first_process; first_process.compile_to(Path("$@"), Path("init"))'
 
 .venv/stamp: setup.cfg pyproject.toml lock/test.txt
 	@sh tests/setup.sh

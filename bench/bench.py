@@ -167,7 +167,7 @@ def p5(site: Site) -> None:
     docker("rm", "-f", *theirs)
     other = time.monotonic() - began
     orphans(f"pbsdock.owner={owner}", "pbsdock.incarnation=none")
-    worker = max(site.agents())
+    worker = site.agents()[-1]
     before = _cpu(worker)
     for _ in range(10):
         reap("--dry-run")

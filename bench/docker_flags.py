@@ -17,7 +17,7 @@ def flags(container: Mapping[str, Any], keep: Path, cgroup_parent: str) -> list[
     found += ["--oom-score-adj", str(host["OomScoreAdj"]), "--cgroup-parent", cgroup_parent]
     for flag, values in (
         ("--cap-drop", host["CapDrop"]),
-        ("--security-opt", host["SecurityOpt"]),
+        ("--security-opt", [_security(option, keep) for option in host["SecurityOpt"]]),
         ("--group-add", host["GroupAdd"]),
         ("--env", config["Env"]),
         ("--label", [f"{key}={value}" for key, value in config["Labels"].items()]),
@@ -28,6 +28,15 @@ def flags(container: Mapping[str, Any], keep: Path, cgroup_parent: str) -> list[
         for value in values or ():
             found += [flag, value]
     return found
+
+
+def _security(option: str, keep: Path) -> str:
+    """As the command line takes it: a seccomp profile by the name of a file."""
+    name, _, profile = option.partition("=")
+    if name != "seccomp" or not profile.startswith("{"):
+        return option
+    (keep / "seccomp.json").write_text(profile)
+    return f"seccomp={keep / 'seccomp.json'}"
 
 
 def _mount(mount: Mapping[str, Any], keep: Path) -> str:

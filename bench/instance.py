@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from docker_flags import flags
@@ -14,6 +14,10 @@ from docker_flags import flags
 from pbsdock.trial import Request, Trial, environment
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from tests.support import quick_setup  # noqa: E402
+from tests.support.agents import agents, kill_agents  # noqa: E402
+
 # Of this run alone: another one on this host takes its own away when it is done.
 RUN = f"pbsdock-bench-{os.getpid()}"
 IMAGE = f"{RUN}/busybox:1"
@@ -46,8 +50,11 @@ class Site:
         (root / "etc/pbsdock").mkdir(parents=True)
         # For P5: no pass but those it asks for.
         (root / "etc/pbsdock/pbsdock.toml").write_text(f"[reaper]\nperiod_s = 86400\ngrace_s = {GRACE_S}\n")
+        # In the tests the packages of a version that is installed already: how they are fetched is not measured.
+        packages = os.environ.get("PBSDOCK_BENCH_PACKAGES")
+        install = quick_setup.command(ROOT, Path(packages)) if packages else [str(ROOT / "install.sh")]
         subprocess.run(
-            [str(ROOT / "install.sh"), "--mom-priv", str(self.mom_priv), "--root", str(root)],
+            [*install, "--mom-priv", str(self.mom_priv), "--root", str(root)],
             check=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -127,20 +134,8 @@ class Site:
 
     def stop_agents(self) -> None:
         """Kill them; the next hook starts another, with the configuration as it is then."""
-        while pids := self.agents():
-            for pid in pids:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, 9)
-            time.sleep(0.05)
+        kill_agents(self.root)
 
     def agents(self) -> list[int]:
-        marker = f"{self.root / 'opt/pbsdock'}/".encode()
-        found = []
-        for entry in os.listdir("/proc"):
-            try:
-                line = Path(f"/proc/{entry}/cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"pbsdock.agent.daemon" in line and marker in line:
-                found.append(int(entry))
-        return found
+        """Supervisor and worker."""
+        return agents(self.root)

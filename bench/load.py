@@ -55,7 +55,7 @@ def _docker(site: Site, count: int, at_once: int) -> float:
 
 def _agent(site: Site) -> dict[str, float]:
     """Of its worker: memory of its own in KiB, descriptors, threads."""
-    worker = max(site.agents())
+    worker = site.agents()[-1]
     rollup = Path(f"/proc/{worker}/smaps_rollup").read_text().splitlines()
     private = sum(int(line.split()[1]) for line in rollup if line.startswith(("Private_Clean:", "Private_Dirty:")))
     fds, threads = (len(os.listdir(f"/proc/{worker}/{kind}")) for kind in ("fd", "task"))

@@ -183,7 +183,7 @@ def s1(stores: Stores, show: Callable[..., None]) -> None:
 
 def _growth(stores: Stores, options: str) -> float:
     """MiB the agent holds more for each running job that has credentials."""
-    worker = max(stores.site.agents())
+    worker = stores.site.agents()[-1]
     before, trials = _rss(worker), []
     for _ in range(16):
         trial = stores.site.trial(f"#DOCKER {options}\nsleep 60")

@@ -3,6 +3,7 @@ but pbs_mom itself (``pbsdock.trial``)."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pwd
@@ -11,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,11 @@ import docker
 import pytest
 
 from pbsdock.host.cgroup.systemd import escape
-from pbsdock.host.process import alive
 from pbsdock.trial import Outcome, Request, Trial, run_job
+from tests.support import quick_setup
+from tests.support.agents import agents, kill_agents
 
-pytest_plugins = ["tests.support.threats"]
+pytest_plugins = ["tests.support.laps", "tests.support.threats"]
 ROOT = Path(__file__).resolve().parent.parent
 # Of this run alone: another run on the same engine must not lose its images when this one tidies up.
 _RUN = f"pbsdock-test-{os.getpid()}"
@@ -32,7 +35,8 @@ SLOWER = float(os.environ.get("PBSDOCK_TEST_SLOWER", "1"))  # emulated, everythi
 IMAGE = os.environ.get("PBSDOCK_TEST_IMAGE") or f"{_RUN}/busybox:1"
 HOST_IMAGE = f"{_RUN}/host:1"
 NO_SHELL_IMAGE = f"{_RUN}/noshell:1"
-USERS = ("pbsdock-a", "pbsdock-b")
+# Runs at the same time need users, and homes, of their own.
+USERS = tuple(os.environ.get("PBSDOCK_TEST_USERS", "pbsdock-a pbsdock-b").split())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -98,12 +102,15 @@ class Instance:
 
     def end_all(self) -> None:
         """End what a failed test left running, so that the next one starts from nothing."""
-        for trial in self.trials:
-            if trial.leader is not None and trial.leader.poll() is None:
-                trial.request.kill_delay_s = 0.2
-                trial.qdel()
-                trial.finish(trial.wait())
-        self.trials.clear()
+        with ExitStack() as stack:  # one that does not end keeps no other from it
+            while self.trials:
+                stack.callback(self._end, self.trials.pop(0))
+
+    def _end(self, trial: Trial) -> None:
+        if trial.leader is not None and trial.leader.poll() is None:
+            trial.request.kill_delay_s = 0.2
+            trial.qdel()
+            trial.finish(trial.wait())
 
     def events(self, job: str | None = None) -> list[dict[str, Any]]:
         found = [json.loads(line) for line in self.events_file.read_text().splitlines()]
@@ -125,26 +132,19 @@ class Instance:
 
     def agent_pids(self) -> list[int]:
         """Supervisor and worker."""
-        marker = f"{self.root / 'opt/pbsdock'}/".encode()
-        found = []
-        for entry in os.listdir("/proc"):
-            try:
-                line = Path(f"/proc/{entry}/cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"pbsdock.agent.daemon" in line and marker in line:
-                found.append(int(entry))
-        return sorted(found)
+        return agents(self.root)
 
     def kill_agent(self) -> None:
-        killed = set(self.agent_pids())
-        for pid in killed:
-            os.kill(pid, 9)
-        # systemd starts another one at once. What is ending has no command line any more, and for a moment still its lock.
-        wait_until("the agent is dead", lambda: not killed & set(self.agent_pids()) and not any(map(alive, killed)))
+        """Kill both, to their end; systemd starts others at once."""
+        kill_agents(self.root)
+
+    def start_agent(self) -> None:
+        """Have mom's node check start one, if anything wants one, and wait until it answers."""
+        subprocess.run([str(self.root / "opt/pbsdock/hooks/node-check")], check=True, capture_output=True)
+        wait_until("the agent answers", lambda: self.command("ps").returncode == 0)
 
     def configure(self, text: str) -> None:
-        """Replace the configuration; the next hook starts an agent with it."""
+        """Replace the configuration; the next hook starts an agent with it. The fixture puts the first one back."""
         wait_until("no job is being released", lambda: not self._ended())
         self.config.write_text(text)
         self.kill_agent()
@@ -190,8 +190,9 @@ class Instance:
         return found
 
 
-def wait_until(what: str, holds: Callable[[], bool], seconds: float = 15.0) -> None:
-    """Poll with a deadline, and say what was awaited."""
+def wait_until(what: str, holds: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Poll with a deadline, and say what was awaited. A test that is not about time leaves *seconds* as they are: enough
+    for a slow machine, and they cost nothing where it holds sooner."""
     deadline = time.monotonic() + seconds * SLOWER
     while not holds():
         if time.monotonic() > deadline:
@@ -200,8 +201,9 @@ def wait_until(what: str, holds: Callable[[], bool], seconds: float = 15.0) -> N
 
 
 @pytest.fixture(scope="session")
-def users() -> tuple[str, ...]:
-    """Two ordinary users, one with a supplementary group."""
+def users() -> Iterator[tuple[str, ...]]:
+    """Two ordinary users, one with a supplementary group. What a run that was killed left in their homes is removed,
+    unless another run uses them at this moment."""
     subprocess.run(["groupadd", "-f", "pbsdock-g"], check=True)
     for name in USERS:
         try:
@@ -209,7 +211,25 @@ def users() -> tuple[str, ...]:
         except KeyError:
             subprocess.run(["useradd", "-m", "-s", "/bin/sh", name], check=True)
     subprocess.run(["usermod", "-a", "-G", "pbsdock-g", USERS[0]], check=True)
-    return USERS
+    with open("/run/lock/pbsdock-test-homes", "w") as lock:
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for name in USERS:
+                _clear(Path(pwd.getpwnam(name).pw_dir))
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield USERS
+
+
+def _clear(directory: Path) -> None:
+    _unmount_below(directory)
+    for path in directory.iterdir():
+        subprocess.run(["rm", "-rf", "--one-file-system", str(path)], check=True)
+
+
+def _unmount_below(directory: Path) -> None:
+    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+        if (where := line.split()[4]).startswith(f"{directory}/"):
+            subprocess.run(["umount", "-l", where], check=True)
 
 
 @pytest.fixture(scope="session")
@@ -218,17 +238,28 @@ def images() -> Iterator[None]:
     if "PBSDOCK_TEST_IMAGE" in os.environ:
         yield
         return
-    subprocess.run(["sh", str(ROOT / "tests/image.sh"), IMAGE], check=True)
-    subprocess.run(["sh", str(ROOT / "tests/image.sh"), NO_SHELL_IMAGE, "without-shell"], check=True)
-    subprocess.run(["bash", str(ROOT / "tests/host_image.sh"), HOST_IMAGE], check=True)
-    yield
-    subprocess.run(["docker", "rmi", "-f", IMAGE, HOST_IMAGE, NO_SHELL_IMAGE], capture_output=True, check=False)
+    try:
+        subprocess.run(["sh", str(ROOT / "tests/image.sh"), IMAGE], check=True)
+        subprocess.run(["sh", str(ROOT / "tests/image.sh"), NO_SHELL_IMAGE, "without-shell"], check=True)
+        subprocess.run(["bash", str(ROOT / "tests/host_image.sh"), HOST_IMAGE], check=True)
+        yield
+    finally:
+        subprocess.run(["docker", "rmi", "-f", IMAGE, HOST_IMAGE, NO_SHELL_IMAGE], capture_output=True, check=False)
 
 
-def install(root: Path, *arguments: str, mom_priv: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run install.sh for a relocated instance."""
+def install(
+    root: Path, *arguments: str, mom_priv: Path | None = None, packages: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run install.sh for a relocated instance; *packages* is an installed version whose packages are copied for it."""
     return subprocess.run(
-        [str(ROOT / "install.sh"), "--mom-priv", str(mom_priv or root / "mom_priv"), "--root", str(root), *arguments],
+        [
+            *(quick_setup.command(ROOT, packages) if packages else [str(ROOT / "install.sh")]),
+            "--mom-priv",
+            str(mom_priv or root / "mom_priv"),
+            "--root",
+            str(root),
+            *arguments,
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -241,10 +272,7 @@ def scratch() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="pbsdock-test.", dir="/var/tmp"))
     path.chmod(0o755)
     yield path
-    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
-        # What a failed test left: removing it recursively would go through a pin into a user's home.
-        if (where := line.split()[4]).startswith(f"{path}/"):
-            subprocess.run(["umount", "-l", where], check=True)
+    _unmount_below(path)  # what a failed test left: removing it recursively would go through a pin into a user's home
     shutil.rmtree(path, ignore_errors=True)
 
 
@@ -265,7 +293,29 @@ def installed(scratch: Path, users: tuple[str, ...], images: None) -> Iterator[I
 
 @pytest.fixture
 def instance(installed: Instance) -> Iterator[Instance]:
-    """The installation with nothing in it; each test must leave it so."""
-    yield installed
-    installed.end_all()
-    wait_until("the instance is empty", lambda: not installed.left(), 20)
+    """The installation with nothing in it, and the configuration it was installed with. Each test must leave nothing in
+    it; a configuration that it leaves is replaced."""
+    good = installed.config.read_text()
+    with ExitStack() as stack:
+        stack.callback(_put_back, installed, good)
+        stack.callback(_emptied, installed)
+        stack.callback(installed.end_all)
+        yield installed
+
+
+def _put_back(instance: Instance, config: str) -> None:
+    if instance.config.read_text() != config:
+        instance.configure(config)
+
+
+def _emptied(instance: Instance) -> None:
+    """See that nothing is left. What is left fails this test, and is reaped where that helps, for the next one."""
+    try:
+        wait_until("the instance is empty", lambda: not instance.left(), 20)
+    except AssertionError as error:
+        left = instance.left()
+        instance.config.write_text("[reaper]\ngrace_s = 0\n")
+        instance.kill_agent()
+        instance.start_agent()
+        instance.command("reap")
+        raise AssertionError(f"{error}: {left}") from None

@@ -6,13 +6,14 @@ export DEBIAN_FRONTEND=noninteractive
 
 need=
 pairs='dockerd:docker.io docker-registry:docker-registry shellcheck:shellcheck busybox:busybox-static
-  flock:util-linux useradd:passwd'
+  flock:util-linux useradd:passwd cc:gcc musl-gcc:musl-tools cppcheck:cppcheck'
 [ "${1-}" != vm ] || pairs="$pairs qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap cpio:cpio lz4:lz4 mke2fs:e2fsprogs"
 [ "${1-}" != store ] || pairs="$pairs ceph-mon:ceph-mon ceph-osd:ceph-osd radosgw:radosgw radosgw-admin:ceph-common
   s3cmd:s3cmd rclone:rclone openssl:openssl"
 for pair in $pairs; do
   PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null 2>&1 || need="$need ${pair##*:}"
 done
+[ -e /usr/include/stdio.h ] || need="$need libc6-dev"
 [ -x /usr/bin/python3 ] || need="$need python3"
 /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || need="$need python3-venv"
 if [ -n "$need" ]; then

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -32,11 +33,11 @@ def victim(instance: Instance) -> Iterator[Trial]:
     trial = instance.begin(
         f"#!/bin/sh\n#DOCKER {IMAGE}\necho ready\nwhile [ ! -e go ]; do sleep 0.1; done\nrm go; exit 7\n"
     )
-    wait_until("the victim runs", lambda: b"ready" in trial.out_path.read_bytes())
-    yield trial
-    go = f"{trial.entry.pw_dir}/go"
-    if os.path.exists(go):
-        os.unlink(go)
+    try:
+        wait_until("the victim runs", lambda: b"ready" in trial.out_path.read_bytes())
+        yield trial
+    finally:
+        (Path(trial.entry.pw_dir) / "go").unlink(missing_ok=True)
 
 
 def _ends(trial: Trial) -> int:

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -68,27 +69,27 @@ REFUSED = (
 def planted(users: tuple[str, ...]) -> Iterator[None]:
     """Links and odd files in the user's home."""
     links = {"etc": "/etc", "proc": "/proc/self/root", "out": "/", "loop": "loop"}
-    for name, target in links.items():
-        (HOME / name).symlink_to(target)
-    os.mkfifo(HOME / "pipe", 0o666)
-    with socket.socket(socket.AF_UNIX) as one:
-        one.bind(str(HOME / "sock"))
+    with ExitStack() as undo:
+        for name in (*links, "pipe", "sock"):
+            (HOME / name).unlink(missing_ok=True)  # a run that was killed cannot tidy up
+            undo.callback((HOME / name).unlink, missing_ok=True)
+        for name, target in links.items():
+            (HOME / name).symlink_to(target)
+        os.mkfifo(HOME / "pipe", 0o666)
+        door = undo.enter_context(socket.socket(socket.AF_UNIX))
+        door.bind(str(HOME / "sock"))
         yield
-    for name in (*links, "pipe", "sock"):
-        (HOME / name).unlink()
 
 
 @pytest.fixture
-def site(instance: Instance, scratch: Path, planted: None) -> Iterator[Path]:
+def site(instance: Instance, scratch: Path, planted: None) -> Path:
     """SCRATCH is open, SCRATCH2 beside it is not, mom's directory is opened by mistake."""
     for name in ("scratch", "scratch2/data"):
         (scratch / name).mkdir(parents=True, exist_ok=True)
     if not (scratch / "scratch/link").is_symlink():
         (scratch / "scratch/link").symlink_to(scratch / "scratch2")
-    good = instance.config.read_text()
     instance.configure(f'[mounts]\nallow = ["{scratch}/scratch", "{instance.mom_priv.parent}"]\n')
-    yield scratch
-    instance.configure(good)
+    return scratch
 
 
 def test_no_other_path(instance: Instance, site: Path) -> None:

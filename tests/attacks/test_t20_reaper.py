@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import docker
@@ -17,13 +16,11 @@ pytestmark = pytest.mark.engine
 
 
 @pytest.fixture
-def eager(instance: Instance) -> Iterator[Instance]:
+def eager(instance: Instance) -> Instance:
     """A reaper without grace, which passes only when told to."""
-    good = instance.config.read_text()
     instance.configure("[reaper]\ngrace_s = 0\nperiod_s = 3600\n")
     assert works(instance)
-    yield instance
-    instance.configure(good)
+    return instance
 
 
 def test_strangers_that_look_like_ours(eager: Instance) -> None:

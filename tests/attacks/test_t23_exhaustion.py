@@ -19,7 +19,6 @@ pytestmark = pytest.mark.engine
 @pytest.fixture
 def neighbour(instance: Instance) -> Iterator[Trial]:
     """Another user's small job, which must still run afterwards."""
-    good = instance.config.read_text()
     instance.configure("[limits]\npids = 64\n")
     trial = instance.begin(f"#!/bin/sh\n#DOCKER {IMAGE}\necho ready\nsleep 300\n", user=USERS[1])
     wait_until("the neighbour runs", lambda: b"ready" in trial.out_path.read_bytes())
@@ -30,7 +29,6 @@ def neighbour(instance: Instance) -> Iterator[Trial]:
     assert works(instance)
     trial.qdel()
     assert trial.finish(trial.wait()).exit_status == 271
-    instance.configure(good)
 
 
 def test_fork_bomb(instance: Instance, neighbour: Trial) -> None:

@@ -137,8 +137,38 @@ def test_credentials_stay_with_their_registry(instance: Instance, scratch: Path)
 
 
 @pytest.mark.threat(29)
+def test_a_sites_file_that_cannot_be_used(instance: Instance, scratch: Path) -> None:
+    """`pbsdock config` says why before the first job, without what is in it; a file in order passes."""
+    file = scratch / "registry.json"
+    file.touch(mode=0o600)
+    good = instance.config.read_text()
+    instance.configure(f'[engine]\ndocker_config = "{file}"\n')
+    said = {}
+    try:
+        for text in (
+            '{"auths": {"https://index.docker.io/v1/": {"auth": "dTpDQU5BUlk="}, "a.test/x": {"identitytoken": "t"}}}',
+            '{"auths": {"a.test": {"auth": "CANARY"}}}',
+            '{"credsStore": "none-such"}',
+        ):
+            file.write_text(text)
+            done = instance.command("config")
+            said[text] = (done.returncode, done.stderr)
+    finally:
+        instance.configure(good)
+    fine, wrong, missing = said.values()
+
+    assert fine == (0, "")
+    assert wrong[0] == missing[0] == 2
+    assert wrong[1] == (
+        f"pbsdock.toml: engine.docker_config: {file} cannot be used: auths, 'a.test': expected an identitytoken, or auth"
+        " with USER:PASSWORD in base64\n"
+    )
+    assert f"{file} names docker-credential-none-such, which is not installed in " in missing[1]
+
+
+@pytest.mark.threat(29)
 def test_what_a_user_keeps_is_not_evaluated(instance: Instance) -> None:
-    """Root reads no ~/.netrc, ~/.docker/config.json or credential helper of the user's."""
+    """Root reads no ~/.netrc, and runs no credential helper that ~/.docker/config.json names."""
     home = Path(f"/home/{USERS[0]}")
     canary = home / "evaluated"
     asked: list[tuple[str, str]] = []
@@ -147,7 +177,7 @@ def test_what_a_user_keeps_is_not_evaluated(instance: Instance) -> None:
             ".netrc": f"machine 127.0.0.1 login $(touch {canary}) password USERSOWN\n",
             ".docker/config.json": json.dumps(
                 {
-                    "auths": {address: {"auth": base64.b64encode(b"u:USERSOWN").decode()}},
+                    "auths": {address: {}},
                     "credsStore": "evil",
                     "credHelpers": {address: "evil"},
                 }
@@ -172,5 +202,6 @@ def test_what_a_user_keeps_is_not_evaluated(instance: Instance) -> None:
 
     assert done.exit_status == 125
     assert asked
+    assert b"to the program docker-credential-evil, which is not run" in done.stderr
     assert not canary.exists()
     assert not [one for _, one in asked if one and b"USERSOWN" in base64.b64decode(one.split()[-1])]

@@ -241,16 +241,21 @@ def test_oversized_messages(instance: Instance, agent: int) -> None:
     with begin_as(
         instance,
         """
+        import threading
         held = []
-        for number in range(200):
-            one = socket.socket(socket.AF_UNIX)
-            one.settimeout(0.2)
-            try:
-                one.connect(sys.argv[1])
-                one.sendall((4 << 20).to_bytes(4, "big") + bytes((4 << 20) - 1))
-                held.append(one)
-            except OSError:
-                pass
+        def send():
+            for number in range(10):
+                one = socket.socket(socket.AF_UNIX)
+                one.settimeout(0.2)
+                try:
+                    one.connect(sys.argv[1])
+                    one.sendall((4 << 20).to_bytes(4, "big") + bytes((4 << 20) - 1))
+                    held.append(one)
+                except OSError:
+                    pass
+        threads = [threading.Thread(target=send) for _ in range(20)]
+        [one.start() for one in threads]
+        [one.join() for one in threads]
         print(len(held), flush=True)
         time.sleep(100)
     """,

@@ -7,7 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,8 +53,10 @@ def _exchanged(directory: Path, name: str, target: str) -> Iterator[Path]:
     subprocess.run(["rm", "-rf", str(directory)], check=True)
 
 
-def _all_mounts() -> list[str]:
-    return sorted(point for point, _ in syscalls.mount_points())
+def _our_mounts(instance: Instance) -> list[str]:
+    """Those that the agent or a job could have left: others' tests and engines mount and unmount meanwhile."""
+    places = (f"{instance.root.parent}/", f"{HOME}/")
+    return sorted(point for point, _ in syscalls.mount_points() if point.startswith(places))
 
 
 @pytest.mark.parametrize("origin", ["tmpdir", "home", "workdir", "volume"])
@@ -89,7 +91,7 @@ def test_tmpdir_on_demand(instance: Instance, scratch: Path) -> None:
     place.mkdir()
     place.chmod(0o777)
     instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\n")  # sees to an agent
-    before = _all_mounts()
+    before = _our_mounts(instance)
     tries, began, seen = 0, 0, ""
     until = time.monotonic() + seconds(8, 300)
     while time.monotonic() < until:
@@ -126,7 +128,7 @@ def test_tmpdir_on_demand(instance: Instance, scratch: Path) -> None:
     assert began > 0, "no start went through: nothing was tried"
     assert str(place) not in seen, seen
     wait_until("nothing is left", lambda: not instance.left())
-    assert _all_mounts() == before, (tries, began)
+    assert _our_mounts(instance) == before, (tries, began)
     assert is_healthy(instance)
     place.rmdir()
 
@@ -135,14 +137,22 @@ def test_tmpdir_on_demand(instance: Instance, scratch: Path) -> None:
 def site(instance: Instance, scratch: Path) -> Iterator[Path]:
     """BASE/scratch is open but for scratch/admin, BASE/ref may be read; the user has links to them, and a mount in home."""
     base = scratch / "t37"
+    with ExitStack() as undo:
+        _empty_home()  # a run that was killed cannot tidy up
+        undo.callback(_empty_home)
+        _furnish(base)
+        instance.configure(f'[mounts]\nallow = ["{base}/scratch", "{base}/ref:ro"]\ndeny = ["{base}/scratch/admin"]\n')
+        yield base
+
+
+def _furnish(base: Path) -> None:
     for name in ("scratch/admin", "ref/data"):
         (base / name).mkdir(parents=True, exist_ok=True)
         (base / name).chmod(0o777)
     for one in (base / "scratch", base / "ref"):
         one.chmod(0o777)
     (base / "scratch/admin/secret").write_text("SECRET\n")
-    links = {"all": base / "scratch", "ref": base / "ref", "deep": base / "ref/data"}
-    for name, target in links.items():
+    for name, target in {"t37-all": base / "scratch", "t37-ref": base / "ref", "t37-deep": base / "ref/data"}.items():
         (HOME / name).symlink_to(target)
     below = HOME / "below"
     owner = HOME.stat()
@@ -150,24 +160,26 @@ def site(instance: Instance, scratch: Path) -> Iterator[Path]:
     syscalls.mount("tmpfs", str(below), "tmpfs", syscalls.MS_NODEV, f"uid={owner.st_uid},gid={owner.st_gid},mode=0755")
     (below / "inner").mkdir()
     syscalls.mount("tmpfs", str(below / "inner"), "tmpfs", 0, f"uid={owner.st_uid},gid={owner.st_gid},mode=0755")
-    good = instance.config.read_text()
-    instance.configure(f'[mounts]\nallow = ["{base}/scratch", "{base}/ref:ro"]\ndeny = ["{base}/scratch/admin"]\n')
-    yield base
-    instance.configure(good)
-    syscalls.unmount(str(below / "inner"))
-    syscalls.unmount(str(below))
-    below.rmdir()
-    for name in links:
-        (HOME / name).unlink()
+
+
+def _empty_home() -> None:
+    below = HOME / "below"
+    for point in (below / "inner", below):
+        if point.is_mount():
+            syscalls.unmount(str(point))
+    if below.exists():
+        below.rmdir()
+    for name in ("t37-all", "t37-ref", "t37-deep"):
+        (HOME / name).unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize(
     ("volume", "reason"),
     [
-        ("$HOME/all:/x", "it contains BASE/scratch/admin, which this site closed"),
-        ("$HOME/all/admin:/x", "this site keeps BASE/scratch/admin closed"),
-        ("$HOME/ref:/x", "can be mounted for reading only; write "),
-        ("$HOME/deep:/x", "can be mounted for reading only; write "),
+        ("$HOME/t37-all:/x", "it contains BASE/scratch/admin, which this site closed"),
+        ("$HOME/t37-all/admin:/x", "this site keeps BASE/scratch/admin closed"),
+        ("$HOME/t37-ref:/x", "can be mounted for reading only; write "),
+        ("$HOME/t37-deep:/x", "can be mounted for reading only; write "),
     ],
 )
 def test_a_link_opens_nothing(instance: Instance, site: Path, volume: str, reason: str) -> None:
@@ -181,10 +193,10 @@ def test_a_link_opens_nothing(instance: Instance, site: Path, volume: str, reaso
 
 def test_a_link_to_what_is_open_works(instance: Instance, site: Path) -> None:
     """Else the refusals would prove nothing."""
-    done = instance.run(f"#!/bin/sh\n#DOCKER -v $HOME/ref:/x:ro -v $HOME/all/../all/u:/y {IMAGE}\nls /x\n")
+    done = instance.run(f"#!/bin/sh\n#DOCKER -v $HOME/t37-ref:/x:ro -v $HOME/t37-all/../all/u:/y {IMAGE}\nls /x\n")
     assert b"'..'" in done.stderr
     (site / "scratch/u").mkdir(exist_ok=True)
-    done = instance.run(f"#!/bin/sh\n#DOCKER -v $HOME/ref:/x:ro -v $HOME/all/u:/y {IMAGE}\nls /x; ls -d /y\n")
+    done = instance.run(f"#!/bin/sh\n#DOCKER -v $HOME/t37-ref:/x:ro -v $HOME/t37-all/u:/y {IMAGE}\nls /x; ls -d /y\n")
     assert (done.stdout, done.exit_status) == (b"data\n/y\n", 0), done.stderr
 
 
@@ -226,19 +238,17 @@ def test_read_only_where_the_kernel_is_older(site: Path) -> None:
 
 def test_no_origin_is_exempt(instance: Instance, scratch: Path) -> None:
     """Neither the site's own mounts nor mom's TMPDIR bring the root, or what contains what is closed."""
-    good = instance.config.read_text()
     for source in ("/", "/var", "/run", str(instance.root), str(instance.run_dir), str(instance.state_dir / "jobs")):
         instance.configure(f'[mounts]\nalways = ["{source}:/x"]\n')
         done = instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\nls /x\n")
         assert (done.exit_status, done.stdout) == (125, b""), (source, done.stdout)
         assert f"{source} cannot be mounted: ".encode() in done.stderr, done.stderr
-    instance.configure(good)
 
 
 def test_pins_that_were_left_are_swept(instance: Instance) -> None:
     """Several mounts on one place, and one below a pin: the reaper takes them all and goes through none."""
     instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\n")
-    before = _all_mounts()
+    before = _our_mounts(instance)
     place = instance.run_dir / "pins/7.vm.aa/0"
     place.mkdir(parents=True)
     (HOME / "kept").touch()
@@ -251,6 +261,6 @@ def test_pins_that_were_left_are_swept(instance: Instance) -> None:
     wait_until("the reaper has taken them", lambda: "7.vm.aa" not in instance.command("reap").stdout)
 
     assert (HOME / "kept").exists()
-    assert _all_mounts() == before
+    assert _our_mounts(instance) == before
     assert instance.command("doctor", "mounts").returncode == 0
     (HOME / "kept").unlink()

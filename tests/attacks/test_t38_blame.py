@@ -13,7 +13,7 @@ from pbsdock.protocol import wire
 from pbsdock.protocol.link import Link
 from pbsdock.rm.torque import Resources
 from pbsdock.trial import request
-from tests.conftest import IMAGE, USERS, Instance
+from tests.conftest import IMAGE, USERS, Instance, wait_until
 from tests.support.attack import is_healthy, works
 
 pytestmark = pytest.mark.engine
@@ -167,6 +167,7 @@ class Strange:
 def test_a_user_nobody_knows(instance: Instance) -> None:
     """It may be a name service that is late: queued again twice, then refused; an agent's restart forgets nothing."""
     assert works(instance)
+    wait_until("its job is released", lambda: not instance.left())  # what an agent has promised goes with it
     job = Strange(instance, "880.vm", "nobody-knows-me")
     try:
         first = [job.prologue(), job.prologue()]
@@ -207,7 +208,7 @@ def test_a_job_no_agent_answers_about(instance: Instance) -> None:
 def test_an_engine_that_is_away_is_the_nodes(instance: Instance) -> None:
     """The other way round: what the look confirms takes the node down, counts against no job, and heals by itself."""
     good = instance.config.read_text()
-    instance.configure(f'[engine]\nsocket = "{instance.root}/no-engine.sock"\ntimeout_s = 2\n')
+    instance.configure(f'[engine]\nsocket = "{instance.root}/no-engine.sock"\ntimeout_s = 1\n')
     job = Strange(instance, "882.vm", USERS[0])
     try:
         codes = [job.prologue() for _ in range(4)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -35,7 +36,7 @@ def _prepared(instance: Instance, user: str) -> Trial:
 
 def test_the_last_thing_the_agent_talks_to(instance: Instance) -> None:
     """The job of a client that reads nothing is taken away from it: the reaper, whose word it does not read, goes on."""
-    with _configured(instance, "[reaper]\nperiod_s = 1\ngrace_s = 8\n"):
+    with _configured(instance, "[reaper]\nperiod_s = 1\ngrace_s = 3\n"):
         trial = _prepared(instance, ATTACKER)
         with begin_as(
             instance,
@@ -80,7 +81,9 @@ def test_a_thread_that_hangs(instance: Instance) -> None:
     """By a trap that only root can set: it is told which one hangs, a new agent takes over, and a job notices nothing."""
     flag = instance.run_dir / "unhealthy"
     with _configured(instance, "[engine]\ntimeout_s = 2.5\n"):
-        trial = instance.begin(f"#!/bin/sh\n#DOCKER {IMAGE}\necho ready; sleep 30; echo after; exit 6\n")
+        trial = instance.begin(
+            f"#!/bin/sh\n#DOCKER {IMAGE}\necho ready; until [ -e go ]; do sleep 0.1; done; rm go; echo after; exit 6\n"
+        )
         wait_until("the script runs", lambda: b"ready" in trial.out_path.read_bytes())
         before, agent = len(instance.events()), instance.agent_pids()[-1]
         os.mkfifo(flag)  # whoever opens it to read waits for a writer
@@ -94,6 +97,7 @@ def test_a_thread_that_hangs(instance: Instance) -> None:
         assert told["thread"] == "tick"
         assert 10 <= told["seconds"] < 30
         wait_until("another agent is there", lambda: instance.agent_pids()[-1] not in (agent, instance.agent_pids()[0]))
+        (Path(trial.entry.pw_dir) / "go").touch()
         done = trial.finish(trial.wait())
         assert (done.exit_status, done.stdout) == (6, b"ready\nafter\n")
         assert is_healthy(instance)

@@ -9,19 +9,19 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Instance
 
 pytestmark = pytest.mark.engine
 
 
-def test_bench_measures() -> None:
+def test_bench_measures(installed: Instance) -> None:
     """A job and a container with the same flags are run and timed, and no time hides between the waterfall's rows."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "bench/bench.py"), "P1", "waterfall"],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PBSDOCK_BENCH_REPEATS": "1"},
+        env={**os.environ, "PBSDOCK_BENCH_REPEATS": "1", "PBSDOCK_BENCH_PACKAGES": str(installed.home)},
     )
     assert done.returncode == 0, done.stderr
     assert subprocess.run(["pgrep", "-f", "bench/traced.py"], capture_output=True, check=False).stdout == b""

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from pbsdock.core.errors import HookError, NodeFault, Refusal
+from pbsdock.engine.credentials import load_site
 from pbsdock.engine.docker.api import Engine
-from pbsdock.engine.images import Images, classify, load_auth
+from pbsdock.engine.images import Images
+from pbsdock.engine.pull_errors import classify
 from tests.conftest import IMAGE, Instance
 from tests.support.ports import free_port
 from tests.support.registry import registry, silent_registry
@@ -150,10 +152,10 @@ def test_credentials_file(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"auths": {"reg:5000": {"auth": base64.b64encode(b"user:pass:word").decode()}}}))
     path.chmod(0o600)
-    assert load_auth(path) == {"reg:5000": {"username": "user", "password": "pass:word"}}
+    assert load_site(path).of("reg:5000") == {"username": "user", "password": "pass:word"}
     path.chmod(0o640)
 
-    assert str(_fails(lambda: load_auth(path))) == f"{path} can be read by others than root; use chmod 600"
+    assert str(_fails(lambda: load_site(path))) == f"{path} can be read by others than root; use chmod 600"
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,11 @@ MORE = os.environ.get("PBSDOCK_TEST_CONFIG", "")  # where the jobs' cgroups are,
 def node(installed: Instance) -> Iterator[Instance]:
     """The installation with few processes per job and a reaper that comes when it is called."""
     before = installed.config.read_text()
-    installed.configure(CONFIG + MORE)
-    yield installed
-    installed.configure(before)
+    try:
+        installed.configure(CONFIG + MORE)
+        yield installed
+    finally:
+        installed.configure(before)
 
 
 def events(node: Instance, job: str, name: str) -> list[dict[str, object]]:

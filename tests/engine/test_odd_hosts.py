@@ -87,13 +87,11 @@ def booted(installed: Instance, scratch: Path) -> Iterator[Host]:
 @pytest.fixture
 def host(booted: Host, instance: Instance) -> Iterator[Host]:
     """The instance moved onto that host, and back."""
-    before = instance.config.read_text()
     instance.configure(
         f'[engine]\nsocket = "{booted.engine.socket}"\n[network]\nallow = ["host", "none", "bridge"]\n[reaper]\ngrace_s = 1\nperiod_s = 3600\n'
     )
     yield booted
     wait_until("nothing is left there", lambda: not booted.containers(), 20)
-    instance.configure(before)
 
 
 @pytest.mark.parametrize("network", ["host", "none", "bridge"])

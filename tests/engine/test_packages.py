@@ -70,7 +70,7 @@ def copy(installed: Instance, scratch: Path) -> Iterator[Copy]:
 
 
 def test_nothing_is_wrong(instance: Instance) -> None:
-    """As installed: the lock's packages, every file, no known hole; in words and for programs."""
+    """As installed: the lock's packages, every file, no known vulnerability; in words and for programs."""
     done = instance.command("doctor", "packages", "--json")
     found = json.loads(done.stdout)
     pinned = [line for line in (ROOT / "lock/run.txt").read_text().splitlines() if "==" in line]
@@ -117,7 +117,7 @@ def test_everything_that_was_changed_is_told(copy: Copy) -> None:
 
 
 def test_other_packages_than_the_locks_are_told(copy: Copy) -> None:
-    """One that is older and has a known hole, one that is missing, one nobody asked for; and a lock that is gone."""
+    """One that is older and has a known vulnerability, one that is missing, one nobody asked for; and a lock that is gone."""
     (metadata,) = copy.site.glob("urllib3-*.dist-info/METADATA")
     text = metadata.read_text()
     version = text.split("\nVersion: ")[1].split("\n")[0]

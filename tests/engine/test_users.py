@@ -182,7 +182,7 @@ def test_a_site_closes_the_directory_of_qsub(instance: Instance, site: Path, con
     """Wholly, to what it allows, or a part; a job may not start there then."""
     own = _own(site / "own", USERS[0])
     for policy, reason in (
-        ("work_dir = 'none'", "this site does not mount the directory of qsub"),
+        ("work_dir = 'none'", "this site does not mount the directory a job was submitted from"),
         ("work_dir = 'allowed'", "this site allows paths below"),
         (f"deny = ['{site}']", f"this site keeps {site} closed"),
     ):

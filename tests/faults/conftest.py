@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Instance
 from tests.faults.site import Site
 
 
 @pytest.fixture(scope="session")
-def site() -> Iterator[Site]:
+def site(installed: Instance) -> Iterator[Site]:
     """Made once: it takes longer than many of the tests."""
     root = Path(tempfile.mkdtemp(prefix="pbsdock-faults.", dir="/var/tmp"))
     root.chmod(0o755)
     made = Site(root)
     try:
-        made.make()
+        made.make(installed.home)
         yield made
     finally:
         made.unmake()

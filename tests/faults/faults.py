@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pbsdock.trial import Trial
 from tests.faults.site import RUN_BYTES, Site, kill_all, mount_tmpfs
+from tests.support.agents import running
 
 Deed = Callable[[Site, Trial], None]
 
@@ -42,17 +43,9 @@ class Fault:
 
 def hook_pids(site: Site) -> list[int]:
     """The processes of the victim's prologue or epilogue."""
-    places = [str(site.instance.mom_priv / name).encode() for name in ("prologue", "epilogue")]
-    ask = str(site.instance.home / "hooks/ask").encode()
-    found = []
-    for entry in os.listdir("/proc"):
-        try:
-            line = Path(f"/proc/{entry}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if ask in line or any(one in line for one in places):
-            found.append(int(entry))
-    return found
+    places = [str(site.instance.mom_priv / name) for name in ("prologue", "epilogue")]
+    ask = str(site.instance.home / "hooks/ask")
+    return sorted({pid for place in (*places, ask) for pid in running(place)})
 
 
 def _kill_hook(site: Site, trial: Trial) -> None:

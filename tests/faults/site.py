@@ -17,6 +17,7 @@ from typing import Any
 from pbsdock.trial import Request, Trial
 from tests.conftest import ROOT, Instance, install, wait_until
 from tests.faults.checker import World
+from tests.support.agents import running
 from tests.support.engine import OwnEngine
 from tests.support.ports import free_low_port
 from tests.support.rgw import Gateway
@@ -38,19 +39,20 @@ class Site:
         self.control = root / "control"
         self.instance: Instance
         self.other: Instance
+        self._made: list[Instance] = []
         self.world: World
         self._fresh: list[int] = []
 
     # -- making it ----------------------------------------------------------------------------------------------------
 
-    def make(self) -> None:
-        """Start and install everything."""
+    def make(self, packages: Path) -> None:
+        """Start and install everything; *packages* is an installed version whose packages are copied."""
         for name in (VICTIM, BYSTANDER):
             subprocess.run(["useradd", "-m", "-s", "/bin/sh", name], capture_output=True, check=False)
         self.control.mkdir()
         with ThreadPoolExecutor(4) as pool:
             parts = [pool.submit(self.gateway.start), pool.submit(self.engine.start, "--live-restore")]
-            installed = [pool.submit(self._install, name) for name in ("main", "other")]
+            installed = [pool.submit(self._install, name, packages) for name in ("main", "other")]
             for one in parts:
                 one.result()
             self.instance, self.other = (one.result() for one in installed)
@@ -86,7 +88,7 @@ class Site:
         self.instance.config.write_text(config)
         self.start_agent()
 
-    def _install(self, name: str) -> Instance:
+    def _install(self, name: str, packages: Path) -> Instance:
         root = self.root / name
         (root / "mom_priv").mkdir(parents=True)
         (root / "etc/pbsdock").mkdir(parents=True)
@@ -97,13 +99,15 @@ class Site:
             f'[engine]\nsocket = "{self.engine.socket}"\ntimeout_s = 2\n[health]\nhold_s = 1\n'
             f"[reaper]\nperiod_s = 3600\ngrace_s = 1\n"
         )
-        done = install(root)
+        done = install(root, packages=packages)
         assert done.returncode == 0, done.stderr
-        return Instance(root, root / "mom_priv", (root / "etc/pbsdock/instance").read_text().strip())
+        made = Instance(root, root / "mom_priv", (root / "etc/pbsdock/instance").read_text().strip())
+        self._made.append(made)
+        return made
 
     def unmake(self) -> None:
-        """Stop and remove everything."""
-        for instance in (self.instance, self.other):
+        """Stop and remove everything, as far as it was made."""
+        for instance in self._made:
             instance.end_all()
             instance.command("reap")
             # A node check before may have started one that is not to be seen yet.
@@ -113,11 +117,9 @@ class Site:
         self.engine.unmake()
         self.gateway.stop()
         below = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-        for place in (one for one in reversed(below) if one.startswith(f"{self.engine.root}/")):
+        for place in (one for one in reversed(below) if one.startswith(f"{self.root}/")):
             subprocess.run(["umount", "-l", place], capture_output=True, check=False)
-        for instance in (self.instance, self.other):
-            for directory in (instance.state_dir, instance.run_dir):
-                subprocess.run(["umount", "-R", "-l", str(directory)], capture_output=True, check=False)
+        for instance in self._made:
             for top in Path("/sys/fs/cgroup").glob(f"*/{instance.name}"):
                 if not top.parent.is_symlink():
                     for here, _, _ in os.walk(top, topdown=False):
@@ -250,17 +252,8 @@ class Site:
 
 def _no_agent(instance: Instance) -> bool:
     instance.kill_agent()
-    marker = str(instance.root).encode()
-    lines = [Path(f"/proc/{one}/cmdline") for one in os.listdir("/proc") if one.isdigit()]
-    texts = [text for text in map(_read, lines) if marker in text]
-    return not any(b"agent.daemon" in text or b"ensure-agent" in text for text in texts)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
+    root = str(instance.root)
+    return not running(root, "agent.daemon") and not running(root, "ensure-agent")
 
 
 def mount_tmpfs(directory: Path, size: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -19,14 +19,11 @@ _SLOW = rf"could not be pulled (in {_TOTAL_S} s|without any progress for {_INACT
 
 
 @pytest.fixture
-def strict(instance: Instance) -> Iterator[Instance]:
+def strict(instance: Instance) -> Instance:
     """The instance with small bounds for images, and as before afterwards."""
-    good = instance.config.read_text()
     bounds = f"total_s = {_TOTAL_S}\ninactivity_s = {_INACTIVITY_S}\nmax_bytes = {_BYTES}\n"
     instance.configure(f"[images]\n{bounds}")
-    yield instance
-    instance.end_all()
-    instance.configure(good)
+    return instance
 
 
 @pytest.mark.parametrize(
@@ -57,3 +54,33 @@ def test_registry_that_lies(strict: Instance, way: str, says: str) -> None:
     assert hung_up
     assert other.stdout == b"other\n"
     assert not (strict.run_dir / "unhealthy").exists()
+
+
+@pytest.mark.parametrize("way", ["429", "503"])
+def test_registry_that_is_busy(instance: Instance, way: str) -> None:
+    """It is left in peace for as long as it asks for, and then the job has its image (which has no program to run)."""
+    with lying_registry(way, turned_away=5, retry_after_s=2) as lie:
+        done = instance.run(f"#!/bin/sh\n#DOCKER {lie.address}/lie:1\ntrue\n")
+        pauses = [later - sooner for sooner, later in pairwise(lie.at)]
+    trail = [one for one in instance.events() if one.get("image") == f"{lie.address}/lie:1"]
+
+    assert b"that can be run" in done.stderr
+    assert [one["event"] for one in trail][-1] == "image.pulled"
+    assert {one["code"] for one in trail if one["event"] == "image.retry"} == {"registry-busy"}
+    assert max(pauses) >= 1.9
+
+
+def test_registry_that_is_busy_for_long(instance: Instance) -> None:
+    """The job is queued again at once, by nobody's fault: the node stays in service."""
+    with lying_registry("429", turned_away=1000, retry_after_s=3600) as lie:
+        began = time.monotonic()
+        done = instance.run(f"#!/bin/sh\n#DOCKER {lie.address}/lie:1\ntrue\n", requeue_limit=3)
+        took = time.monotonic() - began
+        other = instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\necho other\n")
+
+    assert (done.exit_status, done.node_down) == (125, None)
+    assert b" has failed 3 times for one reason: the registry of image " in done.stderr
+    assert b" is busy for now, " in done.stderr
+    assert took < 30
+    assert other.stdout == b"other\n"
+    assert not (instance.run_dir / "unhealthy").exists()

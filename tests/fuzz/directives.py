@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from pbsdock.directive.vocabulary import ALIASES, FLAGS, OPTIONS, REFUSED, VARIABLES
+from pbsdock.directive.vocabulary import ALIASES, FLAGS, OPTIONS, REFUSED
+from tests.support.torque import WORDS
 
 _LONGEST = 4096  # bytes of a line that are read
 _PATHS = (
@@ -125,7 +126,7 @@ def _value(rng: random.Random, name: str) -> str:
     if name in ("workdir", "tmpfs", "stage-in", "stage-out"):
         return rng.choice(_PATHS) + rng.choice(("", "", ":size=1m", " s3://b/k"))
     if name == "env":
-        return f"{rng.choice(('A', 'B', '1', 'PATH', 'TMPDIR'))}={rng.choice((*_WORDS, *('$' + one for one in VARIABLES)))}"
+        return f"{rng.choice(('A', 'B', '1', 'PATH', 'TMPDIR'))}={rng.choice((*_WORDS, *('$' + one for one in WORDS.variables)))}"
     return rng.choice((*_WORDS, *_PATHS))
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from pbsdock.directive.parse import DirectiveError, parse_options
+from pbsdock.directive.parse import DirectiveError
 from tests.conftest import Instance
 from tests.fuzz import actions, invariants
 from tests.fuzz.directives import directive
 from tests.fuzz.invariants import Sample
 from tests.fuzz.jobs import told
 from tests.fuzz.run import Fuzz, new_seed
+from tests.support.torque import parse_options
 
 SECONDS = float(os.environ.get("PBSDOCK_FUZZ_S") or 35)
 

@@ -44,8 +44,9 @@ class Store:
 def store() -> Iterator[Store]:
     """Users alice and bob own alice-in, alice-out and bob-data."""
     root = Path(tempfile.mkdtemp(prefix="pbsdock-rgw.", dir="/var/tmp"))
-    gateway = Gateway(root, tls=True).start()
+    gateway = Gateway(root, tls=True)
     try:
+        gateway.start()
         alice, bob = (gateway.client(*gateway.user(name)) for name in ("alice", "bob"))
         for client, bucket in ((alice, "alice-in"), (alice, "alice-out"), (bob, "bob-data")):
             client.create_bucket(Bucket=bucket)
@@ -69,10 +70,12 @@ def site(instance: Instance, store: Store) -> Iterator[Any]:
     """The instance, configured for the gateway, and as before afterwards."""
     from tests.s3.site import Site, config
 
-    good = instance.config.read_text()
     instance.configure(config(store))
     found = Site(instance, store)
     yield found
-    instance.end_all()
-    wait_until("nothing is left", lambda: not found.left(), 20)
-    instance.configure(good)
+    try:
+        instance.end_all()
+        wait_until("nothing is left", lambda: not found.left(), 20)
+    except BaseException:
+        instance.command("reap")  # what this test has left is not to fail the next
+        raise

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import HOST_IMAGE, Instance, wait_until
+from tests.conftest import HOST_IMAGE, Instance
 from tests.s3.conftest import Store
 
 SITE = sysconfig.get_path("purelib")
@@ -33,8 +32,7 @@ class Site:
     def restart_agent(self) -> None:
         """Kill all its processes; mom's node check starts another."""
         self.instance.kill_agent()
-        subprocess.run([str(self.instance.root / "opt/pbsdock/hooks/node-check")], check=True, capture_output=True)
-        wait_until("the agent answers", lambda: self.instance.command("ps").returncode == 0)
+        self.instance.start_agent()
 
     def reap(self) -> dict[str, Any]:
         """One pass of the reaper."""

@@ -153,10 +153,10 @@ def test_two_stores_are_two_profiles(site: Site) -> None:
     [
         (
             "--s3 bob-data",
-            "bucket 'bob-data' of store ceph is not open to pbsdock-a; allowed are alice-*:rw, public:ro,"
-            " bob-shared/pbsdock-a:rw",
+            f"bucket 'bob-data' of store ceph is not open to {USERS[0]}; allowed are alice-*:rw, public:ro,"
+            f" bob-shared/{USERS[0]}:rw",
         ),
-        ("--s3 public:rw", "bucket 'public' of store ceph is open to pbsdock-a for reading only (:ro)"),
+        ("--s3 public:rw", f"bucket 'public' of store ceph is open to {USERS[0]} for reading only (:ro)"),
         ("--s3 nowhere:alice-in", "there is no store 'nowhere'; this site has ceph, keys"),
     ],
 )
@@ -249,7 +249,7 @@ def test_agent_killed_and_the_job_gone(site: Site) -> None:
 def test_ledger_lost(site: Site) -> None:
     """Roles and users of ours that no record knows are found at the gateway; another node's are not touched."""
     from pbsdock.config.tables import StoreConfig
-    from pbsdock.core.plan import Grant
+    from pbsdock.core.plan import BucketGrant
     from pbsdock.core.plan import Store as Asked
     from pbsdock.stores.make import minter_of
     from pbsdock.stores.rgw import Gateway
@@ -261,7 +261,7 @@ def test_ledger_lost(site: Site) -> None:
         region="",
         ca_file="",
         staging=(),
-        container=(Grant(bucket="alice-in", keys=("*",), read_only=True),),
+        container=(BucketGrant(bucket="alice-in", keys=("*",), read_only=True),),
     )
     ours, theirs = f"{site.instance.name}@{os.uname().nodename}", f"{site.instance.name}@another-node"
     made = []

@@ -12,7 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from pbsdock.config.tables import StoreConfig
-from pbsdock.core.plan import Grant
+from pbsdock.core.plan import BucketGrant
 from pbsdock.core.plan import Store as Asked
 from pbsdock.stores.errors import StoreError
 from pbsdock.stores.make import minter_of
@@ -28,10 +28,10 @@ ASKED = Asked(
     region="us-east-1",
     ca_file="",
     container=(
-        Grant(bucket="alice-in", keys=("x", "x/*"), read_only=True),
-        Grant(bucket="alice-out", keys=("*",), read_only=False),
+        BucketGrant(bucket="alice-in", keys=("x", "x/*"), read_only=True),
+        BucketGrant(bucket="alice-out", keys=("*",), read_only=False),
     ),
-    staging=(Grant(bucket="alice-in", keys=("y", "y/*"), read_only=True),),
+    staging=(BucketGrant(bucket="alice-in", keys=("y", "y/*"), read_only=True),),
 )
 
 

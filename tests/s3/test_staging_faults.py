@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from pbsdock.trial import Trial
 from tests.conftest import USERS, wait_until
 from tests.s3.site import Site, config
 from tests.s3.test_staging import desk
+from tests.support.agents import running
 
 __all__ = ["desk"]
 pytestmark = pytest.mark.engine
@@ -28,23 +30,20 @@ def frozen(site: Site) -> Iterator[Site]:
     """The site with little patience; whatever a test did to the gateway is undone."""
     site.instance.configure(config(site.store, head=PATIENCE))
     yield site
-    if "rgw" not in site.store.gateway.processes:
+    if "rgw" in site.store.gateway.processes:
+        site.store.gateway.thaw()
+    else:
         site.store.gateway.start_radosgw()
-    site.store.gateway.thaw()
 
 
 def _workers(user: str = USERS[0]) -> list[int]:
     """Pids of the user's staging workers: they carry the spawner's command line."""
     uid = int(subprocess.check_output(["id", "-u", user]))
     found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if b"pbsdock.staging.spawner" in (path / "cmdline").read_bytes() and path.stat().st_uid in (uid, 0):
-                status = (path / "status").read_text()
-                if f"\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n" in status:
-                    found.append(int(path.name))
-        except OSError:
-            continue
+    for pid in running("pbsdock.staging.spawner"):
+        with suppress(OSError):  # it has ended
+            if f"\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n" in Path(f"/proc/{pid}/status").read_text():
+                found.append(pid)
     return found
 
 

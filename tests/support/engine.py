@@ -92,11 +92,16 @@ class OwnEngine:
         self.process.wait(30)
 
     def unmake(self) -> None:
-        """Stop all of it."""
-        self.stop()
-        if self.containerd is not None:
-            self.containerd.terminate()
-            self.containerd.wait(30)
+        """Stop all of it, as far as it was started."""
+        for process in (self.process, self.containerd):
+            if process is None:
+                continue
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
     def kill(self) -> None:
         assert self.process is not None

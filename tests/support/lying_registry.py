@@ -19,11 +19,17 @@ _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
 @dataclass
 class Lie:
-    """What is done: ``digest`` sends other bytes, ``crawl``, ``stall`` and ``endless`` what they say."""
+    """What is done: ``digest`` sends other bytes, ``crawl``, ``stall`` and ``endless`` what they say.
+
+    ``429`` and ``503`` answer so to *turned_away* questions for the manifest, with Retry-After, and then do not lie.
+    """
 
     way: str
     address: str = ""
     sent: int = 0
+    turned_away: int = 0
+    retry_after_s: int = 0
+    at: list[float] = field(default_factory=list)  # when the manifest was asked for
     hung_up: threading.Event = field(default_factory=threading.Event)  # the engine has closed a layer's connection
 
 
@@ -39,9 +45,9 @@ def _digest(data: bytes) -> str:
 
 
 @contextmanager
-def lying_registry(way: str) -> Iterator[Lie]:
+def lying_registry(way: str, *, turned_away: int = 0, retry_after_s: int = 0) -> Iterator[Lie]:
     """Serve ``ADDRESS/lie:1`` on loopback."""
-    lie = Lie(way)
+    lie = Lie(way, turned_away=turned_away, retry_after_s=retry_after_s)
     tar = _layer()
     packed = gzip.compress(tar)
     config = json.dumps(
@@ -64,7 +70,7 @@ def lying_registry(way: str) -> Iterator[Lie]:
             "layers": [
                 {
                     "mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip",
-                    "size": 64 << 20,
+                    "size": len(packed) if way.isdigit() else 64 << 20,
                     "digest": _digest(packed),
                 }
             ],
@@ -84,11 +90,25 @@ def lying_registry(way: str) -> Iterator[Lie]:
             self._answer(True)
 
         def _answer(self, body: bool) -> None:
-            if self.path.endswith(_digest(packed)):
+            if "/manifests/" in self.path:
+                lie.at.append(time.monotonic())
+                if lie.turned_away > 0:
+                    lie.turned_away -= 1
+                    self._turn_away()
+                    return
+            if self.path.endswith(_digest(packed)) and not lie.way.isdigit():
                 if body:
                     self._lie()
                 return
-            data = config if self.path.endswith(_digest(config)) else manifest if "/manifests/" in self.path else b"{}"
+            data = (
+                packed
+                if self.path.endswith(_digest(packed))
+                else config
+                if self.path.endswith(_digest(config))
+                else manifest
+                if "/manifests/" in self.path
+                else b"{}"
+            )
             self.send_response(200)
             self.send_header("Content-Type", _MANIFEST if data is manifest else "application/json")
             self.send_header("Docker-Content-Digest", _digest(data))
@@ -96,6 +116,12 @@ def lying_registry(way: str) -> Iterator[Lie]:
             self.end_headers()
             if body:
                 self.wfile.write(data)
+
+        def _turn_away(self) -> None:
+            self.send_response(int(lie.way))
+            self.send_header("Retry-After", str(lie.retry_after_s))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
         def _lie(self) -> None:
             self.close_connection = True

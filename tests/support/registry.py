@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import crypt
 import shutil
 import socket
 import subprocess
@@ -70,3 +71,8 @@ def silent_registry() -> Iterator[str]:
         listener.close()
         for one in held:
             one.close()
+
+
+def htpasswd(name: str, password: str) -> str:
+    """A line of an htpasswd file, as the registry wants it: bcrypt."""
+    return f"{name}:{crypt.crypt(password, crypt.mksalt(crypt.METHOD_BLOWFISH, rounds=32))}"

@@ -2,14 +2,19 @@
 
 A test belongs to the row its file is named after (``test_t04_mounts.py``) and to those of its own mark
 (``@pytest.mark.threat(4, 26)``). With ``--threats`` the table is printed, and a row that no test of the run stands
-for is an error: a skipped test proves nothing.
+for is an error: a skipped test proves nothing. Where the suite is run in parts, each adds its counts to a file
+(``--threats-to FILE``) and ``python -m tests.support.threats FILE`` judges all of them.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import sys
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +71,7 @@ def seconds(short: float, long: float) -> float:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--threats", action="store_true", help="print which threat was attacked how often; all must be")
+    parser.addoption("--threats-to", metavar="FILE", help="add the counts to FILE instead")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -98,8 +104,12 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not terminalreporter.config.getoption("--threats"):
         return
-    line = terminalreporter.write_line
     terminalreporter.section("attacks")
+    table(terminalreporter.write_line)
+
+
+def table(line: Callable[[str], object]) -> None:
+    """Write which row was attacked how often, and how it ended, by *line*."""
     line(f"{'row':<4} {'attack':<34} {'run':>4} {'passed':>7} {'failed':>7} {'skipped':>8}")
     for number, title in ROWS.items():
         passed, failed, skipped = (_counts[number][one] for one in ("passed", "failed", "skipped"))
@@ -118,5 +128,21 @@ def unproved() -> list[int]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    if place := session.config.getoption("--threats-to"):
+        with open(place, "a") as file:
+            file.write(json.dumps(_counts) + "\n")
     if session.config.getoption("--threats") and unproved() and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def main(place: str) -> int:
+    """Judge all counts of the file *place* together; returns 1 if a row is not proved."""
+    for line in Path(place).read_text().splitlines():
+        for number, counts in json.loads(line).items():
+            _counts[int(number)].update(counts)
+    table(print)
+    return int(bool(unproved()))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -221,7 +221,14 @@ def test_all_errors_at_once_with_their_lines() -> None:
             "[devices]\nallow = ['/dev/../etc/shadow']",
             '2: "/dev/../etc/shadow" in devices.allow is not allowed; expected a path below /dev',
         ),
-        ("[engine]\nfrobnicate = 1", "2: unknown key 'engine.frobnicate'; known are docker_config, socket, timeout_s"),
+        (
+            "[engine]\nfrobnicate = 1",
+            "2: unknown key 'engine.frobnicate'; known are docker_config, runtime, socket, timeout_s",
+        ),
+        (
+            "[engine]\nruntime = '../runc'",
+            '2: engine.runtime = "../runc" is not allowed; expected the name of a runtime in the engine\'s daemon.json, such as crun, or nothing',
+        ),
         ("[engine]\nsocket = \n", "2: column 10: not TOML: Invalid value"),
         ("[engine]\nsocket = '", '2: not TOML: Expected "\'"'),
     ],

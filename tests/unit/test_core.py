@@ -22,7 +22,7 @@ from pbsdock.core.record import Record, State
 from pbsdock.engine import spec as container
 from pbsdock.engine.base import ContainerSpec
 from pbsdock.engine.docker.host_config import DEFAULTED, SET, create_body, host_config
-from pbsdock.hook.runner import Demux
+from pbsdock.hook.streams import Demux
 from pbsdock.host import mounts
 from pbsdock.protocol import wire
 from pbsdock.protocol.link import Link
@@ -45,13 +45,40 @@ def test_messages_round_trip(pairs: list[tuple[str, bytes]]) -> None:
     assert (found.op, found.fields) == (message.op, message.fields)
 
 
+_NAME = st.text(st.characters(min_codepoint=1, max_codepoint=127), max_size=32).map(str.encode)
+_NO_NAME = st.one_of(
+    _VALUE.filter(lambda data: not data.isascii()),
+    st.text(st.characters(min_codepoint=1, max_codepoint=127), min_size=33, max_size=60).map(str.encode),
+)
+_PAIRS = st.lists(st.tuples(_NAME, _VALUE), max_size=5)
+_MALFORMED = st.one_of(
+    st.tuples(_NAME, _PAIRS, _NAME).map(lambda one: (one[0], *sum(one[1], ()), one[2])),  # a key without its value
+    st.tuples(_NO_NAME, _PAIRS).map(lambda one: (one[0], *sum(one[1], ()))),
+    st.tuples(_NAME, _PAIRS, _NO_NAME, _VALUE, _PAIRS).map(
+        lambda one: (one[0], *sum(one[1], ()), *one[2:4], *sum(one[4], ()))
+    ),
+)
+
+
+@given(_MALFORMED.map(b"\0".join))
+def test_malformed_messages_are_refused(payload: bytes) -> None:
+    """A key without a value; an operation or a key that is too long, or no ASCII."""
+    with pytest.raises(wire.WireError, match="^malformed message$"):
+        wire.decode(payload)
+
+
 @given(st.binary(max_size=200))
-def test_malformed_messages_are_refused(data: bytes) -> None:
-    """Whatever arrives, the answer is a message or WireError."""
+def test_whatever_arrives_is_a_message_or_refused(data: bytes) -> None:
+    """A message is made of exactly the bytes that came: nothing is added, lost or changed. No other error comes."""
     try:
-        wire.decode(data)
+        found = wire.decode(data)
     except wire.WireError:
-        pass
+        return
+    op, *rest = data.split(b"\0")
+    pairs = [(key.encode(), value) for key, values in found.fields.items() for value in values]
+
+    assert found.op.encode() == op
+    assert sorted(pairs) == sorted(zip(rest[::2], rest[1::2], strict=True))
 
 
 def test_messages_have_limits() -> None:
@@ -66,12 +93,14 @@ def test_messages_have_limits() -> None:
 
 def test_hooks_import_next_to_nothing() -> None:
     """The client keeps out of socket, json, signal, re and everything third-party: start-up is paid by every job."""
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import pbsdock.hook.client, pbsdock.hook.runner; print(*sys.modules)"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import pbsdock.hook.client, pbsdock.hook.runner, pbsdock.hook.relay; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code, str(ROOT / "lib")], capture_output=True, text=True, check=True
     ).stdout.split()
 
-    assert not {"socket", "json", "signal", "re", "enum", "subprocess", "docker", "structlog"} & set(loaded)
+    assert not {"socket", "json", "signal", "re", "enum", "subprocess", "docker", "packaging", "structlog"} & set(
+        loaded
+    )
 
 
 @given(st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=30)), max_size=8), st.integers(1, 7))
@@ -97,6 +126,7 @@ CALL = container.Call(
     cwd="/home/alice",
     umask=0o077,
     tty=False,
+    shell_option="qsub -S",
 )
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from pbsdock.directive.image_ref import BadImage, parse_image
-from pbsdock.directive.parse import Directive, DirectiveError, Problem, expand, parse_options, parse_script
-from pbsdock.directive.vocabulary import ALIASES, FLAGS, OPTIONS, REFUSED, REFUSED_FLAGS
+from pbsdock.directive.parse import Directive, DirectiveError, Problem, expand
+from pbsdock.directive.vocabulary import ALIASES, FLAGS, OPTIONS, REFUSED, REFUSED_FLAGS, why_refused
+from tests.support.torque import WORDS, parse_options, parse_script
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ONLY = "only $USER $HOME $PBS_JOBID $PBS_O_WORKDIR $TMPDIR do"
@@ -19,12 +20,12 @@ NO_IMAGE = "job.sh:2:1: #DOCKER names no image; write '#DOCKER [options] IMAGE[:
 def _errors(*lines: str | bytes) -> list[str]:
     script = b"\n".join(one if isinstance(one, bytes) else one.encode() for one in ("#!/bin/sh", *lines)) + b"\n"
     with pytest.raises(DirectiveError) as caught:
-        parse_script(script, "job.sh")
+        parse_script(script, filename="job.sh")
     return str(caught.value).splitlines()
 
 
 def _parsed(*lines: str) -> Directive:
-    found = parse_script("\n".join(("#!/bin/sh", *lines, "true", "")).encode(), "job.sh")
+    found = parse_script("\n".join(("#!/bin/sh", *lines, "true", "")).encode(), filename="job.sh")
     assert found is not None
     return found
 
@@ -191,7 +192,7 @@ def test_interactive_form() -> None:
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.sh")), ids=lambda path: path.name)
 def test_examples(path: Path) -> None:
     """Every shipped example has a directive that is taken."""
-    assert parse_script(path.read_bytes(), path.name) is not None
+    assert parse_script(path.read_bytes(), filename=path.name) is not None
 
 
 # -- what is not ------------------------------------------------------------------------------------------------------
@@ -380,7 +381,9 @@ def test_refused_on_principle(option: str) -> None:
     """Everything Docker has and a job may not have gets its own reason, and nothing else is said."""
     value = "" if option in REFUSED_FLAGS else " value"
 
-    assert _errors(f"#DOCKER {option}{value} busybox") == [f"job.sh:2:9: {option} is not available: {REFUSED[option]}"]
+    assert _errors(f"#DOCKER {option}{value} busybox") == [
+        f"job.sh:2:9: {option} is not available: {why_refused(option, WORDS)}"
+    ]
 
 
 # `docker run --help` of 20.10 and of 28
@@ -437,7 +440,7 @@ def test_too_long() -> None:
     ]
     assert _errors("#DOCKER a", *["#DOCKER"] * 300) == ["job.sh:258:1: a script has at most 256 #DOCKER lines"]
     with pytest.raises(DirectiveError) as caught:
-        parse_script(b"#" * (16 * 1024 * 1024 + 1), "job.sh")
+        parse_script(b"#" * (16 * 1024 * 1024 + 1), filename="job.sh")
     assert str(caught.value) == "job.sh:1:1: the script has 16777217 bytes; at most 16777216 are taken"
 
 

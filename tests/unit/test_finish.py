@@ -21,6 +21,7 @@ from pbsdock.core.facts import Exit, Usage
 from pbsdock.core.record import State
 from pbsdock.engine.base import ContainerState
 from pbsdock.host.process import alive
+from tests.support.torque import WORDS
 from tests.unit.records import fake_jobs, record_in
 
 
@@ -34,6 +35,7 @@ def _no_answer(_container: str) -> ContainerState:
 
 def _node(inspect: Any, *, answers: bool = True) -> Any:
     return SimpleNamespace(
+        rm=SimpleNamespace(words=WORDS),
         engine=SimpleNamespace(inspect=inspect, probe=lambda: answers),
         job_lock=lambda name, wait: nullcontext(),
         cgroups=SimpleNamespace(usage=lambda name: Usage()),

@@ -516,23 +516,27 @@ def test_node_check_takes_an_unreaped_agent_for_dead(site: Site) -> None:
     assert site.asked(wait_s=10.0) == site.client("ensure-agent")
 
 
-def test_node_check_leaves_a_living_agent_alone(site: Site) -> None:
-    """With an agent alive the check starts no interpreter, however many jobs there are."""
+@pytest.mark.parametrize(
+    ("command", "asked"), [(["-m", "pbsdock.agent.daemon"], None), (["some-other.py"], ["ensure-agent"])]
+)
+def test_node_check_leaves_a_living_agent_alone(site: Site, command: list[str], asked: list[str] | None) -> None:
+    """With an agent alive the check starts no interpreter, however many jobs there are; another program that got the
+    number of a dead agent is none."""
     site.mark()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(site.run_dir / "agent.sock"))
-    (site.base / "python3.11").symlink_to("/usr/bin/sleep")
-    alive = subprocess.Popen([str(site.base / "python3.11"), "60"])
-    try:
+    (site.base / "python3.11").symlink_to("/bin/sh")
+    program = [str(site.base / "python3.11"), "-c", "echo; read _; :", *command]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as alive:
+        assert alive.stdout is not None
+        alive.stdout.readline()
         (site.run_dir / "agent.pid").write_text(f"{alive.pid}\n")
         done = site.call("node-check")
-    finally:
-        alive.kill()
-        alive.wait()
         listener.close()
+        alive.kill()
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert site.asked(wait_s=0.2) is None
+    assert site.asked(wait_s=10.0 if asked else 0.2) == (site.client(*asked) if asked else None)
 
 
 # -- cost ---------------------------------------------------------------------------------------------------------

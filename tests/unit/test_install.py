@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -14,12 +16,14 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from tests.support import checkout
+from tests.support import checkout, quick_setup
+from tests.support.agents import running
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = "$pbsserver server\n$loglevel 3\n"
@@ -42,6 +46,7 @@ class Scratch:
 
     base: Path
     checkout: Path = REPOSITORY
+    packages: Path | None = None  # an installed version whose packages are copied; else they are fetched and built
 
     @property
     def mom_priv(self) -> Path:
@@ -70,8 +75,11 @@ class Scratch:
 
     def install(self, *options: str) -> subprocess.CompletedProcess[str]:
         """Run install.sh with *options*."""
+        install = [str(self.checkout / "install.sh")]
+        if self.packages is not None:
+            install = quick_setup.command(self.checkout, self.packages)
         return subprocess.run(
-            [str(self.checkout / "install.sh"), "--mom-priv", str(self.mom_priv), "--root", str(self.root), *options],
+            [*install, "--mom-priv", str(self.mom_priv), "--root", str(self.root), *options],
             env={**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
             capture_output=True,
             text=True,
@@ -111,12 +119,9 @@ def _new(config: str = CONFIG) -> Scratch:
 
 def _remove(made: Scratch) -> None:
     """With the agent that a hook, or an installation where one ran, has started."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"{made.base}/".encode() in (entry / "cmdline").read_bytes():
-                os.kill(int(entry.name), signal.SIGKILL)
-        except (OSError, ValueError):
-            continue  # it has ended
+    for pid in running(f"{made.base}/"):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     shutil.rmtree(made.base, ignore_errors=True)
 
 
@@ -144,12 +149,14 @@ def wheels() -> Iterator[Path]:
 def installed_once(wheels: Path) -> Iterator[tuple[Scratch, str]]:
     """A node with a prologue of its own where pbsdock was installed, offline; and what the installer said."""
     made = _new()
-    (made.mom_priv / "prologue").write_text(SITE_PROLOGUE)
-    (made.mom_priv / "prologue").chmod(0o700)
-    done = made.install("--wheels", str(wheels))
-    assert done.returncode == 0, done.stderr
-    yield made, done.stdout
-    _remove(made)
+    try:
+        (made.mom_priv / "prologue").write_text(SITE_PROLOGUE)
+        (made.mom_priv / "prologue").chmod(0o700)
+        done = made.install("--wheels", str(wheels))
+        assert done.returncode == 0, done.stderr
+        yield made, done.stdout
+    finally:
+        _remove(made)
 
 
 @pytest.fixture(scope="session")
@@ -334,6 +341,24 @@ def test_the_command_finds_its_instance(installed: Scratch) -> None:
     assert "'engine.sockte'" in done.stderr
 
 
+def test_the_first_process_is_roots_static_and_listed(installed: Scratch) -> None:
+    """It runs in every image, nobody but root can exchange it, and its hash is with those of the package's files."""
+    library = next(installed.home.glob("venv/lib/python3*/site-packages"))
+    program = library / "pbsdock/init/pbsdock-init"
+    status = program.lstat()
+
+    assert (stat.S_ISREG(status.st_mode), status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (
+        True,
+        0,
+        0,
+        0o755,
+    )
+    assert b"/ld-" not in program.read_bytes()
+    digest = base64.urlsafe_b64encode(hashlib.sha256(program.read_bytes()).digest()).decode().rstrip("=")
+    rows = next(library.glob("pbsdock-*.dist-info/RECORD")).read_text().splitlines()
+    assert f"pbsdock/init/pbsdock-init,sha256={digest},{status.st_size}" in rows
+
+
 # -- the check ----------------------------------------------------------------------------------------------------
 
 
@@ -375,6 +400,24 @@ def test_the_check_finds_a_wrong_mode(installed: Scratch, what: str, mode: int, 
 
     assert done.returncode == 1
     assert done.stdout.splitlines()[1:] == [one.format(path) for one in says]
+
+
+def test_the_check_finds_another_first_process(installed: Scratch) -> None:
+    """One byte of it is enough; without the right to execute it nothing would start."""
+    program = next(installed.home.glob("venv/lib/python3*/site-packages")) / "pbsdock/init/pbsdock-init"
+    before = program.read_bytes()
+    program.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    program.chmod(0o644)
+    try:
+        done = installed.install("--check")
+    finally:
+        program.write_bytes(before)
+        program.chmod(0o755)
+
+    assert done.stdout.splitlines()[1:] == [
+        f"wrong: {program} has mode 644; it must be 755",
+        f"wrong: packages files: {program} of pbsdock 0.1.0 is not as it was installed; run install.sh again",
+    ]
 
 
 def test_the_check_finds_a_directory_above_that_others_can_write(installed: Scratch) -> None:
@@ -626,14 +669,14 @@ def test_a_dry_run_tells_and_changes_nothing(scratch: Scratch) -> None:
     assert scratch.tree() == before
 
 
-def test_uninstall_restores_the_node(scratch: Scratch) -> None:
+def test_uninstall_restores_the_node(scratch: Scratch, installed: Scratch) -> None:
     """The site's hooks and mom's configuration come back byte for byte; configuration, state and logs stay."""
     scratch.config.write_text("$pbsserver server\n$down_on_error false")
     for name in ("prologue", "epilogue.parallel"):
         (scratch.mom_priv / name).write_text(SITE_PROLOGUE)
         (scratch.mom_priv / name).chmod(0o700)
     before = {name: one for name, one in scratch.tree().items() if name.startswith("mom_priv")}
-    done = scratch.install()
+    done = replace(scratch, packages=installed.home).install()
     assert done.returncode == 0, done.stderr
     assert (
         f"warning: {scratch.config} says $down_on_error false: a faulty node goes on taking jobs and returning them"
@@ -822,7 +865,7 @@ def test_a_changed_version_is_made_again_beside(installed: Scratch) -> None:
     hook = first / "hooks/epilogue"
     hook.write_text(hook.read_text() + "# and more\n")
 
-    done = installed.install()
+    done = replace(installed, packages=first).install()
 
     assert done.returncode == 0, done.stderr
     assert installed.home.name == f"{first.name}.1"

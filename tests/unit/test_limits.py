@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbsdock.agent.job_files import JobFiles
 from pbsdock.agent.memory import Heap
 from pbsdock.agent.quota import Held, UserQuota, cost
 from pbsdock.core.rates import Rates
@@ -19,6 +18,7 @@ from pbsdock.events.limits import EventLimits
 from pbsdock.events.register import AT_WILL
 from pbsdock.events.stream import EventStream
 from pbsdock.rm import torque
+from pbsdock.rm.torque.live import JobFiles
 from tests.conftest import ROOT
 
 _NEVER_LIMITED = (
@@ -46,6 +46,9 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+_VALIDATOR = jsonschema.Draft202012Validator(event_names.schema())
 
 
 def _stream(path: Path, clock: Clock) -> EventStream:
@@ -133,7 +136,7 @@ def test_one_users_lines_are_counted_and_told(tmp_path: Path) -> None:
         "count": 4050 - burst,
     }
     for one in found:
-        jsonschema.validate(one, event_names.schema())
+        _VALIDATOR.validate(one)
 
 
 def test_a_limit_is_of_one_user_and_one_kind(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from pbsdock.agent.requests import respond
 from pbsdock.agent.service import Service
 from pbsdock.agent.session import Session
 from pbsdock.protocol import wire
+from pbsdock.rm.torque import Torque
 from tests.unit.records import fake_jobs
 
 
@@ -32,6 +33,7 @@ class FakeNode:
         self.name = "n1"
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.pulse = Pulse()
+        self.rm = Torque(Path("/none/mom_priv"), "n1")
         self.paths = SimpleNamespace(run_dir=run_dir, socket=run_dir / "agent.sock")
         self.config = SimpleNamespace(
             agent=SimpleNamespace(message_bytes=1 << 20, request_timeout_s=0.4, max_connections=100)
@@ -56,6 +58,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     place.chmod(0o755)
     monkeypatch.setattr(listener_module, "_FIRST_MESSAGE_S", 0.6)
     monkeypatch.setattr(listener_module, "_LOOK_S", 0.05)
+    monkeypatch.setattr(listener_module, "_IDLE_S", 0.5)
 
     def start(answer: Callable[[Session, wire.Message], None] = respond) -> FakeNode:
         node: Any = FakeNode(place)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pbsdock.core.plan import Device, Grant, Limits, Mount, Plan, Stage, Store, Tmpfs
+from pbsdock.core.plan import BucketGrant, Device, Limits, Mount, Plan, Stage, Store, Tmpfs
 
 PLAN = Plan(
     job_id="16[0].vm",
@@ -50,8 +50,8 @@ PLAN = Plan(
             endpoint="https://rgw.test",
             region="eu",
             ca_file="ca-ceph.pem",
-            container=(Grant(bucket="in", keys=("*",), read_only=True),),
-            staging=(Grant(bucket="out", keys=("x", "x/*"), read_only=False),),
+            container=(BucketGrant(bucket="in", keys=("*",), read_only=True),),
+            staging=(BucketGrant(bucket="out", keys=("x", "x/*"), read_only=False),),
         ),
     ),
     stage_in=(Stage(store="ceph", bucket="in", key="a/*.fq", path="/data/in/", where="job.sh:3:9"),),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 import pytest
 
@@ -11,10 +10,11 @@ from pbsdock.config.tables import parse
 from pbsdock.core.errors import Refusal
 from pbsdock.directive import draft as directive_draft
 from pbsdock.directive import parse as directive
-from pbsdock.directive.parse import Directive, DirectiveError, parse_script
+from pbsdock.directive.parse import Directive, DirectiveError
 from pbsdock.policy import stores as policy_store
 from pbsdock.policy.decide import HostFacts, decide
-from pbsdock.rm.torque import Job, parse_job_id, parse_resource_list
+from pbsdock.rm.base import Job
+from tests.support.torque import job, parse_script
 
 HOST = HostFacts(node="n1", memory_bytes=8 << 30, cpus=4)
 SITE = parse(
@@ -34,27 +34,7 @@ KINDS = {
 
 
 def _job(**changes: object) -> Job:
-    job = Job(
-        id=parse_job_id("7.vm"),
-        user="alice",
-        group="users",
-        uid=2001,
-        gid=100,
-        groups=(3001,),
-        home="/home/alice",
-        name="x",
-        resources=parse_resource_list("nodes=1,mem=1gb"),
-        queue="batch",
-        account="",
-        script_path="/s/7.vm.SC",
-        work_dir="/home/alice/run",
-        tmpdir="/tmp/7.vm",
-        nodefile="/s/aux/7.vm",
-        interactive=False,
-        slots_here=1,
-        slots_total=1,
-    )
-    return replace(job, **changes)  # type: ignore[arg-type]  # names of its fields
+    return job("nodes=1,mem=1gb", **changes)
 
 
 def _script(option: str, count: int, last: str = "busybox") -> bytes:
@@ -73,7 +53,7 @@ def _cost(script: bytes) -> float:
     took = []
     for _ in range(3):
         began = time.thread_time()
-        found = parse_script(script, "job.sh")
+        found = parse_script(script, filename="job.sh")
         assert isinstance(found, Directive)
         decide(_job(), found, SITE, HOST)
         took.append(time.thread_time() - began)
@@ -110,9 +90,9 @@ def test_twice_as_much_takes_twice_as_long(monkeypatch: pytest.MonkeyPatch, kind
 )
 def test_so_many_of_a_kind(kind: str, most: int) -> None:
     """One more is told once, with its line and what is allowed; its values are no second image."""
-    found = parse_script(_script(KINDS[kind], most), "job.sh")
+    found = parse_script(_script(KINDS[kind], most), filename="job.sh")
     with pytest.raises(DirectiveError) as caught:
-        parse_script(_script(KINDS[kind], most + 5), "job.sh")
+        parse_script(_script(KINDS[kind], most + 5), filename="job.sh")
 
     assert found is not None
     (problem,) = caught.value.problems
@@ -126,7 +106,7 @@ def test_so_much_text() -> None:
     lines = [line % number for number in range(10, 75)]
     assert parse_script(b"".join(lines) + b"#DOCKER busybox\n") is not None
     with pytest.raises(DirectiveError) as caught:
-        parse_script(b"".join([*lines, line % 98, line % 99]) + b"#DOCKER busybox\n", "job.sh")
+        parse_script(b"".join([*lines, line % 98, line % 99]) + b"#DOCKER busybox\n", filename="job.sh")
 
     assert (
         str(caught.value) == "job.sh:66:1: the #DOCKER lines up to this one have 66000 bytes; at most 65536 are taken"
@@ -135,7 +115,7 @@ def test_so_much_text() -> None:
 
 def test_a_short_name_of_a_long_text() -> None:
     """What variables become has a bound too: the value is the user's, by qsub -v."""
-    found = parse_script(_script("-e A{0}=$PBS_O_WORKDIR", 400), "job.sh")
+    found = parse_script(_script("-e A{0}=$PBS_O_WORKDIR", 400), filename="job.sh")
     assert found is not None
     with pytest.raises(Refusal) as caught:
         decide(_job(work_dir="/" + "x" * 100_000), found, SITE, HOST)

@@ -14,42 +14,25 @@ from pbsdock.config.tables import parse
 from pbsdock.core.errors import NodeFault, Refusal
 from pbsdock.core.pathrules import ClosedPaths, below
 from pbsdock.core.plan import Mount, Plan
-from pbsdock.directive.parse import parse_options, parse_script
 from pbsdock.policy.decide import HostFacts, decide, effective
-from pbsdock.rm.torque import Job, parse_job_id, parse_resource_list
+from pbsdock.rm.base import Job
+from pbsdock.rm.torque.grant import gpus_on
 from tests.conftest import ROOT
+from tests.support.torque import job, parse_options, parse_script
 
 HOST = HostFacts(node="n1", memory_bytes=8 << 30, cpus=4)
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 GIB = 1 << 30
 
 
-def _job(resources: str = "nodes=1:ppn=2,mem=1gb", **changes: Any) -> Job:
-    job = Job(
-        id=parse_job_id("7.vm"),
-        user="alice",
-        group="users",
-        uid=2001,
-        gid=100,
-        groups=(3001,),
-        home="/home/alice",
-        name="x",
-        resources=parse_resource_list(resources),
-        queue="batch",
-        account="",
-        script_path="/s/7.vm.SC",
-        work_dir="/home/alice/run",
-        tmpdir="/tmp/7.vm",
-        nodefile="/s/aux/7.vm",
-        interactive=False,
-        slots_here=2,
-        slots_total=2,
-    )
-    return replace(job, **changes)
+def _job(
+    resources: str = "nodes=1:ppn=2,mem=1gb", *, slots_here: int = 2, slots_total: int | None = None, **changes: Any
+) -> Job:
+    return job(resources, slots_here=slots_here, slots_total=slots_total, **changes)
 
 
 def _plan(text: str = "busybox:1", config: str = "", job: Job | None = None, host: HostFacts = HOST) -> Plan:
-    return decide(job or _job(), parse_options(text, "job.sh"), parse(config), host)
+    return decide(job or _job(), parse_options(text, filename="job.sh"), parse(config), host)
 
 
 def _refusal(
@@ -314,7 +297,7 @@ def test_refusal(text: str, config: str, code: str, says: str) -> None:
 
 def test_line_of_the_script() -> None:
     """The sentence has the line and column in the script, not in the directive."""
-    directive = parse_script(b"#!/bin/sh\n#DOCKER busybox\n#DOCKER  --s3 b\ntrue\n", "script.sh")
+    directive = parse_script(b"#!/bin/sh\n#DOCKER busybox\n#DOCKER  --s3 b\ntrue\n", filename="script.sh")
     assert directive is not None
 
     with pytest.raises(Refusal) as caught:
@@ -608,15 +591,16 @@ def test_cpus(mode: str, free: tuple[int, ...] | None, cpu_millis: int | None, c
 @pytest.mark.parametrize(
     ("text", "config", "resources", "shm"),
     [
-        ("a", "", "mem=1gb", 64 << 20),
-        ("a", "", "mem=32mb", 32 << 20),
+        ("a", "", "mem=1gb", GIB // 2),
+        ("a", "", "mem=32mb", 16 << 20),
+        ("a", "max_shm='256mb'", "mem=1gb", 128 << 20),
         ("a", "shm='1gb'", "mem=2gb", GIB),
         ("--shm-size 1gb a", "", "mem=1gb", GIB),
         ("--shm-size 1gb a", "max_shm='1gb'", "nodes=1", GIB),
     ],
 )
 def test_shm(text: str, config: str, resources: str, shm: int) -> None:
-    """The directive's, else the site's; never more than the job's memory."""
+    """The directive's, else the site's, else half the job's memory; never more than the job's memory."""
     assert _plan(text, f"[limits]\n{config}", _job(resources)).limits.shm_bytes == shm
 
 
@@ -686,22 +670,38 @@ def test_tmpfs_without_a_memory_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("resources", "wanted", "gpus"),
+    ("lines", "wanted", "gpus"),
     [
-        ("nodes=1:gpus=2", "all", ("0", "1")),
-        ("nodes=1:gpus=2", "1", ("0",)),
-        ("nodes=1:gpus=2+1:gpus=1", "all", ("0",)),
+        (["node1-gpu1", "node1-gpu3"], "all", ("1", "3")),
+        (["node1-gpu3", "node1-gpu1"], "1", ("1",)),
+        (["other-gpu0", "node1-gpu2"], "all", ("2",)),
+        (["node1.example.org-gpu10", "node1.example.org-gpu9"], "all", ("9", "10")),
     ],
 )
-def test_gpus(resources: str, wanted: str, gpus: tuple[str, ...]) -> None:
-    """As many as this node surely granted."""
-    assert _plan(f"--gpus {wanted} a", "[devices]\ngpus=true", _job(resources)).gpus == gpus
+def test_gpus(lines: list[str], wanted: str, gpus: tuple[str, ...]) -> None:
+    """Those that mom's file names on this node, and no other job's."""
+    job = _job("nodes=1:gpus=2", gpu_ids=gpus_on(lines, "node1"))
+    assert _plan(f"--gpus {wanted} a", "[devices]\ngpus=true", job).gpus == gpus
+
+
+@pytest.mark.parametrize("lines", [[], ["other-gpu0"], ["node1.a-gpu0", "node1.b-gpu1"], ["node1-gpux", "gpu1"]])
+def test_gpus_that_are_not_named(lines: list[str]) -> None:
+    """Device 0 may be another job's."""
+    job = _job("nodes=1:gpus=2", gpu_ids=gpus_on(lines, "node1"))
+    assert _refusal("--gpus all a", "[devices]\ngpus=true", job)[0] == "gpus-not-known"
+
+
+@pytest.mark.parametrize(("value", "cpus"), [("singlejob", 8), ("SINGLETASK", 8), ("shared", 2), ("singleuser", 2)])
+def test_a_node_of_ones_own(value: str, cpus: int) -> None:
+    """Where no other job comes, the job has all CPUs and not those of its slots."""
+    limits = _plan(job=_job(f"nodes=1:ppn=2,naccesspolicy={value}"), host=replace(HOST, cpus=8)).limits
+    assert limits.cpu_millis == cpus * 1000
 
 
 @pytest.mark.parametrize("wanted", ["3", "0", "²", "-1", "x"])
 def test_gpus_beyond_the_grant(wanted: str) -> None:
     """More, none, or no number at all."""
-    assert _refusal(f"--gpus={wanted} a", "[devices]\ngpus=true", _job("nodes=1:gpus=2")) == (
+    assert _refusal(f"--gpus={wanted} a", "[devices]\ngpus=true", _job("nodes=1:gpus=2", gpu_ids=("0", "1"))) == (
         "gpus-not-granted",
         f"job.sh:1:1: --gpus {wanted}: this job was granted 2",
     )

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from pbsdock.config.tables import parse
 from pbsdock.core.errors import Refusal
-from pbsdock.core.plan import Grant, Plan, Stage, Store
-from pbsdock.directive.parse import parse_options
+from pbsdock.core.plan import BucketGrant, Plan, Stage, Store
 from pbsdock.policy.decide import decide
 from pbsdock.s3.document import document
 from pbsdock.s3.names import Access, BadName, parse_access, parse_url
+from tests.support.torque import parse_options
 from tests.unit.test_policy import HOST, _job
 
 CONFIG = """
@@ -40,7 +40,7 @@ allow = ["bob-data:ro"]
 
 
 def _plan(text: str, **changes: Any) -> Plan:
-    return decide(replace(_job(), **changes), parse_options(f"busybox {text}", "job.sh"), parse(CONFIG), HOST)
+    return decide(replace(_job(), **changes), parse_options(f"busybox {text}", filename="job.sh"), parse(CONFIG), HOST)
 
 
 def _refusal(text: str, **changes: Any) -> tuple[str, str]:
@@ -109,9 +109,9 @@ def test_what_a_container_gets() -> None:
             region="us-east-1",
             ca_file="",
             container=(
-                Grant(bucket="alice-in", keys=("*",), read_only=True),
-                Grant(bucket="alice-out", keys=("*",), read_only=False),
-                Grant(bucket="lab", keys=("users/runs-7/x", "users/runs-7/x/*"), read_only=False),
+                BucketGrant(bucket="alice-in", keys=("*",), read_only=True),
+                BucketGrant(bucket="alice-out", keys=("*",), read_only=False),
+                BucketGrant(bucket="lab", keys=("users/runs-7/x", "users/runs-7/x/*"), read_only=False),
             ),
             staging=(),
         ),
@@ -120,7 +120,7 @@ def test_what_a_container_gets() -> None:
             endpoint="https://archive.test",
             region="us-east-1",
             ca_file="ca-archive.pem",
-            container=(Grant(bucket="cold", keys=("*",), read_only=True),),
+            container=(BucketGrant(bucket="cold", keys=("*",), read_only=True),),
             staging=(),
         ),
     )
@@ -138,8 +138,8 @@ def test_staging_gives_the_container_nothing() -> None:
             ca_file="",
             container=(),
             staging=(
-                Grant(bucket="alice-in", keys=("d/a*",), read_only=True),
-                Grant(bucket="alice-out", keys=("r/*",), read_only=False),
+                BucketGrant(bucket="alice-in", keys=("d/a*",), read_only=True),
+                BucketGrant(bucket="alice-out", keys=("r/*",), read_only=False),
             ),
         ),
     )
@@ -284,7 +284,7 @@ def test_document_allows_what_was_granted_and_nothing_else(
 ) -> None:
     """Reading, writing and listing, for any bucket and key."""
     keys = (prefix, f"{prefix}/*") if prefix else ("*",)
-    text = document([Grant(bucket=bucket, keys=keys, read_only=read_only)])
+    text = document([BucketGrant(bucket=bucket, keys=keys, read_only=read_only)])
     inside = other == bucket and (not prefix or key == prefix or key.startswith(f"{prefix}/"))
     arn = f"arn:aws:s3:::{other}"
 
@@ -300,4 +300,4 @@ def test_document_allows_what_was_granted_and_nothing_else(
 
 def test_document_has_no_blank() -> None:
     """Ceph 16 would read a blank in a form body as a plus."""
-    assert " " not in document([Grant(bucket="b", keys=("x", "x/*"), read_only=False)])
+    assert " " not in document([BucketGrant(bucket="b", keys=("x", "x/*"), read_only=False)])

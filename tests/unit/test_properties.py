@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbsdock.directive.image_ref import BadImage, parse_image
-from pbsdock.directive.parse import Directive, DirectiveError, expand, parse_options, parse_script
+from pbsdock.directive.parse import Directive, DirectiveError, expand
 from pbsdock.directive.tokens import DASHES
-from pbsdock.directive.vocabulary import ALIASES, FLAGS, OPTIONS, REFUSED, VARIABLES
+from pbsdock.directive.vocabulary import ALIASES, FLAGS, OPTIONS, REFUSED
 from pbsdock.rm.torque import (
     BadValue,
     NodeSpec,
@@ -27,6 +27,7 @@ from pbsdock.rm.torque import (
     parse_size,
     slots_on,
 )
+from tests.support.torque import WORDS, parse_options, parse_script
 
 ANY_TEXT = st.text(st.characters(codec=None), max_size=200)  # lone surrogates too
 VALUES = {"USER": "a", "HOME": "/home/a", "PBS_JOBID": "7.vm", "PBS_O_WORKDIR": "/w", "TMPDIR": "/tmp/7.vm"}
@@ -155,7 +156,7 @@ WORDS = st.sampled_from(
         *ALIASES,
         *REFUSED,
         *DASHES,
-        *(f"${one}" for one in VARIABLES),
+        *(f"${one}" for one in WORDS.variables),
         "$X",
         "$",
         "--",

@@ -12,7 +12,7 @@ import pytest
 
 from pbsdock.core.errors import HookError
 from pbsdock.engine.base import ImageFacts
-from pbsdock.engine.images import Images
+from pbsdock.engine.images import Asker, Images
 
 _FACTS = ImageFacts(id="sha256:1", digests=(), architecture="amd64", size_bytes=5)
 
@@ -131,8 +131,8 @@ def test_a_fake_engine_that_has_not_begun_to_answer_is_asked_once(engine: FakeEn
 
 def test_other_credentials_are_another_pull_of_a_fake_engine(engine: FakeEngine) -> None:
     """The site may have exchanged them while the first still waits."""
-    old, new = ({"reg:1": {"username": "u", "password": one}} for one in ("old", "new"))
-    waiting = [engine.wait(auth=old), engine.wait(auth=new), engine.wait(auth=new)]
+    old, new = ({"username": "u", "password": one} for one in ("old", "new"))
+    waiting = [engine.wait(asker=Asker(site=lambda _, one=one: one)) for one in (old, new, new)]
     for _ in range(2):
         engine.lines.put(None)
 

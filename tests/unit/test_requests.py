@@ -25,6 +25,8 @@ from pbsdock.config.tables import AgentConfig, InteractiveConfig, PrologueConfig
 from pbsdock.core.ledger import Ledger
 from pbsdock.core.record import Record, State
 from pbsdock.protocol import wire
+from pbsdock.rm.torque import Torque
+from tests.support.torque import job
 from tests.unit.records import fake_jobs, record_in
 
 _USER = 1000
@@ -53,6 +55,7 @@ def _node(events: list[str], **parts: Any) -> Any:
             agent=AgentConfig(), prologue=PrologueConfig(), interactive=InteractiveConfig(allow=False)
         ),
         job_lock=lambda *_: nullcontext(),
+        rm=Torque(Path("/none/mom_priv"), "n1"),
         **parts,
     )
 
@@ -105,23 +108,14 @@ def test_a_full_disk_on_demand_is_told_by_a_fake_node(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A record that cannot be created for a job without a prologue, and no silence that looks like a lost agent."""
-    job: Any = SimpleNamespace(
-        id=SimpleNamespace(text="7.s", safe="7.s"),
-        uid=_USER,
-        user="u",
-        script_path=None,
-        nodefile=None,
-        job_file="7.s.JB",
-    )
-    monkeypatch.setattr("pbsdock.agent.facts.from_job_file", lambda *_: job)
-    file: Any = SimpleNamespace(uid=_USER, wrong="")
+    made = job("nodes=1", job_id="7.s", uid=_USER, user="u", script_path=None)
+    live = SimpleNamespace(id="7.s", uid=_USER, wrong="", job=lambda _: made)
     events: list[str] = []
     node = _node(
         events,
         jobs=fake_jobs(create=_full),
-        job_files=SimpleNamespace(find=lambda _: ("7.s.JB", file)),
-        paths=SimpleNamespace(mom_priv=None),
     )
+    monkeypatch.setattr(node.rm, "find", lambda _: live)
     answer, pong = _ask(pair, node, _USER, wire.Message("start", job="7.s", directive="alpine:3"))
 
     assert (answer.op, answer.text("code")) == ("fault", "agent-error")
@@ -143,7 +137,7 @@ def test_an_end_before_its_hook_is_joined_is_told_at_once_by_a_fake_node(
         return running, stream
 
     monkeypatch.setattr(UserRequests, "_started", started)
-    monkeypatch.setattr(UserRequests, "_pbs_track", lambda *_: "")
+    monkeypatch.setattr(UserRequests, "_adoption", lambda *_: {})
     node = _node([], jobs=fake_jobs(record), streams=Streams())
     ours, theirs = pair
     peer = Peer(ours)

@@ -20,10 +20,13 @@ ROOM = "engine/docker/"
 # file -> what of Docker's it may name, and why
 ALLOWED: dict[str, tuple[set[str], str]] = {
     "engine/make.py": ({"pbsdock.engine.docker"}, "chooses the engine"),
-    "engine/images.py": (
-        {"docker", "docker.errors", "Architecture", "progressDetail"},
+    "engine/images.py": ({"Architecture"}, "asks the SDK's client for it, as pulls do for the rest"),
+    "engine/pulls.py": (
+        {"docker.errors", "progressDetail"},
         "a pull is a conversation with the SDK's client, down to its socket",
     ),
+    "engine/registry.py": ({"docker.errors"}, "asks registries through the SDK's client"),
+    "engine/credentials.py": ({"docker", "docker.errors"}, "whose login counts where is the SDK's to know"),
     "admin/setup/host.py": ({"docker", "CgroupDriver"}, "asks the engine's own command, with no library installed yet"),
     "admin/setup/build.py": ({"docker"}, "tries whether every library can be imported"),
     "host/cgroup/bus.py": ({"State"}, "systemd's property of a job"),

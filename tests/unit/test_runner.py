@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from pbsdock.protocol import wire
-from tests.conftest import ROOT
+from tests.conftest import ROOT, wait_until
 
 
 @dataclass
@@ -109,3 +114,59 @@ def test_streams_lost_and_taken_again_fake_agent(hook: Hook, began: bool, is_ove
     assert got == (more + b"exit $?\n" if began else b"/spool/7.vm.SC\n" + more)
     assert hook.process.wait(20) == 0
     hook.process.stdin = None
+
+
+def test_a_terminal_is_raw_and_follows_its_window_fake_agent(tmp_path: Path) -> None:
+    """An interactive job: its window's size at the start and after, bytes without frames, the terminal put back."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(tmp_path / "agent.sock"))
+    listener.listen()
+    terminal, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    before = termios.tcgetattr(slave)
+    code = "import sys; from pbsdock.hook.client import hook; hook()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "--run-dir", str(tmp_path), "run", "/bin/sh"],
+        stdin=slave,
+        stdout=slave,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "lib"), "PBS_JOBID": "7.vm"},
+    ) as process:
+        killer = threading.Timer(30, process.kill)
+        killer.start()
+        peer, _ = listener.accept()
+        peer.settimeout(20)
+        messages = _messages(peer)
+        asked = next(messages)
+        hook = Hook(process, peer)
+        with hook.stream(wire.Message("started", task="1", fds=1)) as engine:
+            engine.settimeout(20)
+            wait_until("the terminal is raw", lambda: not termios.tcgetattr(slave)[3] & termios.ICANON, 20)
+            os.write(terminal, b"\x03ls\r")
+            assert engine.recv(100) == b"\x03ls\r"
+            engine.sendall(b"\x01\0\0\0out\r\n")
+            assert os.read(terminal, 100) == b"\x01\0\0\0out\r\n"
+            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 50, 132, 0, 0))
+            process.send_signal(signal.SIGWINCH)
+            resized = next(messages)
+            peer.sendall(wire.encode(wire.Message("ended", code=9)))
+        assert process.wait(20) == 9
+        killer.cancel()
+    after = termios.tcgetattr(slave)
+    for fd in (terminal, slave):
+        os.close(fd)
+    listener.close()
+    peer.close()
+
+    assert (asked.op, asked.number("tty"), asked.number("rows"), asked.number("columns")) == ("start", 1, 24, 80)
+    assert (resized.op, resized.number("rows"), resized.number("columns")) == ("resize", 50, 132)
+    assert after == before
+
+
+def _messages(peer: socket.socket) -> Iterator[wire.Message]:
+    data = b""
+    while piece := peer.recv(65536):
+        data += piece
+        while len(data) >= 4 and len(data) >= 4 + int.from_bytes(data[:4], "big"):
+            size = int.from_bytes(data[:4], "big")
+            yield wire.decode(data[4 : 4 + size])
+            data = data[4 + size :]

@@ -112,10 +112,24 @@ def test_who_knocks_in_vain_is_told_at_once(door: socket.socket, tmp_path: Path)
         assert time.monotonic() - began < 4
 
 
-def test_without_a_manager_nothing_is_said() -> None:
-    """An agent that a hook started has nobody to tell."""
-    Service().ready("/nowhere")
+def test_without_a_manager_nothing_is_said(
+    manager: socket.socket, door: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent that a hook started has nobody to tell, although the variables of a service it was started by are there;
+    and it knocks at no door. The same words do reach a manager."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "40000")
+    Service().ready(str(tmp_path / "door"))
     Service().stopping()
+    manager.settimeout(0.2)
+    door.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        manager.recv(64)
+    with pytest.raises(TimeoutError):
+        door.accept()
+
+    Service.take({"NOTIFY_SOCKET": str(tmp_path / "notify")}, 7).stopping()
+    assert manager.recv(64) == b"STOPPING=1"
 
 
 def test_no_sign_of_life_while_a_thread_hangs(manager: socket.socket, door: socket.socket, tmp_path: Path) -> None:

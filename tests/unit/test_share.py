@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from pbsdock.config.tables import StoreConfig
-from pbsdock.core.plan import Grant
+from pbsdock.core.plan import BucketGrant
 from pbsdock.s3.document import SHARE_SID
 from pbsdock.stores import share
 from pbsdock.stores.secret import Secret
 from pbsdock.stores.share import Sharer
 
-_GRANT = Grant(bucket="b", keys=("*",), read_only=False)
+_GRANT = BucketGrant(bucket="b", keys=("*",), read_only=False)
 _SECRET = Secret("a", "s")
 _OWNERS = {
     "Sid": "owner",

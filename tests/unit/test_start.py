@@ -13,12 +13,14 @@ import pytest
 from pbsdock.agent import start
 from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.node import Node
+from pbsdock.config.tables import parse
 from pbsdock.core.errors import NodeFault, Refusal
 from pbsdock.core.ledger import Ledger
 from pbsdock.core.record import Record, State
 from pbsdock.engine.base import ContainerState, EngineError
 from pbsdock.host.process import Caller
 from pbsdock.protocol import wire
+from tests.support.torque import WORDS
 from tests.unit.records import record_in
 from tests.unit.test_policy import _plan
 
@@ -76,7 +78,6 @@ def _begin(
     monkeypatch.setattr(start, "_rlimits", lambda _: {})
     monkeypatch.setattr(start, "_pinned", lambda *_: nullcontext([]))
     monkeypatch.setattr(start, "_deliver", lambda *_: engine.may_fail("deliver"))
-    monkeypatch.setattr(start.facts, "shell_chosen", lambda *_: False)
     jobs = Jobs(Ledger(tmp_path), lambda event, *_, **__: events.append(event))
     jobs.create(record)
     save = jobs.save
@@ -85,8 +86,9 @@ def _begin(
         name="n1",
         engine=engine,
         jobs=jobs,
-        paths=SimpleNamespace(mom_jobs=tmp_path),
+        rm=SimpleNamespace(shell_chosen=lambda *_: False, words=WORDS),
         labels=lambda _: {},
+        config=parse(""),
         cgroups=SimpleNamespace(cgroup_parent=lambda _: "/c"),
         emit=lambda event, *_, **__: events.append(event),
         remove_container=lambda one, within_s: Node.remove_container(node, one, within_s),

@@ -13,13 +13,13 @@ import pytest
 from pbsdock.agent.stores import Stores
 from pbsdock.config.tables import Config, StoreConfig
 from pbsdock.core.facts import Credentials
-from pbsdock.core.plan import Grant, Store
+from pbsdock.core.plan import BucketGrant, Store
 from pbsdock.core.record import Record, State
 from pbsdock.stores.secret import Secret
 from tests.unit.records import record_in
 from tests.unit.test_policy import _plan
 
-_GRANT = Grant(bucket="b", keys=("*",), read_only=True)
+_GRANT = BucketGrant(bucket="b", keys=("*",), read_only=True)
 
 
 class FakeMinter:

@@ -20,6 +20,7 @@ from pbsdock.core.plan import Mount, Plan
 from pbsdock.core.record import Record
 from pbsdock.engine.spec import Call
 from pbsdock.host import mounts
+from pbsdock.rm.torque.words import WORDS
 from tests.unit.test_core import CALL, _plan
 
 UID = 64001
@@ -57,7 +58,7 @@ def test_whose_the_directory_of_qsub_is(path: str, is_own: bool, closed: str | N
 
 def test_what_a_site_makes_of_it() -> None:
     """Only what it allows, or nothing; what it opens for reading is for reading only, also within a directory."""
-    with pytest.raises(Closed, match="this site does not mount the directory of qsub"):
+    with pytest.raises(Closed, match="this site does not mount the directory a job was submitted from"):
         replace(RULES, work_dir="none").check_work_dir("/data/x", is_own=True)
     with pytest.raises(Closed, match="this site allows paths below"):
         replace(RULES, work_dir="allowed").check_work_dir("/scratch/x", is_own=True)
@@ -152,6 +153,10 @@ def _record(top: Path, *bound: Bound, options: str = "", **changes: object) -> R
     return record
 
 
+def _start(record: Record, call: Call, *, is_running: bool = False) -> tuple[Call, list[Bound]]:
+    return work_dir.at_start(record, call, WORDS, is_running=is_running)
+
+
 def _call(cwd: Path | str, **environment: str) -> Call:
     return replace(CALL, cwd=str(cwd), environment=tuple(environment.items()))
 
@@ -163,11 +168,11 @@ def test_a_start_directory_that_is_there(top: Path) -> None:
     facts = real.stat()
     bound = Bound(source=str(real), target=str(real), read_only=False, device=facts.st_dev, inode=facts.st_ino)
 
-    assert work_dir.at_start(_record(top, bound), _call(real / "run")) == (_call(real / "run"), [bound])
-    assert work_dir.at_start(_record(top), _call("/"))[0].cwd == "/"
-    assert work_dir.at_start(_record(top), _call(real))[0].cwd == "/"
-    assert work_dir.at_start(_record(top), _call(home))[0].cwd == "/"
-    assert work_dir.at_start(_record(top, options="--workdir /x"), _call("/nowhere"))[0].cwd == "/nowhere"
+    assert _start(_record(top, bound), _call(real / "run")) == (_call(real / "run"), [bound])
+    assert _start(_record(top), _call("/"))[0].cwd == "/"
+    assert _start(_record(top), _call(real))[0].cwd == "/"
+    assert _start(_record(top), _call(home))[0].cwd == "/"
+    assert _start(_record(top, options="--workdir /x"), _call("/nowhere"))[0].cwd == "/nowhere"
 
 
 def test_a_start_directory_only_the_run_hook_knows(top: Path) -> None:
@@ -176,12 +181,12 @@ def test_a_start_directory_only_the_run_hook_knows(top: Path) -> None:
     own = _make(top / "own", UID, UID, 0o755)
     (top / "link").symlink_to(own)
 
-    call, bound = work_dir.at_start(_record(top), _call(own, PBS_O_INITDIR=f"{top}/link"))
+    call, bound = _start(_record(top), _call(own, PBS_O_INITDIR=f"{top}/link"))
     assert call.cwd == str(own)
     assert [one.target for one in bound] == [f"{top}/link", str(own)]
-    assert [one.target for one in work_dir.at_start(_record(top), _call(own, PBS_O_INITDIR=str(real)))[1]] == [str(own)]
+    assert [one.target for one in _start(_record(top), _call(own, PBS_O_INITDIR=str(real)))[1]] == [str(own)]
     with pytest.raises(Refusal, match="the job's container was started without it"):
-        work_dir.at_start(_record(top), _call(own), is_running=True)
+        _start(_record(top), _call(own), is_running=True)
 
 
 @pytest.mark.parametrize("cwd", ["others", "none", "../x", "relative"])
@@ -190,7 +195,7 @@ def test_a_start_directory_that_is_not_there(top: Path, cwd: str) -> None:
     _make(top / "others", UID + 5, UID + 5, 0o777)
     path = cwd if cwd == "relative" else f"{top}/{cwd}"
     with pytest.raises(Refusal, match="which is not in the container: .*; nothing was started") as error:
-        work_dir.at_start(_record(top), _call(path))
+        _start(_record(top), _call(path))
     assert error.value.code == "start-directory"
 
 
@@ -200,7 +205,7 @@ def test_a_start_directory_that_went(top: Path) -> None:
     facts = real.stat()
     bound = Bound(source=str(real), target=str(real), read_only=False, device=facts.st_dev, inode=facts.st_ino)
     with pytest.raises(Refusal, match="it does not exist there"):
-        work_dir.at_start(_record(top, bound), _call(real / "gone"))
+        _start(_record(top, bound), _call(real / "gone"))
 
 
 def test_what_is_said_of_the_directory_of_qsub() -> None:
@@ -212,7 +217,7 @@ def test_what_is_said_of_the_directory_of_qsub() -> None:
     def said(closed: str, reason: str, in_home: str, script: bytes | None) -> list[str]:
         lines: list[str] = []
         skipped = [(mount, reason)] if reason else []
-        work_dir.tell(replace(plan, work_dir_closed=closed), skipped, in_home, script, lines.append)
+        work_dir.tell(replace(plan, work_dir_closed=closed), skipped, in_home, script, WORDS, lines.append)
         return [line.partition(";")[0] for line in lines]
 
     assert said("", "", "", b"") == []

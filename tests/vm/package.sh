@@ -15,7 +15,7 @@ mkdir -p "$opt/src" "$opt/wheels" "$opt/images"
 (cd "$checkout" && git ls-files -co --exclude-standard -z | tar -c --null --ignore-failed-read -T - 2>/dev/null) | tar -x -C "$opt/src"
 
 # What the package needs changes seldom, the package always.
-needs=$cache/wheels-$(cat "$checkout/lock/"*.txt "${BASH_SOURCE[0]}" | sha256sum | cut -c1-16)
+needs=$cache/wheels-$(cat "$checkout/lock/"*.txt "$checkout/init/"*.[ch] "${BASH_SOURCE[0]}" | sha256sum | cut -c1-16)
 pip() { "$checkout/.venv/bin/python" -m pip "$@" --quiet --disable-pip-version-check; }
 if [ ! -d "$needs" ]; then
   "$checkout/install.sh" --fetch "$needs.new"

@@ -90,11 +90,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(arguments: argparse.Namespace) -> int:
     from pbsdock.directive.parse import DirectiveError, parse_script
+    from pbsdock.rm.choose import words
 
     wrong = False
     for name in arguments.scripts:
         try:
-            directive = parse_script(Path(name).read_bytes(), filename=name)
+            directive = parse_script(Path(name).read_bytes(), words(), filename=name)
         except OSError as error:
             print(f"{name}: cannot be read: {error.strerror}", file=sys.stderr)
             wrong = True
@@ -211,7 +212,7 @@ def _doctor_s3(arguments: argparse.Namespace) -> int:
 def _doctor_engine(arguments: argparse.Namespace) -> int:
     from itertools import chain
 
-    from pbsdock.admin.doctor.engine import judge_paths, judge_socket, judge_versions
+    from pbsdock.admin.doctor.engine import judge_fitness, judge_paths, judge_socket, judge_versions
     from pbsdock.admin.doctor.report import report
     from pbsdock.config.tables import ConfigError
     from pbsdock.config.tables import load as load_config
@@ -226,11 +227,17 @@ def _doctor_engine(arguments: argparse.Namespace) -> int:
     paths = load(arguments.paths)
     try:
         settings = load_config(paths.config).engine
-        versions = connect(settings.socket, settings.timeout_s).components()
+        engine = connect(settings.socket, settings.timeout_s)
+        versions, capabilities = engine.components(), engine.info()
     except (ConfigError, HookError, EngineError, OSError) as error:
         print(f"pbsdock: {error}", file=sys.stderr)
         return 2
-    findings = chain(judge_versions(versions), judge_socket(settings.socket), judge_paths(paths))
+    findings = chain(
+        judge_versions(versions),
+        judge_fitness(capabilities, settings.runtime),
+        judge_socket(settings.socket),
+        judge_paths(paths),
+    )
     return report(iter(findings), sys.stdout, as_json=arguments.json)
 
 
@@ -273,6 +280,15 @@ def _config(arguments: argparse.Namespace) -> int:
     except (ConfigError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
+    if config.engine.docker_config and os.geteuid() == 0:
+        from pbsdock.core.errors import NodeFault
+        from pbsdock.engine.credentials import load_site
+
+        try:
+            load_site(Path(config.engine.docker_config))
+        except NodeFault as error:
+            print(f"{paths.config.name}: engine.docker_config: {error}", file=sys.stderr)
+            return 2
     print(json.dumps(dataclasses.asdict(config), indent=1))
     return 0
 

@@ -13,15 +13,20 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pbsdock.agent.service import Service
 from pbsdock.core.paths import Paths, load
+from pbsdock.protocol.link import pings
 
 _RESTART_PAUSE_S = 0.2
 _FAST_DEATHS = 20
 _TAKE_OVER_S = 15.0
-_ENDING_S = 1.0
+# A killed process keeps its lock until its last thread has ended, which a disk may hold up for seconds. Longer than a
+# hook waits until it starts another agent (hook/client.py), so that there is always somebody to take the lock.
+_ENDING_S = 5.0
 
 
 def shed(paths: Paths, *, foreground: bool = False) -> None:
@@ -107,10 +112,11 @@ def _take_over(paths: Paths) -> int | None:
     return _lock_within(paths, _TAKE_OVER_S)
 
 
-def _lock_within(paths: Paths, seconds: float) -> int | None:
-    """The lock, waited for: an agent that was killed a moment ago may still be ending."""
+def _lock_within(paths: Paths, seconds: float, unless: Callable[[], bool] = lambda: False) -> int | None:
+    """The lock, waited for: an agent that was killed a moment ago may still be ending. None if it is kept that long, or
+    *unless* holds."""
     deadline = time.monotonic() + seconds
-    while (lock := take_lock(paths)) is None and time.monotonic() < deadline:
+    while (lock := take_lock(paths)) is None and time.monotonic() < deadline and not unless():
         time.sleep(0.05)
     return lock
 
@@ -131,7 +137,9 @@ def main(argv: list[str] | None = None) -> int:
     if not foreground:
         os.setsid()
     shed(paths, foreground=foreground)
-    lock = take_lock(paths) or (_take_over(paths) if foreground else _lock_within(paths, _ENDING_S))
+    if (lock := take_lock(paths)) is None:
+        answers = partial(pings, str(paths.socket), 1.0)
+        lock = _take_over(paths) if foreground else _lock_within(paths, _ENDING_S, answers)
     if lock is None:
         return 0 if not foreground else 3
     (paths.run_dir / "agent.pid").write_text(f"{os.getpid()}\n")

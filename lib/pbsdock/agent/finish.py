@@ -44,7 +44,7 @@ def finish(node: Node, running: JobRun, said: int | None = None) -> None:
         usage = Usage() if state is _REMOVED else remember_usage(node, record)
         # The kernel's own count, where it outlives the container, also knows what the engine was away for.
         killed = bool(state.out_of_memory or usage.oom_at)
-        sentences = _sentences(running, state, usage, killed)
+        sentences = _sentences(running, state, usage, killed, node.rm.words.ask_memory)
         record.exit = Exit(code=code, oom=killed, sentences=tuple(sentences), at=time.time())
         record.note(alive_at=uptime())
         results = stage.due(record, code)
@@ -147,12 +147,13 @@ def _limit(record: Record) -> int | None:
     return record.plan.limits.memory_bytes if record.plan else None
 
 
-def _sentences(running: JobRun, state: ContainerState, usage: Usage, killed: bool) -> list[str]:
+def _sentences(running: JobRun, state: ContainerState, usage: Usage, killed: bool, ask_memory: str) -> list[str]:
     if state is _REMOVED:
         return ["the container was removed by somebody else while the job ran; exit status 137 is not the job's own"]
     sentences = []
     if killed:
-        sentences.append(oom_sentence(_limit(running.record), usage.memory_peak_bytes, usage.oom_at))
+        limit = _limit(running.record)
+        sentences.append(oom_sentence(limit, usage.memory_peak_bytes, usage.oom_at, ask_memory))
     code = state.exit_code
     by_engine = _by_engine(running, state)
     if by_engine and code == _LOST:
@@ -173,8 +174,9 @@ def _sentences(running: JobRun, state: ContainerState, usage: Usage, killed: boo
     return sentences
 
 
-def oom_sentence(limit: int | None, peak: int | None, at: str | None) -> str:
-    """Whose limit it was; *at* is None where the kernel does not tell, and then a limit the job has was it."""
+def oom_sentence(limit: int | None, peak: int | None, at: str | None, ask_memory: str) -> str:
+    """Whose limit it was, and by *ask_memory* how to get more; *at* is None where the kernel does not tell, and then a
+    limit the job has was it."""
     used = f"; peak use {human(peak)}" if peak else ""
     if at == "container":
         own = "" if limit is None else f", below the job's {human(limit)}"
@@ -183,5 +185,5 @@ def oom_sentence(limit: int | None, peak: int | None, at: str | None) -> str:
         return f"a process was killed because the node's memory was exhausted{used}"
     return (
         f"out of memory: a process was killed at the job's limit of {human(limit)}{used}; ask for more with"
-        " qsub -l mem=SIZE"
+        f" {ask_memory}"
     )

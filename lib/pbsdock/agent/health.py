@@ -19,6 +19,7 @@ from pbsdock.agent.node import Node
 from pbsdock.config.tables import LEAST_MEMORY
 from pbsdock.core.errors import HookError
 from pbsdock.core.plan import Limits
+from pbsdock.engine import fitness
 from pbsdock.engine.base import EngineError
 from pbsdock.host.facts import host_memory
 
@@ -108,10 +109,28 @@ def memory(node: Node) -> str:
     )
 
 
+def fit_engine(node: Node) -> str:
+    """Whether the engine, asked anew, can run jobs as they are planned."""
+    try:
+        fitness.check(node.engine.info(), node.config.engine.runtime)
+        return ""
+    except (HookError, EngineError) as error:
+        return str(error)
+
+
+def private_images(node: Node) -> str:
+    """Whether it is known which images are not for everybody."""
+    try:
+        node.images.private.check()
+        return ""
+    except HookError as error:
+        return str(error)
+
+
 def registry_credentials(node: Node) -> str:
     """Whether the site's own file of registry credentials can be used."""
     try:
-        node.registry_auth()
+        node.check_logins()
         return ""
     except HookError as error:
         return str(error)
@@ -151,10 +170,14 @@ PROBES: dict[str, Probe] = {
     "no-memory-for-jobs": memory,
     "pin-failed": disk,
     "prepare-failed": prepared,
+    "private-images": private_images,
     "pull-failed": engine,
     "record-not-written": disk,
+    "registry-busy": nothing,
     "registry-credentials": registry_credentials,
+    "runtime-missing": fit_engine,
     "unknown-user": users,
+    "userns-remap": fit_engine,
 }
 # Flags of the hooks' and of an agent that did not start: one that runs is all the proof there is to be had.
 OURS = ("", "bad-configuration", "untrusted-files")

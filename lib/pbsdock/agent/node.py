@@ -14,7 +14,6 @@ from typing import Any
 from pbsdock.agent import outage
 from pbsdock.agent.attempts import Attempts
 from pbsdock.agent.image_profile import ImageProfiles
-from pbsdock.agent.job_files import JobFiles
 from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.locks import Locks
 from pbsdock.agent.planning import Planning
@@ -23,21 +22,23 @@ from pbsdock.agent.runs import Run, TaskRun
 from pbsdock.agent.stores import Stores
 from pbsdock.agent.streams import Streams
 from pbsdock.agent.workers import Spawner
-from pbsdock.config.tables import Config
+from pbsdock.config.tables import Config, seccomp_of
 from pbsdock.core.errors import HookError, NodeFault
 from pbsdock.core.ledger import Ledger
 from pbsdock.core.pathrules import ClosedPaths
 from pbsdock.core.paths import Paths
 from pbsdock.core.record import Record, State
 from pbsdock.engine.base import EngineCapabilities, EngineError
-from pbsdock.engine.images import load_auth
+from pbsdock.engine.credentials import load_site
 from pbsdock.engine.make import connect_with_images
+from pbsdock.engine.private import PrivateImages
 from pbsdock.events.stream import EventStream
 from pbsdock.host.cgroup.base import JobCgroup
 from pbsdock.host.cgroup.detect import choose
 from pbsdock.host.facts import boot_id, host_memory
 from pbsdock.host.process import session
 from pbsdock.policy.decide import HostFacts
+from pbsdock.rm.choose import manager
 
 _CONFIRMED_S = 5.0
 
@@ -52,7 +53,12 @@ class Node:
         self.name = socket.gethostname()
         self.boot = boot_id()
         self.engine, self.images = connect_with_images(
-            config.engine.socket, config.engine.timeout_s, on_change=self._engine_changed, emit=self.emit
+            config.engine.socket,
+            config.engine.timeout_s,
+            seccomp=seccomp_of(config.security),
+            on_change=self._engine_changed,
+            emit=self.emit,
+            private=PrivateImages(paths.state_dir / "private_images.json"),
         )
         labels = {"pbsdock.owner": self.owner, "pbsdock.boot": self.boot}
         self.image_profiles = ImageProfiles(self.engine, labels, self.emit)
@@ -61,7 +67,7 @@ class Node:
         self.streams = Streams()
         self.pulse = Pulse()
         self.spawner = Spawner(paths.lib)
-        self.job_files = JobFiles(paths.mom_jobs)
+        self.rm = manager(paths, self.name, client_dir=config.torque.client_dir)
         self._cgroups: JobCgroup | None = None
         self._locks = Locks()
         self.attempts = Attempts(paths.state_dir / "attempts.json")
@@ -167,9 +173,9 @@ class Node:
         except (HookError, EngineError):
             root = ""  # nothing can be prepared then either, and that is told in its place
         paths = self.paths
-        own = (paths.mom_priv, paths.run_dir, paths.state_dir, paths.log_dir, paths.config.parent)
+        own = (*self.rm.closed.sealed, paths.run_dir, paths.state_dir, paths.log_dir, paths.config.parent)
         sealed = [str(one) for one in (*((root,) if root else ()), *own)]
-        return ClosedPaths(guarded=(str(paths.mom_priv.parent),), sealed=tuple(sealed))
+        return ClosedPaths(guarded=self.rm.closed.guarded, sealed=tuple(sealed))
 
     def free_cpus(self) -> tuple[int, ...]:
         """CPUs no other job on this node has for itself; one whose container is over has none any more."""
@@ -255,10 +261,10 @@ class Node:
         others = frozenset(one for one in self.cgroups.pids(name) if session(one) != running.pid)
         return self.cgroups.signal(name, number, exclude=others)
 
-    def registry_auth(self) -> dict[str, Any]:
-        """The site's registry credentials, read anew so that an exchanged file counts at once. Raises NodeFault."""
-        path = self.config.engine.docker_config
-        return dict(load_auth(Path(path))) if path else {}
+    def check_logins(self) -> None:
+        """Whether the site's registry logins can be used. Raises NodeFault."""
+        if path := self.config.engine.docker_config:
+            load_site(Path(path))
 
 
 def ms_since(began: float) -> float:

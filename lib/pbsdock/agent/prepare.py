@@ -1,7 +1,7 @@
 """Prepare a job: facts, directive, policy, plan, record, image, cgroup, files. One function with two callers.
 
 The prologue calls it when the script's directive is known; a run hook calls it on demand for a job that is alive on
-this node, with a script or without (``qsub -v PBSDOCK='IMAGE options'``).
+this node, with a script or without: whoever submits it may name an image.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from pbsdock.agent import facts, health, stage, work_dir
+from pbsdock.agent import health, logins, stage, work_dir
 from pbsdock.agent.attempts import MOST
 from pbsdock.agent.image_profile import GROUP, PASSWD
 from pbsdock.agent.node import Node, ms_since, parse_cpus
 from pbsdock.agent.release import release
 from pbsdock.config.tables import ImagesConfig
-from pbsdock.core.errors import HookError, NodeFault, Refusal
+from pbsdock.core.errors import BadValue, HookError, NodeFault, Refusal
 from pbsdock.core.facts import uptime
 from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record, State
 from pbsdock.directive.parse import SCRIPT_LIMIT, Directive, DirectiveError, parse_options, parse_script
+from pbsdock.engine import fitness
 from pbsdock.engine.accounts import group, passwd
 from pbsdock.engine.base import EngineError
 from pbsdock.engine.images import Image
@@ -36,7 +37,7 @@ from pbsdock.host import mounts
 from pbsdock.policy.decide import decide, effective
 from pbsdock.policy.limits import with_cpus
 from pbsdock.policy.mounts import rules_of
-from pbsdock.rm import torque
+from pbsdock.rm.base import Announced, Job
 from pbsdock.s3.environment import DIRECTORY, has_credentials
 from pbsdock.stores import files
 
@@ -54,43 +55,45 @@ def from_prologue(node: Node, argv: Sequence[str], env: Mapping[str, str], notif
     NodeFault for what may be the node's fault.
     """
     began = time.monotonic()
-    args = torque.parse_prologue_argv(list(argv))
-    with node.job_lock(args.job_id.text, node.config.prologue.alarm_s - node.config.prologue.margin_s):
-        sweep_older(node, args.job_id.text)
+    announced = node.rm.announced(argv, env)
+    with node.job_lock(announced.id, node.config.prologue.alarm_s - node.config.prologue.margin_s):
+        sweep_older(node, announced.id)
         try:
-            job = facts.from_prologue(args, env, node.name)
+            job = announced.job()
         except KeyError:
-            raise NodeFault("unknown-user", f"user {args.user!r} of job {args.job_id.text} is not known here") from None
+            sentence = f"user {announced.user!r} of job {announced.id} is not known here"
+            raise NodeFault("unknown-user", sentence) from None
         try:
             with node.planning.turn(job.uid, job.user):
-                script = read_script(args.script_path, job.uid)
-                directive = parse_script(script, filename=args.name or "script") if script is not None else None
+                script = read_script(announced.script_path, job.uid)
+                name = announced.name or "script"
+                directive = parse_script(script, node.rm.words, filename=name) if script is not None else None
                 if directive is None:
                     return None
-                plan = _decide(node, job, directive, args.wrong)
+                plan = _decide(node, job, directive, announced.wrong)
         except DirectiveError as error:
             return _refused(node, job, Refusal("bad-directive", str(error)))
         except Refusal as error:
             return _refused(node, job, error)
         record = _prepare(node, job, plan, script, notify, began)
-        if job.id.text in node.attempts:
-            node.attempts.forget(job.id.text)
+        if job.id in node.attempts:
+            node.attempts.forget(job.id)
         return record
 
 
-def has_directive(argv: Sequence[str]) -> bool:
+def has_directive(node: Node, argv: Sequence[str], env: Mapping[str, str]) -> bool:
     """Whether the script of a prologue whose arguments make no sense has a directive: a plain job is none of ours."""
     try:
-        path = argv[7]
+        path = node.rm.script_named(argv, env)
         script = read_script(path, os.lstat(path).st_uid)
-        return script is not None and parse_script(script) is not None
-    except (IndexError, FileNotFoundError):
+        return script is not None and parse_script(script, node.rm.words) is not None
+    except FileNotFoundError:
         return False
     except (OSError, ValueError, Refusal):
         return True
 
 
-def failed(node: Node, argv: Sequence[str], error: Exception) -> Record:
+def failed(node: Node, argv: Sequence[str], env: Mapping[str, str], error: Exception) -> Record:
     """After a prologue that did not come through: whose fault it is.
 
     The node goes out of service if it confirms the fault without this job. Raises the fault as a NodeFault, for the
@@ -98,15 +101,15 @@ def failed(node: Node, argv: Sequence[str], error: Exception) -> Record:
     ``refused``.
     """
     fault = _fault(node, error)
-    job_id = argv[0] if argv else ""
+    job_id = node.rm.named(argv, env)
     confirmed = fault.sentence if node.is_flagged(fault.code) else health.look(node, fault.code)
     node.emit("job.fault", level="error", code=fault.code, sentence=fault.sentence, job=job_id)
     if confirmed:
         node.fault(NodeFault(fault.code, confirmed))
     elif (count := node.attempts.failed(job_id, fault.code)) >= MOST:
-        with suppress(torque.BadValue, OSError, HookError), node.job_lock(job_id, _BUSY_S):
+        with suppress(BadValue, OSError, HookError), node.job_lock(job_id, _BUSY_S):
             said = f"preparing job {job_id} on {node.name} has failed {count} times for one reason: {fault.sentence}"
-            record = _refused_unseen(node, torque.parse_prologue_argv(list(argv)), Refusal("failed-again", said))
+            record = _refused_unseen(node, node.rm.announced(argv, env), Refusal("failed-again", said))
             node.attempts.forget(job_id)
             return record
     raise fault
@@ -121,30 +124,29 @@ def _fault(node: Node, error: Exception) -> NodeFault:
     return NodeFault("agent-error", f"the agent of {node.name} could not prepare the job: {type(error).__name__}")
 
 
-def _refused_unseen(node: Node, args: torque.PrologueArgs, error: Refusal) -> Record:
+def _refused_unseen(node: Node, announced: Announced, error: Refusal) -> Record:
     """A refusal for a job that need not even have a user here: then whoever has its script."""
     try:
-        uid = pwd.getpwnam(args.user).pw_uid
+        uid = pwd.getpwnam(announced.user).pw_uid
     except KeyError:
-        uid = os.lstat(args.script_path).st_uid
+        uid = os.lstat(announced.script_path).st_uid
     record = Record.new(
-        job_id=args.job_id.text, safe=args.job_id.safe, uid=uid, user=args.user, node=node.owner, boot_id=node.boot
+        job_id=announced.id, safe=announced.safe, uid=uid, user=announced.user, node=node.owner, boot_id=node.boot
     )
-    record.script_path = args.script_path
-    name = os.path.basename(args.script_path)
-    record.note(job_file=f"{name.removesuffix('.SC') or args.job_id.safe}.JB")
+    record.script_path = announced.script_path
+    record.note(job_file=announced.job_file)
     return _keep_refused(node, record, error)
 
 
-def on_demand(node: Node, job: torque.Job, text: str, notify: Notify, wrong: str = "") -> Record:
-    """Prepare a live job from a directive's text; *job*, and what is *wrong* with its resources, come from mom's .JB.
+def on_demand(node: Node, job: Job, text: str, notify: Notify, wrong: str = "") -> Record:
+    """Prepare a live job from a directive's text, in place of what its script's own line asked for.
 
-    What its script's own line asked for, and the prologue made, is released: qsub's options beat the script's.
+    *job*, and what is *wrong* with its resources, come from the resource manager's own file.
     """
     began = time.monotonic()
-    with node.job_lock(job.id.text, 60.0):
+    with node.job_lock(job.id, 60.0):
         # Whoever asked first: each record is granted the job's whole memory and CPUs.
-        made = node.jobs.newest(job.id.text)
+        made = node.jobs.newest(job.id)
         if made is not None and not is_of_script(made):
             return made
         sweep(node, [made] if made is not None else [])
@@ -153,7 +155,7 @@ def on_demand(node: Node, job: torque.Job, text: str, notify: Notify, wrong: str
         try:
             with node.planning.turn(job.uid, job.user):
                 script = read_script(job.script_path, job.uid) if job.script_path else None
-                plan = _decide(node, job, parse_options(text), wrong)
+                plan = _decide(node, job, parse_options(text, node.rm.words), wrong)
         except DirectiveError as error:
             return _refused(node, job, Refusal("bad-directive", str(error)))
         except Refusal as error:
@@ -166,10 +168,10 @@ def is_of_script(record: Record) -> bool:
     return not record.facts.on_demand and record.state in (State.READY, State.REFUSED)
 
 
-def _decide(node: Node, job: torque.Job, directive: Directive, wrong: str) -> Plan:
+def _decide(node: Node, job: Job, directive: Directive, wrong: str) -> Plan:
     """The plan, as if no other job had CPUs of its own. Under no lock but the job's: it costs what a user writes."""
     if wrong:
-        raise Refusal("bad-resources", f"what the job asks for with qsub -l cannot be understood: {wrong}")
+        raise Refusal("bad-resources", f"what the job asks for with {job.words.request} cannot be understood: {wrong}")
     return decide(job, directive, node.config, node.host())
 
 
@@ -211,19 +213,17 @@ def sweep(node: Node, older: Sequence[Record]) -> int:
     return len(older)
 
 
-def _new_record(node: Node, job: torque.Job) -> Record:
-    record = Record.new(
-        job_id=job.id.text, safe=job.id.safe, uid=job.uid, user=job.user, node=node.owner, boot_id=node.boot
-    )
+def _new_record(node: Node, job: Job) -> Record:
+    record = Record.new(job_id=job.id, safe=job.safe, uid=job.uid, user=job.user, node=node.owner, boot_id=node.boot)
     record.container_name = f"pbsdock-{record.safe}-{record.incarnation}"
     record.cgroup = record.name
     if job.script_path:
         record.script_path = job.script_path
-    record.note(job_file=facts.job_file_name(job), nodes=facts.count_nodes(job), on_demand=job.on_demand)
+    record.note(job_file=job.job_file, nodes=max(1, len(job.grant.hosts)), on_demand=job.on_demand)
     return record
 
 
-def _refused(node: Node, job: torque.Job, error: Refusal) -> Record:
+def _refused(node: Node, job: Job, error: Refusal) -> Record:
     return _keep_refused(node, _new_record(node, job), error)
 
 
@@ -242,7 +242,7 @@ def refuse(node: Node, record: Record, error: Refusal) -> Record:
     return record
 
 
-def _prepare(node: Node, job: torque.Job, plan: Plan, script: bytes | None, notify: Notify, began: float) -> Record:
+def _prepare(node: Node, job: Job, plan: Plan, script: bytes | None, notify: Notify, began: float) -> Record:
     record = _new_record(node, job)
     plan = _with_cpus(node, job, plan, record)
     record.plan = plan
@@ -267,14 +267,14 @@ def _prepare(node: Node, job: torque.Job, plan: Plan, script: bytes | None, noti
         release(node, record, why="prologue-failed")
         if isinstance(error, NodeFault):
             raise
-        raise NodeFault("prepare-failed", f"preparing job {job.id.text} failed on {node.name}: {error}") from error
+        raise NodeFault("prepare-failed", f"preparing job {job.id} failed on {node.name}: {error}") from error
     except BaseException:
         release(node, record, why="prologue-failed")
         raise
     return record
 
 
-def _with_cpus(node: Node, job: torque.Job, plan: Plan, record: Record) -> Plan:
+def _with_cpus(node: Node, job: Job, plan: Plan, record: Record) -> Plan:
     settings = effective(node.config, job).limits
     if settings.cpu != "cpuset":
         return plan
@@ -285,9 +285,10 @@ def _with_cpus(node: Node, job: torque.Job, plan: Plan, record: Record) -> Plan:
 
 
 def _carry_out(
-    node: Node, job: torque.Job, record: Record, plan: Plan, script: bytes | None, notify: Notify, began: float
+    node: Node, job: Job, record: Record, plan: Plan, script: bytes | None, notify: Notify, began: float
 ) -> None:
     settings = effective(node.config, job)
+    _check_engine(node)
     image = _image(node, settings.images, plan, notify, began)
     record.image_id, record.image_digest = image.id, image.digest
     user = mounts.User.of(plan)
@@ -297,7 +298,7 @@ def _carry_out(
         node.emit("mount.skipped", record, target=mount.target, origin=mount.origin, reason=reason)
     extra, why = work_dir.submitted_from(job.work_dir, plan, bound, rules)
     bound += extra
-    work_dir.tell(plan, skipped, why, script, notify)
+    work_dir.tell(plan, skipped, why, script, job.words, notify)
     wanted = [one.target for one in plan.mounts if one.origin == "volume"] + [one.target for one in plan.tmpfs]
     # What is staged in may yet make the directory to work in: then it is looked for before the start.
     wanted += [plan.workdir] if plan.workdir and not plan.stage_in else []
@@ -323,6 +324,15 @@ def _carry_out(
         stage.begin_in(node, record, plan)
 
 
+def _check_engine(node: Node) -> None:
+    """Raises NodeFault. What is known of the engine may be old: it reads its list of runtimes anew when told to."""
+    try:
+        fitness.check(node.engine_info(), node.config.engine.runtime)
+    except NodeFault:
+        node.look_again()
+        fitness.check(node.engine_info(), node.config.engine.runtime)
+
+
 def _image(node: Node, settings: ImagesConfig, plan: Plan, notify: Notify, began: float) -> Image:
     left = node.config.prologue.alarm_s - node.config.prologue.margin_s - (time.monotonic() - began)
     told = False
@@ -333,37 +343,35 @@ def _image(node: Node, settings: ImagesConfig, plan: Plan, notify: Notify, began
             told = True
             notify(text)
 
-    return node.images.ensure(
-        plan.image,
-        pull=plan.pull,
-        platform=plan.platform,
-        inactivity_s=settings.inactivity_s,
-        total_s=max(1.0, min(settings.total_s, left)),
-        max_bytes=settings.max_bytes,
-        auth=node.registry_auth(),
-        progress=progress,
-    )
+    with logins.asker(node.config.engine.docker_config, settings, plan) as asker:
+        return node.images.ensure(
+            plan.image,
+            pull=plan.pull,
+            platform=plan.platform,
+            inactivity_s=settings.inactivity_s,
+            total_s=max(1.0, min(settings.total_s, left)),
+            max_bytes=settings.max_bytes,
+            asker=asker,
+            progress=progress,
+        )
 
 
-def _files(node: Node, job: torque.Job, record: Record, plan: Plan, script: bytes | None) -> list[tuple[str, str]]:
+def _files(node: Node, job: Job, record: Record, plan: Plan, script: bytes | None) -> list[tuple[str, str]]:
     """Write the root-made files the container gets; returns (source, target) pairs."""
     directory = node.work_dir(record)
     directory.mkdir(mode=0o700, parents=True)
     image = node.image_profiles.of(record.image_id or "", pwd.getpwuid(plan.uid).pw_shell or "/bin/sh")
     record.note(image=image.traits)
-    pairs = [
-        ("passwd", PASSWD, passwd(plan, image.traits.shell, image.passwd)),
-        ("group", GROUP, group(plan, _group_names(plan), image.group)),
-    ]
+    accounts = passwd(plan, image.traits.shell, image.passwd), group(plan, _group_names(plan), image.group)
     made = []
-    for name, target, text in pairs:
+    for name, target, text in zip(("passwd", "group"), (PASSWD, GROUP), accounts, strict=True):
         _write(directory / name, text.encode(), 0o644, 0, 0)
         made.append((str(directory / name), target))
     if script is not None and job.script_path:
         _write(directory / "script", script, 0o700, plan.uid, plan.gid)
         named = _INTERPRETER.match(script)
         record.note(
-            script_names_shell=re.search(rb"^#PBS[ \t](?:.*[ \t])?-S", script, re.MULTILINE) is not None,
+            script_names_shell=node.rm.chooses_shell(script),
             interpreter=named[1].decode() if named else "",
             script_sha256=hashlib.sha256(script).hexdigest(),
         )

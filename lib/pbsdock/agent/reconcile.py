@@ -63,9 +63,9 @@ class Pass:
 def judge(record: Record, *, boot: str, job_files: frozenset[str], up_s: float, grace_s: float) -> Verdict:
     """Decide about one record, *up_s* seconds after the boot. Pure.
 
-    A prologue that is still at work has no .JB yet (observed), so absence means dead only once the grace after the
-    last sign of life is over, which is short where the job has ended: an agent that was stopped while mom closed it
-    left that to the next one. Every record of another boot is dead.
+    A job whose prologue is still at work has no job file yet (observed), so absence means dead only once the grace
+    after the last sign of life is over, which is short where the job has ended: an agent that was stopped while mom
+    closed it left that to the next one. Every record of another boot is dead.
     """
     if record.state is State.ENDED:
         grace_s = min(grace_s, _ENDED_GRACE_S)
@@ -85,7 +85,7 @@ def reconcile(node: Node, *, dry_run: bool = False) -> Pass:
     since_boot, grace = uptime(), node.config.reaper.grace_s  # what comes to be from here on is young
     result = Pass(findings=[])
     try:
-        job_files = _job_files(node)
+        job_files = node.rm.live()
         if not node.engine.probe():
             raise OSError(f"engine: {node.engine.down_because}")
         containers = node.engine.labelled(node.label)
@@ -128,18 +128,13 @@ def reconcile(node: Node, *, dry_run: bool = False) -> Pass:
     return result
 
 
-def _job_files(node: Node) -> frozenset[str]:
-    """The live jobs. Raises OSError."""
-    return frozenset(one for one in os.listdir(node.paths.mom_jobs) if one.endswith(".JB"))
-
-
 def _release_dead(node: Node, record: Record, finding: Finding, grace_s: float) -> bool:
     try:
         with node.job_lock(record.job_id, _BUSY_S):
             if all(one is not record for one in node.jobs.records()):
                 return False  # its epilogue was faster
             # Judged again: a prologue that took longer than the grace may just have ended, and its job be alive.
-            if not _dead_records([record], node.boot, _job_files(node), uptime(), grace_s):
+            if not _dead_records([record], node.boot, node.rm.live(), uptime(), grace_s):
                 return False
             gone = release(node, record, why=finding.why)
     except NodeFault:

@@ -12,12 +12,11 @@ from pbsdock.agent.channel import Channel, ClientGone
 from pbsdock.agent.node import Node
 from pbsdock.agent.quota import UserQuota
 from pbsdock.agent.runs import Run
-from pbsdock.core.errors import HookError, NodeFault, Refusal
+from pbsdock.core.errors import BadValue, HookError, NodeFault, Refusal
 from pbsdock.core.redact import known
 from pbsdock.engine.base import EngineError
 from pbsdock.host.process import start_time
 from pbsdock.protocol import wire
-from pbsdock.rm import torque
 
 _ALIVE_S = 20.0  # how long a root hook is left without a message, of which both its clients take 120 s at least
 _READ_S = 10.0  # how long a client may take to read an answer
@@ -59,7 +58,7 @@ class Session:
             self.answer(wire.Message("fault", code=error.code, sentence=error.sentence))
         except (EngineError, HookError) as error:
             self.answer(wire.Message("fault", code="engine-error", sentence=str(error)))
-        except torque.BadValue as error:  # told, not hung up on: a hook would take silence for a dead agent
+        except BadValue as error:  # told, not hung up on: a hook would take silence for a dead agent
             self.node.emit("client.refused", level="warning", uid=self.peer.uid, reason=str(error))
             self.answer(wire.Message("refused", code="bad-request", sentence=str(error)))
         except (ClientGone, wire.WireError):

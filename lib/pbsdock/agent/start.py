@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from pbsdock.agent import facts, work_dir
+from pbsdock.agent import work_dir
 from pbsdock.agent.node import Node, ms_since
 from pbsdock.agent.runs import JobRun, TaskRun
 from pbsdock.agent.shell import waited_for
@@ -31,7 +31,7 @@ _CHANGED = (errno.ESTALE, errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EACCES
 _REMOVED_S = 10.0
 
 
-def read_call(request: wire.Message) -> tuple[container.Call, list[str]]:
+def read_call(request: wire.Message, shell_option: str) -> tuple[container.Call, list[str]]:
     """The four things believed of a run hook, and the names of variables the Engine API cannot carry."""
     environment, lost = [], []
     for pair in request.raw("env"):
@@ -49,6 +49,7 @@ def read_call(request: wire.Message) -> tuple[container.Call, list[str]]:
         cwd=request.text("cwd", "/"),
         umask=request.number("umask", 0o077),
         tty=bool(request.number("tty")),
+        shell_option=shell_option,
     )
     return call, lost
 
@@ -66,18 +67,19 @@ def start_job(node: Node, record: Record, request: wire.Message, caller: Caller)
     """
     began = time.monotonic()
     plan = record.planned
-    call, lost = read_call(request)
+    call, lost = read_call(request, node.rm.words.choose_shell)
+    facts = record.facts
     call = replace(
         call,
-        shell_chosen=facts.shell_chosen(node.paths.mom_jobs, record, call.argv),
-        interpreter=record.facts.interpreter,
+        shell_chosen=node.rm.shell_chosen(record.uid, call.argv, facts.job_file) or facts.script_names_shell,
+        interpreter=facts.interpreter,
     )
     if lost:
         node.emit("env.dropped", record, names=",".join(lost)[:500])
     bound = bounds(record)
     if plan.stage_in and plan.workdir:
         _check_workdir(plan, bound)
-    call, bound = work_dir.at_start(record, call)
+    call, bound = work_dir.at_start(record, call, node.rm.words)
     if len(bound) != len(record.facts.bound):
         record.note(bound=tuple(bound))
     rlimits = _rlimits(caller)
@@ -197,6 +199,7 @@ def _launch(
             traits=record.facts.image,
             hostname=node.name,
             wrapped=wrapped,
+            runtime=node.config.engine.runtime,
         )
         try:
             identifier = node.engine.create(spec, record.container_name)
@@ -217,7 +220,8 @@ def _launch(
             if not wrapped:
                 raise Refusal(
                     "no-such-program",
-                    f"image {plan.image!r} has no {call.argv[0]} that can be run; choose a shell it has with qsub -S",
+                    f"image {plan.image!r} has no {call.argv[0]} that can be run; choose a shell it has with"
+                    f" {call.shell_option}",
                 ) from None
             node.engine.remove(identifier)
         except BaseException:
@@ -289,8 +293,8 @@ def _lifted(node: Node, record: Record, plan: Plan) -> str | None:
 def start_task(node: Node, record: Record, request: wire.Message) -> tuple[TaskRun, socket.socket]:
     """Run a TM task inside the job's container; returns it running and its streams."""
     plan = record.planned
-    call, _lost = read_call(request)
-    call, _bound = work_dir.at_start(record, call, is_running=True)
+    call, _lost = read_call(request, node.rm.words.choose_shell)
+    call, _bound = work_dir.at_start(record, call, node.rm.words, is_running=True)
     rlimits: Rlimits = {}
     most = max(_TASKS, _TASKS_PER_CPU * (os.cpu_count() or 1))
     if node.tasks(record) >= most:

@@ -61,9 +61,7 @@ class Watcher:
                     self._stream()
                 except (HookError, EngineError, OSError, ValueError):
                     pass
-                except (
-                    Exception
-                ) as error:  # an engine's client raises what its transport raised; the stream is simply reopened
+                except Exception as error:  # whatever its client's transport raised; the stream is simply reopened
                     self.node.emit("agent.error", level="warning", where="events", reason=repr(error)[:300])
                 if not self.node.engine.probe():
                     self.node.engine_lost()

@@ -1,4 +1,4 @@
-"""The job's own directories: where qsub was called, and where the job starts. In the container they are the same places
+"""The job's own directories: where it was submitted, and where it starts. In the container they are the same places
 under the same names, or the user is told."""
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pbsdock.core.plan import Mount, Plan
 from pbsdock.core.record import Record
 from pbsdock.engine.spec import Call
 from pbsdock.host import mounts
+from pbsdock.rm.base import Words
 
 _CURE = "submit the job from a directory of your own or below your home, or ask your site to add it to [mounts] allow"
 
@@ -32,7 +33,12 @@ def submitted_from(
 
 
 def tell(
-    plan: Plan, skipped: Iterable[tuple[Mount, str]], in_home: str, script: bytes | None, notify: Callable[[str], None]
+    plan: Plan,
+    skipped: Iterable[tuple[Mount, str]],
+    in_home: str,
+    script: bytes | None,
+    words: Words,
+    notify: Callable[[str], None],
 ) -> None:
     """One line for a directory of qsub that is not in the container. One that is not on this node is missed by a bare
     job as well: it is told where the script speaks of it."""
@@ -40,13 +46,13 @@ def tell(
     for reason in filter(None, reasons):
         is_absent = reason.endswith(mounts.UNREADABLE)
         if not is_absent:
-            notify(f"the directory of qsub is not in the container: {reason}; {_CURE}")
-        elif script is not None and b"PBS_O_WORKDIR" in script:
+            notify(f"the directory of {words.submit} is not in the container: {reason}; {_CURE}")
+        elif script is not None and words.work_dir_variable.encode() in script:
             notify(f"the work directory is not in the container: {reason}")
         return
 
 
-def at_start(record: Record, call: Call, *, is_running: bool = False) -> tuple[Call, list[Bound]]:
+def at_start(record: Record, call: Call, words: Words, *, is_running: bool = False) -> tuple[Call, list[Bound]]:
     """The call with the directory the job starts in, and the mounts it needs for that: what `qsub -d` names is known to
     the run hook alone.
 
@@ -66,7 +72,7 @@ def at_start(record: Record, call: Call, *, is_running: bool = False) -> tuple[C
     elif is_plain and mounts.is_same(call.cwd, plan.home, user):
         return replace(call, cwd="/"), bound  # the home is not mounted, and was not asked for
     elif is_plain and (rules := record.facts.path_rules) is not None and not is_running:
-        extra, why = mounts.reach(_name(call, user), bound, user, rules)
+        extra, why = mounts.reach(_name(call, words, user), bound, user, rules)
         if extra and not why:
             return call, [*bound, *extra]
     elif is_plain:
@@ -78,10 +84,10 @@ def at_start(record: Record, call: Call, *, is_running: bool = False) -> tuple[C
     )
 
 
-def _name(call: Call, user: mounts.User) -> str:
+def _name(call: Call, words: Words, user: mounts.User) -> str:
     """The start directory as the user wrote it: by the kernel's name alone a link on the way would be missing."""
     environment = dict(call.environment)
-    for name in ("PBS_O_INITDIR", "PBS_O_WORKDIR"):
+    for name in words.start_variables:
         written = os.path.normpath(environment.get(name, ""))
         if written.startswith("/") and mounts.is_same(call.cwd, written, user):
             return written

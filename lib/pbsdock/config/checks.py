@@ -27,6 +27,11 @@ def path(text: str) -> str | None:
     return None if _is_plain(text) else "expected an absolute path without '..'"
 
 
+def seccomp(text: str) -> str | None:
+    """``hpc``, ``engine`` or an absolute path."""
+    return None if text in ("hpc", "engine") or _is_plain(text) else 'expected "hpc", "engine" or an absolute path'
+
+
 def cgroup_or_empty(text: str) -> str | None:
     """A cgroup as ``/proc/PID/cgroup`` shows it, not the root, or nothing."""
     plain = _is_plain(text) and text.strip("/") and not text.endswith("/") and "//" not in text
@@ -77,6 +82,12 @@ def image_pattern(text: str) -> str | None:
 def network(text: str) -> str | None:
     """A network's name; ``container:ID`` is none, it would join the network of someone else's container."""
     return None if _NETWORK.fullmatch(text) else "expected host, none, bridge or the name of an engine's network"
+
+
+def runtime_or_empty(text: str) -> str | None:
+    """A runtime by the name the engine has for it, or nothing."""
+    fine = not text or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", text)
+    return None if fine else "expected the name of a runtime in the engine's daemon.json, such as crun, or nothing"
 
 
 def endpoint(text: str) -> str | None:

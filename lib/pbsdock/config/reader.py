@@ -13,7 +13,8 @@ from dataclasses import field
 from typing import Any, Literal
 
 from pbsdock.config.lines import Place, line_of, positions
-from pbsdock.rm.torque import BadValue, parse_size
+from pbsdock.core.errors import BadValue
+from pbsdock.core.sizes import parse_size
 
 MOST_BYTES = 1 << 60  # a page multiple that neither the kernel's counters nor the engine's int64 overflow
 MOST_SECONDS = 366 * 86400

@@ -25,6 +25,33 @@ class EngineConfig:
         "Root-only docker config.json with the site's registry credentials; empty: none.",
         check=checks.path_or_empty,
     )
+    runtime: str = setting(
+        "", 'The engine\'s runtime for jobs, such as "crun"; empty: its default.', check=checks.runtime_or_empty
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecurityConfig:
+    """What a container's processes may ask of the kernel."""
+
+    seccomp: str = setting(
+        "hpc",
+        '"engine": the engine\'s own filter of system calls; "hpc": the same, but for NUMA memory policy and copying'
+        " between one's own processes (numactl, UCX, Open MPI); or the path of a profile, root's own, as docker run"
+        " --security-opt seccomp= takes it.",
+        check=checks.seccomp,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorqueConfig:
+    """The resource manager."""
+
+    client_dir: str = setting(
+        "",
+        "Where pbs_track is; empty: the usual places, then beside pbs_mom's own program.",
+        check=checks.path_or_empty,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +65,9 @@ class ImagesConfig:
     require_digest: bool = setting(False, "Whether a directive must pin its image with @sha256:….")
     pull: Literal["never", "missing", "always"] = setting(
         "missing", "When to pull: never, missing or always. A directive may choose, but not against never."
+    )
+    user_logins: bool = setting(
+        True, "Whether an image that the site's logins do not open is fetched with its user's ~/.docker/config.json."
     )
     wait_notice_s: float = setting(3.0, "A longer wait for an image (seconds) is told on the job's stderr.", least=0)
     inactivity_s: float = setting(60.0, "A pull without any progress for so many seconds is given up.", least=1)
@@ -114,7 +144,9 @@ class LimitsConfig:
         "quota", "How ppn is enforced: quota (CPU time), cpuset (CPUs of its own; quota if too few are free) or none."
     )
     pids: int = setting(4096, "Processes and threads a job may have.", least=16, most=4194304)
-    shm: int = setting(64 << 20, "Size of /dev/shm without --shm-size.", least=1, size=True)
+    shm: int = setting(
+        0, "Size of /dev/shm without --shm-size; 0: half the job's memory, as a host has it.", least=0, size=True
+    )
     max_shm: int = setting(0, "Largest --shm-size; 0: the job's memory.", least=0, size=True)
     oom_score_adj: int = setting(500, "How readily the kernel kills a job's processes.", least=0, most=1000)
 

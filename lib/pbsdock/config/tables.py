@@ -5,6 +5,7 @@ Unknown keys are refused, and all errors are told at once.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
@@ -28,9 +29,11 @@ from pbsdock.config.sections import (
     NetworkConfig,
     PrologueConfig,
     ReaperConfig,
+    SecurityConfig,
     StagingConfig,
     StoreConfig,
     StoreRules,
+    TorqueConfig,
     UsersConfig,
 )
 from pbsdock.config.trust import check_trusted
@@ -53,14 +56,17 @@ __all__ = [
     "Override",
     "PrologueConfig",
     "ReaperConfig",
+    "SecurityConfig",
     "StagingConfig",
     "StoreConfig",
     "StoreRules",
+    "TorqueConfig",
     "UsersConfig",
     "check_trusted",
     "is_root_only",
     "load",
     "parse",
+    "seccomp_of",
 ]
 
 LEAST_MEMORY = 6 << 20  # the engine refuses less (Docker Engine 20.10, linuxMinMemory)
@@ -95,6 +101,8 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    torque: TorqueConfig = field(default_factory=TorqueConfig)
+    security: SecurityConfig = field(default_factory=SecurityConfig)
     cgroup: CgroupConfig = field(default_factory=CgroupConfig)
     devices: DevicesConfig = field(default_factory=DevicesConfig)
     users: UsersConfig = field(default_factory=UsersConfig)
@@ -119,9 +127,25 @@ def load(path: Path) -> Config:
     except FileNotFoundError:
         return Config()
     try:
-        return parse(path.read_text(encoding="utf-8"), path.name)
+        config = parse(path.read_text(encoding="utf-8"), path.name)
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path.name}: the file is not UTF-8 text (byte {error.start + 1})"]) from None
+    seccomp_of(config.security)
+    return config
+
+
+def seccomp_of(security: SecurityConfig) -> str:
+    """What :mod:`pbsdock.engine.make` takes: the name of a profile, or its text. Raises ConfigError."""
+    if not security.seccomp.startswith("/"):
+        return security.seccomp
+    try:
+        check_trusted(Path(security.seccomp))
+        text = Path(security.seccomp).read_text(encoding="utf-8")
+        if not isinstance(json.loads(text), dict):
+            raise ValueError("expected an object")
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"security.seccomp: {security.seccomp} is no profile that can be read: {error}"]) from None
+    return text
 
 
 def parse(text: str, filename: str = "pbsdock.toml") -> Config:

@@ -38,3 +38,7 @@ class NodeFault(HookError):
     """The node's fault: the job is requeued and the node goes out of service until it is healthy again."""
 
     blame = Blame.NODE
+
+
+class BadValue(ValueError):
+    """A value that is not written as its format has it; ``str()`` names it and says what is allowed."""

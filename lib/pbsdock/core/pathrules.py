@@ -126,7 +126,7 @@ class PathRules(ClosedPaths):
         """Raise :class:`Closed` or :class:`ReadOnly` for a directory of qsub that is not given to the container, or for
         reading only. *is_own*: the user, or a group of theirs that may write to it, is its owner."""
         if self.work_dir == "none":
-            raise Closed("this site does not mount the directory of qsub")
+            raise Closed("this site does not mount the directory a job was submitted from")
         try:
             self.check_allowed(path)
         except Closed as error:

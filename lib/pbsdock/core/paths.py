@@ -47,11 +47,6 @@ class Paths:
         """The health flag: one sentence; its presence takes the node out of service."""
         return self.run_dir / "unhealthy"
 
-    @property
-    def mom_jobs(self) -> Path:
-        """Torque's own job files on this execution host."""
-        return self.mom_priv / "jobs"
-
 
 def load(path: Path) -> Paths:
     """Read the file install.sh wrote. Raises OSError or ValueError."""

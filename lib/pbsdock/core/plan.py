@@ -51,7 +51,7 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
+class BucketGrant:
     """What may be done in a bucket. *keys* are the keys it covers, with ``*`` for anything at all, slashes too."""
 
     bucket: str
@@ -67,8 +67,8 @@ class Store:
     endpoint: str
     region: str
     ca_file: str  # the name of a file with certificates among those the container gets; "" for none
-    container: tuple[Grant, ...]
-    staging: tuple[Grant, ...]
+    container: tuple[BucketGrant, ...]
+    staging: tuple[BucketGrant, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,29 @@
-"""Sizes and lists in sentences. Pure."""
+"""Sizes as people write them, sizes and lists in sentences. Pure."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+from pbsdock.core.errors import BadValue
+
 _SHOWN = 8
+# 20 digits: a size Torque cannot hold, -1gb too, comes as 2^63-1 of its unit (observed).
+_SIZE = re.compile(r"([0-9]{1,20})([kmgtp]?)([bw]?)", re.IGNORECASE | re.ASCII)
+_SCALE = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
+_WORD = 4  # bytes, as Torque's mom counts them
+
+
+def parse_size(text: str) -> int:
+    """Parse a size into bytes: ``b kb mb gb tb pb``, ``w kw mw …`` (words of 4 bytes), bare is bytes.
+
+    The site's file, a directive and Torque write sizes this way. Raises BadValue.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise BadValue(f"{text[:80]!r} is not a size; write a whole number and b, kb, mb, gb, tb or w, kw, mw, gw, tw")
+    count, scale, unit = match.groups()
+    return (int(count) << _SCALE[scale.lower()]) * (_WORD if unit.lower() == "w" else 1)
 
 
 def human(size: int) -> str:

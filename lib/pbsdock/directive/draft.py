@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pbsdock.directive.image_ref import ImageRef
 from pbsdock.directive.tokens import Token
 from pbsdock.directive.types import Problem, TmpfsOption, Volume
+from pbsdock.rm.base import Words
 
 PROBLEM_LIMIT = 100
 # Options of one kind; each costs the planning of its job, and the engine, something.
@@ -15,9 +16,11 @@ MOST = {"volume": 128, "tmpfs": 64, "env": 1024, "s3": 64, "stage-in": 256, "sta
 
 @dataclass(slots=True)
 class Draft:
-    """What has been read of a script so far. ``unsure``: a word was skipped that may have been the image."""
+    """What has been read of a script so far. ``unsure``: a word was skipped that may have been the image.
+    ``words`` are those of the resource manager that runs the job."""
 
     filename: str
+    words: Words
     problems: list[Problem] = field(default_factory=list)
     unsure: bool = False
     image: Token | None = None

@@ -8,7 +8,8 @@ from pbsdock.directive.draft import Draft
 from pbsdock.directive.image_ref import BadImage, parse_image
 from pbsdock.directive.tokens import DASHES, Token, shown, tokenize
 from pbsdock.directive.values import READERS, STAGES, VALUE_LIMIT, has_strange_variable, note_single, read_stage
-from pbsdock.directive.vocabulary import ALIASES, FLAGS, OPTIONS, REFUSED, REFUSED_FLAGS
+from pbsdock.directive.vocabulary import ALIASES, FLAGS, OPTIONS, REFUSED, REFUSED_FLAGS, why_refused
+from pbsdock.rm.base import Words
 
 LINE_LIMIT = 4096  # bytes
 
@@ -106,26 +107,26 @@ def _read_strange(draft: Draft, token: Token, name: str, tokens: list[Token]) ->
     """An option that is not taken: refused on principle, joined with its value, or unknown."""
     letters = [f"-{letter}" for letter in name[1:]]
     if name not in REFUSED and not name.startswith("--") and all(flag in REFUSED_FLAGS for flag in letters):
-        reason, takes_value = REFUSED[letters[0]], False
+        reason, takes_value = why_refused(letters[0], draft.words), False
     else:
-        reason, takes_value = REFUSED.get(name, ""), name not in REFUSED_FLAGS
+        reason, takes_value = why_refused(name, draft.words), name not in REFUSED_FLAGS
     if reason:
         message = f"{name} is not available: {reason}"
     elif name[:2] in ALIASES and name.lstrip("-") not in OPTIONS and name[2:3] != "":
         message = f"{name[:2]} and its value are two words; write {name[:2]} VALUE"
         takes_value = False
     else:
-        message = _unknown(name)
+        message = _unknown(name, draft.words)
     draft.wrong(token.line, token.column, message)
     if takes_value and "=" not in token.text:
         _skip_value(draft, tokens)
 
 
-def _unknown(name: str) -> str:
+def _unknown(name: str, words: Words) -> str:
     known = [f"--{option}" for option in (*OPTIONS, *FLAGS)]
     near = difflib.get_close_matches(name[:40].lower(), [*known, *REFUSED], n=1, cutoff=0.6)
     if near and near[0] in REFUSED:  # an option that would be refused is no advice
-        hint = f"{near[0]} is not available: {REFUSED[near[0]]}"
+        hint = f"{near[0]} is not available: {why_refused(near[0], words)}"
     else:
         hint = f"did you mean {near[0]}?" if near else f"the options are {', '.join(sorted(known))}"
     return f"unknown option {name if name.isprintable() and len(name) <= 40 else shown(name[:40])}; {hint}"

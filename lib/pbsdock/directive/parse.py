@@ -16,6 +16,7 @@ from pbsdock.directive.options import LINE_LIMIT, read_line
 from pbsdock.directive.tokens import VARIABLE
 from pbsdock.directive.types import Directive, DirectiveError, Problem, TmpfsOption, Volume
 from pbsdock.directive.values import VALUE_LIMIT
+from pbsdock.rm.base import Words
 
 __all__ = [
     "LINE_LIMIT",
@@ -45,9 +46,12 @@ _OPTION = re.compile(rb"--?[A-Za-z]")
 _PLAIN_DOLLAR = re.compile(rf"\$\$|{VARIABLE.pattern}")
 
 
-def parse_script(data: bytes, filename: str = "script") -> Directive | None:
-    """Parse a whole job script; None if it has no ``#DOCKER`` line. Raises DirectiveError."""
-    draft = Draft(filename)
+def parse_script(data: bytes, words: Words, filename: str = "script") -> Directive | None:
+    """Parse a whole job script; None if it has no ``#DOCKER`` line. Raises DirectiveError.
+
+    *words* are those of the resource manager that runs the job.
+    """
+    draft = Draft(filename, words)
     if len(data) > SCRIPT_LIMIT:
         draft.wrong(1, 1, f"the script has {len(data)} bytes; at most {SCRIPT_LIMIT} are taken")
         raise DirectiveError(filename, draft.problems)
@@ -100,9 +104,9 @@ def _read_mark(draft: Draft, line: bytes, number: int, in_header: bool, count: i
         read_line(draft, line, number, len(_WORD))
 
 
-def parse_options(text: str, filename: str = "PBSDOCK") -> Directive:
+def parse_options(text: str, words: Words, filename: str = "PBSDOCK") -> Directive:
     """Parse a directive's text without a script: ``PBSDOCK='IMAGE options'``. Raises DirectiveError."""
-    draft = Draft(filename)
+    draft = Draft(filename, words)
     # A lone surrogate, Python's way to keep bytes that are not UTF-8, is then told as such bytes are in a script.
     read_line(draft, text.encode("utf-8", "surrogatepass"), 1, 0)
     return _finish(draft, 1, "no image is named; write '[options] IMAGE[:TAG]'")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 
+from pbsdock.core.errors import BadValue
+from pbsdock.core.sizes import parse_size
 from pbsdock.directive.draft import Draft
 from pbsdock.directive.tokens import Token, shown
 from pbsdock.directive.types import TmpfsOption, Volume
-from pbsdock.directive.vocabulary import EXPANDING, OPTIONS, VARIABLES
-from pbsdock.rm.torque import BadValue, parse_size
+from pbsdock.directive.vocabulary import EXPANDING, OPTIONS
 from pbsdock.s3.names import ON, BadName, parse_access, parse_url
 
 VALUE_LIMIT = 1024  # characters
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_ABSOLUTE = re.compile(r"/|\$\{?(?:HOME|PBS_O_WORKDIR|TMPDIR)(?![A-Za-z0-9_])\}?")
 _KERNEL_PATHS = ("/proc", "/sys", "/dev")
 STAGES = ("stage-in", "stage-out")
 
@@ -24,11 +25,11 @@ def has_strange_variable(draft: Draft, option: str, argument: Token) -> bool:
     for name, column in argument.variables:
         if option not in EXPANDING:
             draft.wrong(argument.line, column, f"${name[:40]} does not expand in --{option}; write it out")
-        elif name not in VARIABLES:
+        elif name not in (known := draft.words.variables):
             draft.wrong(
                 argument.line,
                 column,
-                f"${name[:40]} does not expand here; only {' '.join('$' + variable for variable in VARIABLES)} do",
+                f"${name[:40]} does not expand here; only {' '.join('$' + variable for variable in known)} do",
             )
         else:
             continue
@@ -58,12 +59,17 @@ def _plain(path: str) -> str:
     return f"/{joined}" if path.startswith("/") else joined
 
 
-def _path_problem(path: str, what: str) -> str | None:
-    if not _ABSOLUTE.match(path):
+def _path_problem(draft: Draft, path: str, what: str) -> str | None:
+    if not path.startswith("/") and not _absolute(draft.words.path_variables).match(path):
         return f"{what} {shown(_typed(path))} is not absolute; begin it with / or $HOME"
     if ".." in path.split("/"):
         return f"{what} {shown(_typed(path))} has a '..' component; write the path without it"
     return None
+
+
+@functools.cache
+def _absolute(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"\$\{{?(?:{'|'.join(names)})(?![A-Za-z0-9_])\}}?")
 
 
 def _target_problem(path: str, option: str, what: str) -> str | None:
@@ -94,8 +100,8 @@ def _read_volume(draft: Draft, token: Token, argument: Token) -> None:
         )
         return
     problem = (
-        _path_problem(source, "--volume source")
-        or _path_problem(target, "--volume target")
+        _path_problem(draft, source, "--volume source")
+        or _path_problem(draft, target, "--volume target")
         or _target_problem(target, "volume", "--volume target")
     )
     if problem is None and _plain(target) in draft.targets:
@@ -110,7 +116,7 @@ def _read_volume(draft: Draft, token: Token, argument: Token) -> None:
 
 
 def _read_workdir(draft: Draft, token: Token, argument: Token) -> None:
-    problem = _path_problem(argument.stored, "--workdir")
+    problem = _path_problem(draft, argument.stored, "--workdir")
     if problem:
         draft.wrong(token.line, argument.column, problem)
     else:
@@ -132,7 +138,7 @@ def _read_tmpfs(draft: Draft, token: Token, argument: Token) -> None:
         size = _size(draft, argument, _typed(value), "tmpfs")
         if size is None:
             return
-    problem = _path_problem(path, "--tmpfs path") or _target_problem(path, "tmpfs", "--tmpfs path")
+    problem = _path_problem(draft, path, "--tmpfs path") or _target_problem(path, "tmpfs", "--tmpfs path")
     if problem:
         draft.wrong(token.line, argument.column, problem)
         return
@@ -234,7 +240,7 @@ def read_stage(draft: Draft, token: Token, option: str, first: Token, tokens: li
     except BadName as error:
         draft.wrong(token.line, url.column, f"--{option} {shown(url.text)} {error}")
         return
-    problem = _path_problem(path.stored, f"--{option} path")
+    problem = _path_problem(draft, path.stored, f"--{option} path")
     if problem:
         draft.wrong(token.line, path.column, problem)
     elif option == "stage-in":

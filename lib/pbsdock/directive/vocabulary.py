@@ -1,8 +1,9 @@
-"""The directive's vocabulary: options taken, options refused on principle, variables that expand."""
+"""The directive's vocabulary: options taken, and options refused on principle. The variables that expand are
+:attr:`pbsdock.rm.base.Words.variables`."""
 
 from __future__ import annotations
 
-VARIABLES = ("USER", "HOME", "PBS_JOBID", "PBS_O_WORKDIR", "TMPDIR")
+from pbsdock.rm.base import Words
 
 # name -> what its value looks like
 OPTIONS = {
@@ -21,27 +22,27 @@ OPTIONS = {
     "stage-out": "--stage-out PATH s3://[PROFILE:]BUCKET/KEY [on=success|always]",
 }
 FLAGS = ("read-only", "no-home")
-# options in whose values the variables above expand
+# options in whose values variables expand
 EXPANDING = ("volume", "workdir", "env", "tmpfs", "stage-in", "stage-out")
 ALIASES = {"-v": "volume", "-w": "workdir", "-e": "env", "--net": "network"}
 
-_MEMORY = "the job's memory is the container's; ask for it with qsub -l mem=SIZE"
-_CPU = "the job's CPUs are the container's; ask for them with qsub -l nodes=1:ppn=N"
+_MEMORY = "the job's memory is the container's; ask for it with {0.ask_memory}"
+_CPU = "the job's CPUs are the container's; ask for them with {0.ask_cpus}"
 _CAPS = "a job's container has no capabilities; nothing can add one"
 _NAMESPACE = "a job's container has its own; sharing the host's would show other users' work"
 _PORTS = "no port is published for a job; use --network host where the site allows it"
-_FOREGROUND = "Torque starts the container and waits for it; leave it out"
+_FOREGROUND = "{0.name} starts the container and waits for it; leave it out"
 _TERMINAL = "an interactive job gets its terminal by itself; leave it out"
 _USER = "the container runs as you, with all your groups; leave it out"
 _NETWORK = "the network's settings are the site's; choose one with --network NAME"
 _IO = "the node's disks are shared as the site has set them; leave it out"
 _HEALTH = "the job's exit status tells how it went; leave it out"
 _ENGINE = "it is about the docker command, which is not used; leave it out"
-_OOM = "Torque and the site decide which job dies first; leave it out"
-_NAMING = "Torque names the job (qsub -N) and pbsdock its container; leave it out"
+_OOM = "{0.name} and the site decide which job dies first; leave it out"
+_NAMING = "{0.name} names the job ({0.choose_name}) and pbsdock its container; leave it out"
 
-# option as written -> why, and what to use
-REFUSED = {
+# option as written -> why, and what to use, with the places of the resource manager's words
+_REFUSED = {
     "--privileged": "a job never gets more rights on the node than its user; ask your site for a device or a mount",
     "--cap-add": _CAPS,
     "--cap-drop": "every capability is dropped already; leave it out",
@@ -51,7 +52,7 @@ REFUSED = {
     "--uts": _NAMESPACE,
     "--userns": _NAMESPACE,
     "--cgroupns": _NAMESPACE,
-    "--device": "devices come from the scheduler's grant and the site's list; ask with qsub -l nodes=1:gpus=N",
+    "--device": "devices come from the scheduler's grant and the site's list; ask with {0.ask_gpus}",
     "--device-cgroup-rule": "devices come from the scheduler's grant and the site's list; leave it out",
     "--user": _USER,
     "-u": _USER,
@@ -84,9 +85,8 @@ REFUSED = {
     "--device-read-iops": _IO,
     "--device-write-bps": _IO,
     "--device-write-iops": _IO,
-    "--pids-limit": "the site sets how many processes a job may have; ask for more room with qsub -l nodes=1:ppn=N or"
-    " mem=SIZE",
-    "--ulimit": "the limits Torque sets hold in the container too; set lower ones with ulimit in the script",
+    "--pids-limit": "the site sets how many processes a job may have; ask for more room with {0.ask_room}",
+    "--ulimit": "the limits {0.name} sets hold in the container too; set lower ones with ulimit in the script",
     "--cgroup-parent": "the job's own cgroup is the parent; leave it out",
     "--name": _NAMING,
     "--hostname": _NAMING,
@@ -99,8 +99,8 @@ REFUSED = {
     "--attach": _FOREGROUND,
     "-a": _FOREGROUND,
     "--sig-proxy": "signals always reach the job; leave it out",
-    "--stop-signal": "qdel and qsig choose the signal; leave it out",
-    "--stop-timeout": "Torque's kill delay holds; leave it out",
+    "--stop-signal": "{0.signal_commands} choose the signal; leave it out",
+    "--stop-timeout": "{0.name}'s kill delay holds; leave it out",
     "--detach-keys": _TERMINAL,
     "--health-cmd": _HEALTH,
     "--health-interval": _HEALTH,
@@ -117,7 +117,7 @@ REFUSED = {
     "--help": "the options are in the manual's page on the directive; pbsdock check SCRIPT tells what is wrong",
     "--detach": _FOREGROUND,
     "-d": _FOREGROUND,
-    "--restart": "Torque restarts jobs (qsub -r y), never the engine; leave it out",
+    "--restart": "{0.name} restarts jobs ({0.rerun}), never the engine; leave it out",
     "--interactive": _TERMINAL,
     "-i": _TERMINAL,
     "--tty": _TERMINAL,
@@ -128,7 +128,7 @@ REFUSED = {
     "--mount": "write it as --volume SOURCE:TARGET[:ro] or --tmpfs PATH",
     "--volumes-from": "no other container is within a job's reach; use --volume",
     "--volume-driver": "only paths of the node can be mounted; use --volume",
-    "--env-file": "the job's own environment is passed on; use --env NAME=VALUE or qsub -v",
+    "--env-file": "the job's own environment is passed on; use --env NAME=VALUE or {0.give_variable}",
     "--add-host": "the node's name service is used; leave it out",
     "--dns": "the node's name service is used; leave it out",
     "--dns-option": "the node's name service is used; leave it out",
@@ -148,6 +148,8 @@ REFUSED = {
     "--storage-opt": "the site sets how large the writable layer may be; use --tmpfs or $TMPDIR",
     "--isolation": "it has no meaning on Linux; leave it out",
 }
+
+REFUSED = frozenset(_REFUSED)
 
 # those of them that take no value
 REFUSED_FLAGS = (
@@ -173,3 +175,8 @@ REFUSED_FLAGS = (
     "--help",
     "--use-api-socket",
 )
+
+
+def why_refused(option: str, words: Words) -> str:
+    """Why an option is refused on principle, and what to use; "" for one that is not."""
+    return _REFUSED.get(option, "").format(words)

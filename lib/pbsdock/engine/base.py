@@ -80,6 +80,7 @@ class ContainerSpec:
     read_only_root: bool
     sysctls: Mapping[str, str]  # of the container's own namespaces
     hostname: str = ""  # "" leaves it to the engine
+    runtime: str = ""  # by the engine's name for it; "": its default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +144,9 @@ class EngineCapabilities:
     root_dir: str  # where it keeps images and containers; "" if it does not say
     security_options: tuple[str, ...]
     live_restore: bool  # whether containers outlive it
+    runtimes: tuple[str, ...]  # the names of the OCI runtimes it has
+    default_runtime: str
+    maps_user_ids: bool  # whether a container's user is another one on the host
 
 
 class EventKind(Enum):
@@ -170,6 +174,8 @@ class ContainerEngine(Protocol):
 
     Each takes a bounded time. Each raises NodeFault ``engine-unreachable`` if the engine does not answer, and
     :class:`EngineError` if it answers with an error. Containers are named by id or name.
+
+    Many methods because each is one call of the engine, and the agent needs them all.
     """
 
     @property

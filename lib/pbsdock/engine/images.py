@@ -1,38 +1,52 @@
-"""Images: present by policy, one pull however many jobs wait, errors told apart by who can mend them."""
+"""Images: present by policy, fit for this node, and for those alone who may have them.
+
+An image is fetched by everybody's right first: the site's login for its registry, or none. Only where that does not do
+is the job owner's own login used, and what comes by it is marked (:mod:`pbsdock.engine.private`): from then on the
+registry is asked for each user of that image on this node, with the right of that user.
+"""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-import re
-import socket
-import threading
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
-import docker
-import docker.errors
-import requests.exceptions
-from urllib3.exceptions import ReadTimeoutError
-
-from pbsdock.config.tables import is_root_only
 from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.directive.image_ref import parse_image
+from pbsdock.engine import registry
 from pbsdock.engine.base import ImageFacts
+from pbsdock.engine.credentials import Login
+from pbsdock.engine.private import WHOLE, PrivateImages
+from pbsdock.engine.pull_errors import PullFailure, RetryPolicy, too_large, tried
+from pbsdock.engine.pulls import Bounds, Client, Pulls
 
-_PROGRESS_S = 2.0
-_HUB = "https://index.docker.io/v1/"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
-_LOOK_S, _TELL_S = 0.25, 0.5  # those who wait
-Client = Callable[[float | None], Any]
-_Key = tuple[str, str | None, tuple[tuple[str, str], ...]]  # reference, platform, credentials
+
+
+# What another login may change. A registry may say of a private image that there is none.
+_DENIED = frozenset({"image-access-denied", "image-not-found", "image-tag-not-found", "registry-busy"})
+# The engine's own word that nothing has come; after any other end of a pull something may yet.
+_NOTHING_CAME = _DENIED | {"disk-full", "image-wrong-architecture", "registry-unreachable"}
+_GRANTED_S = 300.0  # how long a registry's yes counts for one user and image: an array of jobs asks once
+
+
+def _none(_registry: str) -> Login:
+    return {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asker:
+    """Whose right to an image counts: *site* and *own* give the login for a registry when it is needed, empty for none.
+
+    They may raise HookError. *hint* says what keeps *own* from having one, "" if nothing does.
+    """
+
+    uid: int = 0
+    site: Callable[[str], Login] = _none
+    own: Callable[[str], Login] = _none
+    hint: Callable[[str], str] = lambda _registry: ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,63 +59,6 @@ class Image:
     size: int
 
 
-def load_auth(path: Path) -> dict[str, dict[str, str]]:
-    """Read registry credentials from a docker ``config.json`` that only root can read. Raises NodeFault."""
-    try:
-        if not is_root_only(path):
-            raise NodeFault("registry-credentials", f"{path} can be read by others than root; use chmod 600")
-        entries = json.loads(path.read_bytes()).get("auths", {})
-        found = {}
-        for host, entry in entries.items():
-            user, _, password = base64.b64decode(entry.get("auth", "")).decode().partition(":")
-            name = "docker.io" if host == _HUB else host.removeprefix("https://").rstrip("/")
-            found[name] = {"username": user, "password": password}
-        return found
-    except (OSError, ValueError, AttributeError, binascii.Error) as error:
-        raise NodeFault("registry-credentials", f"{path} is not a docker config.json: {type(error).__name__}") from None
-
-
-@dataclass(frozen=True, slots=True)
-class _Bounds:
-    """What one waiting job grants a pull: seconds without progress and in all, and bytes (0: any)."""
-
-    inactivity_s: float
-    total_s: float
-    max_bytes: int
-
-
-class _Pull:
-    """One pull under way for however many wait. It has no bounds but theirs, and ends when nobody waits any more."""
-
-    def __init__(self, now: float) -> None:
-        self.done: Future[None] = Future()
-        self.waiting = 0
-        self.last_change = now
-        self.bytes = 0
-        self.why: HookError | None = None  # the last one who waited went
-        self.given_up: HookError | None = None  # and it is ended for that
-        self.stream: Any = None  # the engine's answer, once it has begun
-
-    def give_up(self) -> None:
-        """Nobody waits any more: its thread, which reads without a deadline, is let go."""
-        self.given_up = self.why
-        sock = getattr(self.stream.raw.connection, "sock", None) if self.stream is not None else None
-        if sock is not None:
-            with suppress(OSError):  # it has ended
-                sock.shutdown(socket.SHUT_RDWR)
-
-    def refusal(self, reference: str, bounds: _Bounds, began: float, now: float) -> Refusal | None:
-        """Why one who has waited since *began* will not wait any longer."""
-        if now - began > bounds.total_s:
-            return _too_slow(reference, f"in {bounds.total_s:.0f} s")
-        if now - max(began, self.last_change) > bounds.inactivity_s:
-            return _too_slow(reference, f"without any progress for {bounds.inactivity_s:.0f} s")
-        if bounds.max_bytes and self.bytes > bounds.max_bytes:
-            # What a registry says of a layer's size binds nobody: one without an end would fill the disk.
-            return _too_large(reference, f"has {self.bytes} bytes and more to come", bounds.max_bytes)
-        return None
-
-
 class Images:
     """The node's images; ``ensure`` may be called from many threads at once."""
 
@@ -110,14 +67,21 @@ class Images:
         client: Client,
         inspect: Callable[[str], ImageFacts | None],
         emit: Callable[..., None],
+        *,
+        private: PrivateImages | None = None,
         clock: Callable[[], float] = time.monotonic,
+        policy: RetryPolicy | None = None,
+        retry_after: Callable[[str], float | None] = registry.retry_after,
     ) -> None:
-        self.client = client  # one of its own for a pull: closing it is what cancels the pull
+        self.client = client
         self.inspect = inspect
         self.emit = emit
         self.clock = clock
-        self._lock = threading.Lock()
-        self._pulls: dict[_Key, _Pull] = {}
+        self.private = private or PrivateImages(None)
+        self.policy = policy or RetryPolicy()
+        self.retry_after = retry_after
+        self.pulls = Pulls(client, emit, self._pulled, self._marked, retry_after, clock=clock, policy=self.policy)
+        self._granted: dict[tuple[int, str, str], float] = {}  # user, reference, image id: when
         self._host: str | None = None
 
     def ensure(
@@ -129,25 +93,148 @@ class Images:
         inactivity_s: float,
         total_s: float,
         max_bytes: int = 0,
-        auth: Mapping[str, Mapping[str, str]] | None = None,
+        asker: Asker | None = None,
         progress: Callable[[str], None] = lambda text: None,
     ) -> Image:
         """Make the image present as *pull* says and return it. Raises Refusal or NodeFault, always a HookError."""
+        asker = asker or Asker()
         image = self._inspect(reference) if pull != "always" else None
+        is_private = image is not None and self.private.holds(parse_image(reference).name, image.id)
+        if image is not None and is_private and not self._may_have(reference, image, asker, total_s):
+            image = None
         if image is None:
             if pull == "never":
                 raise Refusal(
                     "image-not-present",
                     f"image {reference!r} is not on this node and --pull never forbids to fetch it",
                 )
-            self._wait_for_pull(reference, platform, _Bounds(inactivity_s, total_s, max_bytes), auth or {}, progress)
-            image = self._inspect(reference)
-            if image is None:
-                raise NodeFault("pull-failed", f"image {reference!r} was pulled but is not there")
+            image = self._fetch(reference, platform, Bounds(inactivity_s, total_s, max_bytes), asker, progress)
         else:
-            self.emit("image.present", image=reference, image_id=image.id, digest=image.digest)
+            self.emit("image.present", image=reference, image_id=image.id, digest=image.digest, private=is_private)
         self._check(reference, image, platform, max_bytes)
         return image
+
+    # -- by whose right -----------------------------------------------------------------------------------------
+
+    def _fetch(
+        self, reference: str, platform: str | None, bounds: Bounds, asker: Asker, progress: Callable[[str], None]
+    ) -> Image:
+        host, name = parse_image(reference).registry, parse_image(reference).name
+        began = self.clock()
+        own = asker.own(host)
+        try:
+            first = replace(bounds, is_hurried=bool(own))
+            self.pulls.wait(reference, platform, first, asker.site(host), progress)
+            is_own = False
+        except HookError as error:
+            if not own or error.code not in _DENIED:
+                raise self._hinted(error, asker, host) from None
+            left = replace(bounds, total_s=max(1.0, bounds.total_s - (self.clock() - began)))
+            self.pulls.wait(reference, platform, left, own, progress, is_own=True)
+            is_own = True
+        image = self._inspect(reference)
+        if image is None:
+            raise NodeFault("pull-failed", f"image {reference!r} was pulled but is not there")
+        if not is_own:
+            self.private.forget(name, image.id)
+        return image
+
+    @staticmethod
+    def _hinted(error: HookError, asker: Asker, host: str) -> HookError:
+        hint = asker.hint(host) if error.code in ("image-access-denied", "image-not-found") else ""
+        return type(error)(error.code, f"{error.sentence}; {hint}") if hint else error
+
+    @contextmanager
+    def _marked(self, reference: str) -> Iterator[None]:
+        """Around a pull by a user's login: what comes of it is marked before anybody can use it. Raises NodeFault."""
+        name = parse_image(reference).name
+        before = self._inspect(reference)
+        open_id = before.id if before is not None and not self.private.holds(name, before.id) else ""
+        self.private.begin(name)
+        marks = {WHOLE}
+        try:
+            yield
+            image = self._inspect(reference)
+            marks = {image.id} - {open_id} if image is not None else {WHOLE}
+        except HookError as error:
+            if error.code in _NOTHING_CAME:
+                marks = set()
+            raise
+        finally:
+            self.private.end(name, marks)
+
+    def _may_have(self, reference: str, image: Image, asker: Asker, total_s: float) -> bool:
+        """Whether the registry gives this very image to *asker*; False if it does not have it any more.
+
+        Raises Refusal, or NodeFault where it cannot tell for now.
+        """
+        name, host = parse_image(reference).name, parse_image(reference).registry
+        key = (asker.uid, name, image.id)
+        if self.clock() - self._granted.get(key, -math.inf) < _GRANTED_S:
+            return True
+        # A tag may have moved on to what more people may see.
+        exact = f"{name}@{image.digest}" if image.digest else reference
+        deadline = self.clock() + total_s
+        answers: list[HookError] = []
+        for is_own, login_for in ((True, asker.own), (False, asker.site)):
+            login = login_for(host)
+            if is_own and not login:
+                continue
+            try:
+                self._ask(exact, login, deadline)
+            except HookError as error:
+                answers.append(error)
+                continue
+            if not is_own:
+                self.private.forget(name, image.id)
+            self._grant(key)
+            return True
+        for answer in answers:
+            if answer.code not in _DENIED or isinstance(answer, NodeFault):
+                raise answer
+        if any(one.code == "image-tag-not-found" for one in answers):
+            return False
+        raise self._hinted(
+            Refusal("image-access-denied", f"image {reference!r} is private and its registry denies access"),
+            asker,
+            host,
+        )
+
+    def _ask(self, reference: str, login: Login, deadline: float) -> None:
+        tries = 0
+        while True:
+            tries += 1
+            client = self.client(None)
+            try:
+                registry.ask(client, reference, login)
+                return
+            except PullFailure as answer:
+                pause = self.policy.delay_s(tries, self.retry_after(reference)) if answer.is_passing else 0.0
+                if not answer.is_passing or self.clock() + pause > deadline:
+                    raise tried(answer.error, tries) from None
+            finally:
+                client.close()
+            time.sleep(pause)
+
+    def _grant(self, key: tuple[int, str, str]) -> None:
+        now = self.clock()
+        self._granted = {one: at for one, at in list(self._granted.items()) if now - at < _GRANTED_S}
+        self._granted[key] = now
+
+    # -- the engine's images ------------------------------------------------------------------------------------
+
+    def _pulled(self, reference: str, ms: float) -> None:
+        image = self._inspect(reference)
+        name = parse_image(reference).name
+        self.emit(
+            "image.pulled",
+            image=reference,
+            ms=ms,
+            image_id=image.id if image else None,
+            digest=image.digest if image else None,
+            size_bytes=image.size if image else None,
+            private=image is not None and self.private.holds(name, image.id),
+        )
 
     def _check(self, reference: str, image: Image, platform: str | None, max_bytes: int) -> None:
         wanted = platform.split("/")[1] if platform and "/" in platform else self._architecture()
@@ -157,7 +244,7 @@ class Images:
                 f"image {reference!r} is built for {image.architecture}; this node runs {wanted}",
             )
         if max_bytes and image.size > max_bytes:
-            raise _too_large(reference, f"has {image.size} bytes", max_bytes)
+            raise too_large(reference, f"has {image.size} bytes", max_bytes)
 
     def _architecture(self) -> str:
         if self._host is None:
@@ -177,227 +264,3 @@ class Images:
         digests = [one.partition("@") for one in found.digests]
         digest = next((tail for head, _, tail in digests if parse_image(head).name == name), None)
         return Image(id=found.id, digest=digest, architecture=found.architecture, size=found.size_bytes)
-
-    # -- pulling ------------------------------------------------------------------------------------------------
-
-    def _wait_for_pull(
-        self,
-        reference: str,
-        platform: str | None,
-        bounds: _Bounds,
-        auth: Mapping[str, Mapping[str, str]],
-        progress: Callable[[str], None],
-    ) -> None:
-        mine = auth.get(parse_image(reference).registry) or {}
-        key = (reference, platform, tuple(sorted(mine.items())))
-        with self._lock:
-            pull = self._pulls.get(key)
-            if pull is None:
-                pull = self._pulls[key] = _Pull(self.clock())
-                threading.Thread(target=self._pull, args=(key, pull, mine), name="pull", daemon=True).start()
-            pull.waiting += 1
-        why: HookError = NodeFault("pull-failed", f"nobody waits for image {reference!r} any more")
-        try:
-            self._await(pull, reference, bounds, progress)
-        except HookError as error:
-            why = error
-            raise
-        finally:
-            with self._lock:
-                pull.waiting -= 1
-                pull.why = why
-                # One the engine has not begun to answer cannot be ended, and is there for who comes next.
-                if pull.stream is not None:
-                    self._end_unless_wanted(key, pull)
-
-    def _end_unless_wanted(self, key: _Key, pull: _Pull) -> None:
-        """To be called with the lock: who comes afterwards needs a new one."""
-        if pull.waiting == 0 and pull.given_up is None and self._pulls.get(key) is pull:
-            del self._pulls[key]
-            pull.give_up()
-
-    def _await(self, pull: _Pull, reference: str, bounds: _Bounds, progress: Callable[[str], None]) -> None:
-        began = told = self.clock()
-        while True:
-            try:
-                pull.done.result(timeout=_LOOK_S)
-                return
-            except HookError as error:
-                # The error belongs to the pull; each waiting job gets one of its own to pass on.
-                raise type(error)(error.code, error.sentence) from None
-            except FutureTimeout:
-                now = self.clock()
-                if now - told >= _TELL_S:
-                    told = now
-                    progress(f"waiting for image {reference} to be pulled")
-                if (refusal := pull.refusal(reference, bounds, began, now)) is not None:
-                    raise refusal from None
-
-    def _pull(self, key: _Key, pull: _Pull, auth: Mapping[str, str]) -> None:
-        reference = key[0]
-        began = self.clock()
-        self.emit("image.pulling", image=reference)
-        try:
-            self._stream(key, pull, auth)
-            image = self._inspect(reference)
-            self.emit(
-                "image.pulled",
-                image=reference,
-                ms=round((self.clock() - began) * 1000, 1),
-                image_id=image.id if image else None,
-                digest=image.digest if image else None,
-                size_bytes=image.size if image else None,
-            )
-            result: HookError | None = None
-        except HookError as error:
-            result = pull.given_up or error
-        except Exception as error:  # whatever the SDK's transport raises must reach those who wait
-            failed = NodeFault("pull-failed", f"image {reference!r} could not be pulled: {_short(error)}")
-            result = pull.given_up or failed
-        if result is not None:
-            self.emit("image.failed", level="warning", image=reference, code=result.code, sentence=result.sentence)
-        with self._lock:
-            if self._pulls.get(key) is pull:
-                del self._pulls[key]
-        if result is None:
-            pull.done.set_result(None)
-        else:
-            pull.done.set_exception(result)
-
-    def _stream(self, key: _Key, pull: _Pull, auth: Mapping[str, str]) -> None:
-        reference, platform, _ = key
-        layers: dict[str, tuple[int, int, bool]] = {}
-        told = self.clock()
-        before = ""
-        # The engine repeats "Retrying" or nothing at all: only changed content counts as progress.
-        client = self.client(None)
-        answers: list[Any] = []
-
-        def bound(answer: Any, *_: object, **__: object) -> None:
-            answers.append(answer)
-            pull.stream = answer
-
-        client.hooks["response"].append(bound)
-        try:
-            for line in self._lines(client, reference, platform, auth):
-                now = self.clock()
-                if "error" in line:
-                    raise classify(reference, str(line["error"]))
-                with self._lock:
-                    self._end_unless_wanted(key, pull)
-                if pull.given_up is not None:
-                    raise pull.given_up
-                text = json.dumps(line, sort_keys=True)
-                if text != before and "Retrying" not in text:
-                    pull.last_change, before = now, text
-                _note(layers, line)
-                pull.bytes = sum(one[0] for one in layers.values())
-                if now - told >= _PROGRESS_S:
-                    told = now
-                    self._progress(reference, layers)
-            if pull.given_up is not None:  # the end of the stream was our own doing
-                raise pull.given_up
-        except (
-            requests.exceptions.Timeout,
-            requests.exceptions.ConnectionError,
-            ReadTimeoutError,
-            TimeoutError,
-        ) as error:
-            raise NodeFault("engine-unreachable", f"the Docker engine does not answer: {_short(error)}") from None
-        except docker.errors.APIError as error:
-            raise classify(reference, str(error.explanation or error)) from None
-        finally:
-            # The engine cancels a pull whose client is gone; closing a client leaves the stream under way open.
-            for one in answers:
-                one.close()
-            client.close()
-
-    def _lines(
-        self, client: Any, reference: str, platform: str | None, auth: Mapping[str, str] | None
-    ) -> Iterator[dict[str, Any]]:
-        image = parse_image(reference)
-        repository = image.repository if image.registry == "docker.io" else image.name
-        # An empty auth_config would let the SDK look for root's own ~/.docker/config.json.
-        yield from client.pull(
-            repository,
-            tag=image.digest or image.tag,
-            stream=True,
-            decode=True,
-            platform=platform,
-            auth_config=dict(auth) if auth else {"username": "", "password": ""},
-        )
-
-    def _progress(self, reference: str, layers: Mapping[str, tuple[int, int, bool]]) -> None:
-        self.emit(
-            "image.progress",
-            image=reference,
-            layers=len(layers),
-            layers_done=sum(one[2] for one in layers.values()),
-            bytes_done=sum(one[0] for one in layers.values()),
-            bytes=sum(one[1] for one in layers.values()),
-        )
-
-
-def _note(layers: dict[str, tuple[int, int, bool]], line: Mapping[str, Any]) -> None:
-    identifier, status = line.get("id"), str(line.get("status", ""))
-    if not identifier or status.startswith("Pulling from"):
-        return
-    detail = line.get("progressDetail") or {}
-    done, total, _over = layers.get(identifier, (0, 0, False))
-    if status == "Downloading":
-        done, total = int(detail.get("current", done)), int(detail.get("total", total))
-    layers[identifier] = (done, total, status in ("Pull complete", "Already exists"))
-
-
-def _too_large(reference: str, how: str, max_bytes: int) -> Refusal:
-    return Refusal("image-too-large", f"image {reference!r} {how}; this site allows {max_bytes}")
-
-
-def _too_slow(reference: str, how: str) -> Refusal:
-    return Refusal("pull-too-slow", f"image {reference!r} could not be pulled {how}; nothing was started")
-
-
-# What the engine (20.10 to 28) writes into the pull stream, which carries no status code of the registry's answer.
-_TEXTS: tuple[tuple[str, str], ...] = (
-    (r"no space left on device", "disk-full"),
-    (
-        r"no matching manifest|does not match the specified platform|image operating system .* cannot be used",
-        "image-wrong-architecture",
-    ),
-    (r"manifest .*(not found|unknown)|manifest unknown", "image-tag-not-found"),
-    (
-        r"unauthorized|no basic auth credentials|authentication required|access forbidden|403 Forbidden",
-        "image-access-denied",
-    ),
-    (r"repository .* not found|pull access denied|name unknown|repository does not exist", "image-not-found"),
-    (
-        r"dial tcp|no such host|connection refused|i/o timeout|TLS handshake|server misbehaving|unexpected EOF|EOF$"
-        r"|no route to host|network is unreachable|proxyconnect|Client\.Timeout|connection reset|deadline exceeded"
-        r"|status: 5\d\d|x509|http: server gave HTTP response|received unexpected HTTP status",
-        "registry-unreachable",
-    ),
-)
-
-
-def classify(reference: str, text: str) -> HookError:
-    """Turn the engine's pull error into one that says who can mend it."""
-    code = next((code for pattern, code in _TEXTS if re.search(pattern, text, re.IGNORECASE)), "pull-failed")
-    short = " ".join(text.split())[:300]
-    image = repr(reference)
-    sentences = {
-        "disk-full": f"image {image} does not fit on this node's disk; the job is queued again",
-        "image-wrong-architecture": f"image {image} is not built for this node's architecture",
-        "image-tag-not-found": f"image {image} has no such tag or digest in its registry; check what follows the name",
-        "image-access-denied": f"image {image} cannot be pulled: its registry denies access",
-        "image-not-found": f"image {image} does not exist in its registry, or is not public; check the name",
-        "registry-unreachable": f"the registry of image {image} cannot be reached; nothing was started: {short}",
-        "pull-failed": f"image {image} could not be pulled; nothing was started: {short}",
-    }
-    # Whoever names a registry could otherwise take node after node out of service with it, and a batch user whose job
-    # goes back to the queue is told nothing. A full disk is the one thing here that the node is to blame for.
-    kind = NodeFault if code == "disk-full" else Refusal
-    return kind(code, sentences[code])
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pbsdock.engine.base import ContainerEngine
 from pbsdock.engine.docker.api import Engine
 from pbsdock.engine.images import Images
+from pbsdock.engine.private import PrivateImages
 
 
 def connect(socket_path: str, timeout_s: float) -> ContainerEngine:
@@ -15,8 +16,18 @@ def connect(socket_path: str, timeout_s: float) -> ContainerEngine:
 
 
 def connect_with_images(
-    socket_path: str, timeout_s: float, *, on_change: Callable[[bool, str], None], emit: Callable[..., None]
+    socket_path: str,
+    timeout_s: float,
+    *,
+    seccomp: str,
+    on_change: Callable[[bool, str], None],
+    emit: Callable[..., None],
+    private: PrivateImages,
 ) -> tuple[ContainerEngine, Images]:
-    """The same and its images; *on_change* is told whether it answers, and why it does not."""
-    engine = Engine(socket_path, timeout_s, on_change=on_change)
-    return engine, Images(engine.client, engine.inspect_image, emit)
+    """The same and its images; *on_change* is told whether it answers, and why it does not, *private* says whose
+    images are not for everybody.
+
+    *seccomp*: "engine", "hpc" or a profile in JSON, for every container.
+    """
+    engine = Engine(socket_path, timeout_s, on_change=on_change, seccomp=seccomp)
+    return engine, Images(engine.client, engine.inspect_image, emit, private=private)

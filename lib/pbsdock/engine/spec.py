@@ -13,10 +13,12 @@ from pbsdock.core.plan import Plan
 from pbsdock.engine.base import BindMount, ContainerSpec, Rlimits
 from pbsdock.s3.environment import FOREIGN, variables
 
+# Variables that choose among the devices there are, by their numbers.
+_VISIBLE_GPUS = ("CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 # What the job's own shell sets (see `command`): set by an engine, they would strangle runc before the job starts.
 NO_TRAITS = ImageTraits()
 # Patterns of variables that are the job's also where the image sets them: who and where it is, what it was granted.
-OF_THE_JOB = ("PBS_*", "HOME", "USER", "LOGNAME", "TMPDIR", "TERM", "ENVIRONMENT", "CUDA_VISIBLE_DEVICES")
+OF_THE_JOB = ("HOME", "USER", "LOGNAME", "TMPDIR", "TERM", "ENVIRONMENT", *_VISIBLE_GPUS)
 SHELL_LIMITS = {"v": "Max address space", "d": "Max data size"}
 
 
@@ -30,7 +32,8 @@ class Call:
     umask: int
     tty: bool
     interpreter: str = ""  # what the script's #! line names; "" for none, or a task
-    shell_chosen: bool = True  # False: the login shell Torque takes where qsub -S names none
+    shell_chosen: bool = True  # False: the login shell that is taken where the job names none
+    shell_option: str = ""  # by which a job chooses its shell, for a sentence
 
 
 def parse_limits(text: str) -> dict[str, tuple[int, int]]:
@@ -64,6 +67,9 @@ def environment(plan: Plan, call: Call, image: ImageTraits = NO_TRAITS) -> list[
     if image.time_zone and "TZ" not in chosen and "TZ" not in of_image:
         chosen["TZ"] = image.time_zone
     chosen |= store
+    if plan.gpus:
+        # Mom names devices of the host; the container has the job's alone, numbered from 0.
+        chosen |= {name: ",".join(map(str, range(len(plan.gpus)))) for name in _VISIBLE_GPUS if name in job}
     for name, own in plan.environment:
         if own is not None:
             chosen[name] = own
@@ -108,7 +114,7 @@ def _missing_program(image: str, call: Call, traits: ImageTraits) -> str:
     if not call.shell_chosen:
         return f'exec {shlex.quote(traits.shell)} "$@"'
     quoted = image.replace("'", "")
-    hint = "; choose a shell it has with qsub -S" if len(call.argv) == 1 else ""
+    hint = f"; choose a shell it has with {call.shell_option}" if len(call.argv) == 1 else ""
     return f"{{ echo \"pbsdock: image '{quoted}' has no $0{hint}\" >&2; exit 125; }}"
 
 
@@ -133,8 +139,10 @@ def for_job(
     traits: ImageTraits = NO_TRAITS,
     hostname: str = "",
     wrapped: bool = True,
+    runtime: str = "",
 ) -> ContainerSpec:
-    """The job's container. *own_files* are (root-made source, target), always read-only; *wrapped*: see `command`."""
+    """The job's container. *own_files* are (root-made source, target), always read-only; *wrapped*: see `command`;
+    *runtime* is the site's."""
     mounts = [
         BindMount(
             source=mount.pin or mount.source,
@@ -168,6 +176,7 @@ def for_job(
         rlimits=rlimits,
         oom_score_adj=plan.oom_score_adj,
         read_only_root=plan.read_only_root,
+        runtime=runtime,
         # Else the engine opens them all in a namespace of the container's own, and masquerading keeps them low on the
         # way out: pbs_mom takes whoever speaks from a port below 1024 for root.
         sysctls={} if plan.network == "host" else {"net.ipv4.ip_unprivileged_port_start": "1024"},

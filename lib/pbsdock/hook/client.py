@@ -10,7 +10,7 @@ import sys
 import time
 
 from pbsdock.protocol import wire
-from pbsdock.protocol.link import AgentGone, Link, connect
+from pbsdock.protocol.link import AgentGone, Link, connect, pings
 
 ABORT, REQUEUE = 1, 2
 _HOOK_ENV = (
@@ -25,6 +25,7 @@ _HOOK_ENV = (
     "PBS_RESOURCE_NODES",
 )
 _START_WAIT_S = 30.0
+_AGAIN_S = 3.0  # an agent that does not answer by then may have ended; shorter than an agent waits for its lock
 _REFUSALS = ("bad-configuration", "untrusted-files")  # as the agent marks them in the health flag
 
 
@@ -106,7 +107,7 @@ def prologue(run_dir: str, paths: str, argv: list[str]) -> int:
         answer = _converse(run_dir, paths, _request("prepare", argv), 300.0)
     except AgentGone as error:
         try:
-            if not _pings(run_dir):
+            if not pings(f"{run_dir}/agent.sock", 5.0):
                 raise
             # It answers others, so it is this job that it does not answer about: no reason to take the node down.
             answer = _converse(run_dir, paths, _request("failed", argv), 30.0)
@@ -129,7 +130,7 @@ def epilogue(run_dir: str, paths: str, argv: list[str]) -> int:
     try:
         _converse(run_dir, paths, _request("release", argv), 120.0)
     except AgentGone as error:
-        if not _refusal(run_dir)[0] and not _pings(run_dir):
+        if not _refusal(run_dir)[0] and not pings(f"{run_dir}/agent.sock", 5.0):
             _flag(run_dir, f"the pbsdock agent does not answer in the epilogue ({error})")
     return 0
 
@@ -158,18 +159,6 @@ def _refusal(run_dir: str) -> tuple[str, int]:
         os.close(fd)
 
 
-def _pings(run_dir: str) -> bool:
-    """Whether there is an agent that answers, whatever became of one request."""
-    try:
-        link = Link(f"{run_dir}/agent.sock", 5.0)
-        link.send(wire.Message("ping"))
-        message, _fds = link.recv()
-        link.close()
-    except AgentGone:
-        return False
-    return message.op == "pong"
-
-
 def _flag(run_dir: str, sentence: str) -> None:
     temporary = f"{run_dir}/unhealthy.{os.getpid()}"
     try:
@@ -185,22 +174,33 @@ def _flag(run_dir: str, sentence: str) -> None:
 
 
 def ensure_agent(run_dir: str, paths: str) -> bool:
-    """Start the agent if its socket does not answer, one starter at a time; returns whether it answers."""
+    """Start the agent if nobody listens on its socket, one starter at a time; returns whether it answers.
+
+    As long as nobody listens another is started every few seconds: the first may have been killed while it started.
+    """
     import fcntl
 
     os.makedirs(run_dir, mode=0o755, exist_ok=True)
     lock = os.open(f"{run_dir}/start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if _answers(run_dir):
-            return True
         before = _refusal(run_dir)
-        _spawn_agent(paths)
         deadline = time.monotonic() + _START_WAIT_S
-        while time.monotonic() < deadline:
-            if _answers(run_dir):
-                return True
-            if (now := _refusal(run_dir)) != before and now[0]:
+        spawn_at = 0.0
+        while (now := time.monotonic()) < deadline:
+            try:
+                link = Link(f"{run_dir}/agent.sock", 5.0)
+            except AgentGone:
+                is_listening = False
+                if now >= spawn_at:
+                    _spawn_agent(paths)
+                    spawn_at = now + _AGAIN_S
+            else:
+                is_listening = True
+                if _lives(link, deadline - now):
+                    return True
+            found = _refusal(run_dir)
+            if found[0] and (is_listening or found != before):
                 return False
             time.sleep(0.02)
         return False
@@ -208,12 +208,20 @@ def ensure_agent(run_dir: str, paths: str) -> bool:
         os.close(lock)
 
 
-def _answers(run_dir: str) -> bool:
+def _lives(link: Link, seconds: float) -> bool:
+    """Whether who listens is there to stay. A killed agent's socket takes connections until its last thread has ended,
+    and then closes them; who is only silent for so many *seconds* is slow to start, or busy."""
+    import select
+
     try:
-        Link(f"{run_dir}/agent.sock", 5.0).close()
+        link.send(wire.Message("ping"))
+        poller = select.poll()
+        poller.register(link.fileno(), select.POLLIN)
+        return not poller.poll(seconds * 1000) or link.recv()[0].op == "pong"
     except AgentGone:
         return False
-    return True
+    finally:
+        link.close()
 
 
 def _spawn_agent(paths: str) -> None:

@@ -19,7 +19,7 @@ from pbsdock.policy.host import HostFacts, position
 from pbsdock.policy.limits import limits_of, tmpfs_of
 from pbsdock.policy.mounts import check_paths, mounts_of, variable_at, work_dir_closed
 from pbsdock.policy.stores import stages_of, stores_of
-from pbsdock.rm.torque import Job
+from pbsdock.rm.base import Job
 
 __all__ = ["HostFacts", "decide", "effective"]
 _MOST_GPUS = 1024  # a list is made of them; what a request says is only as true as the server's list of nodes
@@ -59,7 +59,7 @@ def decide(job: Job, directive: Directive, config: Config, host: HostFacts) -> P
     stores = stores_of(job, directive, settings.s3)
     stage_in, stage_out = stages_of(directive, settings.s3, mounts, tmpfs)
     return Plan(
-        job_id=job.id.text,
+        job_id=job.id,
         user=job.user,
         group=job.group,
         uid=job.uid,
@@ -80,12 +80,12 @@ def decide(job: Job, directive: Directive, config: Config, host: HostFacts) -> P
         environment=directive.env,
         environment_deny=settings.env.deny,
         work_dir_closed=work_dir_closed(job, directive, settings.mounts, host),
-        environment_keep=settings.env.keep,
+        environment_keep=(*settings.env.keep, *job.words.own_variables),
         workdir=directive.workdir,
         entrypoint=directive.entrypoint,
         oom_score_adj=settings.limits.oom_score_adj,
         interactive=job.interactive,
-        walltime_s=job.resources.walltime,
+        walltime_s=job.grant.walltime_s,
         stores=stores,
         stage_in=stage_in,
         stage_out=stage_out,
@@ -194,9 +194,9 @@ def _check_environment(directive: Directive, settings: Config) -> None:
 
 
 def _expanded(job: Job, directive: Directive) -> Directive:
-    variables = {"USER": job.user, "HOME": job.home, "PBS_JOBID": job.id.text}
+    variables = {"USER": job.user, "HOME": job.home, job.words.job_id_variable: job.id}
     if job.work_dir:
-        variables["PBS_O_WORKDIR"] = job.work_dir
+        variables[job.words.work_dir_variable] = job.work_dir
     if job.tmpdir:
         variables["TMPDIR"] = job.tmpdir
     try:
@@ -224,12 +224,11 @@ def _gpus(job: Job, directive: Directive, settings: Config) -> tuple[str, ...]:
     where, wanted = directive.at("gpus"), directive.gpus
     if not settings.devices.gpus:
         raise Refusal("gpus-not-offered", f"{where}: --gpus is not offered at this site")
-    # gpus=N is per node, and which part of an uneven request this node serves is not known: the least is safe.
-    granted = min((one.gpus for one in job.resources.nodes), default=0)
+    granted = job.grant.gpus
     if not granted:
         raise Refusal(
             "gpus-not-granted",
-            f"{where}: --gpus needs GPUs granted by the scheduler; ask with qsub -l nodes=1:gpus=N",
+            f"{where}: --gpus needs GPUs granted by the scheduler; ask with {job.words.ask_gpus}",
         )
     if granted > _MOST_GPUS:
         raise Refusal(
@@ -238,4 +237,10 @@ def _gpus(job: Job, directive: Directive, settings: Config) -> tuple[str, ...]:
     count = granted if wanted == "all" else int(wanted) if wanted.isascii() and wanted.isdigit() else 0
     if not 0 < count <= granted:
         raise Refusal("gpus-not-granted", f"{where}: --gpus {wanted}: this job was granted {granted}")
-    return tuple(str(one) for one in range(count))
+    ids = job.grant.gpu_ids
+    if len(ids) < granted:  # "the first ones" would be another job's
+        raise Refusal(
+            "gpus-not-known",
+            f"{where}: --gpus: {job.words.name} does not say which GPUs of this node are the job's; tell the site",
+        )
+    return ids[:count]

@@ -1,4 +1,4 @@
-"""Policy on limits: what was granted by Torque, what the site allows, what the host has -> what the cgroup enforces."""
+"""Policy on limits: what the scheduler granted, what the site allows, what the host has -> what the cgroup enforces."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pbsdock.core.errors import NodeFault, Refusal
 from pbsdock.core.plan import Limits, Mount, Tmpfs
 from pbsdock.directive.parse import Directive
 from pbsdock.policy.host import HostFacts, plain, position
-from pbsdock.rm.torque import Job
+from pbsdock.rm.base import Job
 
 _TMP = "/tmp"  # noqa: S108 - the container's own
 # A multiple of every page size that neither the engine's int64 nor the kernel's counters overflow: a job that asks for
-# more vmem than that is not a fault of the node.
+# more than that is not a fault of the node.
 _MOST_SWAP = 1 << 60
 _MOST_SIZE = (1 << 63) - 1  # of a C long, which is what the kernel's and the engine's sizes are
 
@@ -44,25 +44,6 @@ def with_cpus(limits: Limits, settings: LimitsConfig, free: Sequence[int]) -> Li
     return replace(limits, cpu_millis=None, cpuset=",".join(str(one) for one in sorted(free)[:count]))
 
 
-def _share(job: Job, total: int) -> int:
-    """This node's part of what was asked for the whole job: by slots."""
-    return total * job.slots_here // max(job.slots_total, 1)
-
-
-def _asked(job: Job) -> tuple[str, int] | None:
-    """What the job asks for on this node and by which resource: mem and vmem are the job's, pmem and pvmem a slot's."""
-    asked = job.resources
-    totals = [
-        (key, _share(job, total)) for key, total in (("mem", asked.mem), ("vmem", asked.vmem)) if total is not None
-    ]
-    if totals:
-        return min(totals, key=lambda one: one[1])
-    for key, each in (("pmem", asked.pmem), ("pvmem", asked.pvmem)):
-        if each is not None:
-            return key, each * job.slots_here
-    return None
-
-
 def _memory(job: Job, settings: LimitsConfig, host: HostFacts) -> int | None:
     most = host.memory_bytes - settings.reserve_memory
     if settings.max_memory:
@@ -73,19 +54,18 @@ def _memory(job: Job, settings: LimitsConfig, host: HostFacts) -> int | None:
             f"limits.reserve_memory keeps {settings.reserve_memory} of the {host.memory_bytes} bytes of {host.node};"
             " that leaves nothing for a job",
         )
-    wanted = _asked(job)
-    if wanted is None:
+    key, memory = job.grant.memory_from, job.grant.memory_bytes
+    if memory is None:
         if settings.default_memory:
             return min(settings.default_memory, most)
         # A job that asks for nothing must not get more than one that asks.
         return most if settings.max_memory or settings.reserve_memory else None
-    key, memory = wanted
     if memory > _MOST_SIZE:
-        asked = next((value for name, value in job.resources.raw if name == key), str(memory))
+        asked = job.grant.memory_text or str(memory)
         raise Refusal(
             "memory-too-large",
-            f"{key}={asked[:80]} is no size that a node can have, and what Torque makes of a negative size or one it"
-            f" cannot hold; a container may have {most} bytes on {host.node}",
+            f"{key}={asked[:80]} is no size that a node can have, and {job.words.impossible_size}; a container may have"
+            f" {most} bytes on {host.node}",
         )
     if memory > most:
         raise Refusal(
@@ -99,9 +79,9 @@ def _memory(job: Job, settings: LimitsConfig, host: HostFacts) -> int | None:
 def _swap(job: Job, settings: LimitsConfig, memory: int | None) -> int | None:
     if memory is None:
         return None
-    vmem = job.resources.vmem
-    if settings.swap == "as-vmem" and vmem is not None:
-        return max(memory, min(_share(job, vmem), _MOST_SWAP))
+    granted = job.grant.memory_swap_bytes
+    if settings.swap == "as-vmem" and granted is not None:
+        return max(memory, min(granted, _MOST_SWAP))
     return memory
 
 
@@ -109,8 +89,8 @@ def _cpu(job: Job, settings: LimitsConfig, host: HostFacts) -> int | None:
     """CPU time in thousandths of a CPU; a node's np may exceed its CPUs."""
     if settings.cpu == "none":
         return None
-    slots = job.resources.ncpus if not job.resources.nodes and job.resources.ncpus else job.slots_here
-    return min(max(slots, 1), max(host.cpus, 1)) * 1000
+    most = max(host.cpus, 1)
+    return (most if job.grant.whole_node else min(max(job.grant.cpus, 1), most)) * 1000
 
 
 def _shm(directive: Directive, settings: LimitsConfig, memory: int | None, host: HostFacts) -> int:
@@ -118,7 +98,7 @@ def _shm(directive: Directive, settings: LimitsConfig, memory: int | None, host:
     if settings.max_shm:
         most = min(most, settings.max_shm)
     if directive.shm_size is None:
-        return min(settings.shm, most)
+        return min(settings.shm or max(most // 2, 1), most)
     if directive.shm_size > most:
         raise Refusal(
             "shm-too-large",

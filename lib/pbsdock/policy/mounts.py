@@ -1,7 +1,7 @@
 """Policy on mounts, by path components as written: ``/scratch2`` is not below ``/scratch``. Pure.
 
-Every path is judged after the variables are filled in, because their values come from the job: PBS_O_WORKDIR is
-whatever its owner made of it.
+Every path is judged after the variables are filled in, because their values come from the job: the directory
+where it was submitted is whatever its owner made of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pbsdock.core.pathrules import Closed, ClosedPaths, PathRules, ReadOnly, bel
 from pbsdock.core.plan import Mount, MountOrigin
 from pbsdock.directive.parse import Directive, Volume
 from pbsdock.policy.host import HostFacts, plain, position
-from pbsdock.rm.torque import Job
+from pbsdock.rm.base import Job
 
 _KERNEL = ("/proc", "/sys", "/dev")
 _NO_PATH = ""
@@ -147,6 +147,8 @@ def _automatic(job: Job, directive: Directive, settings: MountsConfig, rules: Pa
         yield _mount(job.tmpdir, job.tmpdir, False, "tmpdir")
     if job.nodefile and _is_plain(job.nodefile):
         yield _mount(job.nodefile, job.nodefile, True, "nodefile")
+    if job.gpufile and _is_plain(job.gpufile):
+        yield _mount(job.gpufile, job.gpufile, True, "nodefile")
 
 
 def _work_dir(job: Job, directive: Directive, has_home: bool) -> str | None:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pbsdock.config.tables import StoreConfig
 from pbsdock.core.errors import Refusal
 from pbsdock.core.pathrules import above
-from pbsdock.core.plan import Grant, Mount, Stage, Store, Tmpfs
+from pbsdock.core.plan import BucketGrant, Mount, Stage, Store, Tmpfs
 from pbsdock.core.sizes import some
 from pbsdock.directive.parse import Directive
 from pbsdock.policy.host import plain, position
-from pbsdock.rm.torque import Job
+from pbsdock.rm.base import Job
 from pbsdock.s3.document import LIMIT, document
 from pbsdock.s3.names import Access, BadName, Url, parse_access, parse_url
 
@@ -37,8 +37,8 @@ class _Ask:
 
 def stores_of(job: Job, directive: Directive, stores: Stores) -> tuple[Store, ...]:
     """What the job gets of each store it names, in the order of the site's file. Raises Refusal."""
-    container: dict[str, list[Grant]] = {}
-    staging: dict[str, list[Grant]] = {}
+    container: dict[str, list[BucketGrant]] = {}
+    staging: dict[str, list[BucketGrant]] = {}
     for index, text in enumerate(directive.s3):
         where = position(directive, "s3", index)
         access = _checked(where, f"--s3 {text}", text, parse_access)
@@ -46,14 +46,14 @@ def stores_of(job: Job, directive: Directive, stores: Stores) -> tuple[Store, ..
         name = _store(where, f"--s3 {text}", access.store, stores)
         _permit(job, _Ask(where, f"--s3 {text}", name, access.bucket, access.prefix, access.read_only), stores[name])
         keys = (access.prefix, f"{access.prefix}/*") if access.prefix else ("*",)
-        container.setdefault(name, []).append(Grant(bucket=access.bucket, keys=keys, read_only=access.read_only))
+        container.setdefault(name, []).append(BucketGrant(bucket=access.bucket, keys=keys, read_only=access.read_only))
     for option, where, _path, url_text, _on in _stages(directive):
         said = f"--{option} {url_text}"
         url = _url(where, option, url_text)
         name = _store(where, said, url.store, stores)
         read_only = option == "stage-in"
         _permit(job, _Ask(where, said, name, url.bucket, url.directory, read_only), stores[name])
-        staging.setdefault(name, []).append(Grant(bucket=url.bucket, keys=_keys(url), read_only=read_only))
+        staging.setdefault(name, []).append(BucketGrant(bucket=url.bucket, keys=_keys(url), read_only=read_only))
     made = tuple(
         Store(
             name=name,

@@ -104,3 +104,15 @@ def connect(path: str, *, wait_s: float, timeout_s: float) -> Link:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(0.05)
+
+
+def pings(path: str, timeout_s: float) -> bool:
+    """Whether there is an agent that answers, whatever became of one request."""
+    try:
+        link = Link(path, timeout_s)
+        link.send(wire.Message("ping"))
+        message, _fds = link.recv()
+        link.close()
+    except AgentGone:
+        return False
+    return message.op == "pong"

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pbsdock.core.plan import Grant
+from pbsdock.core.plan import BucketGrant
 
 SHARE_SID = "pbsdock-owner"
 LIMIT = 2048  # characters of a session policy (AWS STS API, AssumeRole; Ceph has the same limit)
@@ -21,7 +21,7 @@ _BUCKET_READ = ("s3:GetBucketLocation",)
 _BUCKET_WRITE = ("s3:GetBucketLocation", "s3:ListBucketMultipartUploads")
 
 
-def document(grants: Sequence[Grant], share: Iterable[str] = ()) -> str:
+def document(grants: Sequence[BucketGrant], share: Iterable[str] = ()) -> str:
     """The policy that allows *grants* and nothing else; *share* are buckets whose own policy may be set."""
     statements: list[dict[str, Any]] = [_allow(_SHARE, dict.fromkeys(map(_arn, share)))] if share else []
     listed: dict[tuple[str, ...], list[str]] = {}

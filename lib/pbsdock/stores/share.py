@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from pbsdock.config.tables import StoreConfig
-from pbsdock.core.plan import Grant
+from pbsdock.core.plan import BucketGrant
 from pbsdock.s3.document import shared
 from pbsdock.stores.errors import StoreError
 from pbsdock.stores.rgw import Gateway
@@ -28,7 +28,7 @@ class Sharer:
         self._well: dict[str, float] = {}
         self._lock = threading.Lock()  # this node's jobs, one after another
 
-    def due(self, grants: Iterable[Grant]) -> tuple[str, ...]:
+    def due(self, grants: Iterable[BucketGrant]) -> tuple[str, ...]:
         """The buckets that something may be written into and that have not been looked at lately."""
         now = time.monotonic()
         written = dict.fromkeys(grant.bucket for grant in grants if not grant.read_only)

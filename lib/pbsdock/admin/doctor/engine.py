@@ -13,7 +13,10 @@ from packaging.version import Version
 from pbsdock.admin.doctor import advisories
 from pbsdock.admin.doctor.report import Finding
 from pbsdock.config.trust import untrusted
+from pbsdock.core.errors import NodeFault
 from pbsdock.core.paths import Paths
+from pbsdock.engine import fitness
+from pbsdock.engine.base import EngineCapabilities
 
 # Upstream's version with its mark of a pre-release, which a distribution writes with "~"; the rest is a distribution's.
 _UPSTREAM = re.compile(r"(v?\d+\.\d+\.\d+)(?:[-~]((?:alpha|beta|rc)\.?\d+))?")
@@ -43,6 +46,17 @@ def judge_versions(components: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding(name, "version", True, f"{text} is a distribution's: see to its own mending of {names}")
         else:
             yield Finding(name, "version", False, f"{text} has {names}")
+
+
+def judge_fitness(engine: EngineCapabilities, runtime: str) -> Iterator[Finding]:
+    """Whether it can run jobs at all; *runtime* is ``engine.runtime``. Pure."""
+    try:
+        fitness.check(engine, runtime)
+    except NodeFault as error:
+        yield Finding("Engine", "fitness", False, error.sentence)
+        return
+    name = runtime or engine.default_runtime or "its default runtime"
+    yield Finding("Engine", "fitness", True, f"jobs run with {name}, user ids are the host's")
 
 
 def judge_socket(path: str) -> Iterator[Finding]:

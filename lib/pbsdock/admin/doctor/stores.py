@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pbsdock.config.tables import Config, StoreConfig
-from pbsdock.core.plan import Grant, Store
+from pbsdock.core.plan import BucketGrant, Store
 from pbsdock.stores.errors import StoreError
 from pbsdock.stores.make import minter_of
 from pbsdock.stores.rgw import Gateway
@@ -49,7 +49,7 @@ def _examine(name: str, store: StoreConfig, owner: str) -> Iterator[StoreFinding
         region=store.region,
         ca_file="",
         staging=(),
-        container=(Grant(bucket=open_, keys=("*",), read_only=True),),
+        container=(BucketGrant(bucket=open_, keys=("*",), read_only=True),),
     )
     began = time.monotonic()
     try:

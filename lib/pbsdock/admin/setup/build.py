@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
-from pbsdock.admin.setup import environment
+from pbsdock.admin.setup import environment, first_process
 from pbsdock.admin.setup.places import HELPERS, MOM_HOOKS, Places
 from pbsdock.admin.setup.render import HOOKS, UNITS, Renderer, stub
 from pbsdock.admin.setup.source import Source
@@ -22,7 +23,8 @@ def works(version: Version) -> bool:
 
 def is_sound(version: Version) -> bool:
     """Whether all files are as they were installed; takes a second or two."""
-    return not version.changed() and _quiet(str(version.command), "doctor", "packages")
+    as_made = not version.changed() and not first_process_is_to_come(version)
+    return as_made and _quiet(str(version.command), "doctor", "packages")
 
 
 def _quiet(*command: str) -> bool:
@@ -37,14 +39,27 @@ def find(versions: Versions, identity: str) -> Version | None:
     return next((version for version in versions.whole(identity) if works(version) and is_sound(version)), None)
 
 
+def first_process_is_to_come(version: Version) -> bool:
+    """Whether it was made without one, where there was no compiler, and one is here now."""
+    return first_process.compiler() is not None and not (version.library / "pbsdock" / first_process.NAME).exists()
+
+
 def make(
-    versions: Versions, places: Places, source: Source, python: Path, wheels: Path | None, identity: str, instance: str
+    versions: Versions,
+    places: Places,
+    source: Source,
+    python: Path,
+    wheels: Path | None,
+    identity: str,
+    instance: str,
+    say: Callable[[str], None],
 ) -> Version:
     """Make a version in a directory of its own. Raises SetupError, OSError, after removing what was made."""
     version = versions.fresh(identity)
     try:
         version.home.mkdir()
-        environment.make(version, python, source, wheels, versions.current())
+        if lacking := environment.make(version, python, source, wheels, versions.current()):
+            say(f"warning: containers have no first process of pbsdock's: {lacking}")
         names = _write(
             version,
             Renderer(

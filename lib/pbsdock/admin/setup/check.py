@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pbsdock.admin.setup import agent, build, mom_config, services
+from pbsdock.admin.setup import agent, build, first_process, mom_config, services
 from pbsdock.admin.setup.files import read, weak_spots
 from pbsdock.admin.setup.places import HELPERS, MOM_HOOKS, Places
 from pbsdock.admin.setup.render import is_ours
@@ -102,6 +102,10 @@ def _program(current: Version) -> Iterator[str]:
     if not build.works(current):
         yield f"the virtual environment in {current.home}/venv does not work; run install.sh again"
         return
+    if build.first_process_is_to_come(current):
+        yield f"{current.home} has no first process of containers, and there is a C compiler now; run install.sh again"
+    if (program := current.library / "pbsdock" / first_process.NAME).exists():
+        yield from weak_spots(program, 0o755)
     if (done := _command(current, "config")).returncode:
         yield from done.stderr.splitlines()
         return

@@ -15,9 +15,10 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pbsdock.admin.setup import first_process
 from pbsdock.admin.setup.errors import SetupError
 from pbsdock.admin.setup.source import Source
 from pbsdock.admin.setup.versions import Version
@@ -35,23 +36,27 @@ def fetch(python: Path, source: Source, to: Path) -> int:
         files = list((work / "files").iterdir())
         for file in files:
             shutil.copy(file, to)
+    with suppress(SetupError):  # the hosts compile it themselves, or say that they cannot
+        first_process.compile_to(to / first_process.carried(source.first_process), source.first_process)
     return len(files)
 
 
-def make(version: Version, python: Path, source: Source, wheels: Path | None, old: Version | None) -> None:
+def make(version: Version, python: Path, source: Source, wheels: Path | None, old: Version | None) -> str:
     """Make the environment of *version*, which has none. Raises SetupError.
 
-    Without *wheels* the packages of *old* are taken if its lock is the same and they are as they were installed.
+    Returns why containers get no first process, or "". Without *wheels* the packages of *old* are taken if
+    its lock is the same and they are as they were installed.
     """
     if old is not None and wheels is None and _is_reusable(old, python, source):
         _copy(old, version)
     else:
         _fill(version, python, source, wheels)
-    _put_program(source, version.library)
+    lacking = _put_program(source, version.library, wheels)
     shutil.copyfile(source.lock, version.home / "lock.txt")
     _compile(version)
     # What a wheel, an umask of the index's or an older tool has left open to others.
     _run(["chmod", "-R", "go-w", str(version.home / "venv")])
+    return lacking
 
 
 def _fill(version: Version, python: Path, source: Source, wheels: Path | None) -> None:
@@ -188,12 +193,16 @@ def _write_record(path: Path, rows: list[list[str]]) -> None:
 # -- pbsdock itself ---------------------------------------------------------------------------------------------------
 
 
-def _put_program(source: Source, library: Path) -> None:
-    """Install pbsdock itself by copying: it is plain Python, so no build tools are needed.
+def _put_program(source: Source, library: Path, wheels: Path | None) -> str:
+    """Install pbsdock itself by copying: it is plain Python but for one program in C.
 
-    Core metadata and RECORD as packaging.python.org specifies them.
+    Returns why the first process of containers cannot be had, or "". Core metadata and RECORD as packaging.python.org
+    specifies them.
     """
     shutil.copytree(source.package, library / "pbsdock", ignore=shutil.ignore_patterns("__pycache__"))
+    program = library / "pbsdock" / first_process.NAME
+    shutil.rmtree(program.parent, ignore_errors=True)  # whatever an older source was compiled to
+    lacking = first_process.provide(program, source.first_process, wheels)
     about = library / f"pbsdock-{source.version}.dist-info"
     about.mkdir()
     shutil.copyfile(source.directory / "LICENSE", about / "LICENSE")
@@ -204,9 +213,10 @@ def _put_program(source: Source, library: Path) -> None:
     )
     files = [path for top in (library / "pbsdock", about) for path in sorted(top.rglob("*")) if path.is_file()]
     for path in files:
-        path.chmod(0o644)
+        path.chmod(0o755 if path == program else 0o644)
     rows = [_row(str(path.relative_to(library)), path.read_bytes()) for path in files]
     _write_record(about / "RECORD", [*rows, [f"{about.name}/RECORD", "", ""]])
+    return lacking
 
 
 def _compile(version: Version) -> None:

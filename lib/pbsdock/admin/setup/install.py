@@ -191,6 +191,7 @@ class _PlanRunner:
             self.order.wheels,
             step.identity,
             step.instance,
+            self.say,
         )
 
     def _do(self, step: plan.Action, version: Version) -> None:

@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pbsdock.admin.setup import first_process
 from pbsdock.admin.setup.errors import SetupError
 from pbsdock.admin.setup.places import Places
 
@@ -38,6 +39,11 @@ class Source:
         """The directory of the package pbsdock."""
         return self.directory / "lib/pbsdock"
 
+    @property
+    def first_process(self) -> Path:
+        """What the first process of containers is compiled from."""
+        return self.directory / "init"
+
     def hook(self, name: str) -> str:
         """A hook's text, with its marks."""
         return (self.directory / "hooks" / name).read_text()
@@ -57,7 +63,9 @@ class Source:
     def files(self) -> list[Path]:
         """All files that decide what is installed, without compiled ones."""
         found = [path for top in ("lib/pbsdock", "hooks", "etc") for path in (self.directory / top).rglob("*")]
-        found = [path for path in found if path.is_file() and "__pycache__" not in path.parts]
+        compiled = self.package / first_process.NAME
+        found = [path for path in found if path.is_file() and "__pycache__" not in path.parts and path != compiled]
+        found += [self.first_process / name for name in first_process.SOURCES]
         return sorted([*found, self.lock, self.build_lock, self.directory / "setup.cfg"])
 
     def identity(self, places: Places, instance: str, python: Path) -> str:

@@ -12,11 +12,10 @@ from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
 from pbsdock.agent.requests.fields import argv_of, env_of
 from pbsdock.agent.session import Session
-from pbsdock.core.errors import NodeFault
+from pbsdock.core.errors import BadValue, NodeFault
 from pbsdock.core.facts import Usage
 from pbsdock.core.record import Record, State
 from pbsdock.protocol import wire
-from pbsdock.rm import torque
 
 
 class RootRequests:
@@ -27,15 +26,15 @@ class RootRequests:
         self.node = session.node
 
     def prepare(self, message: wire.Message) -> None:
-        argv = argv_of(message)
+        argv, env = argv_of(message), env_of(message)
         try:
             with self.session.kept_waiting():
-                record = prepare.from_prologue(self.node, argv, env_of(message), self.session.notify)
-        except torque.BadValue as error:
-            self.session.answer(self._aborted(argv, str(error)))
+                record = prepare.from_prologue(self.node, argv, env, self.session.notify)
+        except BadValue as error:
+            self.session.answer(self._aborted(argv, env, str(error)))
             return
         except Exception as error:
-            record = prepare.failed(self.node, argv, error)
+            record = prepare.failed(self.node, argv, env, error)
         try:
             self.session.answer(wire.Message("prepared", state=record.state.value if record else "none"))
         except ClientGone:
@@ -45,28 +44,28 @@ class RootRequests:
                     release(self.node, record, why="prologue-gone")
             raise
 
-    def _aborted(self, argv: list[str], reason: str) -> wire.Message:
+    def _aborted(self, argv: list[str], env: dict[str, str], reason: str) -> wire.Message:
         """What names no job can have no record to be told from, and would be the same on every node."""
-        if not prepare.has_directive(argv):
+        if not prepare.has_directive(self.node, argv, env):
             return wire.Message("prepared", state="none")
-        job = argv[0] if argv else ""
+        job = self.node.rm.named(argv, env)
         self.node.emit("job.refused", job=job, code="bad-arguments", sentence=reason, phase="prologue")
         return wire.Message("aborted", sentence=f"the job is ended: {reason}")
 
     def failed(self, message: wire.Message) -> None:
         """The prologue's agent was gone in the middle of it, or gave no answer; this one is here."""
         sentence = f"the agent of {self.node.name} gave no answer about the job"
-        prepare.failed(self.node, argv_of(message), NodeFault("agent-error", sentence))
+        prepare.failed(self.node, argv_of(message), env_of(message), NodeFault("agent-error", sentence))
         self.session.answer(wire.Message("prepared", state="refused"))
 
     def release(self, message: wire.Message) -> None:
         """Release what there is of a job, and tell of its end."""
         with self.session.kept_waiting():
-            self._release_now(argv_of(message))
+            self._release_now(message)
 
-    def _release_now(self, argv: list[str]) -> None:
-        job_id = torque.parse_job_id(argv[0] if argv else "").text
-        exit_status = _exit_status(argv)
+    def _release_now(self, message: wire.Message) -> None:
+        ended = self.node.rm.ended(argv_of(message), env_of(message))
+        job_id = ended.id
         asked = time.monotonic()
         mine = self._of(job_id)
         until = time.monotonic() + self.node.config.prologue.alarm_s - self.node.config.prologue.margin_s
@@ -81,7 +80,7 @@ class RootRequests:
             mine = self._there(job_id, asked, mine)
             clean = all([release(self.node, one, why="epilogue") for one in mine])
             for one in mine:
-                self._finished(one, exit_status)
+                self._finished(one, ended.exit_status)
         if not clean:
             self.node.emit(
                 "job.fault",
@@ -131,7 +130,7 @@ class RootRequests:
         )
 
     def sweep(self, message: wire.Message) -> None:
-        job_id = torque.parse_job_id(argv_of(message)[0]).text
+        job_id = self.node.rm.job_id(argv_of(message)[0])
         asked = time.monotonic()
         older = self._of(job_id)
         with self.node.job_lock(job_id, 60.0):
@@ -163,11 +162,3 @@ class RootRequests:
 def _is_revoked(record: Record) -> bool:
     """Whether nothing of the job's works any more at any store."""
     return "credentials" not in record.steps or record.is_gone("credentials")
-
-
-def _exit_status(argv: list[str]) -> int | None:
-    """As an epilogue was told it, if it was: whatever the arguments, a job has to be released."""
-    try:
-        return torque.parse_epilogue_argv(argv).exit_status
-    except torque.BadValue:
-        return None

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
 import time
+from collections.abc import Mapping
 
-from pbsdock.agent import facts, prepare, stage
+from pbsdock.agent import prepare, stage
 from pbsdock.agent.finish import finish
 from pbsdock.agent.requests.fields import env_of
 from pbsdock.agent.requests.streams import StreamRestorer
 from pbsdock.agent.runs import JobRun, Run, TaskRun
 from pbsdock.agent.session import Session
 from pbsdock.agent.start import discard_half_started, finish_task, start_job, start_task
-from pbsdock.core.errors import HookError, Refusal
+from pbsdock.core.errors import BadValue, HookError, Refusal
 from pbsdock.core.facts import Exit
 from pbsdock.core.record import Record, Refused, State
 from pbsdock.engine.base import EngineError
 from pbsdock.host.process import Caller, start_time
 from pbsdock.protocol import wire
-from pbsdock.rm import torque
 
-_JOB_FILE_S = 5.0  # how long mom's file of a job that has just begun is waited for
 _TASK = re.compile(r"[0-9a-f]{64}")  # the engine's name of an exec
 _EVENT_S = 0.3  # how long the engine's own event of an end is waited for
 _SIGNALS = frozenset(
@@ -40,7 +38,6 @@ _SIGNALS = frozenset(
     }
 )
 _FATAL = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
-_PBS_TRACK = ("/usr/local/bin/pbs_track", "/usr/bin/pbs_track", "/opt/torque/bin/pbs_track")
 
 
 class UserRequests:
@@ -54,8 +51,8 @@ class UserRequests:
     def _own(self, message: wire.Message) -> Record | None:
         """The newest record of the job asked about, if it is the peer's own."""
         try:
-            job_id = torque.parse_job_id(message.text("job")).text
-        except torque.BadValue as error:
+            job_id = self.node.rm.job_id(message.text("job"))
+        except BadValue as error:
             raise Refusal("bad-job-id", str(error)) from None
         record = self.node.jobs.newest(job_id)
         if record is not None and record.uid != self.session.peer.uid:
@@ -85,9 +82,8 @@ class UserRequests:
         is_job = isinstance(running, JobRun)
         if record.facts.nodes > 1 and is_job:
             self.session.notify("tasks on the other nodes of this job run there without the container")
-        started = wire.Message(
-            "started", pid=running.pid, task="" if is_job else running.key, pbs_track=self._pbs_track(record)
-        )
+        told = self._adoption(record, running)
+        started = wire.Message("started", pid=running.pid, task="" if is_job else running.key, **told)
         with self.node.streams.giving(running, stream) as fd:
             self.session.answer(started, [fd])
             self.session.running, over = running, running.join(self.session.channel)
@@ -124,29 +120,18 @@ class UserRequests:
         directive = message.text("directive")
         if not directive:
             return None
-        job_id = torque.parse_job_id(message.text("job"))
-        name, file = self.node.job_files.find(job_id) or self._await_job_file(job_id)
-        if file.uid != self.session.peer.uid:
-            raise Refusal("not-your-job", f"job {job_id.text} belongs to another user")
-        job = facts.from_job_file(name, file, self.node.name, env_of(message), self.node.paths.mom_priv)
-        return prepare.on_demand(self.node, job, directive, self.session.notify, file.wrong)
+        live = self.node.rm.find(message.text("job"))
+        if live is None:
+            raise Refusal("no-such-job", f"job {message.text('job')} is not alive on {self.node.name}")
+        if live.uid != self.session.peer.uid:
+            raise Refusal("not-your-job", f"job {live.id} belongs to another user")
+        return prepare.on_demand(self.node, live.job(env_of(message)), directive, self.session.notify, live.wrong)
 
-    def _await_job_file(self, job_id: torque.JobId) -> tuple[str, torque.JobFile]:
-        """A job's .JB may come a moment after its shell. Raises Refusal if it does not."""
-        pause, deadline = 0.02, time.monotonic() + _JOB_FILE_S
-        while time.monotonic() < deadline:
-            time.sleep(pause)
-            pause = min(2 * pause, 0.32)
-            if (found := self.node.job_files.find(job_id)) is not None:
-                return found
-        raise Refusal("no-such-job", f"job {job_id.text} is not alive on {self.node.name}")
-
-    def _pbs_track(self, record: Record) -> str:
-        for path in _PBS_TRACK:
-            if os.access(path, os.X_OK):
-                return path
-        self.node.emit("job.adoption_skipped", record, reason="pbs_track is not installed on this node")
-        return ""
+    def _adoption(self, record: Record, running: Run) -> Mapping[str, str]:
+        adoption = self.node.rm.adopt(running.pid, self.session.peer.pid)
+        if adoption.skipped:
+            self.node.emit("job.adoption_skipped", record, reason=adoption.skipped)
+        return adoption.told
 
     def rejoin(self, message: wire.Message) -> None:
         record = self._own(message)
@@ -233,7 +218,8 @@ class UserRequests:
         if status == 0:
             self.node.emit("job.adopted", running.record, pid=running.pid)
         else:
-            self.node.emit("job.adoption_skipped", running.record, reason=f"pbs_track ended with {status}")
+            reason = f"{self.node.rm.words.adopter} ended with {status}"
+            self.node.emit("job.adoption_skipped", running.record, reason=reason)
 
     def eof(self, message: wire.Message) -> None:
         """The streams are over; the job is so too, or the engine dropped the connection."""

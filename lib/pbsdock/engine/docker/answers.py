@@ -45,6 +45,10 @@ def failure(doing: str, status: int, text: str) -> Failure:
     return Failure.OTHER
 
 
+# In engines of old without "name=" (Engine API, SystemInfo.SecurityOptions).
+_USER_NAMESPACE = ("name=userns", "userns")
+
+
 def capabilities(info: Mapping[str, Any]) -> EngineCapabilities:
     """Of ``GET /info``. An engine that names no version of cgroups is older than 20.10 and knows the first only."""
     return EngineCapabilities(
@@ -55,6 +59,9 @@ def capabilities(info: Mapping[str, Any]) -> EngineCapabilities:
         root_dir=str(info.get("DockerRootDir") or ""),
         security_options=tuple(str(option) for option in info.get("SecurityOptions") or ()),
         live_restore=bool(info.get("LiveRestoreEnabled")),
+        runtimes=tuple(sorted(info.get("Runtimes") or ())),
+        default_runtime=str(info.get("DefaultRuntime") or ""),
+        maps_user_ids=any(str(one).split(",")[0] in _USER_NAMESPACE for one in info.get("SecurityOptions") or ()),
     )
 
 

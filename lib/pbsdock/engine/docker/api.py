@@ -23,10 +23,14 @@ from pbsdock.engine.base import (
 from pbsdock.engine.docker import answers, image_files
 from pbsdock.engine.docker.host_config import create_body
 from pbsdock.engine.docker.link import Link
+from pbsdock.engine.docker.seccomp import profile
 
 
 class Engine:
-    """The calls pbsdock makes, each of at most *timeout_s* seconds; as many methods as the seam has calls."""
+    """The calls pbsdock makes, each of at most *timeout_s* seconds.
+
+    Many methods because ContainerEngine has as many, and each is a line or two.
+    """
 
     def __init__(
         self,
@@ -35,8 +39,12 @@ class Engine:
         *,
         probe_timeout_s: float = 3.0,
         on_change: Callable[[bool, str], None] = lambda up, why: None,
+        seccomp: str = "engine",
     ) -> None:
+        """*seccomp*: "engine", "hpc" or a profile in JSON."""
         self._link = Link(socket_path, timeout_s, probe_timeout_s, on_change)
+        self._seccomp = seccomp
+        self._profile: str | None = None  # of "hpc", once the engine's version is known
 
     @property
     def down_because(self) -> str | None:
@@ -56,7 +64,18 @@ class Engine:
         return answers.components(self._link.ask("version", "GET", "/version"))
 
     def create(self, spec: ContainerSpec, name: str) -> str:
-        return str(self._link.ask("create", "POST", f"/containers/create?name={quote(name)}", create_body(spec))["Id"])
+        body = create_body(spec, self._seccomp_profile())
+        return str(self._link.ask("create", "POST", f"/containers/create?name={quote(name)}", body)["Id"])
+
+    def _seccomp_profile(self) -> str:
+        if self._seccomp != "hpc":
+            return "" if self._seccomp == "engine" else self._seccomp
+        if self._profile is None:
+            found = self.info()
+            # An engine without seccomp refuses every profile, and forbids no call either.
+            has_seccomp = any("seccomp" in option for option in found.security_options)
+            self._profile = profile(found.version) if has_seccomp else ""
+        return self._profile
 
     def attach(self, container: str) -> socket.socket:
         return self._link.stream("attach", f"/containers/{container}/attach?stream=1&stdin=1&stdout=1&stderr=1", b"")

@@ -47,6 +47,7 @@ SET = frozenset(
         "OomKillDisable",
         "CgroupnsMode",
         "Sysctls",
+        "Runtime",
     }
 )
 # Left to the engine on purpose: each default was looked at and gives the user nothing.
@@ -65,7 +66,6 @@ DEFAULTED = frozenset(
         "Cgroup",
         "Links",
         "PublishAllPorts",
-        "Runtime",
         "Isolation",
         "CpuShares",
         "NanoCpus",
@@ -117,8 +117,8 @@ ULIMITS = {
 _HOSTNAME_LIMIT = 64  # characters, of the kernel (HOST_NAME_MAX)
 
 
-def create_body(spec: ContainerSpec) -> dict[str, Any]:
-    """The whole body of ``POST /containers/create``."""
+def create_body(spec: ContainerSpec, seccomp: str = "") -> dict[str, Any]:
+    """The whole body of ``POST /containers/create``; *seccomp* is a profile in JSON, "" for the engine's own."""
     return {
         "Hostname": spec.hostname[:_HOSTNAME_LIMIT],
         "Image": spec.image_id,
@@ -136,11 +136,11 @@ def create_body(spec: ContainerSpec) -> dict[str, Any]:
         "Labels": dict(spec.labels),
         "Healthcheck": {"Test": ["NONE"]},
         "StopSignal": "SIGTERM",
-        "HostConfig": host_config(spec),
+        "HostConfig": host_config(spec, seccomp),
     }
 
 
-def host_config(spec: ContainerSpec) -> dict[str, Any]:
+def host_config(spec: ContainerSpec, seccomp: str = "") -> dict[str, Any]:
     """Docker's HostConfig: exactly the fields of :data:`SET`."""
     limits = spec.limits
     return {
@@ -153,7 +153,7 @@ def host_config(spec: ContainerSpec) -> dict[str, Any]:
         "Privileged": False,
         "CapAdd": [],
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges"],
+        "SecurityOpt": ["no-new-privileges", *([f"seccomp={seccomp}"] if seccomp else [])],
         "GroupAdd": [str(gid) for gid in spec.groups],
         "CgroupParent": spec.cgroup_parent,
         "PidMode": "",
@@ -162,6 +162,7 @@ def host_config(spec: ContainerSpec) -> dict[str, Any]:
         "UsernsMode": "",
         "CgroupnsMode": "private",
         "ShmSize": limits.shm_bytes,
+        "Runtime": spec.runtime,
         "ReadonlyRootfs": spec.read_only_root,
         # The job's shell is the container's first process: the kernel then lets TERM pass by it (pid_namespaces(7)),
         # so the script's own trap runs, which an init that dies of the signal would cut short.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pbsdock.core.errors import BadValue
 from pbsdock.rm.torque.ids import JobId, parse_job_id
 from pbsdock.rm.torque.resources import Resources, items_of, understood
-from pbsdock.rm.torque.values import BadValue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from pbsdock.rm.torque.values import BadValue
+from pbsdock.core.errors import BadValue
 
 # The server's name may have a port (``host:15001``, Torque's pbsd_main.c), and job_suffix_alias is whatever a manager
 # has set: letters of DNS alone would make a site's jobs unknown here.

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
+from pbsdock.core.errors import BadValue
 from pbsdock.rm.torque.ids import JobId, parse_job_id
 from pbsdock.rm.torque.resources import Resources, understood
-from pbsdock.rm.torque.values import BadValue, is_number
+from pbsdock.rm.torque.values import is_number
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pbsdock.rm.torque.values import BadValue, is_number, parse_duration, parse_size
+from pbsdock.core.errors import BadValue
+from pbsdock.core.sizes import parse_size
+from pbsdock.rm.torque.values import is_number, parse_duration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,27 +1,10 @@
-"""Sizes, times and numbers as Torque writes them (``src/lib/Libattr``). Pure."""
+"""Times and numbers as Torque writes them (``src/lib/Libattr``). Pure."""
 
 from __future__ import annotations
 
-import re
+from pbsdock.core.errors import BadValue
 
-# 20 digits: a size Torque cannot hold, -1gb too, comes as 2^63-1 of its unit (observed).
-_SIZE = re.compile(r"([0-9]{1,20})([kmgtp]?)([bw]?)", re.IGNORECASE | re.ASCII)
-_SCALE = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
-_WORD = 4  # bytes, as mom counts them
 _DIGITS = 20  # what a C long can have with its sign; more is no number of Torque's
-
-
-class BadValue(ValueError):
-    """A value Torque would not have sent; ``str()`` names it and says what is allowed."""
-
-
-def parse_size(text: str) -> int:
-    """Parse a Torque size into bytes: ``b kb mb gb tb pb``, ``w kw mw …`` (words of 4 bytes), bare is bytes."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise BadValue(f"{text[:80]!r} is not a size; write a whole number and b, kb, mb, gb, tb or w, kw, mw, gw, tw")
-    count, scale, unit = match.groups()
-    return (int(count) << _SCALE[scale.lower()]) * (_WORD if unit.lower() == "w" else 1)
 
 
 def parse_duration(text: str) -> int:

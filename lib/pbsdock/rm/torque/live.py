@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import time_ns
 
-from pbsdock.rm import torque
+from pbsdock.core.errors import BadValue
+from pbsdock.rm.torque.ids import JobId
+from pbsdock.rm.torque.jobfile import JobFile, parse_jb
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _LIMIT = 4 << 20  # bytes of a .JB that are read: mom's, with all variables a qsub can send
@@ -30,7 +32,7 @@ Identity = tuple[int, int, int, int]  # device, inode, size, mtime in ns
 @dataclass(frozen=True, slots=True)
 class _Read:
     identity: Identity
-    file: torque.JobFile | None
+    file: JobFile | None
 
 
 class JobFiles:
@@ -46,7 +48,7 @@ class JobFiles:
         self._names: tuple[int, tuple[str, ...]] = (-1, ())  # mtime of the directory, and what was in it
         self.parsed = 0
 
-    def find(self, job_id: torque.JobId) -> tuple[str, torque.JobFile] | None:
+    def find(self, job_id: JobId) -> tuple[str, JobFile] | None:
         """The name and content of a live job's .JB; None if there is none."""
         prefix = job_id.file_prefix
         exact = f"{prefix}.JB"
@@ -54,7 +56,7 @@ class JobFiles:
             if (file := self._content(exact)) is not None and file.job_id.text == job_id.text:
                 return exact, file
             like = re.compile(re.escape(prefix[:-1]) + r"[ -~][0-9]{0,5}\.JB")
-            others = [one for one in self._listed() if one != exact and like.fullmatch(one)]
+            others = [name for name in self._listed() if name != exact and like.fullmatch(name)]
             for name in others[:_AT_WORST]:
                 if (file := self._content(name)) is not None and file.job_id.text == job_id.text:
                     return name, file
@@ -66,7 +68,7 @@ class JobFiles:
         try:
             changed = os.stat(self._directory).st_mtime_ns
             if changed != self._names[0]:
-                names = tuple(sorted(one for one in os.listdir(self._directory) if one.endswith(".JB")))
+                names = tuple(sorted(name for name in os.listdir(self._directory) if name.endswith(".JB")))
                 settled = time_ns() - changed > _TICK_NS
                 self._names = (changed if settled else -1, names)
                 for gone in set(self._read).difference(names):
@@ -75,7 +77,7 @@ class JobFiles:
             return ()
         return self._names[1]
 
-    def _content(self, name: str) -> torque.JobFile | None:
+    def _content(self, name: str) -> JobFile | None:
         try:
             fd = os.open(self._directory / name, _FLAGS)
         except OSError:
@@ -92,11 +94,11 @@ class JobFiles:
             data = stream.read(self._limit + 1)
         self.parsed += 1
         try:
-            file = torque.parse_jb(data) if len(data) <= self._limit else None
-        except torque.BadValue:
+            file = parse_jb(data) if len(data) <= self._limit else None
+        except BadValue:
             file = None
         self._read[name] = _Read(identity, file)
         self._read.move_to_end(name)
-        while sum(one.identity[2] for one in self._read.values()) > self._room and len(self._read) > 1:
+        while sum(read.identity[2] for read in self._read.values()) > self._room and len(self._read) > 1:
             self._read.popitem(last=False)
         return file

@@ -1,0 +1,198 @@
+"""The seam between pbsdock and a resource manager: what a batch system's daemon on this node is asked.
+
+:class:`ResourceManager` is implemented by :mod:`pbsdock.rm.torque`. All others see a scheduler's request as a
+:class:`Grant` only, a job as a :class:`Job`, and put a manager's own names into sentences from its :class:`Words`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pbsdock.core.pathrules import ClosedPaths
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What the scheduler gave a job on this node. Bytes and seconds; None where nothing was asked for.
+
+    ``memory_from`` is the resource that asked for the memory and ``memory_text`` its value as written, for sentences.
+    ``gpu_ids`` is empty where the manager says how many, and not which. ``hosts`` are the whole job's, each once;
+    empty where they are not known.
+    """
+
+    memory_bytes: int | None = None
+    memory_from: str = ""
+    memory_text: str = ""
+    memory_swap_bytes: int | None = None  # memory and swap together
+    cpus: int = 1  # whole ones
+    whole_node: bool = False  # no other job comes here: all CPUs of the node are its
+    slots_here: int = 1
+    slots_total: int = 1
+    gpus: int = 0
+    gpu_ids: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    walltime_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """What a manager calls things. ``ask_*``: how a user asks for more, as ``qsub -l mem=SIZE``."""
+
+    name: str  # of the manager itself
+    request: str  # the option by which resources are asked for
+    ask_memory: str
+    ask_cpus: str
+    ask_gpus: str
+    ask_room: str  # for more processes
+    choose_shell: str
+    choose_name: str
+    give_variable: str
+    rerun: str
+    signal_commands: str
+    adopter: str  # the program, or the way, by which a process becomes the job's
+    impossible_size: str  # where a size comes from that no node can have
+    job_id_variable: str
+    work_dir_variable: str  # where the job was submitted
+    submit: str  # the command
+    start_variables: tuple[str, ...]  # where the job starts, as its user wrote it
+    own_variables: tuple[str, ...]  # shell patterns of the variables that are the manager's, not the user's
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The variables that expand in a directive."""
+        return ("USER", "HOME", self.job_id_variable, self.work_dir_variable, "TMPDIR")
+
+    @property
+    def path_variables(self) -> tuple[str, ...]:
+        """Those of them that are absolute paths."""
+        return ("HOME", self.work_dir_variable, "TMPDIR")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job on this node, from facts its user cannot forge; ``work_dir`` alone is the user's to choose."""
+
+    id: str
+    safe: str  # the id as a name for files, containers and cgroups of our own
+    user: str
+    group: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]  # supplementary, without gid
+    home: str
+    name: str
+    queue: str  # or partition
+    script_path: str | None
+    work_dir: str | None
+    tmpdir: str | None
+    nodefile: str | None
+    gpufile: str | None = None  # the manager's list of its GPUs
+    interactive: bool
+    on_demand: bool = False  # asked for by the run hook, not the prologue
+    job_file: str  # what the manager calls the file that is there while the job lives, see ResourceManager.live
+    grant: Grant
+    words: Words
+
+
+class Announced(Protocol):
+    """A job as the arguments of its prepare hook name it, before anything is looked up.
+
+    ``wrong`` says what of its resources cannot be understood, "" if nothing.
+    """
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def safe(self) -> str: ...
+    @property
+    def user(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def script_path(self) -> str: ...
+    @property
+    def job_file(self) -> str: ...
+    @property
+    def wrong(self) -> str: ...
+
+    def job(self) -> Job:
+        """Look up the rest. Raises KeyError for a user this node does not know."""
+
+
+class Live(Protocol):
+    """A job that is alive on this node, as the manager itself tells of it; ``uid`` None where it does not say whose.
+
+    ``wrong`` says what of its resources cannot be understood, "" if nothing.
+    """
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def uid(self) -> int | None: ...
+    @property
+    def wrong(self) -> str: ...
+
+    def job(self, env: Mapping[str, str]) -> Job:
+        """Look up the rest. *env* is the user's: of it only paths are taken, and only where they are what the manager
+        itself would have made for this job. Raises KeyError for a user this node does not know."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """The job that a release hook was called for; ``exit_status`` None where the hook was not told it."""
+
+    id: str
+    exit_status: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adoption:
+    """How a container comes into the manager's accounting: ``told`` is for the run hook, as fields of its answer.
+
+    ``skipped`` says why it does not, "" if it does.
+    """
+
+    told: Mapping[str, str] = field(default_factory=dict)
+    skipped: str = ""
+
+
+class ResourceManager(Protocol):
+    """One manager's daemon on this node. Any thread. *argv* is what a root hook was called with, less its own name,
+    *env* the part of its environment that it passes on."""
+
+    words: Words  # what it calls things
+    closed: ClosedPaths  # its own directories, which are not given to containers
+
+    def job_id(self, text: str) -> str:
+        """A job's id as records have it. Raises BadValue for what is none."""
+
+    def announced(self, argv: Sequence[str], env: Mapping[str, str]) -> Announced:
+        """The job a prepare hook was called for. Raises BadValue if that cannot be told."""
+
+    def ended(self, argv: Sequence[str], env: Mapping[str, str]) -> Ended:
+        """The job a release hook was called for. Raises BadValue if that cannot be told."""
+
+    def named(self, argv: Sequence[str], env: Mapping[str, str]) -> str:
+        """What arguments that need make no sense have for a job id, unchecked; "" for none."""
+
+    def script_named(self, argv: Sequence[str], env: Mapping[str, str]) -> str:
+        """The script's path in arguments that need make no sense; "" for none."""
+
+    def live(self) -> frozenset[str]:
+        """The ``job_file`` of every job that is alive here. Raises OSError if they cannot be read."""
+
+    def find(self, job_id: str) -> Live | None:
+        """A live job; waits as long as a job's shell may be there before the manager's word of it. None if there is
+        none. Raises BadValue."""
+
+    def shell_chosen(self, uid: int, argv: Sequence[str], job_file: str) -> bool:
+        """Whether the program the job is run by was asked for by its user, as far as the manager knows: an image
+        without it is then refused, else /bin/sh serves."""
+
+    def chooses_shell(self, script: bytes) -> bool:
+        """Whether the script asks for a shell, in the manager's own lines."""
+
+    def adopt(self, first: int, hook: int) -> Adoption:
+        """Have the container of process *first* counted as the job of the run hook *hook* (process ids)."""

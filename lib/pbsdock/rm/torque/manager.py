@@ -1,0 +1,103 @@
+"""Torque's pbs_mom on this node, as :class:`pbsdock.rm.base.ResourceManager` wants it."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pbsdock.core.errors import BadValue
+from pbsdock.core.pathrules import ClosedPaths
+from pbsdock.rm.base import Adoption, Ended, ResourceManager
+from pbsdock.rm.torque import tools
+from pbsdock.rm.torque.args import parse_epilogue_argv, parse_prologue_argv
+from pbsdock.rm.torque.facts import LiveJob, Prologue
+from pbsdock.rm.torque.ids import parse_job_id
+from pbsdock.rm.torque.live import JobFiles
+from pbsdock.rm.torque.words import WORDS
+
+_SHELL_LINE = re.compile(rb"^#PBS[ \t](?:.*[ \t])?-S", re.MULTILINE)
+_SCRIPT = 7  # of a prologue's arguments
+_JOB_FILE_S = 5.0  # how long mom's file of a job that has just begun is waited for
+_LOOK_AGAIN_S = 60.0  # for pbs_track, where there is none
+
+
+class Torque(ResourceManager):
+    """*mom_priv* is mom's private directory, *node* this host's own name, *client_dir* where the site keeps
+    Torque's client programs, "" where they are usually."""
+
+    def __init__(self, mom_priv: Path, node: str, *, client_dir: str = "", files: JobFiles | None = None) -> None:
+        self.words = WORDS
+        self.closed = ClosedPaths(guarded=(str(mom_priv.parent),), sealed=(str(mom_priv),))
+        self._node = node
+        self._spool = mom_priv.parent
+        self._jobs = mom_priv / "jobs"
+        self._client_dir = client_dir
+        self._pbs_track, self._looked_at = "", float("-inf")
+        self._files = files or JobFiles(self._jobs)
+
+    def job_id(self, text: str) -> str:
+        """``12.server`` and the like. Raises BadValue."""
+        return parse_job_id(text).text
+
+    def announced(self, argv: Sequence[str], env: Mapping[str, str]) -> Prologue:
+        """From the prologue's arguments. Raises BadValue."""
+        return Prologue(parse_prologue_argv(argv), env, self._node, self._spool)
+
+    def ended(self, argv: Sequence[str], env: Mapping[str, str]) -> Ended:
+        """From the epilogue's arguments; whatever the others are, the first is enough. Raises BadValue."""
+        job_id = self.job_id(argv[0] if argv else "")
+        try:
+            return Ended(id=job_id, exit_status=parse_epilogue_argv(argv).exit_status)
+        except BadValue:
+            return Ended(id=job_id, exit_status=None)
+
+    def named(self, argv: Sequence[str], env: Mapping[str, str]) -> str:
+        """The first argument."""
+        return argv[0] if argv else ""
+
+    def script_named(self, argv: Sequence[str], env: Mapping[str, str]) -> str:
+        """The prologue's last argument, which an older mom leaves out."""
+        return argv[_SCRIPT] if len(argv) > _SCRIPT else ""
+
+    def live(self) -> frozenset[str]:
+        """The names of mom's .JB files. Raises OSError."""
+        return frozenset(name for name in os.listdir(self._jobs) if name.endswith(".JB"))
+
+    def find(self, job_id: str) -> LiveJob | None:
+        """By its .JB, which may come a moment after the job's shell. Raises BadValue."""
+        parsed = parse_job_id(job_id)
+        pause, deadline = 0.02, time.monotonic() + _JOB_FILE_S
+        while (found := self._files.find(parsed)) is None and time.monotonic() < deadline:
+            time.sleep(pause)
+            pause = min(2 * pause, 0.32)
+        return LiveJob(*found, self._node, self._spool, self._jobs) if found else None
+
+    def shell_chosen(self, uid: int, argv: Sequence[str], job_file: str) -> bool:
+        """Whether it was asked for with qsub -S, or is not the login shell Torque takes otherwise."""
+        try:
+            login = pwd.getpwuid(uid).pw_shell
+        except KeyError:
+            return True
+        if len(argv) != 1 or argv[0] != login:
+            return True
+        try:
+            return b"<Shell_Path_List" in (self._jobs / job_file).read_bytes()
+        except OSError:
+            return False  # the .JB of a one-node job may not be written yet (observed)
+
+    def chooses_shell(self, script: bytes) -> bool:
+        """Whether a ``#PBS`` line has the option -S."""
+        return _SHELL_LINE.search(script) is not None
+
+    def adopt(self, first: int, hook: int) -> Adoption:
+        """By pbs_track, which mom obeys for the job's owner only: the run hook starts it."""
+        if not os.access(self._pbs_track, os.X_OK) and time.monotonic() - self._looked_at > _LOOK_AGAIN_S:
+            self._pbs_track, self._looked_at = tools.find("pbs_track", self._client_dir), time.monotonic()
+        if self._pbs_track:
+            return Adoption(told={"pbs_track": self._pbs_track})
+        where = self._client_dir or "the usual places, nor beside pbs_mom; torque.client_dir names another"
+        return Adoption(told={"pbs_track": ""}, skipped=f"pbs_track is not in {where}")
