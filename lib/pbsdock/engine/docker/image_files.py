@@ -49,6 +49,8 @@ def read(
     names = frozenset(str(pair).partition("=")[0] for pair in pairs)
     with _container(link, image_id, labels) as container:
         found = {path: _file(link, container, path, limit) for path, limit in wanted.items()}
+        # Removed by somebody meanwhile, it has no files either: that must not pass for an empty image.
+        link.ask("inspect", "GET", f"/containers/{container}/json")
     return names, {path: file for path, file in found.items() if file is not None}
 
 
