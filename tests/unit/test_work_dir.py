@@ -231,3 +231,17 @@ def test_what_is_said_of_the_directory_of_qsub() -> None:
 def test_nobody_has_these_ids() -> None:
     """Else the tests above would speak of somebody."""
     assert not [entry for entry in pwd.getpwall() if entry.pw_uid in (UID, UID + 5)]
+
+
+def test_a_link_that_is_exchanged_meanwhile(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was opened and judged has no other name then, least of all what the link says now."""
+    home, real = _linked(top)
+    mount = Mount(source=str(home), target=str(home), read_only=False, origin="home", required=False)
+
+    def gone(_path: str) -> list[str]:
+        raise FileNotFoundError
+
+    for names in (gone, lambda path: [path, f"{top}/elsewhere"]):
+        monkeypatch.setattr(mounts, "spellings", names)
+        bound, skipped = mounts.resolve([mount], USER, PathRules())
+        assert ([(one.source, one.target) for one in bound], skipped) == ([(str(real), str(home))], [])

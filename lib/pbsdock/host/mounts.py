@@ -85,10 +85,11 @@ def _elsewhere(mounts: Iterable[Mount], own: Mount) -> list[Bound]:
 def _aliases(found: Bound, mount: Mount, user: User, taken: Sequence[Bound]) -> Iterator[Bound]:
     """The same directory at every other name that its path goes through, its real one last: a job's working directory
     is known to the kernel by that alone, and what its user has noted by any of them."""
-    with syscalls.filesystem_user(user.uid, user.gid, user.groups):
+    names = [""]
+    with suppress(OSError), _eyes_of(user):
         names = spellings(mount.source)
     if names[-1] != found.source:
-        return
+        return  # exchanged meanwhile, if not by mistake: what was opened has the name it was asked for by
     seen = {other.target for other in taken}
     for name in names[1:]:
         if (
