@@ -266,7 +266,9 @@ def test_pins_that_were_left_are_swept(instance: Instance) -> None:
     (HOME / "kept").unlink()
 
 
-@pytest.mark.parametrize("cwd", ["/etc", "/var/lib", "/root", f"/home/{USERS[1]}", "/tmp", "/proc/1/root/root", "/dev/shm"])
+@pytest.mark.parametrize(
+    "cwd", ["/etc", "/var/lib", "/root", f"/home/{USERS[1]}", "/tmp", "/proc/1/root/root", "/dev/shm"]
+)
 def test_a_start_directory_that_was_invented(instance: Instance, cwd: str) -> None:
     """The run hook says where the job starts: it opens what qsub from there would, and nothing starts elsewhere."""
     trial = Trial(instance.request(f"#!/bin/sh\n#DOCKER {IMAGE}\ntrue\n"))

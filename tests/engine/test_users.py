@@ -416,6 +416,7 @@ def _later(instance: Instance, top: Path, options: str) -> bytes:
     return done.stdout
 
 
+@pytest.mark.threat(4, 36)
 def test_a_file_system_that_comes_while_the_job_runs(
     instance: Instance, shared_mount: Path, configured: Callable[[str], None]
 ) -> None:
@@ -431,6 +432,7 @@ def test_a_file_system_that_comes_while_the_job_runs(
     assert [point for point, _ in syscalls.mount_points() if "/pins/" in point and str(instance.root) in point] == []
 
 
+@pytest.mark.threat(4, 36)
 def test_no_mount_of_a_container_shows_on_the_host(
     instance: Instance, shared_mount: Path, configured: Callable[[str], None]
 ) -> None:
