@@ -82,12 +82,12 @@ def test_a_home_that_is_a_link(instance: Instance, site: Path, linked: Path) -> 
     run = _own(linked / "run", LINKED)
     names = [site / "home/dora", site / "homes/dora", linked]
     for work_dir in (site / "home/dora/run", run):
-        body = "pwd\necho x >relative\ncd $PBS_O_WORKDIR && pwd -P && echo y >here\n"
+        body = "pwd\necho x >relative\ncd $PBS_O_WORKDIR && pwd && echo y >here\n"
         body += "".join(f"cat {name}/run/here {name}/relative\n" for name in names)
         bare = instance.run(f"#!/bin/sh\n{body}", user=LINKED, work_dir=str(work_dir))
         done = instance.run(f"#!/bin/sh\n#DOCKER {HOST_IMAGE}\n{body}", user=LINKED, work_dir=str(work_dir))
 
-        assert bare.stdout.splitlines()[:2] == [os.fsencode(linked), os.fsencode(run)]
+        assert bare.stdout.splitlines()[:2] == [os.fsencode(linked), os.fsencode(work_dir)]
         assert (done.stdout, done.stderr, done.exit_status) == (bare.stdout, b"", 0)
         for name in ("relative", "run/here"):
             (linked / name).unlink()
@@ -121,14 +121,15 @@ def test_links_within_the_home(instance: Instance, site: Path, linked: Path) -> 
     real = _own(site / "v2/run", LINKED).parent
     (site / "current").symlink_to("v2")
     (linked / "data").symlink_to(site / "current")
-    body = "cd $PBS_O_WORKDIR && pwd -P && echo x >f && cat ~/data/run/f\n" + f"cat {real}/run/f {site}/current/run/f\n"
     for name in (site / "home/dora/data/run", linked / "data/run", site / "current/run", real / "run"):
+        body = f"cd $PBS_O_WORKDIR && pwd && echo x >f && cat {real}/run/f\n"
+        if name != real / "run":  # with that name alone nothing tells of the others
+            body += f"cat ~/data/run/f {site}/current/run/f\n"
         bare = instance.run(f"#!/bin/sh\n{body}", user=LINKED, work_dir=str(name))
         done = instance.run(f"#!/bin/sh\n#DOCKER {HOST_IMAGE}\n{body}", user=LINKED, work_dir=str(name))
-        seen = done.stdout.splitlines()
 
-        assert bare.stdout.splitlines() == [os.fsencode(real / "run"), b"x", b"x", b"x"]
-        assert (seen[:1], seen[-1:], done.stderr) == ([os.fsencode(real / "run")], [b"x"], b""), name
+        assert bare.stdout.startswith(os.fsencode(name) + b"\nx\n")
+        assert (done.stdout, done.stderr) == (bare.stdout, b"")
 
 
 @pytest.mark.parametrize("start", [False, True])
@@ -270,7 +271,7 @@ def test_a_shell_the_image_lacks(instance: Instance) -> None:
     has = instance.run(f"#!/bin/bash\n#DOCKER {HOST_IMAGE}\necho $SHELL\n", user=BASH)
 
     assert said == task == b"/bin/sh\n/bin/sh\n"
-    assert (status, typed.finish(status).stdout.count(b"\n/bin/sh\r\n")) == (9, 2)
+    assert (status, typed.finish(status).stdout.count(b"/bin/sh\r\n")) == (9, 2)
     assert has.stdout == b"/bin/bash\n"
 
 
@@ -348,12 +349,12 @@ def test_a_task_has_the_images_variables_too(instance: Instance) -> None:
 @pytest.mark.parametrize("line", ["", f"#DOCKER {NO_SHELL_IMAGE}\n", "#DOCKER --bad\n"])
 def test_image_of_a_batch_job_on_the_command_line(instance: Instance, line: str) -> None:
     """qsub -v PBSDOCK=… chooses the image of a script without a line, and beats the line of one that has it."""
-    body = f"#!/bin/sh\n{line}echo $FROM_IMAGE $MARK $0 $PBSDOCK; exit 7\n"
+    body = f"#!/bin/sh\n{line}echo $FROM_IMAGE $MARK $0 [$PBSDOCK]; exit 7\n"
     done = instance.run(body, variables={"PBSDOCK": f"{IMAGE} --env MARK=here"})
 
     assert (done.exit_status, done.stderr) == (7, b"")
     assert done.stdout.startswith(b"yes here ")
-    assert done.stdout.endswith(b".SC \n")
+    assert done.stdout.endswith(b".SC []\n")
     assert instance.left() == []
     assert len([one for one in instance.events(done.job_id) if one["event"] == "job.started"]) == 1
 

@@ -167,6 +167,16 @@ def test_prologue_of_a_plain_job_sees_to_an_agent(site: Site) -> None:
     assert site.asked(5.0) == site.client("ensure-agent")
 
 
+def test_prologue_of_a_plain_job_takes_an_unreaped_agent_for_dead(site: Site) -> None:
+    """A killed agent nobody has waited for still has an entry in /proc, and its socket is there."""
+    with site.agent(), subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+        (site.run_dir / "agent.pid").write_text(f"{dead.pid}\n")
+        site.call("prologue", [*PROLOGUE, site.script("true\n")])
+
+    assert site.asked(5.0) == site.client("ensure-agent")
+
+
 def test_prologue_of_a_plain_job_leaves_an_agent_that_cannot_start_to_the_node_check(site: Site) -> None:
     """A node with a wrong configuration must not try it with every job."""
     (site.run_dir / "unhealthy").write_text("wrong\n")
@@ -203,11 +213,11 @@ def test_prologue_with_a_marker_lets_the_client_sweep(site: Site) -> None:
 
 
 def test_prologue_of_an_interactive_job_passes(site: Site) -> None:
-    """An interactive job's argument 8 names a file that does not exist."""
+    """An interactive job's argument 8 names a file that does not exist: an agent is seen to, without waiting for it."""
     done = site.call("prologue", [*PROLOGUE, str(site.mom_priv / "jobs/7.vm.SC")])
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert site.asked() is None
+    assert site.asked(5.0) == site.client("ensure-agent")
 
 
 @pytest.mark.parametrize(("job", "name"), [("7.vm", "7.vm.SC"), ("16[0].vm", "16-0.vm.SC")])
