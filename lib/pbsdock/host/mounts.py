@@ -137,13 +137,9 @@ def reach(path: str, bound: Sequence[Bound], user: User, rules: PathRules) -> tu
 
     Nothing if it is; the second is why it cannot be, "" if it can.
     """
-    try:
-        with syscalls.filesystem_user(user.uid, user.gid, user.groups):
-            names = spellings(path)
-    except OSError as error:
-        return [], f"{path} cannot be mounted: {error.strerror or error} {UNREADABLE}"
-    if all(_is_shown(name, bound) for name in names):
-        return [], ""
+    with suppress(OSError), _eyes_of(user):
+        if all(_is_shown(name, bound) for name in spellings(path)):
+            return [], ""
     mount = Mount(source=path, target=path, read_only=False, origin="workdir", required=False)
     found, skipped = resolve([mount], user, rules)
     extra = [one for one in found if not _is_shown(one.target, bound)]
