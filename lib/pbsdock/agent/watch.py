@@ -12,7 +12,7 @@ from pbsdock.agent.memory import heap
 from pbsdock.agent.node import Node
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.runs import JobRun, Run, TaskRun
-from pbsdock.agent.start import finish_task
+from pbsdock.agent.tasks import finish_task
 from pbsdock.core.errors import HookError
 from pbsdock.core.record import Record, State
 from pbsdock.engine.base import EngineError, EngineEvent, EventKind

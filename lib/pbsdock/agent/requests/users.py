@@ -10,11 +10,13 @@ from collections.abc import Mapping
 
 from pbsdock.agent import prepare, stage
 from pbsdock.agent.finish import finish
+from pbsdock.agent.refusals import refuse
 from pbsdock.agent.requests.fields import env_of
 from pbsdock.agent.requests.streams import StreamRestorer
 from pbsdock.agent.runs import JobRun, Run, TaskRun
 from pbsdock.agent.session import Session
-from pbsdock.agent.start import discard_half_started, finish_task, start_job, start_task
+from pbsdock.agent.start import discard_half_started, start_job
+from pbsdock.agent.tasks import finish_task, start_task
 from pbsdock.core.errors import BadValue, HookError, Refusal
 from pbsdock.core.facts import Exit
 from pbsdock.core.record import Record, Refused, State
@@ -111,7 +113,7 @@ class UserRequests:
         except Refusal as error:
             with self.node.job_lock(record.job_id, 120.0):
                 if record.state is State.READY:
-                    prepare.refuse(self.node, record, error)
+                    refuse(self.node, record, error)
             raise
         for sentence in said:
             self.session.notify(sentence)
