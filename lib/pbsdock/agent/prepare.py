@@ -73,6 +73,7 @@ def on_demand(node: Node, job: Job, text: str, notify: Notify, wrong: str = "") 
     *job*, and what is *wrong* with its resources, come from the resource manager's own file.
     """
     began = time.monotonic()
+    job = replace(job, on_demand=True)
     with node.job_lock(job.id, 60.0):
         # Whoever asked first: each record is granted the job's whole memory and CPUs.
         made = node.jobs.newest(job.id)

@@ -90,7 +90,7 @@ class Job:
     nodefile: str | None
     gpufile: str | None = None  # the manager's list of its GPUs
     interactive: bool
-    on_demand: bool = False  # asked for by the run hook, not the prologue
+    on_demand: bool = False  # prepared for the run hook, not the prologue
     job_file: str  # what the manager calls the file that is there while the job lives, see ResourceManager.live
     grant: Grant
     words: Words

@@ -8,7 +8,7 @@ import pwd
 import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pbsdock.rm.base import Job
@@ -126,7 +126,7 @@ class LiveJob:
         file = self.file
         here, total = slots_on(file.exec_host, self.node) if file.exec_host else (1, 1)
         nodefile = _moms_own(env.get("PBS_NODEFILE"), self.id, self.spool / "aux")
-        job = _job(
+        return _job(
             file.job_id,
             file.user,
             file.name,
@@ -144,7 +144,6 @@ class LiveJob:
             slots_here=max(1, here),
             slots_total=max(1, total, here),
         )
-        return replace(job, on_demand=True)
 
 
 def _job(
