@@ -29,6 +29,7 @@ LIBRARY, CONTROL = sys.argv[1], Path(sys.argv[2])
 sys.path.insert(0, LIBRARY)
 
 from pbsdock.agent import daemon, finish, node, own_files, stage, teardown, watch  # noqa: E402 - found only through the line above
+from pbsdock.agent.health_flag import HealthFlag  # noqa: E402
 from pbsdock.agent.jobs import Jobs  # noqa: E402
 from pbsdock.agent.planning import Planning  # noqa: E402
 from pbsdock.agent.pulse import Pulse  # noqa: E402
@@ -45,7 +46,7 @@ from pbsdock.events.stream import EventStream  # noqa: E402
 from pbsdock.host import pins  # noqa: E402
 
 # What a node holds that does nothing to the world, or only tells of it, or closes what is open.
-_PLAIN = (Config, EventStream, Jobs, Paths, Planning, Pulse, Streams)
+_PLAIN = (Config, EventStream, HealthFlag, Jobs, Paths, Planning, Pulse, Streams)
 _PATIENCE_S = 60.0
 _real_time = time.time
 

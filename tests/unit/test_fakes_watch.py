@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from pbsdock.agent.outage import Outage
+from pbsdock.agent.refresh import Refresher
 from pbsdock.agent.runs import JobRun, TaskRun
 from pbsdock.agent.server import adopt
 from pbsdock.agent.watch import Watcher
-from pbsdock.core.record import State
+from pbsdock.core.record import Record, State
 from pbsdock.engine.base import ContainerState, EngineEvent, EventKind, ExecState
 from pbsdock.host.process import start_time
 from tests.conftest import wait_until
@@ -140,6 +142,31 @@ def test_a_fake_engine_that_came_back_is_noticed_once(node: FakeNode) -> None:
 
     assert watcher._came_back()
     assert not watcher._came_back()
+
+
+# -- sessions ---------------------------------------------------------------------------------------------------------
+
+
+def test_sessions_of_fake_stores_are_refreshed_while_their_jobs_run(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One job's trouble does not end the others'; what is over needs none."""
+    monkeypatch.setattr("pbsdock.agent.refresh._LOOK_S", 0.001)
+    records = [known(node, state, plan=_PLAN) for state in (State.RUNNING, State.ENDED, State.RUNNING)]
+    stop, seen = threading.Event(), list[str]()
+
+    def refresh(record: Record, _directory: Path) -> bool:
+        seen.append(record.incarnation)
+        if len(seen) == 1:
+            raise ValueError("a slip")
+        stop.set()
+        return True
+
+    monkeypatch.setattr(node.stores, "refresh", refresh)
+    Refresher(node, stop).run()
+
+    assert sorted(seen) == sorted([records[0].incarnation, records[2].incarnation])
+    assert node.events.names() == ["agent.error"]
 
 
 # -- an agent that comes after another --------------------------------------------------------------------------------

@@ -30,10 +30,10 @@ def failed(node: Node, argv: Sequence[str], env: Mapping[str, str], error: Excep
     if fault.code == "agent-error" and fault is not error:
         node.emit("agent.error", level="error", where="prepare", reason=repr(error)[:500])
     job_id = node.rm.named(argv, env)
-    confirmed = fault.sentence if node.is_flagged(fault.code) else health.look(node, fault.code)
+    confirmed = fault.sentence if node.health_flag.is_set_for(fault.code) else health.look(node, fault.code)
     node.emit("job.fault", level="error", code=fault.code, sentence=fault.sentence, job=job_id)
     if confirmed:
-        node.fault(NodeFault(fault.code, confirmed))
+        node.health_flag.set(NodeFault(fault.code, confirmed))
     elif (count := node.attempts.failed(job_id, fault.code)) >= MOST:
         with suppress(BadValue, OSError, HookError), node.job_lock(job_id, _BUSY_S):
             said = f"preparing job {job_id} on {node.name} has failed {count} times for one reason: {fault.sentence}"

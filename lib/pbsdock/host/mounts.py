@@ -236,7 +236,9 @@ def _follows(mount: Mount, real: str, rules: PathRules, mounted: Sequence[syscal
 
 def _closed_to_root(path: str, mounted: Sequence[syscalls.MountedFileSystem]) -> str:
     """Why not even the engine may look at *path*, "" if it may: a FUSE file system is its user's alone (fuse(4))."""
-    real = os.path.realpath(path)
+    real = path
+    with suppress(OSError):  # raised by links that are exchanged meanwhile, or lead where not even root may look
+        real = os.path.realpath(path)
     around = [one for one in mounted if below(path, one.point) or below(real, one.point)]
     if not around:
         return ""

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Mapping
 
-from pbsdock.agent import prepare, stage
+from pbsdock.agent import prepare, signals, stage
 from pbsdock.agent.finish import finish
 from pbsdock.agent.refusals import refuse
 from pbsdock.agent.requests.fields import env_of
@@ -201,7 +201,7 @@ class UserRequests:
             if number in _FATAL:
                 stage.interrupt(self.node, running.record, f"the job got {signal.Signals(number).name}")
             return
-        count = self.node.signal(running, number)
+        count = signals.send(self.node, running, number)
         self.node.emit("job.signalled", running.record, signal=signal.Signals(number).name, processes=count)
 
     def resize(self, message: wire.Message) -> None:
