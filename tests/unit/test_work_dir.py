@@ -245,3 +245,16 @@ def test_a_link_that_is_exchanged_meanwhile(top: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr(mounts, "spellings", names)
         bound, skipped = mounts.resolve([mount], USER, PathRules())
         assert ([(one.source, one.target) for one in bound], skipped) == ([(str(real), str(home))], [])
+
+
+def test_links_that_nobody_can_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that changes while its sentence is made, or that root may not follow either, is the user's mistake."""
+
+    def fails(path: str, *, strict: bool = False) -> str:
+        raise OSError(22, "Invalid argument", path)
+
+    monkeypatch.setattr(os.path, "realpath", fails)
+    mount = Mount(source="/nowhere", target="/x", read_only=False, origin="volume", required=False)
+    (_, reason), *_ = mounts.resolve([mount], USER, PathRules())[1]
+
+    assert reason == f"/nowhere cannot be mounted: Invalid argument {mounts.UNREADABLE}"
