@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -622,17 +623,21 @@ def test_a_terminal_of_the_callers(first: FirstProcess) -> None:
 def test_a_gigabyte_passes_at_the_pipes_own_speed(installed: FirstProcess) -> None:
     """Nobody stands between a program and its descriptors: it takes what the same two programs take outside."""
 
+    ids = count()
+
     def gigabyte(write_end: int) -> None:
         installed.end(
             installed.start(
-                f"dd{write_end}", "dd", "if=/dev/zero", "bs=1M", "count=1024", "status=none", fds=(write_end,) * 3
+                f"dd{next(ids)}", "dd", "if=/dev/zero", "bs=1M", "count=1024", "status=none", fds=(write_end,) * 3
             )
         )
 
     def bare(write_end: int) -> None:
         subprocess.run(["dd", "if=/dev/zero", "bs=1M", "count=1024", "status=none"], stdout=write_end, check=True)
 
-    assert _through_a_pipe(gigabyte) < 2 * _through_a_pipe(bare) + 0.2
+    # In turn, and the best of each: what else the machine does must not be taken for its cost.
+    times = [(_through_a_pipe(gigabyte), _through_a_pipe(bare)) for _ in range(3)]
+    assert min(ours for ours, _ in times) < 2 * min(theirs for _, theirs in times) + 0.2
 
 
 def _through_a_pipe(write: Callable[[int], None]) -> float:
