@@ -46,7 +46,7 @@ def logged_in(user: str, text: str) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def closed(instance: Instance) -> Iterator[str]:
+def closed(images: None) -> Iterator[str]:
     """A registry that gives its one image to its owner alone; yields the image's name."""
     with registry(htpasswd("owner", _PASSWORD)) as address:
         name = f"{address}/team/secret"

@@ -184,3 +184,22 @@ def test_how_long_an_engine_may_be_wrong() -> None:
     """Half a minute."""
     assert not is_given_up(100.0, 129.9)
     assert is_given_up(100.0, 130.0)
+
+
+@pytest.mark.parametrize(
+    ("code", "usage", "is_full", "said"),
+    [
+        (1, Usage(pids_hit=True), False, "the job had 4096 processes and threads, as many as it may at this site"),
+        (1, Usage(pids_hit=False), True, "/dev/shm was full: it has 512 MiB in this job"),
+        (135, Usage(), False, "a bus error (SIGBUS) is what a full /dev/shm ends in: it has 512 MiB in this job"),
+        (0, Usage(pids_hit=False), True, ""),
+        (1, Usage(), False, ""),
+    ],
+)
+def test_limits_that_a_program_cannot_name(code: int, usage: Usage, is_full: bool, said: str) -> None:
+    """Processes and shared memory, with what to change; a full /dev/shm is nothing to a job that has succeeded."""
+    observed = replace(_observed(ContainerState(exit_code=code), usage=usage), shm_was_full=is_full)
+    sentences = ending(observed, _plan("alpine:3"), ask_memory="").exit.sentences
+
+    assert (sentences[0] if sentences else "").startswith(said)
+    assert bool(sentences) is bool(said)

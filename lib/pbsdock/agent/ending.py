@@ -21,6 +21,7 @@ AWAY = "the Docker engine of this node was away"
 LOST = 255  # what the engine reports for a container that ended while it was away (observed with live-restore)
 REMOVED = 137  # stands for the exit status of a container that somebody else removed
 _BY_SIGNAL = (137, 143)
+_BUS_ERROR = 128 + 7  # as a shell reports SIGBUS
 _STALE_S = 30.0
 
 
@@ -33,6 +34,7 @@ class Observed:
     outage: Outage | None  # the engine's last one while the job ran
     stream_lost_at: float | None  # since when nobody reads the job's output
     now: float
+    shm_was_full: bool = False  # /dev/shm, as far as it was looked at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +57,27 @@ def ending(observed: Observed, plan: Plan | None, *, ask_memory: str) -> Ending:
     # The kernel's own count, where it outlives the container, also knows what the engine was away for.
     is_killed = bool((state is not None and state.out_of_memory) or usage.oom_at)
     killed = oom_sentence(memory_limit(plan), usage.memory_peak_bytes, usage.oom_at, ask_memory) if is_killed else ""
-    end = Exit(code=code, oom=is_killed, sentences=tuple(_sentences(observed, killed)), at=observed.now)
+    sentences = (*_sentences(observed, killed), *_limits_met(observed, plan, code))
+    end = Exit(code=code, oom=is_killed, sentences=sentences, at=observed.now)
     return Ending(exit=end, results=tuple(due(plan, code)))
+
+
+def _limits_met(observed: Observed, plan: Plan | None, code: int) -> list[str]:
+    """What a program only knows as an error of fork(2), a signal or a full disk."""
+    if plan is None:
+        return []
+    said = []
+    if observed.usage.pids_hit:
+        said.append(
+            f"the job had {plan.limits.pids} processes and threads, as many as it may at this site; forks beyond that"
+            " are refused"
+        )
+    if code == _BUS_ERROR or (observed.shm_was_full and code):
+        size = human(plan.limits.shm_bytes)
+        bus_error = "a bus error (SIGBUS) is what a full /dev/shm ends in"
+        what = "/dev/shm was full" if observed.shm_was_full else bus_error  # noqa: S108 - words
+        said.append(f"{what}: it has {size} in this job; ask for more with --shm-size SIZE in the #DOCKER line")
+    return said
 
 
 def memory_limit(plan: Plan | None) -> int | None:

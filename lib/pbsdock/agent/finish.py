@@ -122,6 +122,7 @@ def _observe(node: Node, running: JobRun, said: int | None) -> Observed:
         outage=running.outage,
         stream_lost_at=running.stream_lost_at,
         now=time.time(),
+        shm_was_full=running.shm_was_full,
     )
 
 

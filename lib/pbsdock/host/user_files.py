@@ -21,13 +21,17 @@ def read(path: str, user: User, most_bytes: int) -> bytes:
     with syscalls.filesystem_user(user.uid, user.gid, user.groups):
         real = os.path.realpath(path, strict=True)
         fd = syscalls.openat2(_CWD, real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY, syscalls.RESOLVE_NO_SYMLINKS)
-        with os.fdopen(fd, "rb") as file:
+        try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 raise OSError(errno.EINVAL, "it is not a plain file", path)
             if found.st_size > most_bytes:
                 raise OSError(errno.EFBIG, f"it has more than {most_bytes} bytes", path)
-            data = file.read(most_bytes + 1)
+            # Not os.fdopen() before this: it leaves the descriptor of a directory open.
+            with os.fdopen(os.dup(fd), "rb") as file:
+                data = file.read(most_bytes + 1)
+        finally:
+            os.close(fd)
     if len(data) > most_bytes:
         raise OSError(errno.EFBIG, f"it has more than {most_bytes} bytes", path)
     return data
