@@ -14,7 +14,7 @@ from typing import Any
 LIBRARY, NOTES = sys.argv[1:3]
 sys.path.insert(0, LIBRARY)
 
-from pbsdock.agent import daemon, finish, node, prepare, watch  # noqa: E402 - found only through the line above
+from pbsdock.agent import daemon, finish, node, own_files, watch  # noqa: E402 - found only through the line above
 from pbsdock.agent.requests import root, streams, users  # noqa: E402
 from pbsdock.agent.requests.root import RootRequests  # noqa: E402
 from pbsdock.agent.requests.users import UserRequests  # noqa: E402
@@ -58,7 +58,7 @@ for module in (root, users, streams, watch):
     module.finish = _noted("end", finish.finish)  # type: ignore[attr-defined]
 _wrap(finish, "_tell", "told")
 _wrap(os, "fsync", "fsync")
-_wrap(prepare, "_files", "files")
+_wrap(own_files, "write", "files")
 _wrap(pins, "make", "pins")
 _wrap(pins, "remove", "pins")
 _chosen = node.choose

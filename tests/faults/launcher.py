@@ -28,7 +28,8 @@ from typing import Any
 LIBRARY, CONTROL = sys.argv[1], Path(sys.argv[2])
 sys.path.insert(0, LIBRARY)
 
-from pbsdock.agent import daemon, finish, node, prepare, release, stage, watch  # noqa: E402 - found only through the line above
+from pbsdock.agent import daemon, finish, node, own_files, stage, teardown, watch  # noqa: E402 - found only through the line above
+from pbsdock.agent.health_flag import HealthFlag  # noqa: E402
 from pbsdock.agent.jobs import Jobs  # noqa: E402
 from pbsdock.agent.planning import Planning  # noqa: E402
 from pbsdock.agent.pulse import Pulse  # noqa: E402
@@ -45,7 +46,7 @@ from pbsdock.events.stream import EventStream  # noqa: E402
 from pbsdock.host import pins  # noqa: E402
 
 # What a node holds that does nothing to the world, or only tells of it, or closes what is open.
-_PLAIN = (Config, EventStream, Jobs, Paths, Planning, Pulse, Streams)
+_PLAIN = (Config, EventStream, HealthFlag, Jobs, Paths, Planning, Pulse, Streams)
 _PATIENCE_S = 60.0
 _real_time = time.time
 
@@ -181,12 +182,12 @@ def _wrap_node() -> None:
         return backend
 
     node.choose = choose
-    prepare._files = _step("prepare", prepare._files)
+    own_files.write = _step("own_files", own_files.write)
     # The modules' functions that change something of their own; what their threads do has phases of its own.
     for module, names in ((pins, ("make", "remove")), (stage, ("begin_in", "await_in", "begin_out"))):
         for name in names:
             setattr(module, name, _step(module.__name__.rpartition(".")[2], getattr(module, name)))
-    release._STEPS = tuple((name, _step(f"release.{name}", act)) for name, act in release._STEPS)
+    teardown.ACTS = tuple((name, _step(f"release.{name}", act)) for name, act in teardown.ACTS)
 
 
 _INJECTED = "an error of the engine, injected"

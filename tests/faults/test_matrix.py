@@ -40,7 +40,7 @@ _SLOW = ("engine-hung", "engine-killed", "engine-restarted", "gateway-hung", "ga
 # What of a record's steps is done where: a step that is added to the code fails here until it is known.
 _STEPS = {
     "image": "prologue:images.ensure#1",
-    "files": "prologue:prepare.files#1",
+    "files": "prologue:own_files.write#1",
     "cgroup": "prologue:cgroups.create#1",
     "credentials": "prologue:stores.begin#1",
     "container": "run:engine.create#1",

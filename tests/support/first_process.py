@@ -177,7 +177,10 @@ class FirstProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.outer.poll() is None:
+            # unshare's --kill-child is undone by the change of user behind it (prctl(2), PR_SET_PDEATHSIG).
+            first = self.pid
             os.kill(self.outer.pid, signal.SIGKILL)
+            os.kill(first, signal.SIGKILL)
             self.outer.wait(10)
         said = self.said()
         self.errors.close()

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from pbsdock.agent import prepare, stage
+from pbsdock.agent import prepare, stage_orders
 from pbsdock.agent.channel import Channel, ClientGone
 from pbsdock.agent.pulse import Pulse
 from pbsdock.agent.runs import JobRun
 from pbsdock.agent.streams import Streams
+from pbsdock.agent.work import Work
 from pbsdock.agent.workers import Worker
 from pbsdock.core.record import Record
 from pbsdock.core.waiting import hung_up, readable, writable
@@ -139,7 +140,7 @@ def test_what_was_begun_is_released_whatever_happens(monkeypatch: pytest.MonkeyP
 
     plan: Any = SimpleNamespace(to_dict=dict, stores=(), stage_in=(), stage_out=(), image="i", queue="q", network="n")
     monkeypatch.setattr(prepare, "_with_cpus", lambda *_: plan)
-    monkeypatch.setattr(prepare, "_new_record", lambda *_: record)
+    monkeypatch.setattr(prepare, "new_record", lambda *_: record)
     monkeypatch.setattr(prepare, "_carry_out", fail)
     monkeypatch.setattr(prepare, "release", lambda node, one, why: released.append(one.incarnation))
     node: Any = SimpleNamespace(
@@ -157,7 +158,7 @@ def test_what_was_begun_is_released_whatever_happens(monkeypatch: pytest.MonkeyP
 
 def test_a_worker_that_is_stopped_does_not_hold_up_a_release(monkeypatch: pytest.MonkeyPatch) -> None:
     """A user may stop a process of theirs. A program that does nothing stands here for one that was stopped."""
-    monkeypatch.setattr(stage, "_UNDO_S", 0.3)
+    monkeypatch.setattr(stage_orders, "_UNDO_S", 0.3)
     ours, theirs = socket.socketpair()
     with theirs:
         process = subprocess.Popen(["sleep", "60"], pass_fds=[theirs.fileno()])
@@ -166,8 +167,8 @@ def test_a_worker_that_is_stopped_does_not_hold_up_a_release(monkeypatch: pytest
         direction="undo", uid=1, gid=1, groups=(), mark="m", items=(), stores={}, uploads=(), keep="/k", patience_s=1.0
     )
     began = time.monotonic()
-    with pytest.raises(stage.StageFailed, match="killed"):
-        stage._obeyed(node, _record(), SimpleNamespace(), order, stage.Work())  # type: ignore[arg-type]
+    with pytest.raises(stage_orders.StageFailed, match="killed"):
+        stage_orders._obeyed(node, _record(), SimpleNamespace(), order, Work())  # type: ignore[arg-type]
 
     assert time.monotonic() - began < 10
     assert process.wait(5) == -9

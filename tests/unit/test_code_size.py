@@ -14,12 +14,8 @@ MOST_METHODS = 15
 LIBRARY = ROOT / "lib/pbsdock"
 # To be split; no other may join them.
 PENDING = {
-    "agent/jobs.py",
     "agent/listener.py",
-    "agent/node.py",
-    "agent/stage.py",
     "agent/stores.py",
-    "agent/watch.py",
 }
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbsdock.agent.reconcile import Verdict, judge
+from pbsdock.agent.findings import Verdict, judge
 from pbsdock.core.errors import Refusal
 from pbsdock.core.pathrules import PathRules, below
 from pbsdock.core.plan import Mount

@@ -36,6 +36,13 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FirstProcess]:
+    """The same without sanitizers, for what takes long or is measured."""
+    with FirstProcess(build(tmp_path_factory, sanitized=False)) as made:
+        yield made
+
+
+@pytest.fixture
 def first(program: Path) -> Iterator[FirstProcess]:
     """One with its gate open."""
     with FirstProcess(program) as made:
@@ -74,13 +81,13 @@ def descriptors(first: FirstProcess) -> int:
     return len(os.listdir(f"/proc/{first.pid}/fd"))
 
 
-def test_half_messages_stop_nobody_and_are_forgotten(first: FirstProcess) -> None:
+def test_half_messages_stop_nobody_and_are_forgotten(installed: FirstProcess) -> None:
     """Nothing, half a head, a head without its texts, half of the texts, a byte now and then: ten seconds, not more."""
-    before = descriptors(first)
-    clients = [raw(first) for _ in range(5)]
+    before = descriptors(installed)
+    clients = [raw(installed) for _ in range(5)]
     for client, size in zip(clients, (0, 7, HEAD, len(RUN) - 1, 1), strict=True):
         client.sendall(RUN[:size])
-    serves(first, "meanwhile")
+    serves(installed, "meanwhile")
     began = time.monotonic()
     for at in range(1, 200):
         try:
@@ -94,8 +101,8 @@ def test_half_messages_stop_nobody_and_are_forgotten(first: FirstProcess) -> Non
         with suppress(ConnectionResetError):
             assert client.recv(100) == b""
         client.close()
-    _wait_for(lambda: descriptors(first) <= before)
-    assert first.status("victim") is None
+    _wait_for(lambda: descriptors(installed) <= before)
+    assert installed.status("victim") is None
 
 
 def test_one_byte_at_a_time_is_a_message(first: FirstProcess) -> None:

@@ -26,6 +26,13 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FirstProcess]:
+    """The same without sanitizers, for what takes long or is measured."""
+    with FirstProcess(build(tmp_path_factory, sanitized=False)) as made:
+        yield made
+
+
+@pytest.fixture
 def first(program: Path) -> Iterator[FirstProcess]:
     """One with its gate open."""
     with FirstProcess(program) as made:
@@ -385,15 +392,15 @@ def test_whoever_lost_the_connection_can_join(first: FirstProcess) -> None:
     _wait_for(lambda: first.status("task") is not None)
 
 
-def test_the_same_id_runs_once(first: FirstProcess) -> None:
+def test_the_same_id_runs_once(installed: FirstProcess) -> None:
     """However often it is asked for; also when there was no more place to remember it."""
-    assert first.run("task", "sh", "-c", "echo ran")[1] == b"ran\n"
-    again, said = first.run("task", "sh", "-c", "echo ran")
+    assert installed.run("task", "sh", "-c", "echo ran")[1] == b"ran\n"
+    again, said = installed.run("task", "sh", "-c", "echo ran")
     assert (again.kind, again.number, again.step, said) == (init.FAILED, errno.EEXIST, "id", b"")
 
     for number in range(1100):
-        first.end(first.start(f"t{number}", "/bin/true"))
-    again, said = first.run("task", "sh", "-c", "echo ran")
+        installed.end(installed.start(f"t{number}", "/bin/true"))
+    again, said = installed.run("task", "sh", "-c", "echo ran")
     assert (again.number, again.step, said) == (errno.EEXIST, "id", b"")
 
 
@@ -514,13 +521,13 @@ def test_nothing_inside_ends_process_1(first: FirstProcess) -> None:
     assert first.run("after", "echo", "alive")[1] == b"alive\n"
 
 
-def test_ten_thousand_orphans(first: FirstProcess) -> None:
+def test_ten_thousand_orphans(installed: FirstProcess) -> None:
     """All are reaped, and the task's end is told meanwhile."""
     script = "i=0; while [ $i -lt 10000 ]; do (: & exit 0); i=$((i+1)); done"
-    end, said = first.run("task", "sh", "-c", script)
+    end, said = installed.run("task", "sh", "-c", script)
 
     assert (end.number, said) == (0, b"")
-    children = Path(f"/proc/{first.pid}/task/{first.pid}/children")
+    children = Path(f"/proc/{installed.pid}/task/{installed.pid}/children")
     _wait_for(lambda: children.read_text() == "")
 
 
@@ -612,12 +619,12 @@ def test_a_terminal_of_the_callers(first: FirstProcess) -> None:
 # -- costs -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_gigabyte_passes_at_the_pipes_own_speed(first: FirstProcess) -> None:
+def test_a_gigabyte_passes_at_the_pipes_own_speed(installed: FirstProcess) -> None:
     """Nobody stands between a program and its descriptors: it takes what the same two programs take outside."""
 
     def gigabyte(write_end: int) -> None:
-        first.end(
-            first.start(
+        installed.end(
+            installed.start(
                 f"dd{write_end}", "dd", "if=/dev/zero", "bs=1M", "count=1024", "status=none", fds=(write_end,) * 3
             )
         )
@@ -640,12 +647,12 @@ def _through_a_pipe(write: Callable[[int], None]) -> float:
     return time.monotonic() - began
 
 
-def test_a_task_costs_milliseconds(first: FirstProcess) -> None:
+def test_a_task_costs_milliseconds(installed: FirstProcess) -> None:
     """The middle of a hundred; a slow machine has twenty times what was measured."""
     took = []
     for number in range(100):
         began = time.monotonic()
-        first.end(first.start(f"task{number}", "/bin/true"))
+        installed.end(installed.start(f"task{number}", "/bin/true"))
         took.append(time.monotonic() - began)
 
     assert sorted(took)[50] < 0.03

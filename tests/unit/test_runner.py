@@ -170,3 +170,35 @@ def _messages(peer: socket.socket) -> Iterator[wire.Message]:
             size = int.from_bytes(data[:4], "big")
             yield wire.decode(data[4 : 4 + size])
             data = data[4 + size :]
+
+
+@pytest.mark.parametrize(("said", "code"), [(0, 153), (3, 3)])
+def test_output_past_the_file_limit_fake_agent(tmp_path: Path, said: int, code: int) -> None:
+    """qsub -l file=: what does not fit is told, and a job that knows nothing of it has not succeeded."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(tmp_path / "agent.sock"))
+    listener.listen()
+    program = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\n"
+    program += "from pbsdock.hook.client import hook; hook()"
+    with (tmp_path / "out").open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, "--run-dir", str(tmp_path), "run", "/bin/sh"],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "lib"), "PBS_JOBID": "7.vm", "PYTHONDONTWRITEBYTECODE": "1"},
+        )
+    peer, _ = listener.accept()
+    peer.recv(65536)
+    hook = Hook(process, peer)
+    stream = hook.stream(wire.Message("started", pid=0, fds=1))
+    stream.sendall(b"\1\0\0\0" + (10000).to_bytes(4, "big") + b"x" * 10000)
+    stream.close()
+    peer.sendall(wire.encode(wire.Message("ended", code=said)))
+    _, err = process.communicate(timeout=20)
+
+    assert process.returncode == code
+    assert b"the job's standard output was cut off: File too large" in err
+    assert (tmp_path / "out").stat().st_size == 8192
+    peer.close()
+    listener.close()

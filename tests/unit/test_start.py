@@ -76,7 +76,7 @@ def _begin(
     engine: FakeEngine, record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: list[str]
 ) -> Any:
     monkeypatch.setattr(start, "_rlimits", lambda _: {})
-    monkeypatch.setattr(start, "_pinned", lambda *_: nullcontext([]))
+    monkeypatch.setattr(start, "pinned", lambda *_: nullcontext([]))
     monkeypatch.setattr(start, "_deliver", lambda *_: engine.may_fail("deliver"))
     jobs = Jobs(Ledger(tmp_path), lambda event, *_, **__: events.append(event))
     jobs.create(record)
@@ -87,6 +87,7 @@ def _begin(
         engine=engine,
         jobs=jobs,
         rm=SimpleNamespace(shell_chosen=lambda *_: False, words=WORDS),
+        paths=SimpleNamespace(pins=tmp_path),
         labels=lambda _: {},
         config=parse(""),
         cgroups=SimpleNamespace(cgroup_parent=lambda _: "/c"),

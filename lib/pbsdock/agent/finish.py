@@ -1,26 +1,38 @@
-"""The end of a container: its exit status, what it used, and the sentences its user should read."""
+"""Finish a job whose container is over: find out how, tell its run hook, begin to tear it down.
+
+What it comes to is decided in :mod:`pbsdock.agent.ending`.
+"""
 
 from __future__ import annotations
 
 import time
 
 from pbsdock.agent import outage, stage
+from pbsdock.agent.ending import (
+    LOST,
+    REMOVED,
+    Observed,
+    ending,
+    has_no_kill,
+    is_clear,
+    is_given_up,
+    may_be_the_engines,
+    memory_limit,
+)
 from pbsdock.agent.node import Node
-from pbsdock.agent.release import remember_usage, tear_down
 from pbsdock.agent.runs import JobRun
+from pbsdock.agent.teardown import remember_usage, tear_down
 from pbsdock.core.errors import HookError
 from pbsdock.core.facts import Exit, Usage, uptime
 from pbsdock.core.record import Record, State
-from pbsdock.core.sizes import human
 from pbsdock.engine.base import ContainerState, EngineError
 from pbsdock.protocol import wire
 
-_BY_SIGNAL = (137, 143)
 _LAST_BREATH_S = 0.3
-AWAY = "the Docker engine of this node was away"
-_STALE_S = 30.0
-_REMOVED = ContainerState(exit_code=137)  # the container, by somebody else
-_LOST = 255  # what the engine reports for a container that ended while it was away (observed with live-restore)
+
+
+class _StillThere(Exception):
+    """The container runs, or nobody can tell: the next look may find out."""
 
 
 def finish(node: Node, running: JobRun, said: int | None = None) -> None:
@@ -32,36 +44,30 @@ def finish(node: Node, running: JobRun, said: int | None = None) -> None:
     with node.job_lock(f"finish:{record.incarnation}", 60.0):
         if running.ended is not None or record.state is not State.RUNNING:
             return
-        state = _state(node, running, said)
-        if state is None:
+        try:
+            observed = _observe(node, running, said)
+        except _StillThere:
             return
-        code = state.exit_code
-        if code in _BY_SIGNAL and not state.out_of_memory and not _by_engine(running, state):
-            # An engine that shuts down ends its containers first and is gone a moment later.
-            time.sleep(_LAST_BREATH_S)
-            if not node.engine.probe():
-                running.outage = outage.lost(running.outage, time.time())
-        usage = Usage() if state is _REMOVED else remember_usage(node, record)
-        # The kernel's own count, where it outlives the container, also knows what the engine was away for.
-        killed = bool(state.out_of_memory or usage.oom_at)
-        sentences = _sentences(running, state, usage, killed, node.rm.words.ask_memory)
-        record.exit = Exit(code=code, oom=killed, sentences=tuple(sentences), at=time.time())
+        over = ending(observed, record.plan, ask_memory=node.rm.words.ask_memory)
+        record.exit = over.exit
         record.note(alive_at=uptime())
-        results = stage.due(record, code)
-        if not results:
+        if not over.results:
             # Told first: should the agent die before the record is saved, the next one asks the engine again.
             _tell(running)
-        if killed:
+        if over.exit.oom:
             node.emit(
                 "container.oom",
                 record,
                 level="warning",
-                limit_bytes=_limit(record),
-                peak_bytes=usage.memory_peak_bytes,
+                limit_bytes=memory_limit(record.plan),
+                peak_bytes=observed.usage.memory_peak_bytes,
             )
-        over = State.STAGING if results else State.ENDED
-        record.advance(over, must_be_written=False, code=code, oom=killed, phase="run")
-    if results:
+        told = {"code": over.exit.code, "oom": over.exit.oom, "phase": "run"}
+        if not record.advance_from(State.RUNNING, over.state, must_be_written=False, **told):
+            if over.results:
+                _tell(running)
+            return  # a release has begun meanwhile, and takes everything along
+    if over.results:
         begin_stage_out(node, running)
     else:
         _tidy(node, record)
@@ -78,11 +84,11 @@ def _conclude(node: Node, running: JobRun) -> None:
         try:
             _tell(running)
         finally:
-            record.advance(State.ENDED, must_be_written=False)
+            record.advance_from(State.STAGING, State.ENDED, must_be_written=False)
 
 
 def _tell(running: JobRun) -> None:
-    end = running.record.exit or Exit(code=137)
+    end = running.record.exit or Exit(code=REMOVED)
     message = wire.Message("ended", code=end.code, sentence=[_plain(sentence) for sentence in end.sentences])
     if not running.end(message):
         running.record.note(untold=end.sentences)
@@ -102,88 +108,49 @@ def _tidy(node: Node, record: Record) -> None:
             record.save_or_tell()
 
 
+def _observe(node: Node, running: JobRun, said: int | None) -> Observed:
+    """What there is to be known of the end. Raises _StillThere."""
+    record = running.record
+    state = _state(node, running, said)
+    if may_be_the_engines(state, running.outage, time.time()):
+        time.sleep(_LAST_BREATH_S)
+        if not node.engine.probe():
+            running.outage = outage.lost(running.outage, time.time())
+    return Observed(
+        state=state,
+        usage=Usage() if state is None else remember_usage(node, record),
+        outage=running.outage,
+        stream_lost_at=running.stream_lost_at,
+        now=time.time(),
+        shm_was_full=running.shm_was_full,
+    )
+
+
 def _state(node: Node, running: JobRun, said: int | None) -> ContainerState | None:
-    """How the container ended; _REMOVED if somebody removed it, None while it runs or the engine is away.
+    """How the container ended; None if somebody removed it. Raises _StillThere.
 
     After its event the engine holds the container for some milliseconds more to clean it up, and an inspection waits
     for that. An exit code that leaves no question is therefore taken from the event.
     """
     record = running.record
-    if said is not None and said not in (*_BY_SIGNAL, _LOST) and not running.out_of_memory:
-        usage = remember_usage(node, record)
-        if usage.limit_hit is False and not usage.oom_at:
+    if said is not None and is_clear(said, out_of_memory=running.out_of_memory):
+        if has_no_kill(remember_usage(node, record)):
             return ContainerState(exit_code=said)
     try:
         found = node.engine.inspect(record.container_id or record.container_name)
     except (HookError, EngineError):
         return _given_up(node, running)
-    if found is None:
-        return _REMOVED
-    return _given_up(node, running) if found.is_running else found
+    return _given_up(node, running) if found is not None and found.is_running else found
 
 
-def _given_up(node: Node, running: JobRun) -> ContainerState | None:
-    """None, for the next look to find out, unless the kernel has long had no such process and the engine still errs.
-
-    An engine that was killed and came back may never learn of an end that came meanwhile; one that hung learns of it a
-    moment after it answers again, so the time it was away for does not count.
-    """
+def _given_up(node: Node, running: JobRun) -> ContainerState:
+    """A lost end, if the kernel has long had no such process and the engine still errs. Raises _StillThere."""
     if running.gone_since is None:
-        return None
+        raise _StillThere
     if not node.engine.probe():
         running.gone_since = None
-        return None
-    if time.monotonic() - running.gone_since < _STALE_S:
-        return None
+        raise _StillThere
+    if not is_given_up(running.gone_since, time.monotonic()):
+        raise _StillThere
     running.outage = outage.lost(running.outage, time.time())  # it is there, and knows nothing of what is over
-    return ContainerState(exit_code=_LOST)
-
-
-def _by_engine(running: JobRun, state: ContainerState) -> bool:
-    return outage.explains(running.outage, state.finished_at, time.time())
-
-
-def _limit(record: Record) -> int | None:
-    return record.plan.limits.memory_bytes if record.plan else None
-
-
-def _sentences(running: JobRun, state: ContainerState, usage: Usage, killed: bool, ask_memory: str) -> list[str]:
-    if state is _REMOVED:
-        return ["the container was removed by somebody else while the job ran; exit status 137 is not the job's own"]
-    sentences = []
-    if killed:
-        limit = _limit(running.record)
-        sentences.append(oom_sentence(limit, usage.memory_peak_bytes, usage.oom_at, ask_memory))
-    code = state.exit_code
-    by_engine = _by_engine(running, state)
-    if by_engine and code == _LOST:
-        sentences.append(
-            "the container ended while the Docker engine of this node was away; the job's own exit status is lost,"
-            " 255 stands for it"
-        )
-    elif by_engine and code in _BY_SIGNAL:
-        sentences.append(
-            f"the Docker engine of this node was restarted while the job ran and ended it; exit status {code} is not"
-            " the job's own"
-        )
-    elif running.stream_lost_at:
-        since = time.strftime("%H:%M:%S", time.localtime(running.stream_lost_at))
-        sentences.append(f"{AWAY}; anything the job wrote since {since} is missing from its output")
-    if state.error:
-        sentences.append(f"the engine says: {state.error}")
-    return sentences
-
-
-def oom_sentence(limit: int | None, peak: int | None, at: str | None, ask_memory: str) -> str:
-    """Whose limit it was, and by *ask_memory* how to get more; *at* is None where the kernel does not tell, and then a
-    limit the job has was it."""
-    used = f"; peak use {human(peak)}" if peak else ""
-    if at == "container":
-        own = "" if limit is None else f", below the job's {human(limit)}"
-        return f"out of memory: a process was killed at a limit of the container's own{own}{used}"
-    if limit is None or at == "node":
-        return f"a process was killed because the node's memory was exhausted{used}"
-    return (
-        f"out of memory: a process was killed at the job's limit of {human(limit)}{used}; ask for more with"
-        f" {ask_memory}"
-    )
+    return ContainerState(exit_code=LOST)

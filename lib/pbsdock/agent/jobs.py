@@ -12,7 +12,10 @@ from pbsdock.core.record import Record
 
 
 class Jobs:
-    """The only registry; any thread. It is what records are written to (:class:`pbsdock.core.record.Journal`)."""
+    """The only registry; any thread. It is what records are written to (:class:`pbsdock.core.record.Journal`).
+
+    Many methods because records, runs and staging works have one registry: who asks for one may go on to another.
+    """
 
     def __init__(self, ledger: Ledger, emit: Callable[..., None]) -> None:
         self._ledger = ledger

@@ -7,17 +7,17 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from pbsdock.agent import outage
 from pbsdock.agent.attempts import Attempts
+from pbsdock.agent.health_flag import HealthFlag
 from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.locks import Locks
 from pbsdock.agent.planning import Planning
 from pbsdock.agent.pulse import Pulse
-from pbsdock.agent.runs import Run, TaskRun
 from pbsdock.agent.stores import Stores
 from pbsdock.agent.streams import Streams
 from pbsdock.agent.workers import Spawner
@@ -35,15 +35,15 @@ from pbsdock.events.stream import EventStream
 from pbsdock.host.cgroup.base import JobCgroup
 from pbsdock.host.cgroup.detect import choose
 from pbsdock.host.facts import boot_id, host_memory
-from pbsdock.host.process import session
 from pbsdock.policy.decide import HostFacts
 from pbsdock.rm.choose import manager
 
-_CONFIRMED_S = 5.0
-
 
 class Node:
-    """The agent's shared state."""
+    """The agent's shared state, with its edges: engine, cgroups, stores, resource manager, ledger.
+
+    Many methods because each is one fact of the node that several parts of the agent ask for; none decides anything.
+    """
 
     def __init__(self, paths: Paths, config: Config, events: EventStream, ledger: Ledger) -> None:
         self.paths = paths
@@ -65,6 +65,7 @@ class Node:
         self.pulse = Pulse()
         self.spawner = Spawner(paths.lib)
         self.rm = manager(paths, self.name, client_dir=config.torque.client_dir)
+        self.health_flag = HealthFlag(paths.unhealthy, self)
         self._cgroups: JobCgroup | None = None
         self._locks = Locks()
         self.attempts = Attempts(paths.state_dir / "attempts.json")
@@ -206,7 +207,7 @@ class Node:
                 raise NodeFault("job-busy", sentence) from None
             yield
 
-    # -- markers and health -------------------------------------------------------------------------------------
+    # -- a job's files -----------------------------------------------------------------------------------------------
 
     def mark(self, record: Record) -> None:
         """Show the hooks that this job is ours."""
@@ -227,36 +228,7 @@ class Node:
         """Where a job's object-store credentials lie: a tmpfs of its own in its work directory."""
         return self.work_dir(record) / "s3"
 
-    def fault(self, error: NodeFault) -> None:
-        """Take the node out of service: the node check reports the flag until ``health.recover`` clears it."""
-        temporary = self.paths.unhealthy.with_suffix(".new")
-        fresh = not self.paths.unhealthy.exists()
-        sentence = " ".join(error.sentence.split())
-        with suppress(OSError):  # on a full disk without its sentence: what counts is that the flag is there
-            temporary.write_text(f"{sentence}\n{error.code}\n{time.time():.0f}\n")
-        with suppress(OSError):
-            temporary.chmod(0o644)
-            temporary.rename(self.paths.unhealthy)
-        if fresh:
-            self.emit("node.unhealthy", level="error", code=error.code, sentence=sentence)
-
-    def is_flagged(self, code: str) -> bool:
-        """Whether the node went out of service for this reason a moment ago, so that nobody need look again."""
-        try:
-            lines = self.paths.unhealthy.read_text().splitlines()
-            return lines[1:2] == [code] and time.time() - self.paths.unhealthy.stat().st_mtime < _CONFIRMED_S
-        except OSError:
-            return False
-
-    # -- signals ------------------------------------------------------------------------------------------------
-
-    def signal(self, running: Run, number: int) -> int:
-        """Send a signal to every process of the job, or of one task's session, as pbs_mom does; returns how many."""
-        name = running.record.cgroup
-        if not isinstance(running, TaskRun):
-            return self.cgroups.signal(name, number)
-        others = frozenset(one for one in self.cgroups.pids(name) if session(one) != running.pid)
-        return self.cgroups.signal(name, number, exclude=others)
+    # -- the site ----------------------------------------------------------------------------------------------
 
     def check_logins(self) -> None:
         """Whether the site's registry logins can be used. Raises NodeFault."""

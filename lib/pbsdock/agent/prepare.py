@@ -6,43 +6,30 @@ this node and has no script (interactive jobs that name an image).
 
 from __future__ import annotations
 
-import grp
-import hashlib
-import os
-import pwd
-import re
-import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
-from pbsdock.agent import health, logins, stage
-from pbsdock.agent.attempts import MOST
+from pbsdock.agent import logins, own_files, stage
 from pbsdock.agent.node import Node, ms_since, parse_cpus
+from pbsdock.agent.refusals import new_record, refuse, refused
 from pbsdock.agent.release import release
+from pbsdock.agent.script import read_script
+from pbsdock.agent.stage_items import item_of
 from pbsdock.config.tables import ImagesConfig
-from pbsdock.core.errors import BadValue, HookError, NodeFault, Refusal
-from pbsdock.core.facts import uptime
+from pbsdock.core.errors import HookError, NodeFault, Refusal
+from pbsdock.core.facts import Bound, uptime
 from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record, State
-from pbsdock.directive.parse import SCRIPT_LIMIT, Directive, DirectiveError, parse_options, parse_script
+from pbsdock.directive.parse import Directive, DirectiveError, parse_options, parse_script
 from pbsdock.engine import fitness
 from pbsdock.engine.base import EngineError
 from pbsdock.engine.images import Image
-from pbsdock.engine.spec import group, passwd
 from pbsdock.host import mounts
 from pbsdock.policy.decide import decide, effective
 from pbsdock.policy.limits import with_cpus
 from pbsdock.policy.mounts import rules_of
-from pbsdock.rm.base import Announced, Job
-from pbsdock.s3.environment import DIRECTORY, has_credentials
-from pbsdock.stores import files
-
-_INTERPRETER = re.compile(rb"#![ \t]*(/[A-Za-z0-9._/+-]+)(?=[ \t\n]|$)")
-
-_BUSY_S = 5.0
+from pbsdock.rm.base import Job
 
 Notify = Callable[[str], None]
 
@@ -71,70 +58,13 @@ def from_prologue(node: Node, argv: Sequence[str], env: Mapping[str, str], notif
                     return None
                 plan = _decide(node, job, directive, announced.wrong)
         except DirectiveError as error:
-            return _refused(node, job, Refusal("bad-directive", str(error)))
+            return refused(node, job, Refusal("bad-directive", str(error)))
         except Refusal as error:
-            return _refused(node, job, error)
+            return refused(node, job, error)
         record = _prepare(node, job, plan, script, notify, began)
         if job.id in node.attempts:
             node.attempts.forget(job.id)
         return record
-
-
-def has_directive(node: Node, argv: Sequence[str], env: Mapping[str, str]) -> bool:
-    """Whether the script of a prologue whose arguments make no sense has a directive: a plain job is none of ours."""
-    try:
-        path = node.rm.script_named(argv, env)
-        script = read_script(path, os.lstat(path).st_uid)
-        return script is not None and parse_script(script, node.rm.words) is not None
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError, Refusal):
-        return True
-
-
-def failed(node: Node, argv: Sequence[str], env: Mapping[str, str], error: Exception) -> Record:
-    """After a prologue that did not come through: whose fault it is.
-
-    The node goes out of service if it confirms the fault without this job. Raises the fault as a NodeFault, for the
-    job to be queued again; from the third time for one reason on it is the job's own, and a record in state
-    ``refused``.
-    """
-    fault = _fault(node, error)
-    job_id = node.rm.named(argv, env)
-    confirmed = fault.sentence if node.is_flagged(fault.code) else health.look(node, fault.code)
-    node.emit("job.fault", level="error", code=fault.code, sentence=fault.sentence, job=job_id)
-    if confirmed:
-        node.fault(NodeFault(fault.code, confirmed))
-    elif (count := node.attempts.failed(job_id, fault.code)) >= MOST:
-        with suppress(BadValue, OSError, HookError), node.job_lock(job_id, _BUSY_S):
-            said = f"preparing job {job_id} on {node.name} has failed {count} times for one reason: {fault.sentence}"
-            record = _refused_unseen(node, node.rm.announced(argv, env), Refusal("failed-again", said))
-            node.attempts.forget(job_id)
-            return record
-    raise fault
-
-
-def _fault(node: Node, error: Exception) -> NodeFault:
-    if isinstance(error, NodeFault):
-        return error
-    if isinstance(error, OSError | HookError | EngineError):  # a full disk, no descriptors left
-        return NodeFault("prepare-failed", f"the agent of {node.name} cannot prepare jobs: {error}")
-    node.emit("agent.error", level="error", where="prepare", reason=repr(error)[:500])
-    return NodeFault("agent-error", f"the agent of {node.name} could not prepare the job: {type(error).__name__}")
-
-
-def _refused_unseen(node: Node, announced: Announced, error: Refusal) -> Record:
-    """A refusal for a job that need not even have a user here: then whoever has its script."""
-    try:
-        uid = pwd.getpwnam(announced.user).pw_uid
-    except KeyError:
-        uid = os.lstat(announced.script_path).st_uid
-    record = Record.new(
-        job_id=announced.id, safe=announced.safe, uid=uid, user=announced.user, node=node.owner, boot_id=node.boot
-    )
-    record.script_path = announced.script_path
-    record.note(job_file=announced.job_file)
-    return _keep_refused(node, record, error)
 
 
 def on_demand(node: Node, job: Job, text: str, notify: Notify, wrong: str = "") -> Record:
@@ -146,14 +76,14 @@ def on_demand(node: Node, job: Job, text: str, notify: Notify, wrong: str = "") 
         if (made := node.jobs.newest(job.id)) is not None:
             return made
         if not node.config.interactive.allow:
-            return _refused(node, job, Refusal("on-demand-off", "this site does not start containers on demand"))
+            return refused(node, job, Refusal("on-demand-off", "this site does not start containers on demand"))
         try:
             with node.planning.turn(job.uid, job.user):
                 plan = _decide(node, job, parse_options(text, node.rm.words), wrong)
         except DirectiveError as error:
-            return _refused(node, job, Refusal("bad-directive", str(error)))
+            return refused(node, job, Refusal("bad-directive", str(error)))
         except Refusal as error:
-            return _refused(node, job, error)
+            return refused(node, job, error)
         return _prepare(node, job, plan, None, notify, began)
 
 
@@ -162,32 +92,6 @@ def _decide(node: Node, job: Job, directive: Directive, wrong: str) -> Plan:
     if wrong:
         raise Refusal("bad-resources", f"what the job asks for with {job.words.request} cannot be understood: {wrong}")
     return decide(job, directive, node.config, node.host())
-
-
-def read_script(path: str, uid: int) -> bytes | None:
-    """Read the job script once, without following a link; None if it does not exist (an interactive job).
-
-    Raises Refusal when it is not a plain file of the user's, has a second name, or is too long.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise Refusal("script-unreadable", f"the job script {path} cannot be read: {error.strerror}") from None
-    with os.fdopen(fd, "rb") as file:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid not in (uid, 0):
-            raise Refusal(
-                "script-unsafe",
-                f"the job script {path} is not a plain file of the job's owner with one name; nothing was started",
-            )
-        if found.st_size > SCRIPT_LIMIT:
-            raise Refusal(
-                "script-too-long",
-                f"the job script has {found.st_size} bytes; a script with #DOCKER may have {SCRIPT_LIMIT}",
-            )
-        return file.read(SCRIPT_LIMIT + 1)
 
 
 def sweep_older(node: Node, job_id: str) -> int:
@@ -202,46 +106,14 @@ def sweep(node: Node, older: Sequence[Record]) -> int:
     return len(older)
 
 
-def _new_record(node: Node, job: Job) -> Record:
-    record = Record.new(job_id=job.id, safe=job.safe, uid=job.uid, user=job.user, node=node.owner, boot_id=node.boot)
-    record.container_name = f"pbsdock-{record.safe}-{record.incarnation}"
-    record.cgroup = record.name
-    if job.script_path:
-        record.script_path = job.script_path
-    record.note(job_file=job.job_file, nodes=max(1, len(job.grant.hosts)))
-    return record
-
-
-def _refused(node: Node, job: Job, error: Refusal) -> Record:
-    return _keep_refused(node, _new_record(node, job), error)
-
-
-def _keep_refused(node: Node, record: Record, error: Refusal) -> Record:
-    record.refuse(error)
-    node.jobs.create(record)
-    node.mark(record)
-    node.emit("job.refused", record, code=error.code, sentence=error.sentence, phase="prologue")
-    return record
-
-
-def refuse(node: Node, record: Record, error: Refusal) -> Record:
-    """Refuse a job that is prepared in part or whole: everything of it is released, the sentence stays."""
-    release(node, record, why="refused", keep=True)
-    record.refuse(error)
-    return record
-
-
 def _prepare(node: Node, job: Job, plan: Plan, script: bytes | None, notify: Notify, began: float) -> Record:
-    record = _new_record(node, job)
+    record = new_record(node, job)
     plan = _with_cpus(node, job, plan, record)
     record.plan = plan
     record.note(asked_at=began)
     # One durable write before the first side effect names every handle there will ever be: container name, cgroup
     # and files follow from the record's own name, so a crash later leaves nothing that is not written down.
-    steps = ["image", "files", "cgroup", "container"]
-    steps += ["credentials"] if plan.stores else []
-    steps += ["staging"] if plan.stage_in or plan.stage_out else []
-    record.begin(steps)
+    record.begin(steps_of(plan))
     try:
         node.jobs.create(record)
     finally:
@@ -263,6 +135,14 @@ def _prepare(node: Node, job: Job, plan: Plan, script: bytes | None, notify: Not
     return record
 
 
+def steps_of(plan: Plan) -> list[str]:
+    """The side effects a plan will have. Pure."""
+    steps = ["image", "files", "cgroup", "container"]
+    steps += ["credentials"] if plan.stores else []
+    steps += ["staging"] if plan.stage_in or plan.stage_out else []
+    return steps
+
+
 def _with_cpus(node: Node, job: Job, plan: Plan, record: Record) -> Plan:
     settings = effective(node.config, job).limits
     if settings.cpu != "cpuset":
@@ -276,30 +156,13 @@ def _with_cpus(node: Node, job: Job, plan: Plan, record: Record) -> Plan:
 def _carry_out(
     node: Node, job: Job, record: Record, plan: Plan, script: bytes | None, notify: Notify, began: float
 ) -> None:
-    settings = effective(node.config, job)
     _check_engine(node)
-    image = _image(node, settings.images, plan, notify, began)
+    image = _image(node, effective(node.config, job).images, plan, notify, began)
     record.image_id, record.image_digest = image.id, image.digest
-    user = mounts.User.of(plan)
-    rules = rules_of(plan.home, settings.mounts, node.closed_paths(), tmpdir_by_user=plan.interactive)
-    bound, skipped = mounts.resolve(plan.mounts, user, rules)
-    for mount, reason in skipped:
-        node.emit("mount.skipped", record, target=mount.target, origin=mount.origin, reason=reason)
-        if mount.origin == "workdir" and script is not None and job.words.work_dir_variable.encode() in script:
-            notify(f"the work directory is not in the container: {reason}")
-    wanted = [one.target for one in plan.mounts if one.origin == "volume"] + [one.target for one in plan.tmpfs]
-    # What is staged in may yet make the directory to work in: then it is looked for before the start.
-    wanted += [plan.workdir] if plan.workdir and not plan.stage_in else []
-    if lost := mounts.missing(wanted, bound, user):
-        path, inside = lost
-        raise Refusal(
-            "no-such-directory",
-            f"{path} does not exist in {inside.source}, which is {inside.target} in the container, or is a"
-            " link; make it first",
-        )
-    record.note(own_files=tuple(_files(node, job, record, plan, script)), bound=tuple(bound))
-    for one in (*plan.stage_in, *plan.stage_out):
-        stage.item_of(record, plan, one)  # refuses what lies in a mount that was left out
+    bound = _bind(node, job, record, plan, script, notify)
+    record.note(own_files=tuple(own_files.write(node, job, record, plan, script)), bound=tuple(bound))
+    for option in (*plan.stage_in, *plan.stage_out):
+        item_of(record, plan, option)  # refuses what lies in a mount that was left out
     began_cgroup = time.monotonic()
     node.cgroups.create(record.cgroup, plan.limits)
     node.emit("cgroup.created", record, cgroup=record.cgroup, ms=ms_since(began_cgroup))
@@ -310,6 +173,34 @@ def _carry_out(
         node.stores.begin(record, plan)
     if plan.stage_in:
         stage.begin_in(node, record, plan)
+
+
+def _bind(node: Node, job: Job, record: Record, plan: Plan, script: bytes | None, notify: Notify) -> list[Bound]:
+    """Resolve the mounts, and look whether what is to be in them is there. Raises Refusal."""
+    user = mounts.User.of(plan)
+    allowed = effective(node.config, job).mounts
+    rules = rules_of(plan.home, allowed, node.closed_paths(), tmpdir_by_user=plan.interactive)
+    bound, skipped = mounts.resolve(plan.mounts, user, rules)
+    for mount, reason in skipped:
+        node.emit("mount.skipped", record, target=mount.target, origin=mount.origin, reason=reason)
+        if mount.origin == "workdir" and script is not None and job.words.work_dir_variable.encode() in script:
+            notify(f"the work directory is not in the container: {reason}")
+    if lost := mounts.missing(must_exist(plan), bound, user):
+        path, inside = lost
+        raise Refusal(
+            "no-such-directory",
+            f"{path} does not exist in {inside.source}, which is {inside.target} in the container, or is a"
+            " link; make it first",
+        )
+    return bound
+
+
+def must_exist(plan: Plan) -> list[str]:
+    """The paths in the container that an engine would make, as root, where a mount of the host's lacks them. Pure."""
+    paths = [mount.target for mount in plan.mounts if mount.origin == "volume"]
+    paths += [tmpfs.target for tmpfs in plan.tmpfs]
+    # What is staged in may yet make the directory to work in: then it is looked for before the start.
+    return paths + ([plan.workdir] if plan.workdir and not plan.stage_in else [])
 
 
 def _check_engine(node: Node) -> None:
@@ -342,46 +233,3 @@ def _image(node: Node, settings: ImagesConfig, plan: Plan, notify: Notify, began
             asker=asker,
             progress=progress,
         )
-
-
-def _files(node: Node, job: Job, record: Record, plan: Plan, script: bytes | None) -> list[tuple[str, str]]:
-    """Write the root-made files the container gets; returns (source, target) pairs."""
-    directory = node.work_dir(record)
-    directory.mkdir(mode=0o700, parents=True)
-    shell = pwd.getpwuid(plan.uid).pw_shell or "/bin/sh"
-    pairs = [("passwd", "/etc/passwd", passwd(plan, shell)), ("group", "/etc/group", group(plan, _group_names(plan)))]
-    made = []
-    for name, target, text in pairs:
-        _write(directory / name, text.encode(), 0o644, 0, 0)
-        made.append((str(directory / name), target))
-    if script is not None and job.script_path:
-        _write(directory / "script", script, 0o700, plan.uid, plan.gid)
-        named = _INTERPRETER.match(script)
-        record.note(
-            script_names_shell=node.rm.chooses_shell(script),
-            interpreter=named[1].decode() if named else "",
-            script_sha256=hashlib.sha256(script).hexdigest(),
-        )
-        made.append((str(directory / "script"), job.script_path))
-    if has_credentials(plan):
-        files.make(node.store_dir(record), plan.uid, plan.gid)
-        made.append((str(node.store_dir(record)), DIRECTORY))
-    return made
-
-
-def _write(path: Path, data: bytes, mode: int, uid: int, gid: int) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        os.fchown(fd, uid, gid)
-        os.fchmod(fd, mode)
-
-
-def _group_names(plan: Plan) -> dict[int, str]:
-    names = {}
-    for gid in (plan.gid, *plan.groups):
-        try:
-            names[gid] = grp.getgrgid(gid).gr_name
-        except KeyError:
-            continue
-    return names

@@ -75,6 +75,7 @@ class JobRun(Run):
     """The run of a job's own container."""
 
     outage: Outage | None = None  # the engine's last one while this ran
+    shm_was_full: bool = False  # its /dev/shm, when it was last looked at or before
     out_of_memory: bool = False  # the engine has said so; a process was killed, not necessarily the first one
 
     @property

@@ -1,61 +1,30 @@
-"""Start what a run hook asks for: the job's container, or a TM task inside it."""
+"""Start a job's container as its run hook asks: pinned, launched, compared with the plan, written down."""
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 
+from pbsdock.agent.call import read_call
+from pbsdock.agent.directories import check_workdir, standing
+from pbsdock.agent.launch import launch, launch_error, no_program
 from pbsdock.agent.node import Node, ms_since
-from pbsdock.agent.runs import JobRun, TaskRun
+from pbsdock.agent.pinning import pinned
+from pbsdock.agent.runs import JobRun
 from pbsdock.agent.shell import waited_for
+from pbsdock.agent.verify import wrong_with
 from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.core.facts import Bound, uptime
 from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record, State
 from pbsdock.engine import spec as container
-from pbsdock.engine.base import EngineError, Failure, Rlimits
-from pbsdock.host import mounts, pins
-from pbsdock.host.process import Caller, alive, start_time, supplementary_groups
+from pbsdock.engine.base import ContainerSpec, EngineError, Rlimits
+from pbsdock.host.process import Caller, start_time
 from pbsdock.protocol import wire
 
-_PID_S = 2.0
-_TASKS, _TASKS_PER_CPU = 64, 4  # of one job at a time: each is an exec, a shim's threads and a dozen descriptors
-_ENDING_S = 0.3
-_CHANGED = (errno.ESTALE, errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EACCES)
 _REMOVED_S = 10.0
-
-
-def read_call(request: wire.Message, shell_option: str) -> tuple[container.Call, list[str]]:
-    """The four things believed of a run hook, and the names of variables the Engine API cannot carry."""
-    environment, lost = [], []
-    for pair in request.raw("env"):
-        name, _, value = pair.partition(b"=")
-        try:
-            environment.append((name.decode(), value.decode()))
-        except UnicodeDecodeError:
-            lost.append(name.decode("utf-8", "replace"))
-    argv = tuple(one.decode("utf-8", "replace") for one in request.raw("argv"))
-    if not argv:
-        raise Refusal("no-command", "the run hook was called without a command")
-    call = container.Call(
-        argv=argv,
-        environment=tuple(environment),
-        cwd=request.text("cwd", "/"),
-        umask=request.number("umask", 0o077),
-        tty=bool(request.number("tty")),
-        shell_option=shell_option,
-    )
-    return call, lost
-
-
-def bounds(record: Record) -> list[Bound]:
-    """The resolved mounts of a record."""
-    return list(record.facts.bound)
 
 
 def start_job(node: Node, record: Record, request: wire.Message, caller: Caller) -> tuple[JobRun, socket.socket]:
@@ -65,27 +34,18 @@ def start_job(node: Node, record: Record, request: wire.Message, caller: Caller)
     as before, unless the engine is away, which is told and left to the release.
     """
     began = time.monotonic()
-    plan = record.planned
-    call, lost = read_call(request, node.rm.words.choose_shell)
-    facts = record.facts
-    call = replace(
-        call,
-        shell_chosen=node.rm.shell_chosen(record.uid, call.argv, facts.job_file) or facts.script_names_shell,
-        interpreter=facts.interpreter,
-    )
-    if lost:
-        node.emit("env.dropped", record, names=",".join(lost)[:500])
-    bound = bounds(record)
+    plan, bound = record.planned, record.facts.bound
+    call = _call(node, record, request)
     if plan.stage_in and plan.workdir:
-        _check_workdir(plan, bound)
-    asked, call = call.cwd, _standing(call, plan, bound)
+        check_workdir(plan, bound)
+    asked, call = call.cwd, standing(call, plan, bound)
     if container.working_directory(plan, call, bound) == "/" and asked not in ("/", plan.home):
         record.note(cwd_lost=asked)
     rlimits = _rlimits(caller)
     stream = None
     try:
-        with _pinned(node, record, plan, bound) as pinned:
-            stream, identifier = _launch(node, record, plan, call, pinned, rlimits)
+        with pinned(node, node.paths.pins / record.name, plan, bound) as held:
+            stream, identifier = _launch(node, record, plan, call, held, rlimits)
             pid = _verified(node, record, plan, identifier, bound)
         _note_start(node, record, identifier, pid, tty=call.tty, began=began)
     except BaseException:
@@ -97,6 +57,19 @@ def start_job(node: Node, record: Record, request: wire.Message, caller: Caller)
     run = JobRun(record=record, pid=pid, pid_start=record.facts.pid_start)
     node.jobs.add(run)
     return run, stream
+
+
+def _call(node: Node, record: Record, request: wire.Message) -> container.Call:
+    call, lost = read_call(request, node.rm.words.choose_shell)
+    facts = record.facts
+    call = replace(
+        call,
+        shell_chosen=node.rm.shell_chosen(record.uid, call.argv, facts.job_file) or facts.script_names_shell,
+        interpreter=facts.interpreter,
+    )
+    if lost:
+        node.emit("env.dropped", record, names=",".join(lost)[:500])
+    return call
 
 
 def _note_start(node: Node, record: Record, identifier: str, pid: int, *, tty: bool, began: float) -> None:
@@ -143,60 +116,15 @@ def discard_half_started(node: Node, record: Record, request: wire.Message) -> N
         record.advance(State.READY)
 
 
-def _check_workdir(plan: Plan, bound: Sequence[Bound]) -> None:
-    """The directory to work in, which what was staged in may have made. Raises Refusal."""
-    user = mounts.User.of(plan)
-    if lost := mounts.missing([plan.workdir or "/"], bound, user):
-        path, inside = lost
-        raise Refusal("no-such-directory", f"{path} does not exist in {inside.source} after files were staged in")
-
-
-def _standing(call: container.Call, plan: Plan, bound: Sequence[Bound]) -> container.Call:
-    """The call with a directory the engine need not make: it would, as root, in what is mounted of the host."""
-    user = mounts.User.of(plan)
-    return call if plan.workdir or not mounts.missing([call.cwd], bound, user) else replace(call, cwd="/")
-
-
-@contextmanager
-def _pinned(node: Node, record: Record, plan: Plan, bound: Sequence[Bound]) -> Iterator[list[Bound]]:
-    """The mounts with pins, which are there for no longer than the engine needs them.
-
-    Raises Refusal for one that is not what was checked any more.
-    """
-    directory = node.paths.pins / node.work_dir(record).name
-    pins.remove(directory)  # of an agent that was lost while it started the job
-    user = mounts.User.of(plan)
-    of_root = {one.target for one in plan.mounts if one.origin == "nodefile"}
-    try:
-        try:
-            pinned = pins.make([(one, None if one.target in of_root else user) for one in bound], directory)
-        except OSError as error:
-            if error.errno not in _CHANGED:
-                raise NodeFault("pin-failed", f"{error.filename} cannot be mounted: {error.strerror}") from None
-            raise Refusal(
-                "mount-changed", f"{error.filename} was exchanged after it had been checked; nothing was started"
-            ) from None
-        yield pinned
-    finally:
-        try:
-            pins.remove(directory)
-        except OSError as error:  # the reaper and the release try again
-            node.emit("agent.error", level="error", where="pins", reason=f"{directory.name}: {error}")
-
-
 def _launch(
-    node: Node, record: Record, plan: Plan, call: container.Call, bound: Sequence[Bound], rlimits: Rlimits
+    node: Node, record: Record, plan: Plan, call: container.Call, held: Sequence[Bound], rlimits: Rlimits
 ) -> tuple[socket.socket, str]:
-    """Create, attach, start; a container that was made is the caller's to remove, whatever comes of it.
-
-    An image without /bin/sh gets its command bare, with runc's own umask.
-    """
-    for wrapped in (True, False):
-        spec = container.for_job(
+    def spec(wrapped: bool) -> ContainerSpec:
+        return container.for_job(
             plan,
             call,
             image_id=record.image_id or "",
-            bound=bound,
+            bound=held,
             own_files=record.facts.own_files,
             cgroup_parent=node.cgroups.cgroup_parent(record.cgroup),
             labels=node.labels(record),
@@ -204,34 +132,16 @@ def _launch(
             wrapped=wrapped,
             runtime=node.config.engine.runtime,
         )
-        try:
-            identifier = node.engine.create(spec, record.container_name)
-        except EngineError as error:
-            raise _engine_fault(node, plan, error) from None
-        stream = None
-        try:
-            stream = node.engine.attach(identifier)
-            # Minted since the prologue, and needed only now: the gateway's time is hidden behind everybody else's.
-            _deliver(node, record, plan)
-            node.engine.start(identifier)
-            return stream, identifier
-        except EngineError as error:
-            if stream is not None:
-                stream.close()
-            if error.failure is not Failure.NO_PROGRAM:
-                raise _engine_fault(node, plan, error) from None
-            if not wrapped:
-                raise Refusal(
-                    "no-such-program",
-                    f"image {plan.image!r} has no {call.argv[0]} that can be run; choose a shell it has with"
-                    f" {call.shell_option}",
-                ) from None
-            node.engine.remove(identifier)
-        except BaseException:
-            if stream is not None:
-                stream.close()
-            raise
-    raise AssertionError("unreachable")
+
+    return launch(
+        node.engine,
+        record.container_name,
+        spec,
+        # Minted since the prologue, and needed only now: the gateway's time is hidden behind everybody else's.
+        before_start=lambda: _deliver(node, record, plan),
+        failed=lambda error: launch_error(error, plan, node.name),
+        no_program=no_program(plan, call),
+    )
 
 
 def _deliver(node: Node, record: Record, plan: Plan) -> None:
@@ -243,128 +153,19 @@ def _deliver(node: Node, record: Record, plan: Plan) -> None:
         raise NodeFault("credentials-not-delivered", f"the job's credentials cannot be written: {error}") from None
 
 
-def _engine_fault(node: Node, plan: Plan, error: EngineError) -> NodeFault | Refusal:
-    if error.failure is Failure.IMAGE_GONE:
-        return NodeFault("image-gone", f"image {plan.image!r} was removed from {node.name} after it had been checked")
-    if error.failure is Failure.NO_NETWORK:
-        return Refusal("no-such-network", f"network {plan.network!r} does not exist on {node.name}")
-    return NodeFault(
-        "engine-error", f"the Docker engine of {node.name} could not start the container: {str(error)[:400]}"
-    )
-
-
 def _verified(node: Node, record: Record, plan: Plan, identifier: str, bound: Sequence[Bound]) -> int:
-    """Compare what runs with what was planned, before the script is fed to the shell; returns the first pid."""
+    """Compare what runs with what was planned; returns the first pid, 0 if that is over already: a shell that is no
+    shell, whose exit status tells. Raises NodeFault."""
     found = node.engine.inspect(identifier)
-    pid = found.pid if found is not None else 0
-    if pid <= 0:
-        return 0  # over already: a shell that is no shell; its exit status tells
-    try:
-        wrong = None
-        if not node.cgroups.contains(record.cgroup, pid):
-            wrong = "it is outside of the job's cgroup"
-        elif lifted := _lifted(node, record, plan):
-            wrong = lifted
-        elif supplementary_groups(pid) - {plan.gid} != frozenset(plan.groups) - {plan.gid}:
-            wrong = "its supplementary groups are not the job owner's"
-        elif target := mounts.mismatch(pid, bound):
-            wrong = f"{target} is not what was checked"
-    except (FileNotFoundError, ProcessLookupError):
+    if found is None or found.pid <= 0:
         return 0
-    # A process that is ending is in no cgroup any more a moment before it is seen to be over.
-    deadline = time.monotonic() + _ENDING_S
-    while wrong and time.monotonic() < deadline:
-        if not alive(pid):
-            return 0
-        time.sleep(0.005)
+    wrong = wrong_with(found.pid, plan, bound, node.cgroups, record.cgroup)
+    if wrong is None:
+        return 0
     if wrong:
         node.emit("container.mismatch", record, level="error", container=identifier, reason=wrong)
         raise NodeFault("container-mismatch", f"the container was stopped before the job began: {wrong}")
-    return pid
-
-
-def _lifted(node: Node, record: Record, plan: Plan) -> str | None:
-    """Whether the limits were let go since they were set: into a slice that was stopped meanwhile the engine starts a
-    container all the same, and makes the slice anew without any (observed)."""
-    try:
-        node.cgroups.verify(record.cgroup, plan.limits)
-    except NodeFault as error:
-        return str(error)
-    return None
-
-
-def start_task(node: Node, record: Record, request: wire.Message) -> tuple[TaskRun, socket.socket]:
-    """Run a TM task inside the job's container; returns it running and its streams."""
-    plan = record.planned
-    call, _lost = read_call(request, node.rm.words.choose_shell)
-    call = _standing(call, plan, bounds(record))
-    rlimits: Rlimits = {}
-    most = max(_TASKS, _TASKS_PER_CPU * (os.cpu_count() or 1))
-    if node.tasks(record) >= most:
-        raise Refusal("too-many-tasks", f"job {record.job_id} has {most} tasks on this node, as many as it may")
-    for argv in (container.command(call, rlimits, plan.image), list(call.argv)):
-        identifier = node.engine.exec_create(
-            record.container_id or record.container_name,
-            argv,
-            environment=container.environment(plan, call),
-            uid=plan.uid,
-            gid=plan.gid,
-            directory=container.working_directory(plan, call, bounds(record)),
-            tty=call.tty,
-        )
-        try:
-            stream = node.engine.exec_start(identifier, tty=call.tty)
-        except EngineError as error:
-            if argv[0] == "/bin/sh" and call.argv[0] != "/bin/sh" and error.failure is Failure.NO_PROGRAM:
-                continue
-            raise NodeFault("engine-error", f"the task could not be started in the container: {error}") from None
-        running = TaskRun(record=record, exec_id=identifier)
-        try:
-            running.pid = _task_pid(node, identifier)
-            running.pid_start = start_time(running.pid)
-        except BaseException:
-            stream.close()
-            raise
-        finally:
-            node.jobs.add(running)  # and counts until it is over
-        node.emit("task.started", record, task=identifier[:12], pid=running.pid)
-        return running, stream
-    raise NodeFault("engine-error", "the task could not be started in the container")
-
-
-def _task_pid(node: Node, identifier: str) -> int:
-    """The first process of an exec; 0 if it is over already. The engine hands over the streams before there is one."""
-    deadline = time.monotonic() + _PID_S
-    while time.monotonic() < deadline:
-        found = node.engine.exec_inspect(identifier)
-        if found.pid or found.exit_code is not None:
-            return found.pid
-        time.sleep(0.005)
-    return 0
-
-
-def finish_task(node: Node, running: TaskRun) -> bool:
-    """Tell the run hook how its task ended; False while it still runs."""
-    sentences: list[str] = []
-    try:
-        found = node.engine.exec_inspect(running.exec_id)
-        if found.is_running:
-            return False
-        code = found.exit_code or 0
-    except EngineError:
-        code = 137  # the engine forgets every exec when it is restarted
-        sentences.append(
-            "the Docker engine of this node was restarted while this task ran; its exit status is lost, 137 stands"
-            " for it"
-        )
-    with running.lock:
-        if running.ended is not None:
-            return True
-        running.ended = wire.Message("ended", code=code, sentence=[one.encode() for one in sentences])
-    node.emit("task.ended", running.record, task=running.exec_id[:12], code=code)
-    running.end(running.ended)
-    node.jobs.drop(running)
-    return True
+    return found.pid
 
 
 def _rlimits(caller: Caller) -> dict[str, tuple[int, int]]:

@@ -11,18 +11,18 @@ from pbsdock.agent.finish import finish
 from pbsdock.agent.memory import heap
 from pbsdock.agent.node import Node
 from pbsdock.agent.reconcile import reconcile
+from pbsdock.agent.refresh import Refresher
 from pbsdock.agent.runs import JobRun, Run, TaskRun
-from pbsdock.agent.start import finish_task
+from pbsdock.agent.tasks import finish_task
 from pbsdock.core.errors import HookError
-from pbsdock.core.record import Record, State
 from pbsdock.engine.base import EngineError, EngineEvent, EventKind
+from pbsdock.host import shm
 
 _LOOK_S = 1.0
 # What one thing may take: some calls of the engine that run into their deadlines one after another; a pass of the
 # reaper some releases of jobs with all they wait for.
 _CALLS, _LEAST_S = 4, 10.0
 _PASS_S = 1200.0
-_REFRESH_S = 900.0  # one job's sessions: some questions of at most 60 s to each of its stores
 
 
 class Watcher:
@@ -40,7 +40,7 @@ class Watcher:
         self._begin(self._follow, "events")
         self._begin(self._tick, "tick")
         if self.node.config.s3:
-            self._begin(self._refresh, "refresh")
+            self._begin(Refresher(self.node, self.stop).run, "refresh")
 
     def _begin(self, target: Callable[[], None], name: str) -> threading.Thread:
         thread = threading.Thread(target=target, name=name, daemon=True)
@@ -102,28 +102,6 @@ class Watcher:
         except (HookError, EngineError, OSError) as error:
             self.node.emit("agent.error", level="warning", where="finish", reason=str(error)[:300])
 
-    # -- sessions -----------------------------------------------------------------------------------------------
-
-    def _refresh(self) -> None:
-        """Replace sessions that would end before their jobs. A thread of its own: a gateway may be slow."""
-        while not self.stop.wait(_LOOK_S):
-            with self.node.pulse.at_work(_REFRESH_S) as next_one:
-                for record in self._records():
-                    next_one()
-                    if record.state is not State.RUNNING:
-                        continue
-                    try:
-                        if self.node.stores.refresh(record, self.node.store_dir(record)):
-                            record.save()
-                    except Exception as error:  # one job's trouble must not end the others' sessions
-                        self.node.emit("agent.error", level="error", where="refresh", reason=repr(error)[:300])
-
-    def _records(self) -> list[Record]:
-        try:
-            return self.node.jobs.records()
-        except OSError:  # no descriptors: the next look may have some
-            return []
-
     # -- ticks --------------------------------------------------------------------------------------------------
 
     def look(self) -> None:
@@ -132,6 +110,8 @@ class Watcher:
             if running.ended is None and not running.is_alive():
                 running.gone_since = running.gone_since or time.monotonic()
                 self._look_at(running)
+            elif isinstance(running, JobRun):
+                running.shm_was_full = running.shm_was_full or shm.is_full(running.pid)
 
     def _look_at(self, running: Run) -> None:
         """Finish it in a thread of its own, one at a time: the engine may let it wait, and the other jobs must not."""

@@ -37,8 +37,9 @@ class Bound:
 class Usage:
     """What a job used. None where the kernel does not tell. Sizes in bytes.
 
-    ``limit_hit``: whether the job's own memory limit was reached; ``oom_kills`` counts killed processes; ``oom_at``
-    says whose limit they were killed at (None: nobody was killed, or the kernel does not tell).
+    ``limit_hit``: whether the job's own memory limit was reached; ``pids_hit``: whether it had as many processes
+    as it may; ``oom_kills`` counts killed processes; ``oom_at`` says whose limit they were killed at (None: nobody was
+    killed, or the kernel does not tell).
     """
 
     memory_peak_bytes: int | None = None
@@ -48,6 +49,7 @@ class Usage:
     pids_peak: int | None = None
     oom_kills: int | None = None
     limit_hit: bool | None = None
+    pids_hit: bool | None = None
     oom_at: Literal["job", "container", "node"] | None = None
 
 

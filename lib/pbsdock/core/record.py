@@ -190,6 +190,14 @@ class Record:
             if event and self._journal is not None:
                 self._journal.emit(event, self, **told)
 
+    def advance_from(self, before: State, to: State, *, must_be_written: bool = True, **told: Any) -> bool:
+        """The same, if *before* is still its state: a release may have begun meanwhile. Returns whether it was."""
+        with self._lock:
+            if self._state is not before:
+                return False
+            self.advance(to, must_be_written=must_be_written, **told)
+            return True
+
     def refuse(self, error: Refusal) -> None:
         """Keep why, and become refused. Raises OSError."""
         self.refusal = Refused.of(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import time
@@ -13,6 +14,8 @@ from pbsdock.hook.streams import Streams
 from pbsdock.protocol import wire
 
 _ADOPT_AFTER_S = 0.5
+_TOO_LARGE = 128 + 25  # SIGXFSZ, which a bare job's shell reports for a writer past its limit (setrlimit(2))
+_NOT_WRITTEN = 74  # EX_IOERR of sysexits.h
 
 
 class Relay:
@@ -73,7 +76,7 @@ class Relay:
                 elif self._streams.handle(fd):
                     self._tell("eof")
         self._adoption.stop()
-        return self._ended
+        return _with_losses(self._ended, self._streams.failed)
 
     def _timeout(self) -> int | None:
         """Milliseconds until something is to be done although nothing has come; None: never."""
@@ -147,6 +150,17 @@ class Relay:
         self._agent.rejoin(self._request if self._again else rejoin)
         if not self._agent.is_open and self._agent.is_given_up:
             self._ended = _refused("the pbsdock agent on this node is gone; the job's end is unknown")
+
+
+def _with_losses(ended: wire.Message, failed: dict[int, int]) -> wire.Message:
+    """The end, which is no success where output was lost: a bare job's own write would have failed."""
+    for fd, number in failed.items():
+        name = "standard error" if fd == 2 else "standard output"
+        said = f"the job's {name} was cut off: {os.strerror(number)}"
+        ended.fields["sentence"] = [*ended.raw("sentence"), said.encode()]
+        if ended.number("code") == 0:
+            ended.fields["code"] = [str(_TOO_LARGE if number == errno.EFBIG else _NOT_WRITTEN).encode()]
+    return ended
 
 
 def _refused(sentence: str) -> wire.Message:

@@ -8,6 +8,7 @@ data (Engine API, "Attach to a container"). With a terminal there are no frames.
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 import select
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _FRAME = 8
 _CHUNK = 1 << 18
 _REPEAT = 65536
+_LOSES = (errno.EFBIG, errno.ENOSPC, errno.EDQUOT, errno.EIO)  # output is lost that somebody wanted
 
 
 def write_all(fd: int, data: memoryview) -> None:
@@ -41,6 +43,7 @@ class Demux:
         self._left = 0
         self._fd = 1
         self._open = {1: True, 2: True}
+        self.failed: dict[int, int] = {}  # descriptor -> errno, of output that was lost
 
     def feed(self, data: memoryview) -> None:
         """Write out what *data* holds and remember a frame that is not complete."""
@@ -64,10 +67,12 @@ class Demux:
             return
         try:
             write_all(self._fd, piece)
-        except OSError:
-            # Nobody reads any more (or the disk is full): a bare job's writes would fail the same way; the container
+        except OSError as error:
+            # Nobody reads any more, or the disk is full: a bare job's writes would fail the same way; the container
             # cannot be told through the engine's pipe, so the rest is drained to let it end.
             self._open[self._fd] = False
+            if error.errno in _LOSES:
+                self.failed[self._fd] = error.errno
 
 
 class Streams:
@@ -87,6 +92,11 @@ class Streams:
         self._unsent = b""
         self._demux = Demux()
         self._buffer = memoryview(bytearray(_CHUNK))
+
+    @property
+    def failed(self) -> dict[int, int]:
+        """Of which descriptors output was lost, and the errno why."""
+        return self._demux.failed
 
     @property
     def are_open(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-from pbsdock.agent import prepare, stage
+from pbsdock.agent import blame, prepare, script, stage
 from pbsdock.agent.channel import ClientGone
 from pbsdock.agent.finish import finish
 from pbsdock.agent.reconcile import reconcile
@@ -34,7 +34,7 @@ class RootRequests:
             self.session.answer(self._aborted(argv, env, str(error)))
             return
         except Exception as error:
-            record = prepare.failed(self.node, argv, env, error)
+            record = blame.failed(self.node, argv, env, error)
         try:
             self.session.answer(wire.Message("prepared", state=record.state.value if record else "none"))
         except ClientGone:
@@ -46,7 +46,7 @@ class RootRequests:
 
     def _aborted(self, argv: list[str], env: dict[str, str], reason: str) -> wire.Message:
         """What names no job can have no record to be told from, and would be the same on every node."""
-        if not prepare.has_directive(self.node, argv, env):
+        if not script.has_directive(self.node.rm, argv, env):
             return wire.Message("prepared", state="none")
         job = self.node.rm.named(argv, env)
         self.node.emit("job.refused", job=job, code="bad-arguments", sentence=reason, phase="prologue")
@@ -55,7 +55,7 @@ class RootRequests:
     def failed(self, message: wire.Message) -> None:
         """The prologue's agent was gone in the middle of it, or gave no answer; this one is here."""
         sentence = f"the agent of {self.node.name} gave no answer about the job"
-        prepare.failed(self.node, argv_of(message), env_of(message), NodeFault("agent-error", sentence))
+        blame.failed(self.node, argv_of(message), env_of(message), NodeFault("agent-error", sentence))
         self.session.answer(wire.Message("prepared", state="refused"))
 
     def release(self, message: wire.Message) -> None:

@@ -7,7 +7,8 @@ import threading
 import time
 
 from pbsdock.agent.channel import ClientGone
-from pbsdock.agent.finish import AWAY, finish
+from pbsdock.agent.ending import AWAY
+from pbsdock.agent.finish import finish
 from pbsdock.agent.runs import JobRun
 from pbsdock.agent.session import Session
 from pbsdock.core.errors import HookError, Refusal

@@ -8,13 +8,15 @@ import socket
 import time
 from collections.abc import Mapping
 
-from pbsdock.agent import prepare, stage
+from pbsdock.agent import prepare, signals, stage
 from pbsdock.agent.finish import finish
+from pbsdock.agent.refusals import refuse
 from pbsdock.agent.requests.fields import env_of
 from pbsdock.agent.requests.streams import StreamRestorer
 from pbsdock.agent.runs import JobRun, Run, TaskRun
 from pbsdock.agent.session import Session
-from pbsdock.agent.start import discard_half_started, finish_task, start_job, start_task
+from pbsdock.agent.start import discard_half_started, start_job
+from pbsdock.agent.tasks import finish_task, start_task
 from pbsdock.core.errors import BadValue, HookError, Refusal
 from pbsdock.core.facts import Exit
 from pbsdock.core.record import Record, Refused, State
@@ -112,7 +114,7 @@ class UserRequests:
         except Refusal as error:
             with self.node.job_lock(record.job_id, 120.0):
                 if record.state is State.READY:
-                    prepare.refuse(self.node, record, error)
+                    refuse(self.node, record, error)
             raise
         for sentence in said:
             self.session.notify(sentence)
@@ -200,7 +202,7 @@ class UserRequests:
             if number in _FATAL:
                 stage.interrupt(self.node, running.record, f"the job got {signal.Signals(number).name}")
             return
-        count = self.node.signal(running, number)
+        count = signals.send(self.node, running, number)
         self.node.emit("job.signalled", running.record, signal=signal.Signals(number).name, processes=count)
 
     def resize(self, message: wire.Message) -> None:

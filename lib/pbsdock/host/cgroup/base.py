@@ -50,6 +50,21 @@ class JobCgroup(Protocol):
         """The jobs' cgroups that exist."""
 
 
+def pids_hit(top: Path, limit: str = "pids.max") -> bool | None:
+    """Whether a fork was refused below *top* for a limit of processes; None on a kernel that does not tell.
+
+    Kernels count it where the limit is or where the fork was (``pids.events``), and the peak since 6.1 (``pids.peak``).
+    """
+    counts = []
+    for directory, _, files in os.walk(top):
+        if "pids.events" in files:
+            with suppress(OSError, ValueError, IndexError):
+                counts.append(int((Path(directory) / "pids.events").read_text().split()[1]) > 0)
+    with suppress(OSError, ValueError):
+        counts.append(int((top / "pids.peak").read_text()) >= int((top / limit).read_text()))
+    return any(counts) if counts else None
+
+
 def read_pids(directory: Path) -> list[int]:
     """The processes of a cgroup directory and all below it."""
     found: list[int] = []

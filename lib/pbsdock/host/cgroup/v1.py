@@ -26,6 +26,7 @@ from pbsdock.host.cgroup.base import (
     names_in,
     own_paths,
     page,
+    pids_hit,
     read_pids,
     remove_tree,
     signal_all,
@@ -226,6 +227,7 @@ class V1Cgroup:
             pids_peak=self._number("pids", name, "pids.peak"),
             oom_kills=_oom_kills(memory),
             limit_hit=self._limit_hit(name),
+            pids_hit=pids_hit(self.directory("pids", name)),
         )
 
     def _limit_hit(self, name: str) -> bool:

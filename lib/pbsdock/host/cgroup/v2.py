@@ -20,6 +20,7 @@ from pbsdock.host.cgroup.base import (
     names_in,
     own_paths,
     page,
+    pids_hit,
     read_pids,
     remove_tree,
     signal_all,
@@ -83,6 +84,7 @@ class V2Tree:
             oom_kills=events.get("oom_kill"),
             limit_hit=events.get("oom", 0) + events.get("max", 0) > 0 if events else None,
             oom_at=_oom_at(directory, events, peak),
+            pids_hit=pids_hit(directory),
         )
 
     def verify(self, name: str, limits: Limits) -> None:

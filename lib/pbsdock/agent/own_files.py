@@ -1,0 +1,60 @@
+"""The files of root's making that a container gets: passwd, group, the copy of the script, a place for credentials."""
+
+from __future__ import annotations
+
+import grp
+import hashlib
+import os
+import pwd
+from pathlib import Path
+
+from pbsdock.agent.node import Node
+from pbsdock.agent.script import interpreter
+from pbsdock.core.plan import Plan
+from pbsdock.core.record import Record
+from pbsdock.engine.spec import group, passwd
+from pbsdock.rm.base import Job
+from pbsdock.s3.environment import DIRECTORY, has_credentials
+from pbsdock.stores import files
+
+
+def write(node: Node, job: Job, record: Record, plan: Plan, script: bytes | None) -> list[tuple[str, str]]:
+    """Write the root-made files the container gets; returns (source, target) pairs. Raises OSError."""
+    directory = node.work_dir(record)
+    directory.mkdir(mode=0o700, parents=True)
+    shell = pwd.getpwuid(plan.uid).pw_shell or "/bin/sh"
+    tables = [("passwd", "/etc/passwd", passwd(plan, shell)), ("group", "/etc/group", group(plan, _group_names(plan)))]
+    made = []
+    for name, target, text in tables:
+        _write(directory / name, text.encode(), 0o644, 0, 0)
+        made.append((str(directory / name), target))
+    if script is not None and job.script_path:
+        _write(directory / "script", script, 0o700, plan.uid, plan.gid)
+        record.note(
+            script_names_shell=node.rm.chooses_shell(script),
+            interpreter=interpreter(script),
+            script_sha256=hashlib.sha256(script).hexdigest(),
+        )
+        made.append((str(directory / "script"), job.script_path))
+    if has_credentials(plan):
+        files.make(node.store_dir(record), plan.uid, plan.gid)
+        made.append((str(node.store_dir(record)), DIRECTORY))
+    return made
+
+
+def _write(path: Path, data: bytes, mode: int, uid: int, gid: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        os.fchown(fd, uid, gid)
+        os.fchmod(fd, mode)
+
+
+def _group_names(plan: Plan) -> dict[int, str]:
+    names = {}
+    for gid in (plan.gid, *plan.groups):
+        try:
+            names[gid] = grp.getgrgid(gid).gr_name
+        except KeyError:
+            continue
+    return names

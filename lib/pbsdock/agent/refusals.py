@@ -1,0 +1,41 @@
+"""The records of jobs: new ones, and those that say why a job is refused, for its run hook to tell."""
+
+from __future__ import annotations
+
+from pbsdock.agent.node import Node
+from pbsdock.agent.release import release
+from pbsdock.core.errors import Refusal
+from pbsdock.core.record import Record
+from pbsdock.rm.base import Job
+
+
+def new_record(node: Node, job: Job) -> Record:
+    """A new incarnation, with the names of all there will ever be of it; not yet written."""
+    record = Record.new(job_id=job.id, safe=job.safe, uid=job.uid, user=job.user, node=node.owner, boot_id=node.boot)
+    record.container_name = f"pbsdock-{record.safe}-{record.incarnation}"
+    record.cgroup = record.name
+    if job.script_path:
+        record.script_path = job.script_path
+    record.note(job_file=job.job_file, nodes=max(1, len(job.grant.hosts)))
+    return record
+
+
+def refused(node: Node, job: Job, error: Refusal) -> Record:
+    """Refuse a job of which nothing exists yet. Raises OSError."""
+    return keep_refused(node, new_record(node, job), error)
+
+
+def keep_refused(node: Node, record: Record, error: Refusal) -> Record:
+    """Refuse by a record that is new. Raises OSError."""
+    record.refuse(error)
+    node.jobs.create(record)
+    node.mark(record)
+    node.emit("job.refused", record, code=error.code, sentence=error.sentence, phase="prologue")
+    return record
+
+
+def refuse(node: Node, record: Record, error: Refusal) -> Record:
+    """Refuse a job that is prepared in part or whole: everything of it is released, the sentence stays."""
+    release(node, record, why="refused", keep=True)
+    record.refuse(error)
+    return record

@@ -1,0 +1,58 @@
+"""The job script, read once as root: what is judged is what runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping, Sequence
+
+from pbsdock.core.errors import Refusal
+from pbsdock.directive.parse import SCRIPT_LIMIT, parse_script
+from pbsdock.rm.base import ResourceManager
+
+_INTERPRETER = re.compile(rb"#![ \t]*(/[A-Za-z0-9._/+-]+)(?=[ \t\n]|$)")
+
+
+def read_script(path: str, uid: int) -> bytes | None:
+    """Read the job script once, without following a link; None if it does not exist (an interactive job).
+
+    Raises Refusal when it is not a plain file of the user's, has a second name, or is too long.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Refusal("script-unreadable", f"the job script {path} cannot be read: {error.strerror}") from None
+    with os.fdopen(fd, "rb") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid not in (uid, 0):
+            raise Refusal(
+                "script-unsafe",
+                f"the job script {path} is not a plain file of the job's owner with one name; nothing was started",
+            )
+        if found.st_size > SCRIPT_LIMIT:
+            raise Refusal(
+                "script-too-long",
+                f"the job script has {found.st_size} bytes; a script with #DOCKER may have {SCRIPT_LIMIT}",
+            )
+        return file.read(SCRIPT_LIMIT + 1)
+
+
+def has_directive(rm: ResourceManager, argv: Sequence[str], env: Mapping[str, str]) -> bool:
+    """Whether the script of a prologue whose arguments make no sense has a directive: a plain job is none of ours."""
+    try:
+        path = rm.script_named(argv, env)
+        script = read_script(path, os.lstat(path).st_uid)
+        return script is not None and parse_script(script, rm.words) is not None
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, Refusal):
+        return True
+
+
+def interpreter(script: bytes) -> str:
+    """What the first line names; "" for none, or one that is no plain path."""
+    named = _INTERPRETER.match(script)
+    return named[1].decode() if named else ""

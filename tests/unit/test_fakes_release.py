@@ -1,0 +1,307 @@
+"""Release and the reaper on a node of fakes: what they undo, in which order, and what they leave alone."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pbsdock.agent.reconcile import reconcile
+from pbsdock.agent.release import release
+from pbsdock.agent.runs import JobRun
+from pbsdock.core.errors import NodeFault
+from pbsdock.core.facts import uptime
+from pbsdock.core.record import Record, State
+from tests.unit.fakes import AWAY, FakeNode, fake_node, known
+from tests.unit.test_policy import _plan
+
+_PLAN = _plan("alpine:3")
+_STEPS = ["image", "files", "cgroup", "container", "credentials", "staging"]
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> FakeNode:
+    return fake_node(tmp_path)
+
+
+def _whole(node: FakeNode, state: State = State.ENDED, job_id: str = "7.s") -> Record:
+    """A record of which everything there can be is there."""
+    record = known(node, state, plan=_PLAN, job_id=job_id, alive_at=uptime() - 1000.0, job_file=f"{job_id}.JB")
+    record.begin(_STEPS)
+    node.engine.add(record.container_name, incarnation=record.incarnation, owner=node.owner, job=job_id)
+    node.fake_cgroups.made[record.cgroup] = None
+    node.work_dir(record).mkdir()
+    (node.work_dir(record) / "script").write_text("x")
+    node.mark(record)
+    return record
+
+
+def _left(node: FakeNode) -> dict[str, list[str]]:
+    return {
+        "containers": [container.name for container in node.engine.containers.values()],
+        "cgroups": list(node.fake_cgroups.made),
+        "files": os.listdir(node.paths.work),
+        "markers": os.listdir(node.paths.markers),
+        "records": [record.job_id for record in node.jobs.records()],
+    }
+
+
+def _jobs(node: FakeNode) -> Path:
+    return node.paths.mom_priv / "jobs"
+
+
+_NOTHING: dict[str, list[str]] = {"containers": [], "cgroups": [], "files": [], "markers": [], "records": []}
+
+# -- release ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.REFUSED])
+def test_a_release_with_fakes_leaves_nothing(node: FakeNode, state: State) -> None:
+    """From every state."""
+    record = _whole(node, state)
+
+    assert release(node, record, why="epilogue")
+    assert _left(node) == _NOTHING
+    assert node.stores.calls == ["revoke"]
+    assert node.events.names()[0] == "release.begun"
+    assert node.events.names()[-1] == "release.done"
+
+
+def test_a_release_with_fakes_kills_before_it_asks_anybody(node: FakeNode) -> None:
+    """The cgroup's processes first, whatever stores and engine do; the cgroup itself after the container."""
+    record = _whole(node)
+    order: list[str] = []
+    node.engine.calls = node.stores.calls = node.fake_cgroups.calls = order
+    node.engine.fails["remove"] = AWAY
+
+    assert not release(node, record, why="epilogue")
+    assert [call for call in order if call != "usage"] == ["kill", "revoke", "remove", "remove"]
+
+
+@pytest.mark.parametrize(
+    ("edge", "call", "says"),
+    [
+        ("engine", "remove", "container: "),
+        ("fake_cgroups", "remove", "cgroup: "),
+        ("stores", "revoke", "credentials: "),
+    ],
+)
+def test_a_release_with_fakes_that_fails_in_one_step_does_the_others(
+    node: FakeNode, edge: str, call: str, says: str
+) -> None:
+    """The record stays, and the next release does what is left."""
+    record = _whole(node)
+    getattr(node, edge).fails[call] = NodeFault("x", "it stays")
+    assert not release(node, record, why="epilogue")
+    (failed,) = [fields for event, fields in node.events.told if event == "release.failed"]
+
+    assert failed["reason"] == f"{says}it stays"
+    assert node.jobs.records() == [record]
+    assert record.state is State.RELEASING
+    assert not node.work_dir(record).exists()
+    getattr(node, edge).fails.clear()
+    assert release(node, record, why="again")
+    assert _left(node) == _NOTHING
+
+
+def test_a_release_with_fakes_does_what_is_done_no_second_time(node: FakeNode) -> None:
+    """A step that is known to be gone is not tried."""
+    record = _whole(node)
+    for step in _STEPS:
+        record.set_gone(step)
+    node.fake_cgroups.calls.clear()
+    release(node, record, why="epilogue")
+
+    assert (node.engine.calls, node.stores.calls, node.fake_cgroups.calls) == ([], [], [])
+
+
+def test_a_release_with_fakes_asks_no_store_for_a_job_without_one(node: FakeNode) -> None:
+    """Nor for a worker."""
+    record = _whole(node)
+    record.steps = {step: record.steps[step] for step in ("files", "cgroup", "container")}
+
+    assert release(node, record, why="epilogue")
+    assert node.stores.calls == []
+    assert _left(node) == _NOTHING
+
+
+def test_a_release_with_fakes_of_a_refused_job_touches_nothing(node: FakeNode) -> None:
+    """It has no plan, so nothing was ever made."""
+    record = known(node, State.REFUSED, job_id="8.s")
+    node.engine.add("other")
+
+    assert release(node, record, why="epilogue")
+    assert _left(node)["containers"] == ["other"]
+    assert node.jobs.records() == []
+
+
+def test_a_kept_record_with_fakes_stays_with_its_marker(node: FakeNode) -> None:
+    """For the run hook to be told from."""
+    record = _whole(node, State.PREPARING)
+
+    assert release(node, record, why="refused", keep=True)
+    assert record.state is State.PREPARING
+    assert _left(node) == {**_NOTHING, "markers": ["7.s"], "records": ["7.s"]}
+
+
+def test_the_marker_with_fakes_stays_for_a_newer_incarnation(node: FakeNode) -> None:
+    """It has the job's id, and the newer one's hooks look for it."""
+    older = _whole(node)
+    older.created -= 100.0
+    known(node, State.READY, plan=_PLAN)
+    release(node, older, why="older-incarnation")
+
+    assert os.listdir(node.paths.markers) == ["7.s"]
+
+
+def test_a_run_hook_with_fakes_is_let_go_by_a_release(node: FakeNode) -> None:
+    """Its container was taken away: it is told, and nothing runs any more."""
+    running = JobRun(_whole(node, State.RUNNING))
+    node.jobs.add(running)
+    release(node, running.record, why="job-gone")
+
+    assert running.ended is not None
+    assert running.ended.number("code") == 137
+    assert "removed while the job ran (job-gone)" in running.ended.text("sentence")
+    assert node.jobs.runs() == []
+
+
+# -- the reaper -------------------------------------------------------------------------------------------------------
+
+
+def _strays(node: FakeNode) -> None:
+    """One of everything that no record knows of."""
+    node.engine.add("stray", owner=node.owner, incarnation="f", boot=node.boot, job="9.s")
+    node.fake_cgroups.made["9.s.f"] = None
+    (node.paths.work / "9.s.f").mkdir()
+    (node.paths.markers / "9.s").touch()
+    (node.paths.pins / "10.s.f").mkdir()
+    node.stores.handles = [("ceph", "h", "f")]
+
+
+def test_a_pass_with_fakes_releases_the_dead_and_removes_the_strays(node: FakeNode) -> None:
+    """And looks again: the next pass finds nothing."""
+    _whole(node)
+    _strays(node)
+    found = reconcile(node)
+
+    assert (found.reaped, found.left, found.blocked) == (7, 0, "")
+    assert _left(node) == _NOTHING
+    assert (node.stores.handles, os.listdir(node.paths.pins)) == ([], [])
+    assert reconcile(node).findings == []
+
+
+def test_a_dry_pass_with_fakes_only_tells(node: FakeNode) -> None:
+    """What it would do."""
+    _whole(node)
+    _strays(node)
+    before = _left(node)
+
+    assert len(reconcile(node, dry_run=True).findings) == 7
+    assert _left(node) == before
+
+
+def test_a_pass_with_fakes_leaves_a_live_job_alone(node: FakeNode) -> None:
+    """One with its file, and one that is young."""
+    _whole(node, State.RUNNING)
+    (_jobs(node) / "7.s.JB").touch()
+    _whole(node, State.PREPARING, "8.s").note(alive_at=uptime())
+    before = _left(node)
+
+    assert reconcile(node).findings == []
+    assert _left(node) == before
+
+
+def test_a_pass_with_fakes_sees_no_other_owners_containers(node: FakeNode) -> None:
+    """Neither a neighbour's nor one without our label."""
+    node.engine.add("theirs", owner="test@other", incarnation="f")
+    node.engine.add("nobodys")
+
+    assert reconcile(node).findings == []
+    assert len(node.engine.containers) == 2
+
+
+@pytest.mark.parametrize("blocked_by", ["engine", "engine-list", "mom", "ledger", "cgroups"])
+def test_a_pass_with_fakes_that_cannot_see_does_nothing(node: FakeNode, blocked_by: str) -> None:
+    """What cannot be read must not look empty."""
+    _whole(node)
+    _strays(node)
+    before = _left(node)
+    if blocked_by == "engine":
+        node.engine.down_because = "it is away"
+    elif blocked_by == "engine-list":
+        node.engine.fails["labelled"] = AWAY
+    elif blocked_by == "mom":
+        _jobs(node).rmdir()
+    elif blocked_by == "cgroups":
+        node.fake_cgroups.fails["names"] = NodeFault("cgroup-unknown", "it is gone")
+    else:
+        (node.paths.state_dir / "jobs/x.json").write_text("{")
+    found = reconcile(node)
+
+    assert found.blocked
+    assert (found.findings, _left(node)) == ([], before)
+    assert node.events.names() == ["reaper.blocked"]
+
+
+def test_a_pass_with_fakes_has_a_cap(node: FakeNode) -> None:
+    """Dead records first; the next pass goes on."""
+    node.config = replace(node.config, reaper=replace(node.config.reaper, cap=1))
+    _whole(node)
+    _strays(node)
+
+    assert (found := reconcile(node)).reaped == 1
+    assert found.left == 6
+    assert node.jobs.records() == []
+
+
+def test_a_job_with_fakes_that_came_to_life_meanwhile_is_left_alone(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record is judged again under its lock, since its prologue may have been slow."""
+    record = _whole(node, State.READY)
+    listed = node.stores.listed
+
+    def listed_late() -> list[tuple[str, str, str]]:
+        (_jobs(node) / "7.s.JB").touch()
+        return listed()
+
+    monkeypatch.setattr(node.stores, "listed", listed_late)
+
+    assert reconcile(node).reaped == 0
+    assert node.jobs.records() == [record]
+
+
+def test_a_stray_with_fakes_whose_record_was_made_meanwhile_is_left_alone(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was listed before its record was read for the last time."""
+    record = known(node, State.PREPARING, plan=_PLAN, alive_at=uptime())
+    node.fake_cgroups.made[record.cgroup] = None
+    whole = node.jobs.records_and_problems
+    answers = iter([([], [])])
+    monkeypatch.setattr(node.jobs, "records_and_problems", lambda: next(answers, None) or whole())
+
+    assert [finding.kind for finding in reconcile(node).findings] == ["cgroup"]
+    assert list(node.fake_cgroups.made) == [record.cgroup]
+
+
+def test_a_busy_job_with_fakes_is_left_to_the_next_pass(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook is at work on it."""
+    monkeypatch.setattr("pbsdock.agent.reconcile._BUSY_S", 0.05)
+    record = _whole(node)
+    with node.job_lock(record.job_id, 1.0):
+        assert reconcile(node).reaped == 0
+    assert reconcile(node).reaped == 1
+
+
+def test_a_container_with_fakes_that_is_being_removed_is_looked_at_again(node: FakeNode) -> None:
+    """It is not gone yet, and is not told to be."""
+    node.engine.add("stray", owner=node.owner, incarnation="f", created_at=time.time() - 1000.0)
+    node.engine.removal_under_way = True
+
+    assert (found := reconcile(node)).reaped == 0
+    assert found.left == 1
