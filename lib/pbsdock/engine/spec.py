@@ -41,7 +41,7 @@ def parse_limits(text: str) -> dict[str, tuple[int, int]]:
     limits = {}
     for line in text.splitlines()[1:]:
         name, fields = line[:25].strip(), line[25:].split()
-        soft, hard = (-1 if one == "unlimited" else int(one) for one in fields[:2])
+        soft, hard = (-1 if number == "unlimited" else int(number) for number in fields[:2])
         limits[name] = (soft, hard)
     return limits
 
@@ -84,7 +84,7 @@ def _has_shell(call: Call, image: ImageTraits, shell: str) -> bool:
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, one) for one in patterns)
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def command(call: Call, rlimits: Rlimits, image: str, traits: ImageTraits = NO_TRAITS) -> list[str]:
@@ -123,7 +123,7 @@ def working_directory(plan: Plan, call: Call, bound: Sequence[Bound]) -> str:
     if plan.workdir:
         return plan.workdir
     plain = call.cwd.startswith("/") and ".." not in call.cwd.split("/")
-    return call.cwd if plain and any(below(call.cwd, one.target) for one in bound) else "/"
+    return call.cwd if plain and any(below(call.cwd, mount.target) for mount in bound) else "/"
 
 
 def for_job(

@@ -76,9 +76,9 @@ def _trigger(mount: Mount, user: User) -> None:
 def _elsewhere(mounts: Iterable[Mount], own: Mount) -> list[Bound]:
     """The places the other mounts will have."""
     return [
-        Bound(source=other.source, target=other.target, read_only=True, device=0, inode=0)
-        for other in mounts
-        if other is not own
+        Bound(source=mount.source, target=mount.target, read_only=True, device=0, inode=0)
+        for mount in mounts
+        if mount is not own
     ]
 
 
@@ -90,7 +90,7 @@ def _aliases(found: Bound, mount: Mount, user: User, taken: Sequence[Bound]) -> 
         names = spellings(mount.source)
     if names[-1] != found.source:
         return  # exchanged meanwhile, if not by mistake: what was opened has the name it was asked for by
-    seen = {other.target for other in taken}
+    seen = {mount.target for mount in taken}
     for name in names[1:]:
         if (
             not _is_shown(name, taken)
@@ -142,7 +142,7 @@ def reach(path: str, bound: Sequence[Bound], user: User, rules: PathRules) -> tu
             return [], ""
     mount = Mount(source=path, target=path, read_only=False, origin="workdir", required=False)
     found, skipped = resolve([mount], user, rules)
-    extra = [one for one in found if not _is_shown(one.target, bound)]
+    extra = [mount for mount in found if not _is_shown(mount.target, bound)]
     return extra, "".join(reason for _, reason in skipped)
 
 
@@ -195,7 +195,11 @@ def _resolve_one(mount: Mount, user: User, rules: PathRules, mounted: Sequence[s
     _check_kind(mount, facts, user)
     via = f"{mount.source} (really {real})" if real != mount.source else real
     try:
-        rules.check(real, mount.origin, [one.point for one in mounted if one.point != real and below(one.point, real)])
+        rules.check(
+            real,
+            mount.origin,
+            [mounted_fs.point for mounted_fs in mounted if mounted_fs.point != real and below(mounted_fs.point, real)],
+        )
         if mount.origin == "volume":
             rules.check_allowed(real)
         elif mount.origin == "workdir":
@@ -230,7 +234,7 @@ def _follows(mount: Mount, real: str, rules: PathRules, mounted: Sequence[syscal
     """
     if mount.origin != "site" and not (mount.origin in ("volume", "workdir") and rules.is_of_site(real)):
         return False
-    automounts = [one.point for one in mounted if one.kind == "autofs"]
+    automounts = [mounted_fs.point for mounted_fs in mounted if mounted_fs.kind == "autofs"]
     return not mount.read_only or any(below(point, real) or below(real, point) for point in automounts)
 
 
@@ -239,10 +243,10 @@ def _closed_to_root(path: str, mounted: Sequence[syscalls.MountedFileSystem]) ->
     real = path
     with suppress(OSError):  # raised by links that are exchanged meanwhile, or lead where not even root may look
         real = os.path.realpath(path)
-    around = [one for one in mounted if below(path, one.point) or below(real, one.point)]
+    around = [mounted_fs for mounted_fs in mounted if below(path, mounted_fs.point) or below(real, mounted_fs.point)]
     if not around:
         return ""
-    nearest = max(reversed(around), key=lambda one: len(one.point))  # of two at one place the later
+    nearest = max(reversed(around), key=lambda mounted_fs: len(mounted_fs.point))  # of two at one place the later
     if not nearest.kind.startswith("fuse") or "allow_other" in nearest.options:
         return ""
     return (

@@ -46,7 +46,7 @@ def make(bound: Sequence[tuple[Bound, User | None]], directory: Path) -> list[Bo
         made.append(replace(mount, pin=str(place)))
     # Where the host shares no mounts there is nothing to follow, and the engine would refuse to.
     slaves = (
-        {one.point for one in syscalls.mounted_file_systems() if one.is_slave}
+        {mounted_fs.point for mounted_fs in syscalls.mounted_file_systems() if mounted_fs.is_slave}
         if any(mount.follows for mount in made)
         else set()
     )

@@ -88,11 +88,11 @@ def check_paths(job: Job, directive: Directive) -> None:
 
 
 def _check_target(where: str, what: str, target: str, own: Sequence[str]) -> None:
-    kernel = [one for one in _KERNEL if below(target, one) and not (one == "/dev" and what == "--tmpfs path")]
+    kernel = [path for path in _KERNEL if below(target, path) and not (path == "/dev" and what == "--tmpfs path")]
     if target == "/" or kernel or target == "/dev":
         owner = "the kernel" if kernel or target == "/dev" else "the image"
         raise Refusal("target-not-allowed", f"{where}: {what} {target!r} belongs to {owner}; choose another")
-    covered = next((one for one in own if below(one, target)), None)
+    covered = next((path for path in own if below(path, target)), None)
     if covered is not None:
         raise Refusal(
             "target-taken",
@@ -105,12 +105,12 @@ def mounts_of(job: Job, directive: Directive, settings: MountsConfig, host: Host
 
     What a directive puts in the place of one of the first four takes it. Raises Refusal.
     """
-    chosen = {plain(one.target) for one in directive.volumes} | {plain(one.target) for one in directive.tmpfs}
+    chosen = {plain(volume.target) for volume in directive.volumes} | {plain(tmpfs.target) for tmpfs in directive.tmpfs}
     rules = rules_of(job.home, settings, host.closed, tmpdir_by_user=job.interactive)
-    made = [one for one in _automatic(job, directive, settings, rules) if one.target not in chosen]
+    made = [mount for mount in _automatic(job, directive, settings, rules) if mount.target not in chosen]
     site = [_site(entry) for entry in settings.always]
-    taken = {one.target for one in site}
-    made = [one for one in made if one.target not in taken]
+    taken = {mount.target for mount in site}
+    made = [mount for mount in made if mount.target not in taken]
     for index, tmpfs in enumerate(directive.tmpfs):
         _check_free(position(directive, "tmpfs", index), "--tmpfs path", plain(tmpfs.target), taken)
     volumes = []
@@ -166,7 +166,7 @@ def work_dir_closed(job: Job, directive: Directive, settings: MountsConfig, host
     rules = rules_of(job.home, settings, host.closed, tmpdir_by_user=job.interactive)
     has_home = settings.home != "none" and not directive.no_home and _is_mountable_home(job.home, rules)
     source = _work_dir(job, directive, has_home)
-    taken = {plain(one.target) for one in directive.volumes} | {_site(entry).target for entry in settings.always}
+    taken = {plain(volume.target) for volume in directive.volumes} | {_site(entry).target for entry in settings.always}
     if source is None or source in taken:
         return ""
     try:

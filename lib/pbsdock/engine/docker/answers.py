@@ -61,7 +61,7 @@ def capabilities(info: Mapping[str, Any]) -> EngineCapabilities:
         live_restore=bool(info.get("LiveRestoreEnabled")),
         runtimes=tuple(sorted(info.get("Runtimes") or ())),
         default_runtime=str(info.get("DefaultRuntime") or ""),
-        maps_user_ids=any(str(one).split(",")[0] in _USER_NAMESPACE for one in info.get("SecurityOptions") or ()),
+        maps_user_ids=any(str(option).split(",")[0] in _USER_NAMESPACE for option in info.get("SecurityOptions") or ()),
     )
 
 

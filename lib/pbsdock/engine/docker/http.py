@@ -92,8 +92,8 @@ class Pool:
         """Close what is idle."""
         with self._lock:
             idle, self._idle = self._idle, []
-        for one in idle:
-            one.close()
+        for connection in idle:
+            connection.close()
 
 
 def take_over(path: str, timeout_s: float, target: str, body: bytes) -> tuple[int, str, socket.socket]:
