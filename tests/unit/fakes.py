@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +36,7 @@ from pbsdock.engine.base import (
     EngineEvent,
     ExecState,
     ImageFacts,
+    ImageFile,
     ListedContainer,
 )
 from pbsdock.engine.images import Image
@@ -87,6 +88,8 @@ class FakeEngine(Failing):
         self.coming: list[EngineEvent] = []
         self.first_pid = 0  # of every container that is started; 0: it is over at once
         self.removal_under_way = False
+        self.image_variables = {"PATH"}  # of every image
+        self.image_files = {"/bin/sh": ImageFile(is_program=True, content=None)}
 
     def probe(self) -> bool:
         self.calls.append("probe")
@@ -116,6 +119,13 @@ class FakeEngine(Failing):
         made = FakeContainer(f"id-{name}", name, None, named, created_at)
         self.containers[made.id] = made
         return made
+
+    def read_image(
+        self, image_id: str, wanted: Mapping[str, int], labels: Mapping[str, str]
+    ) -> tuple[frozenset[str], dict[str, ImageFile]]:
+        self.called("read_image")
+        found = {path: file for path, file in self.image_files.items() if path in wanted}
+        return frozenset(self.image_variables), found
 
     def create(self, spec: ContainerSpec, name: str) -> str:
         made = FakeContainer(f"id-{name}", name, spec, dict(spec.labels))

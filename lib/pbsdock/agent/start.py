@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pbsdock.agent import work_dir
 from pbsdock.agent.call import read_call
-from pbsdock.agent.directories import check_workdir, standing
+from pbsdock.agent.directories import check_workdir
 from pbsdock.agent.launch import launch, launch_error, no_program
 from pbsdock.agent.node import Node, ms_since
 from pbsdock.agent.pinning import pinned
@@ -34,13 +35,13 @@ def start_job(node: Node, record: Record, request: wire.Message, caller: Caller)
     as before, unless the engine is away, which is told and left to the release.
     """
     began = time.monotonic()
-    plan, bound = record.planned, record.facts.bound
+    plan, bound = record.planned, list(record.facts.bound)
     call = _call(node, record, request)
     if plan.stage_in and plan.workdir:
         check_workdir(plan, bound)
-    asked, call = call.cwd, standing(call, plan, bound)
-    if container.working_directory(plan, call, bound) == "/" and asked not in ("/", plan.home):
-        record.note(cwd_lost=asked)
+    call, bound = work_dir.at_start(record, call, node.rm.words)
+    if len(bound) != len(record.facts.bound):
+        record.note(bound=tuple(bound))
     rlimits = _rlimits(caller)
     stream = None
     try:
@@ -129,6 +130,8 @@ def _launch(
             cgroup_parent=node.cgroups.cgroup_parent(record.cgroup),
             labels=node.labels(record),
             rlimits=rlimits,
+            traits=record.facts.image,
+            hostname=node.name,
             wrapped=wrapped,
             runtime=node.config.engine.runtime,
         )

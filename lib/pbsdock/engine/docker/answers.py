@@ -20,7 +20,11 @@ from pbsdock.engine.base import (
     ListedContainer,
 )
 
-_NO_PROGRAM = re.compile(r'exec: "([^"]+)"|no such file or directory|permission denied|too many levels of symbolic')
+# The last two are crun's (1.8 to 1.21), the others runc's.
+_NO_PROGRAM = re.compile(
+    r'exec: "([^"]+)"|no such file or directory|permission denied|too many levels of symbolic'
+    r"|executable file `[^`]*` not found|open executable: "
+)
 _KINDS = {"die": EventKind.CONTAINER_DIED, "exec_die": EventKind.EXEC_DIED, "oom": EventKind.OUT_OF_MEMORY}
 EVENTS = tuple(_KINDS)  # the actions worth asking for
 
@@ -34,7 +38,7 @@ def message(answer: bytes) -> str:
 
 
 def failure(doing: str, status: int, text: str) -> Failure:
-    """Why the engine refused to do this; only its sentence, or runc's in it, tells (Engine 20.10 to 28)."""
+    """Why the engine refused to do this; only its sentence, or its runtime's in it, tells (Engine 20.10 to 28)."""
     is_no_program = _NO_PROGRAM.search(text) is not None
     if is_no_program and (doing == "exec start" or (doing in ("attach", "start") and "mount" not in text)):
         return Failure.NO_PROGRAM
@@ -61,7 +65,7 @@ def capabilities(info: Mapping[str, Any]) -> EngineCapabilities:
         live_restore=bool(info.get("LiveRestoreEnabled")),
         runtimes=tuple(sorted(info.get("Runtimes") or ())),
         default_runtime=str(info.get("DefaultRuntime") or ""),
-        maps_user_ids=any(str(one).split(",")[0] in _USER_NAMESPACE for one in info.get("SecurityOptions") or ()),
+        maps_user_ids=any(str(option).split(",")[0] in _USER_NAMESPACE for option in info.get("SecurityOptions") or ()),
     )
 
 

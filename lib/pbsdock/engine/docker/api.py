@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
@@ -17,9 +17,10 @@ from pbsdock.engine.base import (
     EngineEvent,
     ExecState,
     ImageFacts,
+    ImageFile,
     ListedContainer,
 )
-from pbsdock.engine.docker import answers
+from pbsdock.engine.docker import answers, image_files
 from pbsdock.engine.docker.host_config import create_body
 from pbsdock.engine.docker.link import Link
 from pbsdock.engine.docker.seccomp import profile
@@ -92,6 +93,11 @@ class Engine:
             name = quote(reference, safe="/:@")
             return answers.image_facts(self._link.ask("image inspect", "GET", f"/images/{name}/json"))
         return None
+
+    def read_image(
+        self, image_id: str, wanted: Mapping[str, int], labels: Mapping[str, str]
+    ) -> tuple[frozenset[str], dict[str, ImageFile]]:
+        return image_files.read(self._link, image_id, wanted, labels)
 
     def remove(self, container: str) -> bool:
         """Its anonymous volumes too."""
