@@ -23,7 +23,7 @@ from pbsdock.staging.progress import Progress
 from pbsdock.staging.retry import RetryPolicy
 from pbsdock.staging.worker_pool import Task
 
-# Written and hashed while it is still in a processor's cache. Of 128 KiB to 4 MiB this took least processor time.
+# Small enough that what is hashed and written is still in a processor's cache.
 _CHUNK = 256 << 10
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]  # off_t of a 64-bit Linux
@@ -225,7 +225,7 @@ class _Parts:
 
 
 def _allocate(fd: int, size: int) -> None:
-    """Have the file system set *size* bytes aside, which halves what writing them costs it (measured on ext4) and tells
+    """Have the file system set *size* bytes aside, so that writing them costs it less, and tells
     at once where a quota has no room. Raises OSError.
 
     Not ``os.posix_fallocate``: where a file system cannot do it, the C library writes to every block.
