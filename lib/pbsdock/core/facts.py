@@ -98,6 +98,7 @@ class Facts:
     tty: bool = False
     waited_for: int = -1  # what the shell waited for before it was given its script (see pbsdock.agent.shell)
     started_at: float | None = None
+    late_line: int = 0  # the script's first #DOCKER line after its first command, from 1; 0: none
     cwd_lost: str = ""  # the run hook's directory, where the container has none of that name
     untold: tuple[str, ...] = ()  # sentences on the end that no run hook was there to hear
     usage: Usage | None = None
