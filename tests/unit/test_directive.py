@@ -455,7 +455,9 @@ def test_errors_are_not_listed_for_ever() -> None:
 LATE = "this #DOCKER line comes after the first command; move it up among the comments"
 
 
-@pytest.mark.parametrize("script", [b"true\n#DOCKER a\n", b"true\n#DOCKER --nonsense\n#DOCKER\n", b"\nx\r\n\n#DOCKER\ta"])
+@pytest.mark.parametrize(
+    "script", [b"true\n#DOCKER a\n", b"true\n#DOCKER --nonsense\n#DOCKER\n", b"\nx\r\n\n#DOCKER\ta"]
+)
 def test_after_the_first_command_is_no_directive(script: bytes) -> None:
     """As with #PBS: a driver may write the scripts of other jobs in here-documents."""
     line = script.count(b"\n", 0, script.index(b"#DOCKER")) + 1
@@ -504,7 +506,8 @@ def test_byte_order_mark(script: bytes, line: int, before: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "script", [BOM + b"#!/bin/sh\ntrue\n", BOM + b"true\n", b"true\n" + BOM + b"#DOCKER a\n", b"#DOCKERS\n" + BOM + b"#\n"]
+    "script",
+    [BOM + b"#!/bin/sh\ntrue\n", BOM + b"true\n", b"true\n" + BOM + b"#DOCKER a\n", b"#DOCKERS\n" + BOM + b"#\n"],
 )
 def test_byte_order_mark_without_a_directive(script: bytes) -> None:
     """A plain job's script is none of ours."""

@@ -151,7 +151,9 @@ def test_prologue_of_a_plain_job_starts_no_interpreter(site: Site, text: str) ->
     assert site.asked() is None
 
 
-@pytest.mark.parametrize("line", ["#DOCKER busybox", "#docker busybox", "#DOCKER busybox\r", "#DOCKER", "\ufeff#DOCKER busybox"])
+@pytest.mark.parametrize(
+    "line", ["#DOCKER busybox", "#docker busybox", "#DOCKER busybox\r", "#DOCKER", "\ufeff#DOCKER busybox"]
+)
 def test_prologue_hands_a_directive_to_the_client(site: Site, line: str) -> None:
     """Any spelling of the directive reaches the client, with mom's argument vector as it is."""
     script = site.script(f"#!/bin/sh\n\0\n{line}\n")

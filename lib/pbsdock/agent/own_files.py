@@ -9,7 +9,7 @@ import pwd
 from pathlib import Path
 
 from pbsdock.agent.node import Node
-from pbsdock.agent.script import interpreter
+from pbsdock.agent.script import env_finds, interpreter
 from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record
 from pbsdock.engine.spec import group, passwd
@@ -33,6 +33,7 @@ def write(node: Node, job: Job, record: Record, plan: Plan, script: bytes | None
         record.note(
             script_names_shell=node.rm.chooses_shell(script),
             interpreter=interpreter(script),
+            env_finds=env_finds(script),
             script_sha256=hashlib.sha256(script).hexdigest(),
         )
         made.append((str(directory / "script"), job.script_path))

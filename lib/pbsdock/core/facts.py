@@ -93,6 +93,7 @@ class Facts:
     script_names_shell: bool = False
     script_sha256: str = ""
     interpreter: str = ""  # of the script's first line
+    env_finds: str = ""  # the program that env(1) is to find as such
     pid: int = 0  # the container's first process
     pid_start: int = 0  # when that began, in clock ticks since the boot
     tty: bool = False

@@ -56,8 +56,9 @@ _PLAIN_DOLLAR = re.compile(rf"\$\$|{VARIABLE.pattern}")
 def parse_script(
     data: bytes, words: Words, filename: str = "script", *, refuses_late: bool = False
 ) -> Directive | None:
-    """Parse a whole job script; None if it has no ``#DOCKER`` line among the comments at its head. Raises DirectiveError.
+    """Parse a whole job script; None if it has no ``#DOCKER`` line at its head, among the comments.
 
+    Raises DirectiveError.
     *words* are those of the resource manager that runs the job; *refuses_late*: whether a ``#DOCKER`` line after the
     first command is an error, instead of no directive.
     """
@@ -131,8 +132,8 @@ def _tell_byte_order_marks(draft: Draft, data: bytes, header: int, *, has_direct
         draft.unreadable(
             number,
             1,
-            f"a UTF-8 byte order mark (the invisible bytes EF BB BF) stands before {hidden}; remove it, for example with"
-            f" sed -i '{number}s/^\\xEF\\xBB\\xBF//' SCRIPT",
+            f"a UTF-8 byte order mark (the invisible bytes EF BB BF) stands before {hidden}; remove it, for example"
+            f" with sed -i '{number}s/^\\xEF\\xBB\\xBF//' SCRIPT",
         )
         if draft.is_full:
             return
