@@ -85,6 +85,9 @@ def _variants() -> Iterator[tuple[str, dict[str, tuple[int, bytes | str | None]]
     yield "text-shell", {**files, "bin/sh": files["bin/text"]}
     yield "directory-shell", {**files, "bin/sh": (0o755, None)}
     yield "dangling-shell", {**files, "bin/sh": files["bin/dangling"]}
+    loader = Path("/lib64/ld-linux-x86-64.so.2").resolve().read_bytes()
+    libraries = {"lib64": (0o755, None), "lib64/ld-linux-x86-64.so.2": (0o755, loader)}
+    yield "no-library", {**files, **libraries, "bin/sh": files["bin/dynamic"]}
     yield "no-shell", {path: file for path, file in files.items() if path != "bin/sh"}
 
 
@@ -155,7 +158,6 @@ SHELLS = {
     "text-shell": "/bin/sh is not executable for you (mode 0644); make it so in the image, with chmod a+rx",
     "directory-shell": "/bin/sh is a directory, not a program",
     "dangling-shell": "there is no /bin/sh (/opt does not exist)",
-    "no-shell": "there is no /bin/sh",
 }
 
 
@@ -165,6 +167,27 @@ def test_shell(instance: Instance, odd: str, tag: str) -> None:
     script = f"#!/bin/sh\n#DOCKER {odd}:{tag}\necho started\n"
 
     _refused(instance, script, f"image 'docker.io/{odd}:{tag}': {SHELLS[tag]}{_SHELL}")
+
+
+def test_no_shell(instance: Instance, odd: str) -> None:
+    """Nothing of that name at all."""
+    script = f"#!/bin/sh\n#DOCKER {odd}:no-shell\necho started\n"
+
+    _refused(instance, script, f"image 'docker.io/{odd}:no-shell' has no /bin/sh that can be run{_SHELL}")
+
+
+def test_shell_without_a_library(instance: Instance, odd: str) -> None:
+    """It has started and is over: its loader's own words are the cause."""
+    done = instance.run(f"#!/bin/sh\n#DOCKER {odd}:no-library\necho started\n")
+
+    assert (done.exit_status, done.stdout, done.node_down) == (125, b"", None)
+    said = done.stderr.decode()
+    assert said.startswith(
+        f"pbsdock: image 'docker.io/{odd}:no-library': /bin/sh cannot be run; it says: /bin/sh: error while loading shared"
+    )
+    assert said.endswith(f"{_SHELL}\n")
+    assert len(said.splitlines()) == 1
+    assert instance.left() == []
 
 
 SHELL_PATHS = {

@@ -737,7 +737,7 @@ def test_override_leaves_the_rest_alone() -> None:
 # -- codes ------------------------------------------------------------------------------------------------------------
 
 
-_MAKERS = ("Refusal", "_Unfit", "_Found")
+_MAKERS = ("Refusal", "_Unfit", "_Found", "Cause")
 
 
 def _refusal_codes() -> set[str]:

@@ -17,6 +17,8 @@ from pbsdock.engine.base import ContainerEngine, ContainerSpec, EngineError, Fai
 from pbsdock.engine.spec import Call, closed_workdir, entrypoint
 
 _LOOK_S = 5.0
+_WORDS_S, _WORDS_BYTES = 0.5, 4096
+_FRAME = 8  # bytes of a frame's header
 _KERNELS = ("/proc", "/sys", "/dev")  # mounted in every container
 
 MakeSpec = Callable[[bool], ContainerSpec]  # whether the command is behind a shell line
@@ -75,7 +77,7 @@ def no_program(plan: Plan, call: Call, program: str, cause: Cause | None) -> Ref
     is_entrypoint = program == next(iter(entrypoint(plan.entrypoint or "")), None)
     cure = "" if is_entrypoint or len(call.argv) != 1 else f"; choose a shell it has with {call.shell_option}"
     what = "the entry point: " if is_entrypoint else ""
-    if cause is None:
+    if cause is None or (not is_entrypoint and cause.says == f"there is no {program}"):
         what = "entry point " if is_entrypoint else ""
         return Refusal("no-such-program", f"image {plan.image!r} has no {what}{program} that can be run{cure}")
     if cause.code == "no-such-program" and program.startswith("/"):
@@ -147,3 +149,18 @@ def _looker(engine: ContainerEngine, identifier: str) -> Callable[[str], ImageFi
         return engine.look(identifier, path)
 
     return look
+
+
+def last_words(stream: socket.socket, *, tty: bool) -> str:
+    """What a container that is over has written, in one line of some hundred characters; frames as in
+    :meth:`pbsdock.engine.base.ContainerEngine.attach`."""
+    data = b""
+    stream.settimeout(_WORDS_S)
+    with suppress(OSError):
+        while len(data) < _WORDS_BYTES and (more := stream.recv(_WORDS_BYTES)):
+            data += more
+    text = b""
+    while not tty and len(data) > _FRAME:
+        end = _FRAME + int.from_bytes(data[4:_FRAME], "big")
+        text, data = text + data[_FRAME:end], data[end:]
+    return " ".join((data if tty else text).decode("utf-8", "replace").split())[:300]

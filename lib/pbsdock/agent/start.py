@@ -10,9 +10,10 @@ from functools import partial
 
 from pbsdock.agent.call import read_call
 from pbsdock.agent.directories import check_workdir, standing
-from pbsdock.agent.launch import cause_in_image, first_program, launch, launch_error, no_program
+from pbsdock.agent.launch import cause_in_image, first_program, last_words, launch, launch_error, no_program
 from pbsdock.agent.node import Node, ms_since
 from pbsdock.agent.pinning import pinned
+from pbsdock.agent.programs import Cause
 from pbsdock.agent.runs import JobRun
 from pbsdock.agent.shell import waited_for
 from pbsdock.agent.verify import wrong_with
@@ -27,6 +28,7 @@ from pbsdock.protocol import wire
 
 _REMOVED_S = 10.0
 _OVER_S = 2.0  # between the end of a first process and the engine's word on it
+_BROKEN = (126, 127)  # ld.so(8) ends with 127
 _NOT_EXECUTED = (1, 126, 127, 255)  # what runc ends with after an execve(2) that failed: 1 in 1.1, 255 since
 
 
@@ -52,7 +54,7 @@ def start_job(node: Node, record: Record, request: wire.Message, caller: Caller)
             pid = _verified(node, record, plan, identifier, bound)
             if not pid:
                 spec = _spec(node, record, plan, call, held, rlimits, True)
-                _refuse_unrunnable(node, record, plan, call, spec, identifier)
+                _refuse_unrunnable(node, record, plan, call, spec, identifier, stream)
         _note_start(node, record, identifier, pid, tty=call.tty, began=began)
     except BaseException:
         if stream is not None:
@@ -144,10 +146,17 @@ def _launch(
 
 
 def _refuse_unrunnable(
-    node: Node, record: Record, plan: Plan, call: container.Call, spec: ContainerSpec, identifier: str
+    node: Node,
+    record: Record,
+    plan: Plan,
+    call: container.Call,
+    spec: ContainerSpec,
+    identifier: str,
+    stream: socket.socket,
 ) -> None:
     """runc starts a program whose loader or interpreter is missing, or that is another machine's, and only then has
-    execve(2) fail. Raises Refusal where a first process that is over at once was none for that reason."""
+    execve(2) fail. Raises Refusal where a first process that is over at once was none for that reason, or was a shell
+    that ended before it was given the job's script, as one does that lacks a library."""
     deadline = time.monotonic() + _OVER_S
     while (found := node.engine.inspect(identifier)) is not None and found.is_running:
         if time.monotonic() > deadline:
@@ -157,6 +166,9 @@ def _refuse_unrunnable(
         return
     program = first_program(spec)
     cause = cause_in_image(node.engine, record.container_name, spec, program)
+    if cause is None and found.exit_code in _BROKEN and not spec.entrypoint and len(call.argv) == 1:
+        if words := last_words(stream, tty=spec.tty):
+            cause = Cause("program-broken", f"{program} cannot be run; it says: {words}")
     if cause is not None:
         raise no_program(plan, call, program, cause)
 
