@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,7 @@ from pbsdock.engine.base import (
     EngineError,
     EngineEvent,
     ExecState,
+    FoundFile,
     ImageFacts,
     ImageFile,
     ListedContainer,
@@ -89,7 +90,9 @@ class FakeEngine(Failing):
         self.first_pid = 0  # of every container that is started; 0: it is over at once
         self.removal_under_way = False
         self.exit_code = 0  # of one that is over at once
-        self.files: dict[str, ImageFile] = {}  # of every image
+        self.files: dict[str, FoundFile] = {}  # of every image
+        self.image_variables = {"PATH"}  # of every image
+        self.image_files = {"/bin/sh": ImageFile(is_program=True, content=None)}
 
     def probe(self) -> bool:
         self.calls.append("probe")
@@ -120,13 +123,20 @@ class FakeEngine(Failing):
         self.containers[made.id] = made
         return made
 
+    def read_image(
+        self, image_id: str, wanted: Mapping[str, int], labels: Mapping[str, str]
+    ) -> tuple[frozenset[str], dict[str, ImageFile]]:
+        self.called("read_image")
+        found = {path: file for path, file in self.image_files.items() if path in wanted}
+        return frozenset(self.image_variables), found
+
     def create(self, spec: ContainerSpec, name: str) -> str:
         made = FakeContainer(f"id-{name}", name, spec, dict(spec.labels))
         self.containers[made.id] = made
         self.called("create")
         return made.id
 
-    def look(self, container: str, path: str) -> ImageFile | None:
+    def look(self, container: str, path: str) -> FoundFile | None:
         self.called("look")
         return self.files.get(path)
 

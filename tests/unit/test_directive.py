@@ -326,12 +326,22 @@ def test_examples(path: Path) -> None:
         ("#DOCKER a --stage-out x s3://b/k", "2:23: --stage-out path 'x' is not absolute; begin it with / or $HOME"),
         # options
         ("#DOCKER a --", "2:11: '--' has no meaning here; write options and one image"),
-        ("#DOCKER a --privledged", "2:11: unknown option --privledged; did you mean --privileged?"),
+        (
+            "#DOCKER a --priviledged",
+            "2:11: unknown option --priviledged; --privileged is not available: a job never gets more rights on the node"
+            " than its user; ask your site for a device or a mount",
+        ),
+        (
+            "#DOCKER a --cap-ad SYS_ADMIN",
+            "2:11: unknown option --cap-ad; --cap-add is not available: a job's container has no capabilities; nothing can"
+            " add one",
+        ),
+        ("#DOCKER a --volumes /x:/y", "2:11: unknown option --volumes; did you mean --volume?"),
         ("#DOCKER a --VOLUME /x:/y", "2:11: unknown option --VOLUME; did you mean --volume?"),
         ("#DOCKER a -volume /x:/y", "2:11: unknown option -volume; did you mean --volume?"),
         (
             "#DOCKER a -z",
-            "2:11: unknown option -z; the options are --entrypoint, --env, --gpus, --network, --platform, --pull, --read-only, --s3, --shm-size, --stage-in, --stage-out, --tmpfs, --volume, --workdir",
+            "2:11: unknown option -z; the options are --entrypoint, --env, --gpus, --network, --no-home, --platform, --pull, --read-only, --s3, --shm-size, --stage-in, --stage-out, --tmpfs, --volume, --workdir",
         ),
         ("#DOCKER a -dit", "2:11: -dit is not available: Torque starts the container and waits for it; leave it out"),
         ("#DOCKER a –volume /x:/y", "2:11: '–' is not a hyphen; write --volume"),
@@ -421,7 +431,7 @@ def test_no_image_is_told_beside_other_errors() -> None:
         "job.sh:2:16: --pull 'x' is not known; use never, missing or always",
     ]
     assert _errors("#DOCKER --zzz x") == [
-        "job.sh:2:9: unknown option --zzz; the options are --entrypoint, --env, --gpus, --network, --platform, --pull,"
+        "job.sh:2:9: unknown option --zzz; the options are --entrypoint, --env, --gpus, --network, --no-home, --platform, --pull,"
         " --read-only, --s3, --shm-size, --stage-in, --stage-out, --tmpfs, --volume, --workdir"
     ]
 

@@ -18,7 +18,7 @@ from pbsdock.agent.runs import JobRun, TaskRun
 from pbsdock.core.facts import Exit
 from pbsdock.core.plan import Stage
 from pbsdock.core.record import Refused, State
-from pbsdock.engine.base import EngineError, ExecState, Failure, ImageFile
+from pbsdock.engine.base import EngineError, ExecState, Failure, FoundFile
 from pbsdock.host.process import start_time
 from pbsdock.protocol import wire
 from tests.unit.fakes import FakeNode, ask, fake_node, known, session_of
@@ -202,8 +202,8 @@ def test_a_shell_with_fakes_whose_loader_is_missing(node: FakeNode) -> None:
     """runc has started it; that it was over at once, with a status of runc's, makes the agent look."""
     record = known(node, State.READY, plan=_PLAN)
     node.engine.exit_code = 1
-    open_to_all = ImageFile(kind="directory", mode=0o755, uid=0, gid=0)
-    shell = ImageFile(kind="file", mode=0o755, uid=0, gid=0, head=b"#!/opt/shell\n")
+    open_to_all = FoundFile(kind="directory", mode=0o755, uid=0, gid=0)
+    shell = FoundFile(kind="file", mode=0o755, uid=0, gid=0, head=b"#!/opt/shell\n")
     node.engine.files = {"/": open_to_all, "/bin": open_to_all, "/bin/sh": shell}
     (answer,) = ask(node, _OWNER, _start())
 

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,14 @@ class Site:
         path = self.mom_priv / "jobs" / name
         path.write_text(text)
         return str(path)
+
+    @contextmanager
+    def agent(self) -> Iterator[None]:
+        """What an agent that is alive leaves to be seen: its socket and its process id."""
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(self.run_dir / "agent.sock"))
+            (self.run_dir / "agent.pid").write_text(f"{os.getpid()}\n")
+            yield
 
     def site_hook(self, hook: str, name: str, text: str) -> None:
         """Write one of the site's own hooks."""
@@ -145,10 +154,37 @@ def site(tmp_path: Path) -> Site:
 )
 def test_prologue_of_a_plain_job_starts_no_interpreter(site: Site, text: str) -> None:
     """A script without a directive passes the prologue without a word and without the client."""
-    done = site.call("prologue", [*PROLOGUE, site.script(text)])
+    with site.agent():
+        done = site.call("prologue", [*PROLOGUE, site.script(text)])
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert site.asked() is None
+
+
+def test_prologue_of_a_plain_job_sees_to_an_agent(site: Site) -> None:
+    """Its qsub -v PBSDOCK=… shows only in the run hook, which cannot start one. Nobody waits for it."""
+    done = site.call("prologue", [*PROLOGUE, site.script("true\n")])
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert site.asked(5.0) == site.client("ensure-agent")
+
+
+def test_prologue_of_a_plain_job_takes_an_unreaped_agent_for_dead(site: Site) -> None:
+    """A killed agent nobody has waited for still has an entry in /proc, and its socket is there."""
+    with site.agent(), subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+        (site.run_dir / "agent.pid").write_text(f"{dead.pid}\n")
+        site.call("prologue", [*PROLOGUE, site.script("true\n")])
+
+    assert site.asked(5.0) == site.client("ensure-agent")
+
+
+def test_prologue_of_a_plain_job_leaves_an_agent_that_cannot_start_to_the_node_check(site: Site) -> None:
+    """A node with a wrong configuration must not try it with every job."""
+    (site.run_dir / "unhealthy").write_text("wrong\n")
+    site.call("prologue", [*PROLOGUE, site.script("true\n")])
+
+    assert site.asked(0.3) is None
 
 
 @pytest.mark.parametrize(
@@ -181,11 +217,11 @@ def test_prologue_with_a_marker_lets_the_client_sweep(site: Site) -> None:
 
 
 def test_prologue_of_an_interactive_job_passes(site: Site) -> None:
-    """An interactive job's argument 8 names a file that does not exist."""
+    """An interactive job's argument 8 names a file that does not exist: an agent is seen to, without waiting for it."""
     done = site.call("prologue", [*PROLOGUE, str(site.mom_priv / "jobs/7.vm.SC")])
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert site.asked() is None
+    assert site.asked(5.0) == site.client("ensure-agent")
 
 
 @pytest.mark.parametrize(("job", "name"), [("7.vm", "7.vm.SC"), ("16[0].vm", "16-0.vm.SC")])
@@ -379,9 +415,10 @@ def test_run_with_a_record_asks_the_client(site: Site, more: dict[str, str]) -> 
     assert site.asked() == site.client("run", "/bin/sh", "-c", "a b")
 
 
-def test_run_of_an_interactive_job_with_an_image_asks_the_client(site: Site) -> None:
-    """``qsub -I -v PBSDOCK=…`` has no script and no marker yet."""
-    site.call("run", ["/bin/bash"], _job_env(PBS_ENVIRONMENT="PBS_INTERACTIVE", PBSDOCK="busybox"))
+@pytest.mark.parametrize("kind", ["PBS_INTERACTIVE", "PBS_BATCH"])
+def test_run_of_a_job_with_an_image_asks_the_client(site: Site, kind: str) -> None:
+    """``qsub -v PBSDOCK=…`` has no marker yet, nor an interactive job a script."""
+    site.call("run", ["/bin/bash"], _job_env(PBS_ENVIRONMENT=kind, PBSDOCK="busybox"))
 
     assert site.asked() == site.client("run", "/bin/bash")
 
@@ -589,7 +626,8 @@ def test_a_plain_job_costs_little(site: Site, hook: str) -> None:
         os.waitpid(os.posix_spawn(command[0], command, _job_env()), 0)
         return time.perf_counter() - began
 
-    bare, ours = (statistics.median(cost(one) for _ in range(40)) for one in (["/bin/true"], [program, *argv]))
+    with site.agent():
+        bare, ours = (statistics.median(cost(one) for _ in range(40)) for one in (["/bin/true"], [program, *argv]))
 
     assert ours - bare < 0.010
 

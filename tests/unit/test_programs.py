@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbsdock.agent.programs import Identity, Image, env_program
-from pbsdock.engine.base import ImageFile
+from pbsdock.engine.base import FoundFile
 
 _WHO = Identity(uid=1000, gids=frozenset({100, 200}))
 
@@ -26,16 +26,16 @@ def _elf(machine: int, loader: bytes = b"", *, wide: bool = True) -> bytes:
     return header + (entry + loader + b"\0" if loader else bytes(len(entry)))
 
 
-def _directory(mode: int = 0o755, uid: int = 0, gid: int = 0) -> ImageFile:
-    return ImageFile(kind="directory", mode=mode, uid=uid, gid=gid)
+def _directory(mode: int = 0o755, uid: int = 0, gid: int = 0) -> FoundFile:
+    return FoundFile(kind="directory", mode=mode, uid=uid, gid=gid)
 
 
-def _file(head: bytes, mode: int = 0o755, uid: int = 0, gid: int = 0) -> ImageFile:
-    return ImageFile(kind="file", mode=mode, uid=uid, gid=gid, head=head)
+def _file(head: bytes, mode: int = 0o755, uid: int = 0, gid: int = 0) -> FoundFile:
+    return FoundFile(kind="file", mode=mode, uid=uid, gid=gid, head=head)
 
 
-def _link(target: str) -> ImageFile:
-    return ImageFile(kind="link", mode=0o777, uid=0, gid=0, link=target)
+def _link(target: str) -> FoundFile:
+    return FoundFile(kind="link", mode=0o777, uid=0, gid=0, link=target)
 
 
 _FILES = {
@@ -58,7 +58,7 @@ _FILES = {
 }
 
 
-def _image(machine: str = "x86_64", **more: ImageFile) -> Image:
+def _image(machine: str = "x86_64", **more: FoundFile) -> Image:
     return Image(look={**_FILES, **more}.get, who=_WHO, mounted=["/home/u"], machine=machine)
 
 

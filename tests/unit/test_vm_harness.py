@@ -13,6 +13,7 @@ import pytest
 from pbsdock.host.process import alive
 from tests.conftest import ROOT
 from tests.vm import conftest as harness
+from tests.vm.base import SUITES
 from tests.vm.lab import Lab
 from tests.vm.machine import MachineLost
 
@@ -59,8 +60,8 @@ def lost_in(lab: Lab) -> tuple[list[str], object]:
 
 def test_a_lost_machine_is_replaced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test begins again in another one, and that is kept to be told; the second time it is a failure."""
-    monkeypatch.setattr("tests.vm.lab.RESULTS", tmp_path)
     lab = Lab.__new__(Lab)
+    lab.results = tmp_path
     lab.lost = ""
     monkeypatch.setattr(Lab, "_end", lambda self: None)
     monkeypatch.setattr(Lab, "_start", lambda self: None)
@@ -68,3 +69,34 @@ def test_a_lost_machine_is_replaced_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert lost_in(lab) == (["again"], None)
     assert lab.lost == (tmp_path / "lost").read_text() == "silent"
     assert lost_in(lab) == ([], "silent")
+
+
+class _Item:
+    """As much of a test as is looked at when some are left out."""
+
+    def __init__(self, suite: str | None, *marks: str) -> None:
+        self.marks = marks
+        if suite:
+            self.callspec = SimpleNamespace(params={"lab": suite})
+
+    def get_closest_marker(self, name: str) -> str | None:
+        return name if name in self.marks else None
+
+
+def test_which_tests_every_run_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of the first machine's but the slow; of the second's what is marked; in `make test-v2` all."""
+    first, second = SUITES
+    kept = [_Item(None), _Item(first), _Item(first, "smoke"), _Item(second, "smoke"), _Item(second, "full", "smoke")]
+    later = [
+        _Item(None, "full"),
+        _Item(first, "full"),
+        _Item(first, "full", "smoke"),
+        _Item(second),
+        _Item(second, "full"),
+    ]
+    config = SimpleNamespace(hook=SimpleNamespace(pytest_deselected=lambda items: None))
+    for how, expected in (("", kept), ("full", [*kept, *later])):
+        monkeypatch.setenv("PBSDOCK_VM", how)
+        items = [*kept, *later]
+        harness.pytest_collection_modifyitems(config, items)  # type: ignore[arg-type]  # as much of them as it looks at
+        assert items == expected

@@ -1,28 +1,33 @@
 #!/bin/bash
-# Build the kernel, initramfs and root of a Debian 12 machine with systemd, cgroup v2 and Docker: build.sh DIRECTORY
-# Everything comes from Debian's packages, through the sources and apt settings of this host. DIRECTORY then holds vmlinux,
-# initrd.gz, root.ext4 (the disk) and root (its tree, in which the package is installed at full speed, see package.sh).
+# Build the kernel, initramfs and root of a Debian machine with systemd, cgroup v2 and Docker: build.sh SUITE DIRECTORY
+# Everything comes from Debian's packages, through the sources and apt settings of this host, with SUITE in place of the
+# host's own. DIRECTORY then holds vmlinux, initrd.gz, root.ext4 (the disk) and root (its tree, in which the package is
+# installed at full speed, see package.sh).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-target=$1
+suite=$1
+target=$2
 work=$target.new
 rm -rf "$work"
 mkdir -p "$work"
 cd "$work"
 
-packages=systemd,systemd-sysv,dbus,docker.io,iptables,python3,python3-venv,busybox-static,kmod,iproute2,procps,logrotate
+packages=systemd,systemd-sysv,dbus,docker.io,iptables,python3,python3-venv,busybox-static,kmod,iproute2,procps,logrotate,crun
+[ "$suite" = bookworm ] || packages+=,docker-cli # a package of its own since Debian 13
 apt-config dump Acquire >apt.conf # proxies and the like; mmdebstrap asks apt for nothing of the host's otherwise
+own=$(. /etc/os-release && echo "$VERSION_CODENAME")
 sources=()
 for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list; do
-  [ ! -s "$file" ] || sources+=("$file")
+  grep -qsE "(^|[[:space:]])$own([[:space:]]|$)" "$file" || continue # what others offer for this host only
+  sed -E "s/(^|[[:space:]])$own/\\1$suite/g" "$file" >"${file##*/}"
+  sources+=("$work/${file##*/}")
 done
 
 kernel() {
-  local name setup offset length
-  name=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: *\(linux-image-[0-9].*\)/\1/p' | head -n 1)
-  mkdir kernel
+  local setup offset length
   # shellcheck disable=SC2035 # one file, of our own directory
-  (cd kernel && apt-get download -qq -o APT::Sandbox::User=root "$name" && dpkg-deb -x *.deb .)
+  (cd kernel && dpkg-deb -x *.deb .)
+  [ -d kernel/lib/modules ] || mv kernel/usr/lib kernel/lib # since Debian 13
   # The payload of a bzImage (Documentation/arch/x86/boot.rst): an ELF file that needs no decompression in the guest.
   number() { od -An -v -j "$2" -N "$3" -t "u$3" "$1" | tr -d ' '; }
   image=$(echo kernel/boot/vmlinuz-*)
@@ -41,8 +46,9 @@ initramfs() {
   cp "$here/guest/init" initrd/init
   chmod 755 initrd/init
   for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk; do
-    find "$modules" -name "$module.ko" -exec cp {} initrd/modules/ \;
+    find "$modules" \( -name "$module.ko" -o -name "$module.ko.xz" \) -exec cp {} initrd/modules/ \;
   done
+  unxz --quiet initrd/modules/*.xz 2>/dev/null || true
   (cd initrd && find . | cpio -o -H newc --quiet | gzip -1) >initrd.gz
 }
 
@@ -50,14 +56,13 @@ bootstrap() {
   mmdebstrap --quiet --variant=apt --mode=root --include="$packages" --aptopt=apt.conf \
     --aptopt='APT::Install-Recommends "false"' --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-    bookworm root "${sources[@]}" 2>debootstrap.log || { cat debootstrap.log >&2; return 1; }
+    --customize-hook="$here/kernel.sh $work/kernel" "$suite" root "${sources[@]}" 2>debootstrap.log || { cat debootstrap.log >&2; return 1; }
 }
 
-bootstrap &
-building=$!
+mkdir kernel
+bootstrap
 kernel
 initramfs
-wait "$building"
 cp -r kernel/lib/modules root/lib/
 chroot root depmod "$(basename root/lib/modules/*)"
 cp -r "$here/guest/root/." root/

@@ -25,11 +25,13 @@ _SCALE = 4.0
 
 
 class Lab:
-    """One machine at a time, built and installed at once, removed by :meth:`close`."""
+    """One machine at a time of one of Debian's suites, built and installed at once, removed by :meth:`close`."""
 
-    def __init__(self) -> None:
-        shutil.rmtree(RESULTS, ignore_errors=True)
-        RESULTS.mkdir(parents=True)
+    def __init__(self, suite: str) -> None:
+        self.suite = suite
+        self.results = RESULTS / suite
+        shutil.rmtree(self.results, ignore_errors=True)
+        self.results.mkdir(parents=True)
         self.lost = ""  # what was found out about the one that had to be replaced
         self.scale = 1.0
         self.package = Path(f"/var/tmp/pbsdock-vm-package.{os.getpid()}")
@@ -38,7 +40,7 @@ class Lab:
         self._began = time.monotonic()
         try:
             with self._step("base"):
-                self.base = built()
+                self.base = built(suite)
             with self._step("package"):
                 run_builder(
                     "bash",
@@ -69,7 +71,7 @@ class Lab:
         if self.lost:
             raise lost
         self.lost = str(lost)
-        (RESULTS / "lost").write_text(self.lost)
+        (self.results / "lost").write_text(self.lost)
         self._end()
         self._start()
 
@@ -77,10 +79,10 @@ class Lab:
         """Keep what tells how it went, and end the machine."""
         try:
             if self._machine is not None and not self._machine.lost:
-                self.machine.fetch("var/log/pbsdock root/install.log", RESULTS)
-                (RESULTS / "journal").write_text(self.check("journalctl --no-pager -q"))
+                self.machine.fetch("var/log/pbsdock root/install.log", self.results)
+                (self.results / "journal").write_text(self.check("journalctl --no-pager -q"))
         except MachineError as error:
-            (RESULTS / "journal").write_text(f"it could not be had: {error}")
+            (self.results / "journal").write_text(f"it could not be had: {error}")
         finally:
             self._end()
             self.package.unlink(missing_ok=True)
@@ -104,8 +106,8 @@ class Lab:
     def _end(self) -> None:
         if self._machine is not None:
             self._commands += [*self._machine.commands, ""]
-            (RESULTS / "commands").write_text("\n".join(self._commands))
-            (RESULTS / "console").write_text(self._machine.console())
+            (self.results / "commands").write_text("\n".join(self._commands))
+            (self.results / "console").write_text(self._machine.console())
             self._machine.close()
             self._machine = None
 
@@ -116,7 +118,7 @@ class Lab:
         self._note(f"{what} {time.monotonic() - since:.0f} s")
 
     def _note(self, text: str) -> None:
-        with (RESULTS / "steps").open("a") as file:
+        with (self.results / "steps").open("a") as file:
             file.write(text + "\n")
 
     # -- what is asked of it ------------------------------------------------------------------------------------
@@ -154,7 +156,7 @@ class Lab:
             f" {' '.join(files)}",
             seconds,
         )
-        with (RESULTS / "inside.log").open("a") as log:
+        with (self.results / "inside.log").open("a") as log:
             log.write(result.out)
         summary = result.out.strip().splitlines()[-1] if result.out.strip() else "nothing"
         if result.status or "passed" not in summary or "skipped" in summary:

@@ -45,6 +45,7 @@ def with_cgroupfs(lab: Lab) -> None:
         daemon(lab, '{"exec-opts": ["native.cgroupdriver=cgroupfs"]}')
 
 
+@pytest.mark.smoke
 def test_the_installer_says_what_it_chose(lab: Lab) -> None:
     """Version, driver and init as found, the agent as a service behind its socket, events in the journal too."""
     said = lab.check("cat /root/install.log")
@@ -55,10 +56,21 @@ def test_the_installer_says_what_it_chose(lab: Lab) -> None:
     assert lab.check("systemctl is-active pbsdock-agent.service pbsdock-agent.socket").split() == ["active", "active"]
 
 
+@pytest.mark.smoke
 def test_the_life_of_a_job_with_the_systemd_driver(lab: Lab) -> None:
     """The file that runs on version 1 outside."""
     assert "4 passed" in lab.inside("tests/engine/test_lifecycle.py")
     assert lab.left() == ""
+
+
+@pytest.mark.full
+@pytest.mark.smoke
+def test_what_the_package_knows_of_this_engine(lab: Lab) -> None:
+    """Every field of its HostConfig has been looked at, and the profile of calls differs from its own by what is added."""
+    assert "2 passed" in lab.inside(
+        "tests/engine/test_zz_whole.py::test_every_host_config_field_is_decided",
+        "tests/engine/test_seccomp.py::test_the_rest_is_as_the_engine_has_it",
+    )
 
 
 @pytest.mark.full
@@ -150,6 +162,16 @@ def test_the_engine_is_restarted_in_mid_job(lab: Lab) -> None:
     lab.check(f"{RESTART} && su pbsdock-a -c 'touch $HOME/go'")
     assert finished(lab, "kept")["code"] == 4
     assert lab.left() == ""
+
+
+@pytest.mark.full
+def test_the_life_of_a_job_with_crun(lab: Lab) -> None:
+    """Another runtime of the engine's: the same file."""
+    daemon(lab, '{"runtimes": {"crun": {"path": "/usr/bin/crun"}}}')
+
+    assert "4 passed" in lab.inside("tests/engine/test_lifecycle.py", config='[engine]\nruntime = "crun"\n')
+    assert lab.left() == ""
+    daemon(lab, "{}")
 
 
 @pytest.mark.full

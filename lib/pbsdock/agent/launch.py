@@ -13,7 +13,7 @@ from dataclasses import replace
 from pbsdock.agent.programs import USUAL_PATH, Cause, Identity, Image
 from pbsdock.core.errors import NodeFault, Refusal
 from pbsdock.core.plan import Plan
-from pbsdock.engine.base import ContainerEngine, ContainerSpec, EngineError, Failure, ImageFile
+from pbsdock.engine.base import ContainerEngine, ContainerSpec, EngineError, Failure, FoundFile
 from pbsdock.engine.spec import Call, closed_workdir, entrypoint
 
 _LOOK_S = 5.0
@@ -138,12 +138,12 @@ def cause_in_image(engine: ContainerEngine, name: str, spec: ContainerSpec, prog
             engine.remove(beside)
 
 
-def _looker(engine: ContainerEngine, identifier: str) -> Callable[[str], ImageFile | None]:
+def _looker(engine: ContainerEngine, identifier: str) -> Callable[[str], FoundFile | None]:
     """Each path is asked for once, and not for ever: a long PATH of an image's is not searched to its end."""
     deadline = time.monotonic() + _LOOK_S
 
     @functools.cache
-    def look(path: str) -> ImageFile | None:
+    def look(path: str) -> FoundFile | None:
         if time.monotonic() > deadline:
             raise EngineError(0, "looking took too long")
         return engine.look(identifier, path)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pbsdock.core.pathrules import below
-from pbsdock.engine.base import ImageFile
+from pbsdock.engine.base import FoundFile
 
-Look = Callable[[str], "ImageFile | None"]  # a path without links in it -> what is there
+Look = Callable[[str], "FoundFile | None"]  # a path without links in it -> what is there
 
 USUAL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LINKS = 40  # as the kernel follows at most (path_resolution(7))
@@ -146,7 +146,7 @@ class Image:
         code = "no-interpreter" if named_by else "no-such-program"
         raise _Found(code, f"there is no program {name!r}{named_by} in its PATH ({self.search})")
 
-    def _resolve(self, path: str, named_by: str) -> ImageFile:
+    def _resolve(self, path: str, named_by: str) -> FoundFile:
         """What *path* leads to, through links, as the user may go."""
         left = _parts(path)
         here, links = "", 0
@@ -176,7 +176,7 @@ class Image:
             file = self._must_enter(found, here, path, named_by) if left else found
         return file
 
-    def _must_enter(self, file: ImageFile | None, here: str, path: str, named_by: str) -> ImageFile:
+    def _must_enter(self, file: FoundFile | None, here: str, path: str, named_by: str) -> FoundFile:
         if file is None:
             raise _Unknown
         if file.kind != "directory":
@@ -189,7 +189,7 @@ class Image:
             )
         return file
 
-    def _may(self, file: ImageFile, bit: int) -> bool:
+    def _may(self, file: FoundFile, bit: int) -> bool:
         if file.uid == self.who.uid:
             return bool(file.mode >> 6 & bit)
         return bool(file.mode >> (3 if file.gid in self.who.gids else 0) & bit)

@@ -26,7 +26,7 @@ def read_script(path: str, uid: int) -> bytes | None:
         return None
     except OSError as error:
         raise Refusal("script-unreadable", f"the job script {path} cannot be read: {error.strerror}") from None
-    with os.fdopen(fd, "rb") as file:
+    try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid not in (uid, 0):
             raise Refusal(
@@ -38,7 +38,10 @@ def read_script(path: str, uid: int) -> bytes | None:
                 "script-too-long",
                 f"the job script has {found.st_size} bytes; a script with #DOCKER may have {SCRIPT_LIMIT}",
             )
-        return file.read(SCRIPT_LIMIT + 1)
+        with open(fd, "rb", closefd=False) as file:
+            return file.read(SCRIPT_LIMIT + 1)
+    finally:
+        os.close(fd)
 
 
 def has_directive(rm: ResourceManager, argv: Sequence[str], env: Mapping[str, str]) -> bool:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from pbsdock.agent import work_dir
 from pbsdock.agent.call import read_call
-from pbsdock.agent.directories import check_workdir, standing
+from pbsdock.agent.directories import check_workdir
 from pbsdock.agent.launch import cause_in_image, first_program, last_words, launch, launch_error, no_program
 from pbsdock.agent.node import Node, ms_since
 from pbsdock.agent.pinning import pinned
@@ -39,13 +40,13 @@ def start_job(node: Node, record: Record, request: wire.Message, caller: Caller)
     as before, unless the engine is away, which is told and left to the release.
     """
     began = time.monotonic()
-    plan, bound = record.planned, record.facts.bound
+    plan, bound = record.planned, list(record.facts.bound)
     call = _call(node, record, request)
     if plan.stage_in and plan.workdir:
         check_workdir(plan, bound)
-    asked, call = call.cwd, standing(call, plan, bound)
-    if container.working_directory(plan, call, bound) == "/" and asked not in ("/", plan.home):
-        record.note(cwd_lost=asked)
+    call, bound = work_dir.at_start(record, call, node.rm.words)
+    if len(bound) != len(record.facts.bound):
+        record.note(bound=tuple(bound))
     rlimits = _rlimits(caller)
     stream = None
     try:
@@ -191,6 +192,8 @@ def _spec(
         cgroup_parent=node.cgroups.cgroup_parent(record.cgroup),
         labels=node.labels(record),
         rlimits=rlimits,
+        traits=record.facts.image,
+        hostname=node.name,
         wrapped=wrapped,
         runtime=node.config.engine.runtime,
     )

@@ -179,6 +179,7 @@ def _finish(draft: Draft, first: int, no_image: str) -> Directive:
         shm_size=draft.shm_size,
         tmpfs=tuple(draft.tmpfs),
         read_only="read-only" in draft.single,
+        no_home="no-home" in draft.single,
         pull=pull if pull in ("never", "missing", "always") else None,  # type: ignore[arg-type]  # narrowed by value
         platform=draft.single.get("platform"),
         gpus=draft.single.get("gpus"),

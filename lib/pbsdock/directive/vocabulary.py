@@ -21,7 +21,7 @@ OPTIONS = {
     "stage-in": "--stage-in s3://[PROFILE:]BUCKET/KEY PATH",
     "stage-out": "--stage-out PATH s3://[PROFILE:]BUCKET/KEY [on=success|always]",
 }
-FLAGS = ("read-only",)
+FLAGS = ("read-only", "no-home")
 # options in whose values variables expand
 EXPANDING = ("volume", "workdir", "env", "tmpfs", "stage-in", "stage-out")
 ALIASES = {"-v": "volume", "-w": "workdir", "-e": "env", "--net": "network"}

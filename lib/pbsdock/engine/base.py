@@ -39,11 +39,15 @@ class EngineError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BindMount:
-    """A file or directory of the host's in the container; no mount of one side ever shows on the other."""
+    """A file or directory of the host's in the container; no mount made inside ever shows on the host.
+
+    Nor one of the host's inside, unless it ``follows`` the host.
+    """
 
     source: str
     target: str
     read_only: bool
+    follows: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +80,7 @@ class ContainerSpec:
     oom_score_adj: int
     read_only_root: bool
     sysctls: Mapping[str, str]  # of the container's own namespaces
+    hostname: str = ""  # "" leaves it to the engine
     runtime: str = ""  # by the engine's name for it; "": its default
 
 
@@ -123,6 +128,14 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFile:
+    """A file of an image. ``content`` None: it was not asked for, is too long, or is no plain file."""
+
+    is_program: bool
+    content: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundFile:
     """A file of a container that does not run. ``link`` is where a symbolic link leads, ``head`` how a plain file
     begins, in some kilobytes."""
 
@@ -208,11 +221,19 @@ class ContainerEngine(Protocol):
     def inspect(self, container: str) -> ContainerState | None:
         """How a container is; None if there is none."""
 
-    def look(self, container: str, path: str) -> ImageFile | None:
+    def look(self, container: str, path: str) -> FoundFile | None:
         """What is at *path* in a container that does not run, itself where it is a link; None if nothing is."""
 
     def inspect_image(self, reference: str) -> ImageFacts | None:
         """An image by reference; None if it is not here."""
+
+    def read_image(
+        self, image_id: str, wanted: Mapping[str, int], labels: Mapping[str, str]
+    ) -> tuple[frozenset[str], dict[str, ImageFile]]:
+        """Names of the image's own variables, and those of the files *wanted* that it has, links followed inside it.
+
+        *wanted* is path -> most bytes to read (0: only looked at). What is made for this has *labels* and is removed.
+        """
 
     def remove(self, container: str) -> bool:
         """Kill and remove a container, if there is one; False while another removal is under way."""

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pbsdock.core.facts import Bound
+from pbsdock.core.facts import Bound, ImageTraits
 from pbsdock.core.pathrules import below
 from pbsdock.core.plan import Plan
 from pbsdock.engine.base import BindMount, ContainerSpec, Rlimits
@@ -16,6 +16,9 @@ from pbsdock.s3.environment import FOREIGN, variables
 # Variables that choose among the devices there are, by their numbers.
 _VISIBLE_GPUS = ("CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 # What the job's own shell sets (see `command`): set by an engine, they would strangle runc before the job starts.
+NO_TRAITS = ImageTraits()
+# Patterns of variables that are the job's also where the image sets them: who and where it is, what it was granted.
+OF_THE_JOB = ("HOME", "USER", "LOGNAME", "TMPDIR", "TERM", "ENVIRONMENT", *_VISIBLE_GPUS)
 SHELL_LIMITS = {"v": "Max address space", "d": "Max data size"}
 
 
@@ -43,19 +46,31 @@ def parse_limits(text: str) -> dict[str, tuple[int, int]]:
     limits = {}
     for line in text.splitlines()[1:]:
         name, fields = line[:25].strip(), line[25:].split()
-        soft, hard = (-1 if one == "unlimited" else int(one) for one in fields[:2])
+        soft, hard = (-1 if number == "unlimited" else int(number) for number in fields[:2])
         limits[name] = (soft, hard)
     return limits
 
 
-def environment(plan: Plan, call: Call) -> list[str]:
-    """The job's variables less the denied ones, then the directive's own; the engine adds the image's below them."""
+def environment(plan: Plan, call: Call, image: ImageTraits = NO_TRAITS) -> list[str]:
+    """The job's variables less the denied ones and those the image sets, then the directive's own.
+
+    The engine adds the image's below them: what a job brings from a login node (qsub -V) names things of that node.
+    """
     job = dict(call.environment)
     store = variables(plan)
     foreign = FOREIGN if store else frozenset()
+    of_image = frozenset(image.variables)
     chosen = {
-        name: value for name, value in job.items() if name not in foreign and not _denied(name, plan.environment_deny)
+        name: value
+        for name, value in job.items()
+        if name not in foreign
+        and not _matches(name, plan.environment_deny)
+        and (name not in of_image or _matches(name, (*OF_THE_JOB, *plan.environment_keep)))
     }
+    if image.shells and "SHELL" in chosen and not _has_shell(call, image, chosen["SHELL"]):
+        chosen["SHELL"] = image.shell
+    if image.time_zone and "TZ" not in chosen and "TZ" not in of_image:
+        chosen["TZ"] = image.time_zone
     chosen |= store
     if plan.gpus:
         # Mom names devices of the host; the container has the job's alone, numbered from 0.
@@ -68,8 +83,13 @@ def environment(plan: Plan, call: Call) -> list[str]:
     return [f"{name}={value}" for name, value in chosen.items()]
 
 
-def _denied(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, one) for one in patterns)
+def _has_shell(call: Call, image: ImageTraits, shell: str) -> bool:
+    """Whether the image has it; one chosen with qsub -S it has, or the job does not start."""
+    return shell in image.shells or (call.shell_chosen and call.argv == (shell,))
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 # Says of "$1" why it cannot be run, as far as a shell's own tests tell. After a failure alone: it uses names freely.
@@ -91,7 +111,9 @@ fi
 }"""
 
 
-def command(call: Call, rlimits: Rlimits, image: str, *, workdir: str = "") -> list[str]:
+def command(
+    call: Call, rlimits: Rlimits, image: str, traits: ImageTraits = NO_TRAITS, *, workdir: str = ""
+) -> list[str]:
     """The job's argv behind a shell line that sets what the engine cannot: umask and memory rlimits.
 
     runc starts every process with umask 0022 (libcontainer) and the Engine API has no field for it. The line also
@@ -121,7 +143,7 @@ def command(call: Call, rlimits: Rlimits, image: str, *, workdir: str = "") -> l
             'pbsdock_failed() { trap - EXIT; why=$(pbsdock_why "$0"); if [ -n "$why" ]; then why=' + other + "$why;"
             f" else why={missing}$0; fi; {told}; exit 125; }}"
         )
-        absent = "pbsdock_failed" if call.shell_chosen else 'exec /bin/sh "$@"'
+        absent = "pbsdock_failed" if call.shell_chosen else f'exec {shlex.quote(traits.shell)} "$@"'
         lines.append(f'[ -x "$0" ] && [ ! -d "$0" ] || {absent}')
         # Where exec fails dash and ash are over but for the trap; so is bash, unless told not to be.
         lines.append("trap pbsdock_failed EXIT; shopt -s execfail 2>/dev/null")
@@ -192,7 +214,7 @@ def working_directory(plan: Plan, call: Call, bound: Sequence[Bound]) -> str:
     if plan.workdir:
         return plan.workdir
     plain = call.cwd.startswith("/") and ".." not in call.cwd.split("/")
-    return call.cwd if plain and any(below(call.cwd, one.target) for one in bound) else "/"
+    return call.cwd if plain and any(below(call.cwd, mount.target) for mount in bound) else "/"
 
 
 def for_job(
@@ -205,20 +227,28 @@ def for_job(
     cgroup_parent: str,
     labels: Mapping[str, str],
     rlimits: Rlimits,
+    traits: ImageTraits = NO_TRAITS,
+    hostname: str = "",
     wrapped: bool = True,
     runtime: str = "",
 ) -> ContainerSpec:
     """The job's container. *own_files* are (root-made source, target), always read-only; *wrapped*: see `command`;
     *runtime* is the site's."""
     mounts = [
-        BindMount(source=mount.pin or mount.source, target=mount.target, read_only=mount.read_only) for mount in bound
+        BindMount(
+            source=mount.pin or mount.source,
+            target=mount.target,
+            read_only=mount.read_only,
+            follows=mount.follows and bool(mount.pin),
+        )
+        for mount in bound
     ]
     mounts += [BindMount(source=source, target=target, read_only=True) for source, target in own_files]
     return ContainerSpec(
         image_id=image_id,
-        argv=tuple(command(call, rlimits, plan.image, workdir=plan.workdir or "")) if wrapped else call.argv,
+        argv=tuple(command(call, rlimits, plan.image, traits, workdir=plan.workdir or "")) if wrapped else call.argv,
         entrypoint=entrypoint(plan.entrypoint or ""),
-        environment=tuple(environment(plan, call)),
+        environment=tuple(environment(plan, call, traits)),
         uid=plan.uid,
         gid=plan.gid,
         groups=plan.groups,
@@ -228,6 +258,8 @@ def for_job(
         mounts=tuple(mounts),
         tmpfs=plan.tmpfs,
         network=plan.network,
+        # On the host's network the host's own name comes with it.
+        hostname="" if plan.network == "host" else hostname,
         limits=plan.limits,
         cgroup_parent=cgroup_parent,
         devices=plan.devices,
@@ -240,21 +272,3 @@ def for_job(
         # way out: pbs_mom takes whoever speaks from a port below 1024 for root.
         sysctls={} if plan.network == "host" else {"net.ipv4.ip_unprivileged_port_start": "1024"},
     )
-
-
-def passwd(plan: Plan, shell: str) -> str:
-    """A passwd file in which root, nobody and the job's user have names."""
-    lines = ["root:x:0:0:root:/root:/bin/sh", "nobody:x:65534:65534:nobody:/nonexistent:/bin/false"]
-    lines.append(f"{plan.user}:x:{plan.uid}:{plan.gid}:{plan.user}:{plan.home}:{shell}")
-    return "\n".join(lines) + "\n"
-
-
-def group(plan: Plan, names: Mapping[int, str]) -> str:
-    """A group file for the user's own groups; *names* is gid -> name as the host knows them."""
-    lines = ["root:x:0:", "nogroup:x:65534:"]
-    for gid in dict.fromkeys((plan.gid, *plan.groups)):
-        if gid in (0, 65534):
-            continue
-        member = "" if gid == plan.gid else plan.user
-        lines.append(f"{names.get(gid, f'g{gid}')}:x:{gid}:{member}")
-    return "\n".join(lines) + "\n"

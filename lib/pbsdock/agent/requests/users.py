@@ -67,7 +67,9 @@ class UserRequests:
         self.session.must_be_free(is_again=bool(message.number("again")))
         if self.session.peer.uid == 0:
             raise Refusal("root-start", "a job is never started as root; install the run hook as $job_starter only")
-        record = self._own(message) or self._on_demand(message)
+        record = self._own(message)
+        if record is None or (message.text("directive") and prepare.is_of_script(record)):
+            record = self._on_demand(message) or record
         if record is None:
             # The hook saw the marker: a container was prepared, and released since. Never run on the host in its place.
             raise Refusal(
@@ -85,9 +87,6 @@ class UserRequests:
             self.session.notify("tasks on the other nodes of this job run there without the container")
         if (late := record.facts.late_line) and is_job:
             self.session.notify(late_sentence(late, contained=True))
-        if lost := record.facts.cwd_lost:
-            record.note(cwd_lost="")
-            self.session.notify(f"the job's directory {lost} is not in the container; it starts in /")
         told = self._adoption(record, running)
         started = wire.Message("started", pid=running.pid, task="" if is_job else running.key, **told)
         with self.node.streams.giving(running, stream) as fd:

@@ -18,14 +18,18 @@ from pbsdock.engine.base import (
     EventKind,
     ExecState,
     Failure,
+    FoundFile,
     ImageFacts,
-    ImageFile,
     ListedContainer,
 )
 
 _STARTS = ("attach", "start", "exec start")
 _EXEC = re.compile(r'\bexec: "')
-_NO_PROGRAM = re.compile(r"no such file or directory|permission denied|too many levels of symbolic")
+# The last two are crun's (1.8 to 1.21), the others runc's.
+_NO_PROGRAM = re.compile(
+    r"no such file or directory|permission denied|too many levels of symbolic"
+    r"|executable file `[^`]*` not found|open executable: "
+)
 _NO_DIRECTORY = re.compile(r"\bchdir(?: to|:)|\bset cwd\b|[Cc]annot mkdir: ")
 _KINDS = {"die": EventKind.CONTAINER_DIED, "exec_die": EventKind.EXEC_DIED, "oom": EventKind.OUT_OF_MEMORY}
 EVENTS = tuple(_KINDS)  # the actions worth asking for
@@ -40,7 +44,7 @@ def message(answer: bytes) -> str:
 
 
 def failure(doing: str, status: int, text: str) -> Failure:
-    """Why the engine refused to do this; only its sentence, or runc's in it, tells (Engine 20.10 to 28)."""
+    """Why the engine refused to do this; only its sentence, or its runtime's in it, tells (Engine 20.10 to 28)."""
     if doing in _STARTS and _EXEC.search(text):  # before the others: the name in it is the user's
         return Failure.NO_PROGRAM
     if doing in (*_STARTS, "create") and _NO_DIRECTORY.search(text):
@@ -70,7 +74,7 @@ def capabilities(info: Mapping[str, Any]) -> EngineCapabilities:
         live_restore=bool(info.get("LiveRestoreEnabled")),
         runtimes=tuple(sorted(info.get("Runtimes") or ())),
         default_runtime=str(info.get("DefaultRuntime") or ""),
-        maps_user_ids=any(str(one).split(",")[0] in _USER_NAMESPACE for one in info.get("SecurityOptions") or ()),
+        maps_user_ids=any(str(option).split(",")[0] in _USER_NAMESPACE for option in info.get("SecurityOptions") or ()),
     )
 
 
@@ -114,7 +118,7 @@ def image_facts(inspected: Mapping[str, Any]) -> ImageFacts:
     )
 
 
-def first_file(archive: bytes) -> ImageFile | None:
+def first_file(archive: bytes) -> FoundFile | None:
     """What a tar archive that may be cut off begins with; None if that is no header."""
     try:
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
@@ -131,7 +135,7 @@ def first_file(archive: bytes) -> ImageFile | None:
     elif found.issym():
         kind = "link"
     head = archive[found.offset_data : found.offset_data + found.size] if kind == "file" else b""
-    return ImageFile(
+    return FoundFile(
         kind=kind,
         mode=found.mode,
         uid=found.uid,

@@ -1,8 +1,8 @@
 """A seccomp profile that equals the Docker Engine's own but for the calls that numactl, UCX and Open MPI need. Pure.
 
-The calls the engine lets a container without capabilities make were read from the configuration that Docker Engine
-20.10.24 gives runc for one; what later releases changed is by their release notes. The format is that of
-``docker run --security-opt seccomp=FILE``.
+The calls the engine lets a container without capabilities make were read from the configurations that Docker Engine
+20.10.24 and 26.1.5 give runc for one; in which release between a call came or went is by their release notes. The
+format is that of ``docker run --security-opt seccomp=FILE``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 # Memory of NUMA nodes, of one's own processes (the kernel asks ptrace's right of the caller, who has the same user).
+# The last two Docker Engine 26.1.5 allows by itself.
 ADDED = (
     "get_mempolicy",
     "set_mempolicy",
