@@ -79,6 +79,8 @@ def test_keys_of_files() -> None:
     assert names.key_for("d/out.sam", Url(None, "b", "r"), single=False) == "r/d/out.sam"
     assert names.key_for("out.sam", Url(None, "b", ""), single=True) == "out.sam"
     assert names.fixed_part("/scratch/a*/x/*.sam") == "/scratch"
+    assert names.key_problem("r/" + "é" * 511) == ""
+    assert names.key_problem("r/" + "é" * 512) == "would make a key of more than 1024 bytes"
 
 
 @pytest.mark.parametrize(
