@@ -264,3 +264,30 @@ def test_pins_that_were_left_are_swept(instance: Instance) -> None:
     assert _our_mounts(instance) == before
     assert instance.command("doctor", "mounts").returncode == 0
     (HOME / "kept").unlink()
+
+
+@pytest.mark.parametrize(
+    "cwd", ["/etc", "/var/lib", "/root", f"/home/{USERS[1]}", "/tmp", "/proc/1/root/root", "/dev/shm"]
+)
+def test_a_start_directory_that_was_invented(instance: Instance, cwd: str) -> None:
+    """The run hook says where the job starts: it opens what qsub from there would, and nothing starts elsewhere."""
+    trial = Trial(instance.request(f"#!/bin/sh\n#DOCKER {IMAGE}\ntrue\n"))
+    trial.prepare_files()
+    assert trial.prologue() == 0
+    trial.spool.record(os.getpid())
+    said = as_user(
+        instance,
+        """
+        link = Link(sys.argv[1], 60.0)
+        link.send(wire.Message("start", job=sys.argv[2], argv=[b"/bin/sh"], cwd=sys.argv[3], env=[]))
+        answer, fds = link.recv()
+        print(answer.op, answer.text("code"))
+    """,
+        trial.job_id,
+        cwd,
+        user=USERS[0],
+    )
+    trial.finish(0)
+
+    assert said == ["refused start-directory"]
+    assert instance.left() == []

@@ -234,8 +234,11 @@ def test_cpuset_when_policy_says_so(instance: Instance) -> None:
 
 
 def test_directory_that_is_not_in_the_container(instance: Instance) -> None:
-    """qsub -d with a directory that policy does not mount: one line says where the job starts instead."""
+    """qsub -d with a directory that policy does not mount: the job must not run in another place."""
     done = instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\npwd\n", variables={"PBS_O_INITDIR": "/usr"})
 
-    assert (done.exit_status, done.stdout) == (0, b"/\n")
-    assert done.stderr == b"pbsdock: the job's directory /usr is not in the container; it starts in /\n"
+    assert (done.exit_status, done.stdout) == (125, b"")
+    assert done.stderr.startswith(
+        b"pbsdock: the job is to start in /usr, which is not in the container: /usr cannot be mounted: /usr is the system's;"
+        b" nothing was started. Submit the job from"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from pbsdock.directive.vocabulary import ALIASES, FLAGS, OPTIONS, REFUSED
-from tests.support.torque import WORDS
+from pbsdock.rm.torque import WORDS
 
 _LONGEST = 4096  # bytes of a line that are read
 _PATHS = (

@@ -1,6 +1,7 @@
 """T13: secrets never pass the engine's archive calls: of everything the agent asks of it, each call is one we know.
 
-``docker cp`` and its API resolve paths inside a container as root (CVE-2018-15664 and its successors).
+``docker cp`` and its API resolve paths inside a container as root (CVE-2018-15664 and its successors). What the agent asks
+of an image by them it reads only, from a container that has the image alone and never runs: nothing in it can move.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ _KNOWN = re.compile(
     r"|containers/[^/]+/exec)"
     r"|DELETE (/v[\d.]+)?/containers/[^/]+\?v=1&force=1"
 )
+
+
+_ARCHIVE = re.compile(r"(GET|HEAD) /v[\d.]+/containers/([0-9a-f]{64})/archive\?path=/[^?&]*")
 
 
 @contextmanager
@@ -84,6 +88,12 @@ def test_every_call_is_known(site: Site) -> None:
     secrets = re.findall(rb"= (\S{12,})$", done.stdout, re.MULTILINE)
 
     assert [one for one in lines if "/create?" in one]
-    assert [one for one in lines if not _KNOWN.fullmatch(one)] == []
+    archives = [found for one in lines if (found := _ARCHIVE.fullmatch(one))]
+    assert archives, "no image was looked into: nothing was tried"
+    for container in {found[2] for found in archives}:
+        others = [one for one in lines if container in one and not _ARCHIVE.fullmatch(one)]
+        assert [one.split()[0] for one in others] == ["GET", "DELETE"], others  # looked whether it is there, removed
+    assert b'"NetworkMode": "none", "CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges"]}}' in said  # and no mounts
+    assert [one for one in lines if not _KNOWN.fullmatch(one) and not _ARCHIVE.fullmatch(one)] == []
     assert len(secrets) >= 4
     assert [one for one in secrets if one in said] == []

@@ -1,5 +1,5 @@
 """A file system on which root is nobody, as on an NFS mount with root_squash: ``python -m tests.support.squashed BACKING
-MOUNTPOINT`` mounts it and serves it until it is unmounted. It passes everything on to BACKING, as whoever asks, and as
+MOUNTPOINT [UID]`` mounts it and serves it until it is unmounted. It passes everything on to BACKING, as whoever asks, and as
 nobody for root; only the attributes of what is open or mounted already can root ask for, as with NFS.
 
 The kernel's own protocol (linux/fuse.h, version 7.31), as far as jobs need it: no library of it is on every machine.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -194,10 +195,13 @@ def _packed(one: os.stat_result) -> bytes:
     )
 
 
-def main(backing: str, mount_point: str) -> int:
-    """Mount, say so, and serve."""
+def main(backing: str, mount_point: str, owner: str = "") -> int:
+    """Mount, say so, and serve; with *owner*, a user id, for nobody but that user."""
     device = os.open("/dev/fuse", os.O_RDWR)
-    syscalls.mount("squashed", mount_point, "fuse", 6, f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other")
+    whose = (
+        f"user_id={owner},group_id={pwd.getpwuid(int(owner)).pw_gid}" if owner else "user_id=0,group_id=0,allow_other"
+    )
+    syscalls.mount("squashed", mount_point, "fuse", 6, f"fd={device},rootmode=40000,{whose}")
     print("mounted", flush=True)
     served = Squashed(os.fsencode(backing))
     while True:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +35,9 @@ from pbsdock.engine.base import (
     EngineError,
     EngineEvent,
     ExecState,
+    FoundFile,
     ImageFacts,
+    ImageFile,
     ListedContainer,
 )
 from pbsdock.engine.images import Image
@@ -87,6 +89,10 @@ class FakeEngine(Failing):
         self.coming: list[EngineEvent] = []
         self.first_pid = 0  # of every container that is started; 0: it is over at once
         self.removal_under_way = False
+        self.exit_code = 0  # of one that is over at once
+        self.files: dict[str, FoundFile] = {}  # of every image
+        self.image_variables = {"PATH"}  # of every image
+        self.image_files = {"/bin/sh": ImageFile(is_program=True, content=None)}
 
     def probe(self) -> bool:
         self.calls.append("probe")
@@ -117,11 +123,22 @@ class FakeEngine(Failing):
         self.containers[made.id] = made
         return made
 
+    def read_image(
+        self, image_id: str, wanted: Mapping[str, int], labels: Mapping[str, str]
+    ) -> tuple[frozenset[str], dict[str, ImageFile]]:
+        self.called("read_image")
+        found = {path: file for path, file in self.image_files.items() if path in wanted}
+        return frozenset(self.image_variables), found
+
     def create(self, spec: ContainerSpec, name: str) -> str:
         made = FakeContainer(f"id-{name}", name, spec, dict(spec.labels))
         self.containers[made.id] = made
         self.called("create")
         return made.id
+
+    def look(self, container: str, path: str) -> FoundFile | None:
+        self.called("look")
+        return self.files.get(path)
 
     def attach(self, container: str) -> socket.socket:
         self.called("attach")
@@ -134,7 +151,9 @@ class FakeEngine(Failing):
         return ours
 
     def start(self, container: str) -> None:
-        self._found(container).state = ContainerState(is_running=bool(self.first_pid), pid=self.first_pid)
+        self._found(container).state = ContainerState(
+            is_running=bool(self.first_pid), pid=self.first_pid, exit_code=self.exit_code
+        )
         self.called("start")
 
     def find(self, container: str) -> FakeContainer | None:

@@ -301,6 +301,30 @@ def test_a_slip_with_fakes_is_told_in_the_stream(node: FakeNode, tmp_path: Path)
 _JOB = job("nodes=1,mem=64mb", job_id="7.s", uid=_UID, gid=_UID, groups=(), user=_USER, script_path=None)
 
 
+@pytest.mark.parametrize("line", [b"#DOCKER alpine:3", b"#DOCKER --bad", b"#DOCKER --network nowhere alpine:3"])
+def test_a_directive_with_fakes_beats_the_scripts_own(node: FakeNode, tmp_path: Path, line: bytes) -> None:
+    """What the prologue prepared, or refused, for the script's line is released; the script goes along."""
+    arguments = _arguments(tmp_path, b"#!/bin/sh\n" + line + b"\ntrue\n")
+    first = _prologue(node, arguments)
+    assert first is not None
+    made = prepare.on_demand(node, replace(_JOB, script_path=arguments[-1], uid=_UID), "busybox:1", lambda _: None)
+
+    assert (made.state, made.planned.image) == (State.READY, "docker.io/library/busybox:1")
+    assert [record.incarnation for record in node.jobs.records()] == [made.incarnation]
+    assert (node.work_dir(made) / "script").exists()
+    assert not node.work_dir(first).exists()
+    assert os.listdir(node.paths.markers) == ["7.s"]
+
+
+def test_a_directive_with_fakes_comes_too_late_for_what_runs(node: FakeNode, tmp_path: Path) -> None:
+    """A task whose environment names an image gets the job's container."""
+    record = _prologue(node, _arguments(tmp_path))
+    assert record is not None
+    record.advance(State.RUNNING)
+
+    assert prepare.on_demand(node, _JOB, "busybox:1", lambda _: None) is record
+
+
 def test_a_directive_with_fakes_is_prepared_on_demand_once(node: FakeNode) -> None:
     """Whoever asks second gets what the first was given."""
     node.config = replace(node.config, interactive=replace(node.config.interactive, allow=True))

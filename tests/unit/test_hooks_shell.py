@@ -9,14 +9,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from pbsdock.directive.parse import DirectiveError, late_line, late_sentence
 from pbsdock.hook import client
 from pbsdock.protocol import wire
+from tests.support.torque import parse_script
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HOOKS = ("prologue", "epilogue", "run", "prologue.parallel", "epilogue.parallel", "node-check", "ask")
@@ -66,6 +69,14 @@ class Site:
         path = self.mom_priv / "jobs" / name
         path.write_text(text)
         return str(path)
+
+    @contextmanager
+    def agent(self) -> Iterator[None]:
+        """What an agent that is alive leaves to be seen: its socket and its process id."""
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(self.run_dir / "agent.sock"))
+            (self.run_dir / "agent.pid").write_text(f"{os.getpid()}\n")
+            yield
 
     def site_hook(self, hook: str, name: str, text: str) -> None:
         """Write one of the site's own hooks."""
@@ -143,13 +154,42 @@ def site(tmp_path: Path) -> Site:
 )
 def test_prologue_of_a_plain_job_starts_no_interpreter(site: Site, text: str) -> None:
     """A script without a directive passes the prologue without a word and without the client."""
-    done = site.call("prologue", [*PROLOGUE, site.script(text)])
+    with site.agent():
+        done = site.call("prologue", [*PROLOGUE, site.script(text)])
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert site.asked() is None
 
 
-@pytest.mark.parametrize("line", ["#DOCKER busybox", "#docker busybox", "#DOCKER busybox\r", "#DOCKER"])
+def test_prologue_of_a_plain_job_sees_to_an_agent(site: Site) -> None:
+    """Its qsub -v PBSDOCK=… shows only in the run hook, which cannot start one. Nobody waits for it."""
+    done = site.call("prologue", [*PROLOGUE, site.script("true\n")])
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert site.asked(5.0) == site.client("ensure-agent")
+
+
+def test_prologue_of_a_plain_job_takes_an_unreaped_agent_for_dead(site: Site) -> None:
+    """A killed agent nobody has waited for still has an entry in /proc, and its socket is there."""
+    with site.agent(), subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+        (site.run_dir / "agent.pid").write_text(f"{dead.pid}\n")
+        site.call("prologue", [*PROLOGUE, site.script("true\n")])
+
+    assert site.asked(5.0) == site.client("ensure-agent")
+
+
+def test_prologue_of_a_plain_job_leaves_an_agent_that_cannot_start_to_the_node_check(site: Site) -> None:
+    """A node with a wrong configuration must not try it with every job."""
+    (site.run_dir / "unhealthy").write_text("wrong\n")
+    site.call("prologue", [*PROLOGUE, site.script("true\n")])
+
+    assert site.asked(0.3) is None
+
+
+@pytest.mark.parametrize(
+    "line", ["#DOCKER busybox", "#docker busybox", "#DOCKER busybox\r", "#DOCKER", "\ufeff#DOCKER busybox"]
+)
 def test_prologue_hands_a_directive_to_the_client(site: Site, line: str) -> None:
     """Any spelling of the directive reaches the client, with mom's argument vector as it is."""
     script = site.script(f"#!/bin/sh\n\0\n{line}\n")
@@ -177,11 +217,11 @@ def test_prologue_with_a_marker_lets_the_client_sweep(site: Site) -> None:
 
 
 def test_prologue_of_an_interactive_job_passes(site: Site) -> None:
-    """An interactive job's argument 8 names a file that does not exist."""
+    """An interactive job's argument 8 names a file that does not exist: an agent is seen to, without waiting for it."""
     done = site.call("prologue", [*PROLOGUE, str(site.mom_priv / "jobs/7.vm.SC")])
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert site.asked() is None
+    assert site.asked(5.0) == site.client("ensure-agent")
 
 
 @pytest.mark.parametrize(("job", "name"), [("7.vm", "7.vm.SC"), ("16[0].vm", "16-0.vm.SC")])
@@ -375,9 +415,10 @@ def test_run_with_a_record_asks_the_client(site: Site, more: dict[str, str]) -> 
     assert site.asked() == site.client("run", "/bin/sh", "-c", "a b")
 
 
-def test_run_of_an_interactive_job_with_an_image_asks_the_client(site: Site) -> None:
-    """``qsub -I -v PBSDOCK=…`` has no script and no marker yet."""
-    site.call("run", ["/bin/bash"], _job_env(PBS_ENVIRONMENT="PBS_INTERACTIVE", PBSDOCK="busybox"))
+@pytest.mark.parametrize("kind", ["PBS_INTERACTIVE", "PBS_BATCH"])
+def test_run_of_a_job_with_an_image_asks_the_client(site: Site, kind: str) -> None:
+    """``qsub -v PBSDOCK=…`` has no marker yet, nor an interactive job a script."""
+    site.call("run", ["/bin/bash"], _job_env(PBS_ENVIRONMENT=kind, PBSDOCK="busybox"))
 
     assert site.asked() == site.client("run", "/bin/bash")
 
@@ -418,6 +459,64 @@ def test_run_does_not_take_other_comments_for_a_directive(site: Site, text: str)
     site.script(text)
 
     assert site.call("run", ["/bin/echo", "started"], _job_env()).stdout == "started\n"
+
+
+LATE = "true\ncat >next.sh <<END\n#DOCKER --privileged x\nEND\n"
+
+
+@pytest.mark.parametrize("padding", ["", "# padding\n" * 10_000])
+def test_run_tells_of_a_line_after_the_first_command(site: Site, padding: str) -> None:
+    """The job is a plain one: it runs bare, with its environment untouched, and one line says so."""
+    site.script(padding + LATE)
+    line = padding.count("\n") + 3
+    names = {"LC_ALL": "C.UTF-8", "script": "s", "line": "l", "late": "x", "mark": "m", "plain": "p", "text": "t"}
+
+    done = site.call("run", ["/usr/bin/env"], _job_env(**names))
+
+    assert done.stderr == f"pbsdock: {late_sentence(line)}\n"
+    assert done.returncode == 0
+    assert {f"{name}={value}" for name, value in names.items()} <= set(done.stdout.splitlines())
+
+
+def test_run_tells_of_it_once_a_job(site: Site) -> None:
+    """A TM task of the same job comes with the same script."""
+    site.script(LATE)
+
+    assert site.call("run", ["/bin/true"], _job_env(PBS_TASKNUM="2")).stderr == ""
+
+
+HEADS = (
+    "#!/bin/sh\n\n \t\r\n   # comment\n#DOCKER x\ntrue\n",
+    "#\n\v\f#\n#DOCKER\vx",
+    "#DOCKER\u00a0x\ntrue\n",
+    "\ufeff#DOCKER x\n",
+    "\ufeff#!/bin/sh\n#DOCKER x\n",
+    "\ufeff\n#DOCKER x\n",
+    "true\n#DOCKER x\n",
+    "  true\n#DOCKER x\n",
+    "\ufefftrue\n#DOCKER x\n",
+    "true\n\ufeff#DOCKER x\n",
+    "true\n#DOCKER\u00b5x\n",
+    "#DOCKER\u00b5x\n",
+    "\\\n#DOCKER x\n",
+    "#DOCKERS\n#docker-x\n",
+)
+
+
+@pytest.mark.parametrize("text", HEADS)
+def test_run_and_the_parser_agree_on_what_a_directive_is(site: Site, text: str) -> None:
+    """What the parser takes for one, or for a mistake in one, never runs bare; what it does not is never stopped."""
+    site.script(text)
+    try:
+        is_directive = parse_script(text.encode()) is not None
+    except DirectiveError:
+        is_directive = True
+
+    done = site.call("run", ["/bin/echo", "started"], _job_env())
+
+    assert (done.returncode, done.stdout) == ((125, "") if is_directive else (0, "started\n"))
+    late = late_line(text.encode())
+    assert is_directive or done.stderr == (f"pbsdock: {late_sentence(late)}\n" if late else "")
 
 
 def test_run_on_a_sister_becomes_the_command(site: Site) -> None:
@@ -527,7 +626,8 @@ def test_a_plain_job_costs_little(site: Site, hook: str) -> None:
         os.waitpid(os.posix_spawn(command[0], command, _job_env()), 0)
         return time.perf_counter() - began
 
-    bare, ours = (statistics.median(cost(one) for _ in range(40)) for one in (["/bin/true"], [program, *argv]))
+    with site.agent():
+        bare, ours = (statistics.median(cost(one) for _ in range(40)) for one in (["/bin/true"], [program, *argv]))
 
     assert ours - bare < 0.010
 

@@ -38,6 +38,8 @@ PLAN = Plan(
     environment=(("A", "1"), ("B", None)),
     environment_deny=("LD_*",),
     workdir="/data",
+    environment_keep=("JAVA_*",),
+    work_dir_closed="closed",
     entrypoint="/bin/sh",
     oom_score_adj=500,
     interactive=False,
@@ -97,6 +99,8 @@ GOLDEN = """{
                "always": false}],
  "stage_out": [{"store": "ceph", "bucket": "out", "key": "x", "path": "/data/o", "where": "job.sh:4:9",
                 "always": true}],
+ "environment_keep": ["JAVA_*"],
+ "work_dir_closed": "closed",
  "credentials_port": 97
 }"""
 
@@ -111,10 +115,12 @@ def test_plan_of_an_older_release() -> None:
     data = {
         key: value
         for key, value in json.loads(GOLDEN).items()
-        if key not in ("stores", "stage_in", "stage_out", "credentials_port")
+        if key not in ("stores", "stage_in", "stage_out", "credentials_port", "environment_keep", "work_dir_closed")
     }
 
-    assert Plan.from_dict(data) == replace(PLAN, stores=(), stage_in=(), stage_out=(), credentials_port=0)
+    assert Plan.from_dict(data) == replace(
+        PLAN, stores=(), stage_in=(), stage_out=(), credentials_port=0, environment_keep=(), work_dir_closed=""
+    )
 
 
 def test_back_from_json() -> None:

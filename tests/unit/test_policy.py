@@ -382,7 +382,23 @@ def test_mounts_in_their_order() -> None:
     ("config", "work_dir", "expected"),
     [
         ("", "/home/alice/run", ["home /home/alice:/home/alice:rw"]),
-        ("", "/scratch/x", ["home /home/alice:/home/alice:rw"]),
+        ("", "/scratch/x", ["home /home/alice:/home/alice:rw", "workdir /scratch/x:/scratch/x:rw"]),
+        ("", "/usr/local/x", ["home /home/alice:/home/alice:rw"]),
+        ("", "/var/x", ["home /home/alice:/home/alice:rw"]),
+        ("", "/etc", ["home /home/alice:/home/alice:rw"]),
+        ("[mounts]\nallow=['/var/x']", "/var/x/y", ["home /home/alice:/home/alice:rw", "workdir /var/x/y:/var/x/y:rw"]),
+        ("[mounts]\nwork_dir='allowed'", "/scratch/x", ["home /home/alice:/home/alice:rw"]),
+        ("[mounts]\nwork_dir='none'\nallow=['/scratch']", "/scratch/x", ["home /home/alice:/home/alice:rw"]),
+        (
+            "[mounts]\nwork_dir=true",
+            "/scratch/x",
+            ["home /home/alice:/home/alice:rw", "workdir /scratch/x:/scratch/x:rw"],
+        ),
+        (
+            "[mounts]\nallow=['/scratch/x/ref:ro']",
+            "/scratch/x",
+            ["home /home/alice:/home/alice:rw", "workdir /scratch/x:/scratch/x:ro"],
+        ),
         ("[mounts]\nhome='ro'", "/home/alice/run", ["home /home/alice:/home/alice:ro"]),
         ("[mounts]\nhome='none'", "/home/alice/run", []),
         ("[mounts]\nhome='none'\nallow=['/home']", "/home/alice/run", ["workdir /home/alice/run:/home/alice/run:rw"]),
@@ -737,12 +753,15 @@ def test_override_leaves_the_rest_alone() -> None:
 # -- codes ------------------------------------------------------------------------------------------------------------
 
 
+_MAKERS = ("Refusal", "_Unfit", "_Found", "Cause")
+
+
 def _refusal_codes() -> set[str]:
-    """Every code written out in a call of Refusal, or of what mounts and images make refusals from."""
+    """Every code written out in a call of Refusal, or of what mounts, images and programs make refusals from."""
     codes = set()
     for path in (ROOT / "lib/pbsdock").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Refusal", "_Unfit"):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _MAKERS:
                 codes |= {one.value for one in node.args[:1] if isinstance(one, ast.Constant)}
     return {one for one in codes if isinstance(one, str)}
 

@@ -272,7 +272,7 @@ def test_a_live_job_is_found(site: Site) -> None:
 
     assert (live.id, live.uid, live.wrong) == (site.job_id, ME.pw_uid, "")
     assert (job.id, job.safe, job.job_file, job.uid) == (announced.id, announced.safe, announced.job_file, ME.pw_uid)
-    assert (job.script_path, job.interactive, job.work_dir) == (None, True, "/home/run")
+    assert (job.script_path, job.interactive, job.work_dir) == (str(site.script), True, "/home/run")
     assert (job.nodefile, job.tmpdir) == (announced.nodefile, announced.tmpdir)
     assert _granted(job.grant) == _granted(announced.grant)
 

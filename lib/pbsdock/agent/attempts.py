@@ -35,7 +35,7 @@ class Attempts:
             _, counts = self._jobs.pop(job_id, (now, {}))
             counts[code] = counts.get(code, 0) + 1
             self._jobs[job_id] = (now, counts)  # the dictionary's order is that of the last failures
-            self._jobs = {one: kept for one, kept in self._jobs.items() if abs(now - kept[0]) < _KEPT_S}
+            self._jobs = {job_id: kept for job_id, kept in self._jobs.items() if abs(now - kept[0]) < _KEPT_S}
             while len(self._jobs) > self.most_jobs:
                 del self._jobs[next(iter(self._jobs))]
             self._write()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from pbsdock.core.errors import Refusal
 from pbsdock.core.facts import Bound
 from pbsdock.core.plan import Plan
-from pbsdock.engine.spec import Call
 from pbsdock.host import mounts
 
 
@@ -17,9 +15,3 @@ def check_workdir(plan: Plan, bound: Sequence[Bound]) -> None:
     if lost := mounts.missing([plan.workdir or "/"], bound, mounts.User.of(plan)):
         path, inside = lost
         raise Refusal("no-such-directory", f"{path} does not exist in {inside.source} after files were staged in")
-
-
-def standing(call: Call, plan: Plan, bound: Sequence[Bound]) -> Call:
-    """The call, from the root where its own directory is not there in what is mounted of the host."""
-    user = mounts.User.of(plan)
-    return call if plan.workdir or not mounts.missing([call.cwd], bound, user) else replace(call, cwd="/")

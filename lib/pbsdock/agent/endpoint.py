@@ -33,7 +33,7 @@ Answer = Callable[[str, str], "Secret | None"]  # incarnation, store -> session;
 def peer_uid(table: str, client_port: int, server_port: int) -> int | None:
     """The user of the client's end of a loopback connection, from the text of /proc/net/tcp and tcp6 (proc(5)); None if
     it is in neither."""
-    wanted = [(f"{one}:{client_port:04X}", f"{one}:{server_port:04X}") for one in _LOOPBACK]
+    wanted = [(f"{address}:{client_port:04X}", f"{address}:{server_port:04X}") for address in _LOOPBACK]
     for line in table.splitlines():
         fields = line.split()
         if tuple(fields[1:3]) in wanted:

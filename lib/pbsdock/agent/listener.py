@@ -57,7 +57,10 @@ class _Client:
 
 
 class Listener:
-    """Accepts connections and reads requests, bounded in all and per user."""
+    """Accepts connections and reads requests, bounded in all and per user.
+
+    Many methods because a connection goes through all of them in one thread: accepted, read, parked, answered, closed.
+    """
 
     def __init__(self, node: Node, respond: Respond) -> None:
         self.node = node
@@ -111,7 +114,7 @@ class Listener:
                     self._look(now)
 
     def _all_wait(self) -> bool:
-        return all(one.is_silent and one.session.waits for one in self._clients)
+        return all(client.is_silent and client.session.waits for client in self._clients)
 
     # -- connections --------------------------------------------------------------------------------------------
 

@@ -71,7 +71,7 @@ class _Logins:
         if login:
             return self._secret(login), ""
         if program := credentials.static_helper(data, registry):
-            shown = "".join(one if one.isprintable() else "?" for one in program)[:80]
+            shown = "".join(letter if letter.isprintable() else "?" for letter in program)[:80]
             return {}, (
                 f"{self.path} leaves the login for {registry} to the program docker-credential-{shown}, which is not"
                 " run; log in without credsStore and credHelpers"

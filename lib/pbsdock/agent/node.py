@@ -14,6 +14,7 @@ from typing import Any
 from pbsdock.agent import outage
 from pbsdock.agent.attempts import Attempts
 from pbsdock.agent.health_flag import HealthFlag
+from pbsdock.agent.image_profile import ImageProfiles
 from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.locks import Locks
 from pbsdock.agent.planning import Planning
@@ -59,6 +60,8 @@ class Node:
             emit=self.emit,
             private=PrivateImages(paths.state_dir / "private_images.json"),
         )
+        labels = {"pbsdock.owner": self.owner, "pbsdock.boot": self.boot}
+        self.image_profiles = ImageProfiles(self.engine, labels, self.emit)
         self.stores = Stores(config, self.owner, self.emit)
         self.jobs = Jobs(ledger, self.emit)
         self.streams = Streams()
@@ -94,14 +97,14 @@ class Node:
     def engine_lost(self) -> None:
         """What runs may end by it."""
         now = time.time()
-        for one in self.jobs.job_runs():
-            one.outage = outage.lost(one.outage, now)
+        for run in self.jobs.job_runs():
+            run.outage = outage.lost(run.outage, now)
 
     def engine_back(self) -> None:
         """What ends from here on does not end by it."""
         now = time.time()
-        for one in self.jobs.job_runs():
-            one.outage = outage.back(one.outage, now)
+        for run in self.jobs.job_runs():
+            run.outage = outage.back(run.outage, now)
 
     # -- facts --------------------------------------------------------------------------------------------------
 
@@ -172,12 +175,12 @@ class Node:
             root = ""  # nothing can be prepared then either, and that is told in its place
         paths = self.paths
         own = (*self.rm.closed.sealed, paths.run_dir, paths.state_dir, paths.log_dir, paths.config.parent)
-        sealed = [str(one) for one in (*((root,) if root else ()), *own)]
+        sealed = [str(path) for path in (*((root,) if root else ()), *own)]
         return ClosedPaths(guarded=self.rm.closed.guarded, sealed=tuple(sealed))
 
     def free_cpus(self) -> tuple[int, ...]:
         """CPUs no other job on this node has for itself; one whose container is over has none any more."""
-        taken = {one for cpus in list(self.promised.values()) for one in cpus}  # before the records they end in
+        taken = {cpu for cpus in list(self.promised.values()) for cpu in cpus}  # before the records they end in
         for record in self.jobs.records():
             if record.plan is not None and record.state is not State.ENDED:
                 taken.update(parse_cpus(record.plan.limits.cpuset or ""))

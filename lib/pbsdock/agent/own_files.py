@@ -8,11 +8,12 @@ import os
 import pwd
 from pathlib import Path
 
+from pbsdock.agent.image_profile import GROUP, PASSWD
 from pbsdock.agent.node import Node
-from pbsdock.agent.script import interpreter
+from pbsdock.agent.script import env_finds, interpreter
 from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record
-from pbsdock.engine.spec import group, passwd
+from pbsdock.engine.accounts import group, passwd
 from pbsdock.rm.base import Job
 from pbsdock.s3.environment import DIRECTORY, has_credentials
 from pbsdock.stores import files
@@ -22,8 +23,12 @@ def write(node: Node, job: Job, record: Record, plan: Plan, script: bytes | None
     """Write the root-made files the container gets; returns (source, target) pairs. Raises OSError."""
     directory = node.work_dir(record)
     directory.mkdir(mode=0o700, parents=True)
-    shell = pwd.getpwuid(plan.uid).pw_shell or "/bin/sh"
-    tables = [("passwd", "/etc/passwd", passwd(plan, shell)), ("group", "/etc/group", group(plan, _group_names(plan)))]
+    image = node.image_profiles.of(record.image_id or "", pwd.getpwuid(plan.uid).pw_shell or "/bin/sh")
+    record.note(image=image.traits)
+    tables = [
+        ("passwd", PASSWD, passwd(plan, image.traits.shell, image.passwd)),
+        ("group", GROUP, group(plan, _group_names(plan), image.group)),
+    ]
     made = []
     for name, target, text in tables:
         _write(directory / name, text.encode(), 0o644, 0, 0)
@@ -33,6 +38,7 @@ def write(node: Node, job: Job, record: Record, plan: Plan, script: bytes | None
         record.note(
             script_names_shell=node.rm.chooses_shell(script),
             interpreter=interpreter(script),
+            env_finds=env_finds(script),
             script_sha256=hashlib.sha256(script).hexdigest(),
         )
         made.append((str(directory / "script"), job.script_path))

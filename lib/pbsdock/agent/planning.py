@@ -55,5 +55,5 @@ class Planning:
         with self._lock:
             self._left[uid] = (self._now(uid) - spent, time.monotonic())
             if len(self._left) > _USERS:
-                fullest = max(self._left, key=lambda one: self._left[one][0])
+                fullest = max(self._left, key=lambda user: self._left[user][0])
                 del self._left[fullest]

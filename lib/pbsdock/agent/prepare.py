@@ -1,7 +1,7 @@
 """Prepare a job: facts, directive, policy, plan, record, image, cgroup, files. One function with two callers.
 
 The prologue calls it when the script's directive is known; a run hook calls it on demand for a job that is alive on
-this node and has no script (interactive jobs that name an image).
+this node, with a script or without: whoever submits it may name an image.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from pbsdock.agent import logins, own_files, stage
+from pbsdock.agent import logins, own_files, stage, work_dir
 from pbsdock.agent.node import Node, ms_since, parse_cpus
 from pbsdock.agent.refusals import new_record, refuse, refused
 from pbsdock.agent.release import release
@@ -21,7 +21,7 @@ from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.core.facts import Bound, uptime
 from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record, State
-from pbsdock.directive.parse import Directive, DirectiveError, parse_options, parse_script
+from pbsdock.directive.parse import Directive, DirectiveError, late_line, parse_options, parse_script
 from pbsdock.engine import fitness
 from pbsdock.engine.base import EngineError
 from pbsdock.engine.images import Image
@@ -53,7 +53,10 @@ def from_prologue(node: Node, argv: Sequence[str], env: Mapping[str, str], notif
             with node.planning.turn(job.uid, job.user):
                 script = read_script(announced.script_path, job.uid)
                 name = announced.name or "script"
-                directive = parse_script(script, node.rm.words, filename=name) if script is not None else None
+                if script is None:
+                    return None
+                is_strict = node.config.directive.late == "refuse"
+                directive = parse_script(script, node.rm.words, filename=name, refuses_late=is_strict)
                 if directive is None:
                     return None
                 plan = _decide(node, job, directive, announced.wrong)
@@ -68,23 +71,34 @@ def from_prologue(node: Node, argv: Sequence[str], env: Mapping[str, str], notif
 
 
 def on_demand(node: Node, job: Job, text: str, notify: Notify, wrong: str = "") -> Record:
-    """Prepare a live job without a script from a directive's text; *job*, and what is *wrong* with its resources,
-    come from the resource manager's own file."""
+    """Prepare a live job from a directive's text, in place of what its script's own line asked for.
+
+    *job*, and what is *wrong* with its resources, come from the resource manager's own file.
+    """
     began = time.monotonic()
+    job = replace(job, on_demand=True)
     with node.job_lock(job.id, 60.0):
         # Whoever asked first: each record is granted the job's whole memory and CPUs.
-        if (made := node.jobs.newest(job.id)) is not None:
+        made = node.jobs.newest(job.id)
+        if made is not None and not is_of_script(made):
             return made
+        sweep(node, [made] if made is not None else [])
         if not node.config.interactive.allow:
             return refused(node, job, Refusal("on-demand-off", "this site does not start containers on demand"))
         try:
             with node.planning.turn(job.uid, job.user):
+                script = read_script(job.script_path, job.uid) if job.script_path else None
                 plan = _decide(node, job, parse_options(text, node.rm.words), wrong)
         except DirectiveError as error:
             return refused(node, job, Refusal("bad-directive", str(error)))
         except Refusal as error:
             return refused(node, job, error)
-        return _prepare(node, job, plan, None, notify, began)
+        return _prepare(node, job, plan, script, notify, began)
+
+
+def is_of_script(record: Record) -> bool:
+    """Whether the job is prepared, or refused, by its script's own line and has not begun."""
+    return not record.facts.on_demand and record.state in (State.READY, State.REFUSED)
 
 
 def _decide(node: Node, job: Job, directive: Directive, wrong: str) -> Plan:
@@ -110,7 +124,7 @@ def _prepare(node: Node, job: Job, plan: Plan, script: bytes | None, notify: Not
     record = new_record(node, job)
     plan = _with_cpus(node, job, plan, record)
     record.plan = plan
-    record.note(asked_at=began)
+    record.note(asked_at=began, late_line=late_line(script) if script is not None else 0)
     # One durable write before the first side effect names every handle there will ever be: container name, cgroup
     # and files follow from the record's own name, so a crash later leaves nothing that is not written down.
     record.begin(steps_of(plan))
@@ -183,8 +197,10 @@ def _bind(node: Node, job: Job, record: Record, plan: Plan, script: bytes | None
     bound, skipped = mounts.resolve(plan.mounts, user, rules)
     for mount, reason in skipped:
         node.emit("mount.skipped", record, target=mount.target, origin=mount.origin, reason=reason)
-        if mount.origin == "workdir" and script is not None and job.words.work_dir_variable.encode() in script:
-            notify(f"the work directory is not in the container: {reason}")
+    extra, why = work_dir.submitted_from(job.work_dir, plan, bound, rules)
+    bound += extra
+    work_dir.tell(plan, skipped, why, script, job.words, notify)
+    record.note(path_rules=rules)
     if lost := mounts.missing(must_exist(plan), bound, user):
         path, inside = lost
         raise Refusal(

@@ -53,10 +53,10 @@ class Pulse:
     def stuck(self) -> dict[str, float]:
         """The threads that hang, and for how many seconds each is at what it does (0 for one that has ended)."""
         found = {}
-        for name, one in list(self._watched.items()):
-            limit, for_s = one.limit_s, self._clock() - one.since
+        for name, thread in list(self._watched.items()):
+            limit, for_s = thread.limit_s, self._clock() - thread.since
             if limit is not None and for_s > limit:
                 found[name] = round(for_s, 1)
-            elif not one.thread.is_alive() and self._watched.get(name) is one:
+            elif not thread.thread.is_alive() and self._watched.get(name) is thread:
                 found[name] = 0.0
         return found

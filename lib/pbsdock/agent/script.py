@@ -7,11 +7,12 @@ import re
 import stat
 from collections.abc import Mapping, Sequence
 
+from pbsdock.agent.programs import env_program
 from pbsdock.core.errors import Refusal
 from pbsdock.directive.parse import SCRIPT_LIMIT, parse_script
 from pbsdock.rm.base import ResourceManager
 
-_INTERPRETER = re.compile(rb"#![ \t]*(/[A-Za-z0-9._/+-]+)(?=[ \t\n]|$)")
+_INTERPRETER = re.compile(rb"#![ \t]*(/[A-Za-z0-9._/+-]+(?:\r(?=\n|$))?)(?=[ \t\n]|$)([^\n]*)")
 
 
 def read_script(path: str, uid: int) -> bytes | None:
@@ -25,7 +26,7 @@ def read_script(path: str, uid: int) -> bytes | None:
         return None
     except OSError as error:
         raise Refusal("script-unreadable", f"the job script {path} cannot be read: {error.strerror}") from None
-    with os.fdopen(fd, "rb") as file:
+    try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid not in (uid, 0):
             raise Refusal(
@@ -37,7 +38,10 @@ def read_script(path: str, uid: int) -> bytes | None:
                 "script-too-long",
                 f"the job script has {found.st_size} bytes; a script with #DOCKER may have {SCRIPT_LIMIT}",
             )
-        return file.read(SCRIPT_LIMIT + 1)
+        with open(fd, "rb", closefd=False) as file:
+            return file.read(SCRIPT_LIMIT + 1)
+    finally:
+        os.close(fd)
 
 
 def has_directive(rm: ResourceManager, argv: Sequence[str], env: Mapping[str, str]) -> bool:
@@ -53,6 +57,14 @@ def has_directive(rm: ResourceManager, argv: Sequence[str], env: Mapping[str, st
 
 
 def interpreter(script: bytes) -> str:
-    """What the first line names; "" for none, or one that is no plain path."""
+    """What the first line names, a carriage return with it; "" for none, or one that is no plain path."""
     named = _INTERPRETER.match(script)
     return named[1].decode() if named else ""
+
+
+def env_finds(script: bytes) -> str:
+    """The program that env(1) is to find as the interpreter; "" for none, or where that is not plain to see."""
+    named = _INTERPRETER.match(script)
+    if named is None or not named[1].endswith(b"/env"):
+        return ""
+    return env_program(named[2].decode("utf-8", "replace").split())

@@ -89,7 +89,11 @@ def _offer_sessions(node: Node) -> None:
     from pbsdock.agent.endpoint import Endpoint
 
     def answer(incarnation: str, store: str) -> Secret | None:
-        found = [one for one in node.jobs.records() if one.incarnation == incarnation and one.state is State.RUNNING]
+        found = [
+            record
+            for record in node.jobs.records()
+            if record.incarnation == incarnation and record.state is State.RUNNING
+        ]
         return node.stores.session(found[0], store) if found else None
 
     try:

@@ -76,8 +76,8 @@ class Session:
         """Send *message*, known secrets cut out of its sentences, and descriptors. Raises ClientGone."""
         if "sentence" in message.fields:
             message.fields["sentence"] = [
-                known.clean(one.decode("utf-8", "replace")).encode("utf-8", "replace")
-                for one in message.fields["sentence"]
+                known.clean(sentence.decode("utf-8", "replace")).encode("utf-8", "replace")
+                for sentence in message.fields["sentence"]
             ]
         if fds:
             message.fields["fds"] = [str(len(fds)).encode()]  # the kernel may deliver them with an earlier message

@@ -51,8 +51,8 @@ class Sessions:
     def forget(self, incarnation: str) -> None:
         """The job is over."""
         with self._lock:
-            self._owners = {key: one for key, one in self._owners.items() if one[0] != incarnation}
-            self._kept = {key: one for key, one in self._kept.items() if key[0] != incarnation}
+            self._owners = {key: owner for key, owner in self._owners.items() if owner[0] != incarnation}
+            self._kept = {key: kept for key, kept in self._kept.items() if key[0] != incarnation}
 
 
 def _digest(token: str) -> str:

@@ -41,7 +41,10 @@ class _Over(Exception):
 
 
 class Stores:
-    """All stores of this node."""
+    """All stores of this node.
+
+    Many methods because a credential's whole life is here, from minting to revoking, under the same locks and futures.
+    """
 
     def __init__(self, config: Config, owner: str, emit: Emit) -> None:
         self.config = config
@@ -111,15 +114,15 @@ class Stores:
         record.note(credentials=Credentials())
         if not minted:
             return
-        delivered = [files.Delivered(one, self._store(one.name).path_style, secret) for one, secret in minted]
+        delivered = [files.Delivered(store, self._store(store.name).path_style, secret) for store, secret in minted]
         texts = files.texts(delivered)
-        for one, _ in minted:
-            if one.ca_file:
-                texts[one.ca_file] = Path(self._store(one.name).ca_bundle).read_text(encoding="utf-8")
+        for store, _ in minted:
+            if store.ca_file:
+                texts[store.ca_file] = Path(self._store(store.name).ca_bundle).read_text(encoding="utf-8")
         if plan.credentials_port:
             texts[TOKEN] = self.sessions.token_for(record.incarnation, plan.uid, directory)
         files.deliver(directory, texts, plan.uid, plan.gid)
-        self.sessions.keep(record.incarnation, {one.name: secret for one, secret in minted})
+        self.sessions.keep(record.incarnation, {store.name: secret for store, secret in minted})
         now = time.time()
         ends = [secret.expires for _, secret in minted if secret.expires is not None]
         due = min((self._refresh_at(plan, now, end) for end in ends), default=None)
@@ -127,7 +130,7 @@ class Stores:
 
     def _refresh_at(self, plan: Plan, now: float, end: float) -> float:
         """Well before the end by either clock, and not so early that a gateway is asked all the time."""
-        skew = max(self._store(one.name).skew_s for one in plan.stores)
+        skew = max(self._store(store.name).skew_s for store in plan.stores)
         margin = min(skew + 60.0, (end - now) / 2)
         return end - max(_LEAST_MARGIN_S, margin)
 
@@ -169,7 +172,7 @@ class Stores:
         Raises StoreError.
         """
         plan = record.planned
-        asked = next((one for one in plan.stores if one.container and store in ("", one.name)), None)
+        asked = next((offer for offer in plan.stores if offer.container and store in ("", offer.name)), None)
         if asked is None:
             return None
         secret = self.sessions.kept(record.incarnation, asked.name)
@@ -309,4 +312,4 @@ class Stores:
 def _shown(asked: Store) -> str:
     """What is asked for, for the stream: names of buckets, never a key."""
     grants = (*asked.container, *asked.staging)
-    return ",".join(dict.fromkeys(f"{one.bucket}:{'ro' if one.read_only else 'rw'}" for one in grants))
+    return ",".join(dict.fromkeys(f"{grant.bucket}:{'ro' if grant.read_only else 'rw'}" for grant in grants))

@@ -89,36 +89,36 @@ class Streams:
     def tasks(self, incarnation: str) -> set[str]:
         """The tasks of a job whose hooks are there and hold a stream, be the task over or not."""
         with self._lock:
-            held = [one.running for one in self._held.values()]
+            held = [stream.running for stream in self._held.values()]
         return {
-            one.key
-            for one in held
-            if isinstance(one, TaskRun) and one.channel and one.record.incarnation == incarnation
+            run.key
+            for run in held
+            if isinstance(run, TaskRun) and run.channel and run.record.incarnation == incarnation
         }
 
     def look(self) -> None:
         """End those nobody reads: of runs that are over, and of hooks that do not come back."""
         now = time.monotonic()
         with self._lock:
-            for one in self._held.values():
-                is_alone = one.is_given and one.running.channel is None
-                one.alone_since = (one.alone_since or now) if is_alone else None
+            for stream in self._held.values():
+                is_alone = stream.is_given and stream.running.channel is None
+                stream.alone_since = (stream.alone_since or now) if is_alone else None
             ripe = [
                 key
-                for key, one in self._held.items()
-                if one.alone_since is not None
-                and now - one.alone_since >= (_OVER_S if one.running.over.is_set() else _COMES_BACK_S)
+                for key, stream in self._held.items()
+                if stream.alone_since is not None
+                and now - stream.alone_since >= (_OVER_S if stream.running.over.is_set() else _COMES_BACK_S)
             ]
             ended = [self._held.pop(key) for key in ripe]
-        for one in ended:
-            one.close()
+        for stream in ended:
+            stream.close()
 
     def end(self, incarnation: str) -> None:
         """End those of a job and its tasks: it is released."""
         with self._lock:
-            keys = [key for key, one in self._held.items() if one.running.record.incarnation == incarnation]
+            keys = [key for key, stream in self._held.items() if stream.running.record.incarnation == incarnation]
             ended = [self._held.pop(key) for key in keys]
             for key in (incarnation, *keys):
                 self._again.pop(key, None)
-        for one in ended:
-            one.close()
+        for stream in ended:
+            stream.close()

@@ -6,8 +6,8 @@ import os
 import socket
 import time
 
+from pbsdock.agent import work_dir
 from pbsdock.agent.call import read_call
-from pbsdock.agent.directories import standing
 from pbsdock.agent.protocols import RunsTasks
 from pbsdock.agent.runs import TaskRun
 from pbsdock.core.errors import NodeFault, Refusal
@@ -29,15 +29,15 @@ def start_task(node: RunsTasks, record: Record, request: wire.Message) -> tuple[
     """Run a TM task inside the job's container; returns it running and its streams. Raises Refusal, NodeFault."""
     plan, bound = record.planned, record.facts.bound
     call, _lost = read_call(request, node.rm.words.choose_shell)
-    call = standing(call, plan, bound)
+    call, _bound = work_dir.at_start(record, call, node.rm.words, is_running=True)
     most = max(_TASKS, _TASKS_PER_CPU * (os.cpu_count() or 1))
     if node.tasks(record) >= most:
         raise Refusal("too-many-tasks", f"job {record.job_id} has {most} tasks on this node, as many as it may")
-    for argv in (container.command(call, {}, plan.image), list(call.argv)):
+    for argv in (container.command(call, {}, plan.image, record.facts.image), list(call.argv)):
         identifier = node.engine.exec_create(
             record.container_id or record.container_name,
             argv,
-            environment=container.environment(plan, call),
+            environment=container.environment(plan, call, record.facts.image),
             uid=plan.uid,
             gid=plan.gid,
             directory=container.working_directory(plan, call, bound),

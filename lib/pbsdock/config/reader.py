@@ -8,7 +8,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from typing import Any, Literal
 
@@ -32,13 +32,18 @@ def setting(
     most: float | None = None,
     size: bool = False,
     check: Check | None = None,
+    formerly: Mapping[Any, Any] | None = None,
 ) -> Any:
-    """A documented setting. With *size* the file may say "64mb" and the value is bytes; *check* judges each string."""
+    """A documented setting. With *size* the file may say "64mb" and the value is bytes; *check* judges each string.
+
+    *formerly* has values that earlier releases took, and what they mean now.
+    """
     if most is None and size:
         most = MOST_BYTES
     elif most is None and isinstance(default, float):
         most = MOST_SECONDS
-    return field(default=default, metadata={"doc": doc, "least": least, "most": most, "size": size, "check": check})
+    metadata = {"doc": doc, "least": least, "most": most, "size": size, "check": check, "formerly": formerly or {}}
+    return field(default=default, metadata=metadata)
 
 
 class ConfigError(ValueError):
@@ -123,6 +128,8 @@ class Reader:
 
 def convert(hint: Any, meta: Any, value: Any) -> Any:
     """Turn a TOML value into the setting's type. Raises _InvalidValue."""
+    if isinstance(value, bool) and value in meta["formerly"]:
+        value = meta["formerly"][value]
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         if not isinstance(value, str) or value not in choices:

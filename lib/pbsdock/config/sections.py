@@ -55,6 +55,17 @@ class TorqueConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DirectiveConfig:
+    """How scripts are read."""
+
+    late: Literal["warn", "refuse"] = setting(
+        "warn",
+        "A #DOCKER line after the script's first command: warn (it is no directive, as with #PBS, and the job's stderr"
+        " says so) or refuse.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImagesConfig:
     """Which images, and how they get here."""
 
@@ -87,7 +98,12 @@ class MountsConfig:
     home: Literal["rw", "ro", "none"] = setting(
         "rw", "The job owner's home directory: rw, ro or none. It is open to --volume in the same way."
     )
-    work_dir: bool = setting(True, "Whether the directory of qsub is mounted, where `allow` covers it.")
+    work_dir: Literal["own", "allowed", "none"] = setting(
+        "own",
+        "The directory of qsub is mounted: own, where `allow` covers it, or it belongs to the job's owner or to a group"
+        " of theirs that may write to it; allowed, where `allow` covers it; none, never.",
+        formerly={True: "own", False: "none"},
+    )
     allow: tuple[str, ...] = setting(
         (),
         'Prefixes --volume may name, by path components; "PATH:ro" is read-only. The longest that fits counts.',
@@ -118,6 +134,11 @@ class EnvConfig:
     deny: tuple[str, ...] = setting(
         ("LD_*", "DOCKER_*", "PATH", "BASH_ENV", "ENV", "PYTHONHOME", "PYTHONPATH", "PERL5LIB", "PBSDOCK"),
         "Patterns of the job's variables that belong to the host and are not passed on.",
+        check=checks.variable_pattern,
+    )
+    keep: tuple[str, ...] = setting(
+        (),
+        "Patterns of the job's variables that win over the image's own of the same name.",
         check=checks.variable_pattern,
     )
 
@@ -176,9 +197,9 @@ class UsersConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InteractiveConfig:
-    """Containers on demand, for jobs without a script."""
+    """Containers on demand, whatever the script says."""
 
-    allow: bool = setting(True, "Whether qsub -I -v PBSDOCK='IMAGE options' starts a container.")
+    allow: bool = setting(True, "Whether qsub -v PBSDOCK='IMAGE options' starts a container, with -I or a script.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pbsdock.core.pathrules import PathRules
+
 Half = Literal["", "begun", "done", "undone"]  # how far one direction of staging has come
 
 
@@ -22,7 +24,8 @@ def uptime() -> float:
 class Bound:
     """A mount whose source was resolved: ``source`` holds no symbolic link, ``device`` and ``inode`` identify it.
 
-    ``pin`` is where root holds it for the engine (see :mod:`pbsdock.host.pins`).
+    ``pin`` is where root holds it for the engine (see :mod:`pbsdock.host.pins`). ``follows``: what the host mounts
+    below it later is to be seen in the container; never the other way round.
     """
 
     source: str
@@ -31,6 +34,25 @@ class Bound:
     device: int
     inode: int
     pin: str = ""
+    follows: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageTraits:
+    """What of the image counts for its jobs.
+
+    ``variables`` are the names it sets itself; ``shells`` those it has of the ones looked for, the best first;
+    ``time_zone`` is the TZ for local time as on the host, "" where it is that without one.
+    """
+
+    variables: tuple[str, ...] = ()
+    shells: tuple[str, ...] = ()
+    time_zone: str = ""
+
+    @property
+    def shell(self) -> str:
+        """What stands for a login shell that the image lacks."""
+        return self.shells[0] if self.shells else "/bin/sh"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,19 +108,24 @@ class Facts:
 
     alive_at: float = 0.0  # the last sign of life
     asked_at: float | None = None  # when the prologue asked for the job
+    on_demand: bool = False  # made for the run hook, by qsub -v PBSDOCK=…
     job_file: str = ""  # what the resource manager calls its file of the job
     nodes: int = 1  # of the whole job
     own_files: tuple[tuple[str, str], ...] = ()  # made by root: source, target
     bound: tuple[Bound, ...] = ()
+    path_rules: PathRules | None = None  # of the site for the job's owner, as of its prologue
     script_names_shell: bool = False
     script_sha256: str = ""
     interpreter: str = ""  # of the script's first line
+    env_finds: str = ""  # the program that env(1) is to find as such
     pid: int = 0  # the container's first process
     pid_start: int = 0  # when that began, in clock ticks since the boot
     tty: bool = False
     waited_for: int = -1  # what the shell waited for before it was given its script (see pbsdock.agent.shell)
     started_at: float | None = None
-    cwd_lost: str = ""  # the run hook's directory, where the container has none of that name
+    late_line: int = 0  # the script's first #DOCKER line after its first command, from 1; 0: none
+    cwd_lost: str = ""  # of earlier releases, whose jobs started in / then
+    image: ImageTraits = field(default_factory=ImageTraits)
     untold: tuple[str, ...] = ()  # sentences on the end that no run hook was there to hear
     usage: Usage | None = None
     credentials: Credentials | None = None

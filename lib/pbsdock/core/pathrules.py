@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Literal
 
 from pbsdock.core.plan import MountOrigin
 from pbsdock.core.sizes import some
@@ -17,8 +18,13 @@ from pbsdock.core.sizes import some
 GUARDED = ("/dev", "/run", "/var/run", "/boot", "/var/spool/torque", "/var/spool/pbs")
 # The same for whatever mom or the site names.
 SEALED = ("/proc", "/sys", "/var/lib/docker")
+# What is the host's own, and no directory to submit from: an image has its own of these.
+SYSTEM = ("/bin", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/root", "/sbin", "/usr", "/var")
 # Below whatever root an instance of pbsdock was installed, its directories have these names (install.sh, --root).
 _STATE = (("run", "pbsdock"), ("var", "lib", "pbsdock"))
+
+
+WorkDirRule = Literal["own", "allowed", "none"]
 
 
 class Closed(Exception):
@@ -65,12 +71,16 @@ class PathRules(ClosedPaths):
     """Absolute paths.
 
     ``deny`` and ``allow`` are the site's; an entry of ``allow`` may end in ``:ro``. The longest that fits counts.
-    ``tmpdir_by_user`` says that TMPDIR is what a process of the user's named, not mom.
+    ``tmpdir_by_user`` says that TMPDIR is what a process of the user's named, not mom. ``work_dir`` is where the
+    directory of qsub is mounted: where ``allow`` covers it, or also where it is the user's own; ``home``
+    is the owner's, open or not.
     """
 
     deny: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
     tmpdir_by_user: bool = False
+    work_dir: WorkDirRule = "own"
+    home: str = ""
 
     def check(self, path: str, origin: MountOrigin, mounted_below: Iterable[str] = ()) -> None:
         """Raise :class:`Closed` where *path* is never given to a container as *origin*.
@@ -100,9 +110,35 @@ class PathRules(ClosedPaths):
             raise Closed(f"this site allows paths below {allowed}")
         if prefix.endswith(":ro"):
             raise ReadOnly("")
+        self._check_read_only_parts(path)
+
+    def is_of_site(self, path: str) -> bool:
+        """Whether *path* is covered by what the site opened itself, so that root alone mounts anything below it."""
+        prefix = self._prefix(path)
+        return prefix is not None and prefix.removesuffix(":ro") != self.home
+
+    def _check_read_only_parts(self, path: str) -> None:
         narrower = [entry.removesuffix(":ro") for entry in self.allow if entry.endswith(":ro")]
         if found := _within(narrower, path):
             raise ReadOnly(f"it contains {found}, which is open for reading only")
+
+    def check_work_dir(self, path: str, *, is_own: bool) -> None:
+        """Raise :class:`Closed` or :class:`ReadOnly` for a directory of qsub that is not given to the container, or for
+        reading only. *is_own*: the user, or a group of theirs that may write to it, is its owner."""
+        if self.work_dir == "none":
+            raise Closed("this site does not mount the directory a job was submitted from")
+        try:
+            self.check_allowed(path)
+        except Closed as error:
+            if self.work_dir != "own":
+                raise
+            if found := _around(SYSTEM, path):
+                raise Closed(f"{found} is the system's") from None
+            if self.home and below(path, self.home):
+                raise Closed("this site does not mount home directories") from None
+            if not is_own:
+                raise Closed(f"neither you nor a group of yours owns it and may write to it, and {error}") from None
+            self._check_read_only_parts(path)
 
     def _prefix(self, path: str) -> str | None:
         """The longest allowed prefix that covers *path*, with its ``:ro``; of equal prefixes the read-only one."""

@@ -133,6 +133,8 @@ class Plan:
     stores: tuple[Store, ...] = ()
     stage_in: tuple[Stage, ...] = ()
     stage_out: tuple[Stage, ...] = ()
+    environment_keep: tuple[str, ...] = ()  # shell patterns of names that win over the image's own
+    work_dir_closed: str = ""  # why the directory of qsub is not among the mounts, "" where it may be
     credentials_port: int = 0  # of the endpoint that refreshes, on the loopback address; 0 where there is none
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pbsdock.directive.image_ref import BadImage, parse_image
 from pbsdock.directive.tokens import DASHES, Token, shown, tokenize
 from pbsdock.directive.values import READERS, STAGES, VALUE_LIMIT, has_strange_variable, note_single, read_stage
 from pbsdock.directive.vocabulary import ALIASES, FLAGS, OPTIONS, REFUSED, REFUSED_FLAGS, why_refused
+from pbsdock.rm.base import Words
 
 LINE_LIMIT = 4096  # bytes
 
@@ -115,16 +116,19 @@ def _read_strange(draft: Draft, token: Token, name: str, tokens: list[Token]) ->
         message = f"{name[:2]} and its value are two words; write {name[:2]} VALUE"
         takes_value = False
     else:
-        message = _unknown(name)
+        message = _unknown(name, draft.words)
     draft.wrong(token.line, token.column, message)
     if takes_value and "=" not in token.text:
         _skip_value(draft, tokens)
 
 
-def _unknown(name: str) -> str:
+def _unknown(name: str, words: Words) -> str:
     known = [f"--{option}" for option in (*OPTIONS, *FLAGS)]
     near = difflib.get_close_matches(name[:40].lower(), [*known, *REFUSED], n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}?" if near else f"the options are {', '.join(sorted(known))}"
+    if near and near[0] in REFUSED:  # an option that would be refused is no advice
+        hint = f"{near[0]} is not available: {why_refused(near[0], words)}"
+    else:
+        hint = f"did you mean {near[0]}?" if near else f"the options are {', '.join(sorted(known))}"
     return f"unknown option {name if name.isprintable() and len(name) <= 40 else shown(name[:40])}; {hint}"
 
 

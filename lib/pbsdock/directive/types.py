@@ -51,6 +51,7 @@ class Directive:
     shm_size: int | None = None
     tmpfs: tuple[TmpfsOption, ...] = ()
     read_only: bool = False
+    no_home: bool = False
     pull: Literal["never", "missing", "always"] | None = None
     platform: str | None = None
     gpus: str | None = None

@@ -10,7 +10,7 @@ OPTIONS = {
     "volume": "--volume SOURCE:TARGET[:ro|rw]",
     "workdir": "--workdir PATH",
     "env": "--env NAME[=VALUE]",
-    "entrypoint": "--entrypoint PROGRAM",
+    "entrypoint": "--entrypoint 'PROGRAM [WORD…]'",
     "network": "--network NAME",
     "shm-size": "--shm-size SIZE",
     "tmpfs": "--tmpfs PATH[:size=SIZE]",
@@ -21,7 +21,7 @@ OPTIONS = {
     "stage-in": "--stage-in s3://[PROFILE:]BUCKET/KEY PATH",
     "stage-out": "--stage-out PATH s3://[PROFILE:]BUCKET/KEY [on=success|always]",
 }
-FLAGS = ("read-only",)
+FLAGS = ("read-only", "no-home")
 # options in whose values variables expand
 EXPANDING = ("volume", "workdir", "env", "tmpfs", "stage-in", "stage-out")
 ALIASES = {"-v": "volume", "-w": "workdir", "-e": "env", "--net": "network"}

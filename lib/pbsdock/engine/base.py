@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pbsdock.core.plan import Device, Limits, Tmpfs
 
@@ -22,6 +22,7 @@ class Failure(Enum):
     """Why an engine refused a call, as far as the agent treats it differently."""
 
     NO_PROGRAM = "no-program"  # what was to be started is not in the image, or cannot be run
+    NO_DIRECTORY = "no-directory"  # the directory to start in is none, or closed to the user
     IMAGE_GONE = "image-gone"
     NO_NETWORK = "no-network"
     OTHER = "other"
@@ -38,11 +39,15 @@ class EngineError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BindMount:
-    """A file or directory of the host's in the container; no mount of one side ever shows on the other."""
+    """A file or directory of the host's in the container; no mount made inside ever shows on the host.
+
+    Nor one of the host's inside, unless it ``follows`` the host.
+    """
 
     source: str
     target: str
     read_only: bool
+    follows: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +61,7 @@ class ContainerSpec:
 
     image_id: str
     argv: tuple[str, ...]
-    entrypoint: str | None  # None: none at all, also where the image has one
+    entrypoint: tuple[str, ...]  # in front of argv; empty: none at all, also where the image has one
     environment: tuple[str, ...]  # NAME=value, over the image's own
     uid: int
     gid: int
@@ -75,6 +80,7 @@ class ContainerSpec:
     oom_score_adj: int
     read_only_root: bool
     sysctls: Mapping[str, str]  # of the container's own namespaces
+    hostname: str = ""  # "" leaves it to the engine
     runtime: str = ""  # by the engine's name for it; "": its default
 
 
@@ -118,6 +124,27 @@ class ImageFacts:
     digests: tuple[str, ...]
     architecture: str  # Go's name, as images are labelled: amd64, arm64; "" if it does not say
     size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFile:
+    """A file of an image. ``content`` None: it was not asked for, is too long, or is no plain file."""
+
+    is_program: bool
+    content: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundFile:
+    """A file of a container that does not run. ``link`` is where a symbolic link leads, ``head`` how a plain file
+    begins, in some kilobytes."""
+
+    kind: Literal["file", "directory", "link", "other"]
+    mode: int
+    uid: int
+    gid: int
+    link: str = ""
+    head: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,8 +221,19 @@ class ContainerEngine(Protocol):
     def inspect(self, container: str) -> ContainerState | None:
         """How a container is; None if there is none."""
 
+    def look(self, container: str, path: str) -> FoundFile | None:
+        """What is at *path* in a container that does not run, itself where it is a link; None if nothing is."""
+
     def inspect_image(self, reference: str) -> ImageFacts | None:
         """An image by reference; None if it is not here."""
+
+    def read_image(
+        self, image_id: str, wanted: Mapping[str, int], labels: Mapping[str, str]
+    ) -> tuple[frozenset[str], dict[str, ImageFile]]:
+        """Names of the image's own variables, and those of the files *wanted* that it has, links followed inside it.
+
+        *wanted* is path -> most bytes to read (0: only looked at). What is made for this has *labels* and is removed.
+        """
 
     def remove(self, container: str) -> bool:
         """Kill and remove a container, if there is one; False while another removal is under way."""

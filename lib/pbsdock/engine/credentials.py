@@ -86,7 +86,7 @@ class Logins:
 
     def missing_helper(self) -> str:
         """The first helper program that is not installed, "" if there is none."""
-        programs = (one.program for one in self._config._stores.values() if one.exe is None)
+        programs = (store.program for store in self._config._stores.values() if store.exe is None)
         return next(programs, "")
 
 
@@ -123,11 +123,11 @@ def _auths(entries: Mapping[str, Any]) -> dict[str, Any]:
     for key, entry in entries.items():
         try:
             made = AuthConfig.parse_auth({key: entry}, raise_on_error=True)[key]
-            fine = all(isinstance(one, str) for one in made.values() if one is not None)
+            fine = all(isinstance(text, str) for text in made.values() if text is not None)
         except (DockerException, KeyError, TypeError, ValueError, AttributeError):
             fine = False
         if not fine:
-            shown = "".join(one if one.isprintable() else "?" for one in key)[:80]
+            shown = "".join(letter if letter.isprintable() else "?" for letter in key)[:80]
             raise BadLogins(f"auths, {shown!r}: expected an identitytoken, or auth with USER:PASSWORD in base64")
         parsed[key] = made
     return parsed

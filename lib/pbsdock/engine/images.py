@@ -192,7 +192,7 @@ class Images:
         for answer in answers:
             if answer.code not in _DENIED or isinstance(answer, NodeFault):
                 raise answer
-        if any(one.code == "image-tag-not-found" for one in answers):
+        if any(answer.code == "image-tag-not-found" for answer in answers):
             return False
         raise self._hinted(
             Refusal("image-access-denied", f"image {reference!r} is private and its registry denies access"),
@@ -218,7 +218,7 @@ class Images:
 
     def _grant(self, key: tuple[int, str, str]) -> None:
         now = self.clock()
-        self._granted = {one: at for one, at in list(self._granted.items()) if now - at < _GRANTED_S}
+        self._granted = {key: at for key, at in list(self._granted.items()) if now - at < _GRANTED_S}
         self._granted[key] = now
 
     # -- the engine's images ------------------------------------------------------------------------------------
@@ -261,6 +261,6 @@ class Images:
         if found is None:
             return None
         name = parse_image(reference).name
-        digests = [one.partition("@") for one in found.digests]
+        digests = [digest.partition("@") for digest in found.digests]
         digest = next((tail for head, _, tail in digests if parse_image(head).name == name), None)
         return Image(id=found.id, digest=digest, architecture=found.architecture, size=found.size_bytes)

@@ -83,7 +83,7 @@ class PrivateImages:
         """Returns what is wrong with the file, "" if nothing is."""
         try:
             found = json.loads(self.file.read_bytes()) if self.file else {}
-            self._marked = {str(name): {str(one) for one in ids} for name, ids in found.items()}
+            self._marked = {str(name): {str(image_id) for image_id in ids} for name, ids in found.items()}
         except FileNotFoundError:
             self._marked = {}
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -256,7 +256,7 @@ class Pulls:
                     if line.get("progressDetail"):
                         pull.trouble = None
                 _note(layers, line)
-                pull.bytes = sum(one[0] for one in layers.values())
+                pull.bytes = sum(layer[0] for layer in layers.values())
                 if now - told >= _PROGRESS_S:
                     told = now
                     self._progress(reference, layers)
@@ -273,8 +273,8 @@ class Pulls:
             raise failure(reference, str(error.explanation or error)) from None
         finally:
             # The engine cancels a pull whose client is gone; closing a client leaves the stream under way open.
-            for one in answers:
-                one.close()
+            for answer in answers:
+                answer.close()
             client.close()
 
     def _lines(self, client: Any, reference: str, platform: str | None, login: Login) -> Iterator[dict[str, Any]]:
@@ -294,9 +294,9 @@ class Pulls:
             "image.progress",
             image=reference,
             layers=len(layers),
-            layers_done=sum(one[2] for one in layers.values()),
-            bytes_done=sum(one[0] for one in layers.values()),
-            bytes=sum(one[1] for one in layers.values()),
+            layers_done=sum(layer[2] for layer in layers.values()),
+            bytes_done=sum(layer[0] for layer in layers.values()),
+            bytes=sum(layer[1] for layer in layers.values()),
         )
 
 

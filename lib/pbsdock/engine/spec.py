@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pbsdock.core.facts import Bound
+from pbsdock.core.facts import Bound, ImageTraits
 from pbsdock.core.pathrules import below
 from pbsdock.core.plan import Plan
 from pbsdock.engine.base import BindMount, ContainerSpec, Rlimits
@@ -16,7 +16,14 @@ from pbsdock.s3.environment import FOREIGN, variables
 # Variables that choose among the devices there are, by their numbers.
 _VISIBLE_GPUS = ("CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 # What the job's own shell sets (see `command`): set by an engine, they would strangle runc before the job starts.
+NO_TRAITS = ImageTraits()
+# Patterns of variables that are the job's also where the image sets them: who and where it is, what it was granted.
+OF_THE_JOB = ("HOME", "USER", "LOGNAME", "TMPDIR", "TERM", "ENVIRONMENT", *_VISIBLE_GPUS)
 SHELL_LIMITS = {"v": "Max address space", "d": "Max data size"}
+
+
+_PLAIN_SHELLS = ("sh", "bash", "dash", "ash", "ksh", "mksh")  # read no file before a script (POSIX sh, bash(1))
+_SHELLS = ("sh", "bash", "dash", "ash", "ksh", "mksh", "zsh")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +36,7 @@ class Call:
     umask: int
     tty: bool
     interpreter: str = ""  # what the script's #! line names; "" for none, or a task
+    env_finds: str = ""  # the program that env(1) is to find, where the interpreter is that
     shell_chosen: bool = True  # False: the login shell that is taken where the job names none
     shell_option: str = ""  # by which a job chooses its shell, for a sentence
 
@@ -38,19 +46,31 @@ def parse_limits(text: str) -> dict[str, tuple[int, int]]:
     limits = {}
     for line in text.splitlines()[1:]:
         name, fields = line[:25].strip(), line[25:].split()
-        soft, hard = (-1 if one == "unlimited" else int(one) for one in fields[:2])
+        soft, hard = (-1 if number == "unlimited" else int(number) for number in fields[:2])
         limits[name] = (soft, hard)
     return limits
 
 
-def environment(plan: Plan, call: Call) -> list[str]:
-    """The job's variables less the denied ones, then the directive's own; the engine adds the image's below them."""
+def environment(plan: Plan, call: Call, image: ImageTraits = NO_TRAITS) -> list[str]:
+    """The job's variables less the denied ones and those the image sets, then the directive's own.
+
+    The engine adds the image's below them: what a job brings from a login node (qsub -V) names things of that node.
+    """
     job = dict(call.environment)
     store = variables(plan)
     foreign = FOREIGN if store else frozenset()
+    of_image = frozenset(image.variables)
     chosen = {
-        name: value for name, value in job.items() if name not in foreign and not _denied(name, plan.environment_deny)
+        name: value
+        for name, value in job.items()
+        if name not in foreign
+        and not _matches(name, plan.environment_deny)
+        and (name not in of_image or _matches(name, (*OF_THE_JOB, *plan.environment_keep)))
     }
+    if image.shells and "SHELL" in chosen and not _has_shell(call, image, chosen["SHELL"]):
+        chosen["SHELL"] = image.shell
+    if image.time_zone and "TZ" not in chosen and "TZ" not in of_image:
+        chosen["TZ"] = image.time_zone
     chosen |= store
     if plan.gpus:
         # Mom names devices of the host; the container has the job's alone, numbered from 0.
@@ -63,14 +83,42 @@ def environment(plan: Plan, call: Call) -> list[str]:
     return [f"{name}={value}" for name, value in chosen.items()]
 
 
-def _denied(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, one) for one in patterns)
+def _has_shell(call: Call, image: ImageTraits, shell: str) -> bool:
+    """Whether the image has it; one chosen with qsub -S it has, or the job does not start."""
+    return shell in image.shells or (call.shell_chosen and call.argv == (shell,))
 
 
-def command(call: Call, rlimits: Rlimits, image: str) -> list[str]:
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+# Says of "$1" why it cannot be run, as far as a shell's own tests tell. After a failure alone: it uses names freely.
+_WHY = r"""pbsdock_why() {
+d=$1
+while case $d in ?*/*) ;; *) false ;; esac; do
+d=${d%/*}
+if [ -d "${d:-/}" ] && [ ! -x "${d:-/}" ]; then
+printf '%s\n' "the directory ${d:-/} on the way to $1 is closed to you"
+return
+fi
+done
+if [ -d "$1" ]; then printf '%s\n' "$1 is a directory, not a program"
+elif [ -x "$1" ]; then printf '%s\n' "$1 is there and cannot be run: its loader or interpreter is missing or closed to\
+ you, it is built for another machine, or its file system forbids to run programs"
+elif [ -e "$1" ]; then printf '%s\n' "$1 is not executable for you"
+elif [ -L "$1" ]; then printf '%s\n' "$1 is a link to what does not exist or is closed to you"
+fi
+}"""
+
+
+def command(
+    call: Call, rlimits: Rlimits, image: str, traits: ImageTraits = NO_TRAITS, *, workdir: str = ""
+) -> list[str]:
     """The job's argv behind a shell line that sets what the engine cannot: umask and memory rlimits.
 
-    runc starts every process with umask 0022 (libcontainer) and the Engine API has no field for it.
+    runc starts every process with umask 0022 (libcontainer) and the Engine API has no field for it. The line also
+    looks, as the user, whether they can be in *workdir*, the directive's, and run what is to be run; else it ends with
+    status 125 and a sentence.
     """
     program = call.argv[0]
     lines = [f"umask {call.umask & 0o777:04o}"]
@@ -81,21 +129,84 @@ def command(call: Call, rlimits: Rlimits, image: str) -> list[str]:
             lines.append(f"ulimit -S{letter} {soft // 1024} 2>/dev/null")
         if hard != -1:
             lines.append(f"ulimit -H{letter} {hard // 1024} 2>/dev/null")
+    if workdir:
+        lines.append(f"[ -x {_quoted(f'{workdir}/.')} ] || {_told(closed_workdir(image, workdir))}")
+    if call.interpreter or "/" in program:
+        lines.append(_WHY)
     if call.interpreter:
-        said = f"pbsdock: image '{image}' has no {call.interpreter}, which the script's first line names"
-        lines.append(f"[ -x {shlex.quote(call.interpreter)} ] || echo {shlex.quote(said)} >&2")
+        lines += _interpreter_checks(call, image)
     if "/" in program:
-        lines.append(f'[ -x "$0" ] || {_missing_program(image, call)}')
+        hint = f"; choose a shell it has with {call.shell_option}" if len(call.argv) == 1 else ""
+        missing, other = _quoted(f"image '{image}' has no "), _quoted(f"image '{image}': ")
+        told = _say(f'"pbsdock: $why"{_quoted(hint)}')
+        lines.append(
+            'pbsdock_failed() { trap - EXIT; why=$(pbsdock_why "$0"); if [ -n "$why" ]; then why=' + other + "$why;"
+            f" else why={missing}$0; fi; {told}; exit 125; }}"
+        )
+        absent = "pbsdock_failed" if call.shell_chosen else f'exec {shlex.quote(traits.shell)} "$@"'
+        lines.append(f'[ -x "$0" ] && [ ! -d "$0" ] || {absent}')
+        # Where exec fails dash and ash are over but for the trap; so is bash, unless told not to be.
+        lines.append("trap pbsdock_failed EXIT; shopt -s execfail 2>/dev/null")
     lines.append('exec "$0" "$@"')
+    if "/" in program:
+        lines.append("pbsdock_failed")
     return ["/bin/sh", "-c", "; ".join(lines), *call.argv]
 
 
-def _missing_program(image: str, call: Call) -> str:
-    if not call.shell_chosen:
-        return 'exec /bin/sh "$@"'
-    quoted = image.replace("'", "")
-    hint = f"; choose a shell it has with {call.shell_option}" if len(call.argv) == 1 else ""
-    return f"{{ echo \"pbsdock: image '{quoted}' has no $0{hint}\" >&2; exit 125; }}"
+def _interpreter_checks(call: Call, image: str) -> list[str]:
+    named = call.interpreter
+    if named.endswith("\r"):
+        said = (
+            f"the script's first line ends with a carriage return (CRLF), so that {named!r} is looked for as its"
+            " interpreter; remove them with sed -i 's/\\r$//' SCRIPT"
+        )
+        return [_told(said)]
+    which = "which the script's first line names"
+    missing = f"image '{image}' has no {named}, {which}"
+    path = _quoted(named)
+    because = _quoted(f"pbsdock: image '{image}': ") + '"$why"' + _quoted(f" ({which})")
+    checks = [
+        f'[ -x {path} ] && [ ! -d {path} ] || {{ why=$(pbsdock_why {path}); if [ -n "$why" ]; then'
+        f" {_say(because)}; exit 125; fi; {_told(missing)}; }}",
+    ]
+    # Shells of other kinds may read files of the user's before, which may change PATH.
+    if call.env_finds and call.argv[0].rpartition("/")[2] in _PLAIN_SHELLS and len(call.argv) == 1:
+        said = f"image '{image}' has no program {call.env_finds} in its PATH, {which}"
+        checks.append(f"command -v {_quoted(call.env_finds)} >/dev/null 2>&1 || {_told(said)}")
+    return checks
+
+
+def _told(sentence: str) -> str:
+    return f"{{ {_say(_quoted(f'pbsdock: {sentence}'))}; exit 125; }}"
+
+
+def _say(words: str) -> str:
+    return f"printf '%s\\n' {words} >&2"  # echo may take a backslash for more than that
+
+
+def _quoted(text: str) -> str:
+    return shlex.quote(text) if text else ""
+
+
+def closed_workdir(image: str, workdir: str) -> str:
+    """The sentence on a directory that the job's user cannot be in."""
+    return (
+        f"image '{image}': the work directory {workdir} is closed to you; choose one that you may enter with --workdir,"
+        " or mount one there with --volume"
+    )
+
+
+def entrypoint(words: str) -> tuple[str, ...]:
+    """The words in front of the command's own.
+
+    A shell takes a command as one word only: one that has no script of its own, with or without ``-c``, is given a word
+    that runs the words behind it.
+    """
+    found = tuple(shlex.split(words))
+    if found and found[0].rpartition("/")[2] in _SHELLS and all(word[:1] == "-" for word in found[1:]):
+        takes_command = bool(found[1:]) and found[-1][1:2] != "-" and found[-1].endswith("c")
+        return (*found, *(() if takes_command else ("-c",)), 'exec "$0" "$@"')
+    return found
 
 
 def working_directory(plan: Plan, call: Call, bound: Sequence[Bound]) -> str:
@@ -103,7 +214,7 @@ def working_directory(plan: Plan, call: Call, bound: Sequence[Bound]) -> str:
     if plan.workdir:
         return plan.workdir
     plain = call.cwd.startswith("/") and ".." not in call.cwd.split("/")
-    return call.cwd if plain and any(below(call.cwd, one.target) for one in bound) else "/"
+    return call.cwd if plain and any(below(call.cwd, mount.target) for mount in bound) else "/"
 
 
 def for_job(
@@ -116,20 +227,28 @@ def for_job(
     cgroup_parent: str,
     labels: Mapping[str, str],
     rlimits: Rlimits,
+    traits: ImageTraits = NO_TRAITS,
+    hostname: str = "",
     wrapped: bool = True,
     runtime: str = "",
 ) -> ContainerSpec:
     """The job's container. *own_files* are (root-made source, target), always read-only; *wrapped*: see `command`;
     *runtime* is the site's."""
     mounts = [
-        BindMount(source=mount.pin or mount.source, target=mount.target, read_only=mount.read_only) for mount in bound
+        BindMount(
+            source=mount.pin or mount.source,
+            target=mount.target,
+            read_only=mount.read_only,
+            follows=mount.follows and bool(mount.pin),
+        )
+        for mount in bound
     ]
     mounts += [BindMount(source=source, target=target, read_only=True) for source, target in own_files]
     return ContainerSpec(
         image_id=image_id,
-        argv=tuple(command(call, rlimits, plan.image)) if wrapped else call.argv,
-        entrypoint=plan.entrypoint,
-        environment=tuple(environment(plan, call)),
+        argv=tuple(command(call, rlimits, plan.image, traits, workdir=plan.workdir or "")) if wrapped else call.argv,
+        entrypoint=entrypoint(plan.entrypoint or ""),
+        environment=tuple(environment(plan, call, traits)),
         uid=plan.uid,
         gid=plan.gid,
         groups=plan.groups,
@@ -139,6 +258,8 @@ def for_job(
         mounts=tuple(mounts),
         tmpfs=plan.tmpfs,
         network=plan.network,
+        # On the host's network the host's own name comes with it.
+        hostname="" if plan.network == "host" else hostname,
         limits=plan.limits,
         cgroup_parent=cgroup_parent,
         devices=plan.devices,
@@ -151,21 +272,3 @@ def for_job(
         # way out: pbs_mom takes whoever speaks from a port below 1024 for root.
         sysctls={} if plan.network == "host" else {"net.ipv4.ip_unprivileged_port_start": "1024"},
     )
-
-
-def passwd(plan: Plan, shell: str) -> str:
-    """A passwd file in which root, nobody and the job's user have names."""
-    lines = ["root:x:0:0:root:/root:/bin/sh", "nobody:x:65534:65534:nobody:/nonexistent:/bin/false"]
-    lines.append(f"{plan.user}:x:{plan.uid}:{plan.gid}:{plan.user}:{plan.home}:{shell}")
-    return "\n".join(lines) + "\n"
-
-
-def group(plan: Plan, names: Mapping[int, str]) -> str:
-    """A group file for the user's own groups; *names* is gid -> name as the host knows them."""
-    lines = ["root:x:0:", "nogroup:x:65534:"]
-    for gid in dict.fromkeys((plan.gid, *plan.groups)):
-        if gid in (0, 65534):
-            continue
-        member = "" if gid == plan.gid else plan.user
-        lines.append(f"{names.get(gid, f'g{gid}')}:x:{gid}:{member}")
-    return "\n".join(lines) + "\n"

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _request(op: str, argv: list[str]) -> wire.Message:
     env = [f"{name}={os.environ[name]}".encode("utf-8", "surrogateescape") for name in _HOOK_ENV if name in os.environ]
-    return wire.Message(op, argv=[os.fsencode(one) for one in argv], env=env)
+    return wire.Message(op, argv=[os.fsencode(argument) for argument in argv], env=env)
 
 
 def _converse(run_dir: str, paths: str, request: wire.Message, timeout_s: float) -> wire.Message:

@@ -38,13 +38,19 @@ def make(bound: Sequence[tuple[Bound, User | None]], directory: Path) -> list[Bo
                 place.mkdir(mode=0o700)
             else:
                 place.touch(mode=0o600)
-            syscalls.bind(f"/proc/self/fd/{fd}", str(place), recursive=has_below)
+            syscalls.bind(f"/proc/self/fd/{fd}", str(place), recursive=has_below, follows=mount.follows and has_below)
             if mount.read_only:
                 syscalls.make_read_only(str(place))
         finally:
             os.close(fd)
         made.append(replace(mount, pin=str(place)))
-    return made
+    # Where the host shares no mounts there is nothing to follow, and the engine would refuse to.
+    slaves = (
+        {mounted_fs.point for mounted_fs in syscalls.mounted_file_systems() if mounted_fs.is_slave}
+        if any(mount.follows for mount in made)
+        else set()
+    )
+    return [replace(mount, follows=mount.pin in slaves) for mount in made]
 
 
 def remove(directory: Path) -> None:

@@ -9,6 +9,7 @@ import platform
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 # setgroups, setfsuid, setfsgid (asm/unistd_64.h on x86-64, asm-generic/unistd.h on arm64); the newer ones
 # have one number on both.
@@ -20,7 +21,7 @@ RESOLVE_IN_ROOT = 0x10
 
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8  # sys/mount.h
 _MS_RDONLY, _MS_REMOUNT = 1, 1 << 5
-_MS_BIND, _MS_REC, _MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18
+_MS_BIND, _MS_REC, _MS_PRIVATE, _MS_SLAVE = 1 << 12, 1 << 14, 1 << 18, 1 << 19
 _MOUNT_ATTR_RDONLY, _AT_RECURSIVE, _AT_FDCWD = 1, 0x8000, -100  # linux/mount.h, linux/fcntl.h
 # The flags of a mount that a remount must repeat or would clear, by mountinfo's words (proc_pid_mountinfo(5)).
 _KEPT = {"nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1 << 10, "nodiratime": 1 << 11, "relatime": 1 << 21}
@@ -64,15 +65,15 @@ class _MountAttributes(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd"))
 
 
-def bind(source: str, target: str, *, recursive: bool) -> None:
+def bind(source: str, target: str, *, recursive: bool, follows: bool = False) -> None:
     """Mount *source* at *target*, with *recursive* all that is mounted below it too, private: unmounting it then leaves
-    the original's alone.
+    the original's alone. With *follows* what is mounted below the original later shows there too, never back.
 
     Raises OSError.
     """
     below = _MS_REC if recursive else 0
     mount(source, target, "", _MS_BIND | below, "")
-    mount("", target, "", below | _MS_PRIVATE, "")
+    mount("", target, "", below | (_MS_SLAVE if follows else _MS_PRIVATE), "")
 
 
 def make_read_only(target: str) -> None:
@@ -112,6 +113,35 @@ def mount_points() -> list[tuple[str, tuple[str, ...]]]:
         for line in file:
             _number, _parent, _device, _root, point, options, _rest = line.split(" ", 6)
             found.append((_OCTAL.sub(lambda match: chr(int(match[1], 8)), point), tuple(options.split(","))))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class MountedFileSystem:
+    """A mount point, its file system's kind, the options of mount and file system, and whether it takes part in what is
+    mounted elsewhere (mount_namespaces(7))."""
+
+    point: str
+    kind: str
+    options: tuple[str, ...]
+    is_slave: bool
+
+
+def mounted_file_systems() -> list[MountedFileSystem]:
+    """All of this process's namespace, parents first (proc_pid_mountinfo(5))."""
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            first, _, second = line.partition(" - ")
+            fields, system = first.split(" "), second.rstrip("\n").split(" ")
+            found.append(
+                MountedFileSystem(
+                    _OCTAL.sub(lambda match: chr(int(match[1], 8)), fields[4]),
+                    system[0],
+                    (*fields[5].split(","), *system[-1].split(",")),
+                    any(field.startswith("master:") for field in fields[6:]),
+                )
+            )
     return found
 
 

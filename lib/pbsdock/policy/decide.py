@@ -17,7 +17,7 @@ from pbsdock.directive.image_ref import ImageRef
 from pbsdock.directive.parse import EXPANDED_LIMIT, Directive, TooLong, expand
 from pbsdock.policy.host import HostFacts, position
 from pbsdock.policy.limits import limits_of, tmpfs_of
-from pbsdock.policy.mounts import check_paths, mounts_of, variable_at
+from pbsdock.policy.mounts import check_paths, mounts_of, variable_at, work_dir_closed
 from pbsdock.policy.stores import stages_of, stores_of
 from pbsdock.rm.base import Job
 
@@ -27,14 +27,14 @@ _MOST_GPUS = 1024  # a list is made of them; what a request says is only as true
 
 def effective(config: Config, job: Job) -> Config:
     """The configuration with the first override that matches the job laid over it."""
-    for one in config.override:
+    for override in config.override:
         if (
-            (not one.users or job.user in one.users)
-            and (not one.groups or _in_groups(job, one.groups))
-            and (not one.queues or job.queue in one.queues)
+            (not override.users or job.user in override.users)
+            and (not override.groups or _in_groups(job, override.groups))
+            and (not override.queues or job.queue in override.queues)
         ):
-            tables = {name: getattr(one, name) for name in OVERRIDABLE if getattr(one, name) is not None}
-            rules = {name: replace(config.s3[name], allow=found.allow) for name, found in (one.s3 or {}).items()}
+            tables = {name: getattr(override, name) for name in OVERRIDABLE if getattr(override, name) is not None}
+            rules = {name: replace(config.s3[name], allow=found.allow) for name, found in (override.s3 or {}).items()}
             return replace(config, **tables, s3={**config.s3, **rules})
     return config
 
@@ -74,11 +74,13 @@ def decide(job: Job, directive: Directive, config: Config, host: HostFacts) -> P
         network=network,
         mounts=mounts,
         tmpfs=tmpfs,
-        devices=tuple(Device(path=one) for one in settings.devices.allow),
+        devices=tuple(Device(path=path) for path in settings.devices.allow),
         gpus=_gpus(job, directive, settings),
         read_only_root=directive.read_only,
         environment=directive.env,
         environment_deny=settings.env.deny,
+        work_dir_closed=work_dir_closed(job, directive, settings.mounts, host),
+        environment_keep=(*settings.env.keep, *job.words.own_variables),
         workdir=directive.workdir,
         entrypoint=directive.entrypoint,
         oom_score_adj=settings.limits.oom_score_adj,
@@ -119,14 +121,14 @@ def _check_user(job: Job, settings: Config) -> None:
 def _check_image(directive: Directive, settings: Config) -> None:
     image, images = directive.image, settings.images
     where = f"{directive.filename}:{directive.line}:{directive.column}"
-    denied = next((one for one in images.deny if _matches(image, one)), None)
+    denied = next((pattern for pattern in images.deny if _matches(image, pattern)), None)
     if denied is not None:
         raise Refusal(
             "image-not-allowed",
             f"{where}: image {image.canonical!r} is not allowed at this site: {denied} is on its list of images that"
             " may not run",
         )
-    if not any(_matches(image, one) for one in images.allow):
+    if not any(_matches(image, pattern) for pattern in images.allow):
         raise Refusal(
             "image-not-allowed",
             f"{where}: image {image.canonical!r} is not allowed at this site; allowed are {some(images.allow)}",
@@ -153,7 +155,7 @@ def _matches(image: ImageRef, pattern: str) -> bool:
     forms = [image.repository]
     forms += [f"{image.repository}:{image.tag}"] if image.tag else []
     forms += [f"{image.repository}@{image.digest}"] if image.digest else []
-    return any(fnmatch.fnmatchcase(one, repository) for one in forms)
+    return any(fnmatch.fnmatchcase(form, repository) for form in forms)
 
 
 def _pull(directive: Directive, settings: Config) -> PullPolicy:
@@ -183,7 +185,7 @@ def _network(directive: Directive, settings: Config) -> str:
 def _check_environment(directive: Directive, settings: Config) -> None:
     """The list is about the host job's own values; what a directive spells out is the user's wish for their process."""
     for index, (name, value) in enumerate(directive.env):
-        if value is None and any(fnmatch.fnmatchcase(name, one) for one in settings.env.deny):
+        if value is None and any(fnmatch.fnmatchcase(name, pattern) for pattern in settings.env.deny):
             raise Refusal(
                 "variable-not-allowed",
                 f"{position(directive, 'env', index)}: --env {name} would take the host's own {name} into the"
@@ -205,7 +207,7 @@ def _expanded(job: Job, directive: Directive) -> Directive:
             "no-such-variable", f"{variable_at(directive, name)}: ${name} is not set for this job on this node"
         ) from None
     except TooLong:
-        name = max(variables, key=lambda one: len(variables[one]))
+        name = max(variables, key=lambda name: len(variables[name]))
         raise Refusal(
             "values-too-long",
             f"{variable_at(directive, name)}: with the variables filled in, the options have more than"

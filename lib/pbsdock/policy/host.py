@@ -25,7 +25,7 @@ class HostFacts:
 
 def plain(path: str) -> str:
     """The one spelling of an absolute path without '..': no doubled, trailing or dotted components."""
-    return "/" + "/".join(one for one in path.split("/") if one not in ("", "."))
+    return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
 def position(directive: Directive, option: str, index: int) -> str:

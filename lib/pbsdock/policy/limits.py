@@ -41,7 +41,7 @@ def with_cpus(limits: Limits, settings: LimitsConfig, free: Sequence[int]) -> Li
     count = (limits.cpu_millis or 0) // 1000
     if settings.cpu != "cpuset" or not 0 < count <= len(free):
         return limits
-    return replace(limits, cpu_millis=None, cpuset=",".join(str(one) for one in sorted(free)[:count]))
+    return replace(limits, cpu_millis=None, cpuset=",".join(str(cpu) for cpu in sorted(free)[:count]))
 
 
 def _memory(job: Job, settings: LimitsConfig, host: HostFacts) -> int | None:
@@ -110,15 +110,15 @@ def _shm(directive: Directive, settings: LimitsConfig, memory: int | None, host:
 def tmpfs_of(directive: Directive, limits: Limits, host: HostFacts, mounts: Sequence[Mount]) -> tuple[Tmpfs, ...]:
     """The tmpfs a directive asks for, each within the job's memory. Raises Refusal."""
     most = limits.memory_bytes or host.memory_bytes
-    made = [Tmpfs(target=plain(one.target), size_bytes=one.size_bytes) for one in directive.tmpfs]
-    for index, one in enumerate(made):
-        if one.size_bytes is not None and one.size_bytes > most:
+    made = [Tmpfs(target=plain(tmpfs.target), size_bytes=tmpfs.size_bytes) for tmpfs in directive.tmpfs]
+    for index, tmpfs in enumerate(made):
+        if tmpfs.size_bytes is not None and tmpfs.size_bytes > most:
             raise Refusal(
                 "tmpfs-too-large",
-                f"{position(directive, 'tmpfs', index)}: --tmpfs {one.target} asks for {one.size_bytes} bytes; it"
+                f"{position(directive, 'tmpfs', index)}: --tmpfs {tmpfs.target} asks for {tmpfs.size_bytes} bytes; it"
                 f" lives in the job's memory of {most}",
             )
-    taken = {one.target for one in made} | {one.target for one in mounts}
+    taken = {tmpfs.target for tmpfs in made} | {mount.target for mount in mounts}
     if directive.read_only and _TMP not in taken:
         made.append(Tmpfs(target=_TMP, size_bytes=None))  # most programs need one they can write to
     return tuple(made)

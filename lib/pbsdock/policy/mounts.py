@@ -31,6 +31,8 @@ def rules_of(home: str, settings: MountsConfig, closed: ClosedPaths, *, tmpdir_b
         deny=settings.deny,
         allow=settings.allow,
         tmpdir_by_user=tmpdir_by_user,
+        work_dir=settings.work_dir,
+        home=plain(home) if _is_plain(home) else "",
     )
     if settings.home == "none" or not _is_mountable_home(home, rules):
         return rules
@@ -86,11 +88,11 @@ def check_paths(job: Job, directive: Directive) -> None:
 
 
 def _check_target(where: str, what: str, target: str, own: Sequence[str]) -> None:
-    kernel = [one for one in _KERNEL if below(target, one) and not (one == "/dev" and what == "--tmpfs path")]
+    kernel = [path for path in _KERNEL if below(target, path) and not (path == "/dev" and what == "--tmpfs path")]
     if target == "/" or kernel or target == "/dev":
         owner = "the kernel" if kernel or target == "/dev" else "the image"
         raise Refusal("target-not-allowed", f"{where}: {what} {target!r} belongs to {owner}; choose another")
-    covered = next((one for one in own if below(one, target)), None)
+    covered = next((path for path in own if below(path, target)), None)
     if covered is not None:
         raise Refusal(
             "target-taken",
@@ -103,12 +105,12 @@ def mounts_of(job: Job, directive: Directive, settings: MountsConfig, host: Host
 
     What a directive puts in the place of one of the first four takes it. Raises Refusal.
     """
-    chosen = {plain(one.target) for one in directive.volumes} | {plain(one.target) for one in directive.tmpfs}
+    chosen = {plain(volume.target) for volume in directive.volumes} | {plain(tmpfs.target) for tmpfs in directive.tmpfs}
     rules = rules_of(job.home, settings, host.closed, tmpdir_by_user=job.interactive)
-    made = [one for one in _automatic(job, settings, rules) if one.target not in chosen]
+    made = [mount for mount in _automatic(job, directive, settings, rules) if mount.target not in chosen]
     site = [_site(entry) for entry in settings.always]
-    taken = {one.target for one in site}
-    made = [one for one in made if one.target not in taken]
+    taken = {mount.target for mount in site}
+    made = [mount for mount in made if mount.target not in taken]
     for index, tmpfs in enumerate(directive.tmpfs):
         _check_free(position(directive, "tmpfs", index), "--tmpfs path", plain(tmpfs.target), taken)
     volumes = []
@@ -128,27 +130,53 @@ def _mount(
     )
 
 
-def _automatic(job: Job, settings: MountsConfig, rules: PathRules) -> Iterator[Mount]:
-    has_home = settings.home != "none" and _is_mountable_home(job.home, rules)
+def _automatic(job: Job, directive: Directive, settings: MountsConfig, rules: PathRules) -> Iterator[Mount]:
+    has_home = settings.home != "none" and not directive.no_home and _is_mountable_home(job.home, rules)
     if has_home:
         yield _mount(job.home, job.home, settings.home == "ro", "home")
-    if settings.work_dir and job.work_dir and _is_plain(job.work_dir):
-        source = plain(job.work_dir)
-        if not (has_home and below(source, job.home)):
-            try:
-                rules.check(source, "workdir")
-                rules.check_allowed(source)
-                yield _mount(source, source, False, "workdir")
-            except ReadOnly:
-                yield _mount(source, source, True, "workdir")
-            except Closed:
-                pass
+    if (source := _work_dir(job, directive, has_home)) is not None:
+        try:
+            rules.check(source, "workdir")
+            rules.check_work_dir(source, is_own=True)  # whose it is shows when it is opened
+            yield _mount(source, source, False, "workdir")
+        except ReadOnly:
+            yield _mount(source, source, True, "workdir")
+        except Closed:
+            pass
     if job.tmpdir and _is_plain(job.tmpdir):
         yield _mount(job.tmpdir, job.tmpdir, False, "tmpdir")
     if job.nodefile and _is_plain(job.nodefile):
         yield _mount(job.nodefile, job.nodefile, True, "nodefile")
     if job.gpufile and _is_plain(job.gpufile):
         yield _mount(job.gpufile, job.gpufile, True, "nodefile")
+
+
+def _work_dir(job: Job, directive: Directive, has_home: bool) -> str | None:
+    """The directory of qsub, where it is not mounted with the home, nor is the home that is to be left out."""
+    if not job.work_dir or not _is_plain(job.work_dir):
+        return None
+    source = plain(job.work_dir)
+    if below(source, job.home) and (has_home or (directive.no_home and source == plain(job.home))):
+        return None
+    return source
+
+
+def work_dir_closed(job: Job, directive: Directive, settings: MountsConfig, host: HostFacts) -> str:
+    """Why the directory of qsub is not mounted, as it is written; "" if it may be."""
+    rules = rules_of(job.home, settings, host.closed, tmpdir_by_user=job.interactive)
+    has_home = settings.home != "none" and not directive.no_home and _is_mountable_home(job.home, rules)
+    source = _work_dir(job, directive, has_home)
+    taken = {plain(volume.target) for volume in directive.volumes} | {_site(entry).target for entry in settings.always}
+    if source is None or source in taken:
+        return ""
+    try:
+        rules.check(source, "workdir")
+        rules.check_work_dir(source, is_own=True)
+    except Closed as error:
+        return f"{source} cannot be mounted: {error}"
+    except ReadOnly:
+        pass
+    return ""
 
 
 def _is_plain(path: str) -> bool:

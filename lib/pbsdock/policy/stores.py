@@ -66,8 +66,8 @@ def stores_of(job: Job, directive: Directive, stores: Stores) -> tuple[Store, ..
         for name, store in stores.items()
         if name in container or name in staging
     )
-    for one in made:
-        _check_length(directive, one)
+    for stage in made:
+        _check_length(directive, stage)
     return made
 
 
@@ -138,7 +138,7 @@ class _Rule:
         wanted = self.prefix.split("/") if self.prefix else []
         given = directory.split("/") if directory else []
         return len(given) >= len(wanted) and all(
-            fnmatch.fnmatchcase(one, pattern) for one, pattern in zip(given, wanted, strict=False)
+            fnmatch.fnmatchcase(part, pattern) for part, pattern in zip(given, wanted, strict=False)
         )
 
 
@@ -164,15 +164,15 @@ def _unescaped(pattern: str) -> str:
 
 def _permit(job: Job, ask: _Ask, store: StoreConfig) -> None:
     rules = _rules(job, store.allow)
-    fitting = [one for one in rules if one.covers(ask.bucket, ask.directory)]
+    fitting = [rule for rule in rules if rule.covers(ask.bucket, ask.directory)]
     what = f"bucket {ask.bucket!r}" + (f" below {ask.directory!r}" if ask.directory else "")
     if not fitting:
-        allowed = some([one.shown for one in rules])
+        allowed = some([rule.shown for rule in rules])
         raise Refusal(
             "bucket-not-allowed",
             f"{ask.where}: {ask.text}: {what} of store {ask.store} is not open to {job.user}; allowed are {allowed}",
         )
-    if not ask.read_only and all(one.read_only for one in fitting):
+    if not ask.read_only and all(rule.read_only for rule in fitting):
         raise Refusal(
             "bucket-read-only",
             f"{ask.where}: {ask.text}: {what} of store {ask.store} is open to {job.user} for reading only (:ro)",
@@ -203,8 +203,8 @@ def stages_of(
     job's script could not see.
     """
     found: dict[str, list[Stage]] = {"stage-in": [], "stage-out": []}
-    usable = {one.target: one for one in mounts if one.origin != "nodefile"}
-    memory = {one.target for one in tmpfs}
+    usable = {mount.target: mount for mount in mounts if mount.origin != "nodefile"}
+    memory = {mount.target for mount in tmpfs}
     for option, where, path, text, when in _stages(directive):
         url = _url(where, option, text)
         _check_path(where, f"--{option} path {path!r}", path, option == "stage-in", usable, memory)
@@ -226,7 +226,7 @@ def _check_path(
     where: str, said: str, path: str, writes: bool, usable: Mapping[str, Mount], memory: AbstractSet[str]
 ) -> None:
     # From the path upwards, since options times mounts would be many.
-    nearest = next((one for one in above(plain(path)) if one in memory or one in usable), "")
+    nearest = next((directory for directory in above(plain(path)) if directory in memory or directory in usable), "")
     mount = None if nearest in memory else usable.get(nearest)
     if mount is None:
         listed = some(list(usable))

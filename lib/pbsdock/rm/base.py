@@ -55,6 +55,8 @@ class Words:
     impossible_size: str  # where a size comes from that no node can have
     job_id_variable: str
     work_dir_variable: str  # where the job was submitted
+    submit: str  # the command
+    start_variables: tuple[str, ...]  # where the job starts, as its user wrote it
     own_variables: tuple[str, ...]  # shell patterns of the variables that are the manager's, not the user's
 
     @property
@@ -88,6 +90,7 @@ class Job:
     nodefile: str | None
     gpufile: str | None = None  # the manager's list of its GPUs
     interactive: bool
+    on_demand: bool = False  # prepared for the run hook, not the prologue
     job_file: str  # what the manager calls the file that is there while the job lives, see ResourceManager.live
     grant: Grant
     words: Words

@@ -10,7 +10,7 @@ from pbsdock.agent.session import Session
 from pbsdock.core.errors import Refusal
 from pbsdock.protocol import wire
 
-_OF_ROOT = {one: one for one in ("prepare", "failed", "release", "sweep", "reap")} | {"list": "list_jobs"}
+_OF_ROOT = {op: op for op in ("prepare", "failed", "release", "sweep", "reap")} | {"list": "list_jobs"}
 _OF_USERS = frozenset({"start", "rejoin", "signal", "resize", "adopted", "eof"})
 
 

@@ -7,10 +7,10 @@ from pbsdock.protocol import wire
 
 def argv_of(message: wire.Message) -> list[str]:
     """The arguments a hook was called with; bytes that are not UTF-8 become surrogates."""
-    return [one.decode("utf-8", "surrogateescape") for one in message.raw("argv")]
+    return [argument.decode("utf-8", "surrogateescape") for argument in message.raw("argv")]
 
 
 def env_of(message: wire.Message) -> dict[str, str]:
     """The variables a hook sent along."""
-    pairs = (one.decode("utf-8", "surrogateescape").partition("=") for one in message.raw("env"))
+    pairs = (pair.decode("utf-8", "surrogateescape").partition("=") for pair in message.raw("env"))
     return {name: value for name, _, value in pairs}

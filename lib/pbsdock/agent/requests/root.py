@@ -69,18 +69,18 @@ class RootRequests:
         asked = time.monotonic()
         mine = self._of(job_id)
         until = time.monotonic() + self.node.config.prologue.alarm_s - self.node.config.prologue.margin_s
-        for one in mine:
-            stage.settle(self.node, one, until, lambda running: finish(self.node, running), self.session.notify)
+        for record in mine:
+            stage.settle(self.node, record, until, lambda running: finish(self.node, running), self.session.notify)
         # Where the container is over nothing of the job runs any more: mom need not wait while the engine tidies up.
         mine = self._there(job_id, asked, mine)
-        early = bool(mine) and all(one.state is State.ENDED and _is_revoked(one) for one in mine)
+        early = bool(mine) and all(record.state is State.ENDED and _is_revoked(record) for record in mine)
         if early:
             self.session.answer(wire.Message("released", clean=1))
         with self.node.job_lock(job_id, 90.0):
             mine = self._there(job_id, asked, mine)
-            clean = all([release(self.node, one, why="epilogue") for one in mine])
-            for one in mine:
-                self._finished(one, ended.exit_status)
+            clean = all([release(self.node, record, why="epilogue") for record in mine])
+            for record in mine:
+                self._finished(record, ended.exit_status)
         if not clean:
             self.node.emit(
                 "job.fault",
@@ -93,7 +93,7 @@ class RootRequests:
             self.session.answer(wire.Message("released", clean=int(clean)))
 
     def _of(self, job_id: str) -> list[Record]:
-        return [one for one in self.node.jobs.records() if one.job_id == job_id]
+        return [record for record in self.node.jobs.records() if record.job_id == job_id]
 
     def _there(self, job_id: str, asked: float, seen: list[Record]) -> list[Record]:
         """Those of *seen* that are still there, and what hooks have made that asked before *asked* (monotonic).
@@ -101,10 +101,10 @@ class RootRequests:
         No others: while an epilogue waits, a rerun of its job may have begun, and its records have the same job id.
         """
         return [
-            one
-            for one in self._of(job_id)
-            if any(one is other for other in seen)
-            or (one.facts.asked_at if one.facts.asked_at is not None else asked) < asked
+            record
+            for record in self._of(job_id)
+            if any(record is seen_record for seen_record in seen)
+            or (record.facts.asked_at if record.facts.asked_at is not None else asked) < asked
         ]
 
     def _finished(self, record: Record, exit_status: int | None) -> None:
@@ -145,17 +145,17 @@ class RootRequests:
         records, problems = self.node.jobs.records_and_problems()
         rows = [
             {
-                "job": one.job_id,
-                "user": one.user,
-                "state": one.state.value,
-                "image": one.plan.image if one.plan else None,
-                "container": one.container_id,
-                "since": one.created,
-                "incarnation": one.incarnation,
+                "job": record.job_id,
+                "user": record.user,
+                "state": record.state.value,
+                "image": record.plan.image if record.plan else None,
+                "container": record.container_id,
+                "since": record.created,
+                "incarnation": record.incarnation,
             }
-            for one in records
+            for record in records
         ]
-        told = {"jobs": rows, "problems": [str(one) for one in problems]}
+        told = {"jobs": rows, "problems": [str(problem) for problem in problems]}
         self.session.answer(wire.Message("jobs", json=json.dumps(told)))
 
 

@@ -20,9 +20,11 @@ from pbsdock.agent.tasks import finish_task, start_task
 from pbsdock.core.errors import BadValue, HookError, Refusal
 from pbsdock.core.facts import Exit
 from pbsdock.core.record import Record, Refused, State
+from pbsdock.directive.parse import late_sentence
 from pbsdock.engine.base import EngineError
 from pbsdock.host.process import Caller, start_time
 from pbsdock.protocol import wire
+from pbsdock.staging.made import UMASK
 
 _TASK = re.compile(r"[0-9a-f]{64}")  # the engine's name of an exec
 _EVENT_S = 0.3  # how long the engine's own event of an end is waited for
@@ -66,7 +68,9 @@ class UserRequests:
         self.session.must_be_free(is_again=bool(message.number("again")))
         if self.session.peer.uid == 0:
             raise Refusal("root-start", "a job is never started as root; install the run hook as $job_starter only")
-        record = self._own(message) or self._on_demand(message)
+        record = self._own(message)
+        if record is None or (message.text("directive") and prepare.is_of_script(record)):
+            record = self._on_demand(message) or record
         if record is None:
             # The hook saw the marker: a container was prepared, and released since. Never run on the host in its place.
             raise Refusal(
@@ -76,15 +80,14 @@ class UserRequests:
         if record.state is State.REFUSED:
             refusal = record.refusal or Refused(code="refused", sentence="refused")
             raise Refusal(refusal.code, refusal.sentence)
-        self._await_stage_in(record)
+        self._await_stage_in(record, message.number("umask", UMASK))
         with self.node.job_lock(record.job_id, 120.0):
             running, stream = self._started(record, message)
         is_job = isinstance(running, JobRun)
         if record.facts.nodes > 1 and is_job:
             self.session.notify("tasks on the other nodes of this job run there without the container")
-        if lost := record.facts.cwd_lost:
-            record.note(cwd_lost="")
-            self.session.notify(f"the job's directory {lost} is not in the container; it starts in /")
+        if (late := record.facts.late_line) and is_job:
+            self.session.notify(late_sentence(late, contained=True))
         told = self._adoption(record, running)
         started = wire.Message("started", pid=running.pid, task="" if is_job else running.key, **told)
         with self.node.streams.giving(running, stream) as fd:
@@ -105,12 +108,13 @@ class UserRequests:
             return start_task(self.node, record, message)
         raise Refusal("job-over", f"job {record.job_id} is over; nothing can be started in it any more")
 
-    def _await_stage_in(self, record: Record) -> None:
+    def _await_stage_in(self, record: Record, umask: int) -> None:
         """Wait without the job's lock, which an epilogue may want meanwhile."""
         if record.state is not State.READY:
             return
         try:
-            said = stage.await_in(self.node, record, lambda: self.session.answer(wire.Message("waiting")))
+            waiting = wire.Message("waiting")
+            said = stage.await_in(self.node, record, lambda: self.session.answer(waiting), umask=umask)
         except Refusal as error:
             with self.node.job_lock(record.job_id, 120.0):
                 if record.state is State.READY:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
@@ -16,13 +16,17 @@ from pbsdock.engine.base import (
     EngineError,
     EngineEvent,
     ExecState,
+    FoundFile,
     ImageFacts,
+    ImageFile,
     ListedContainer,
 )
-from pbsdock.engine.docker import answers
+from pbsdock.engine.docker import answers, image_files
 from pbsdock.engine.docker.host_config import create_body
 from pbsdock.engine.docker.link import Link
 from pbsdock.engine.docker.seccomp import profile
+
+_HEAD_BYTES = 64 << 10  # of an archive: its first header, and what of a program tells how it is run
 
 
 class Engine:
@@ -87,11 +91,22 @@ class Engine:
             return answers.container_state(self._link.ask("inspect", "GET", f"/containers/{quote(container)}/json"))
         return None
 
+    def look(self, container: str, path: str) -> FoundFile | None:
+        with _absent(404):
+            target = f"/containers/{quote(container)}/archive?path={quote(path, safe='')}"
+            return answers.first_file(self._link.begin("archive", target, _HEAD_BYTES))
+        return None
+
     def inspect_image(self, reference: str) -> ImageFacts | None:
         with _absent(404):
             name = quote(reference, safe="/:@")
             return answers.image_facts(self._link.ask("image inspect", "GET", f"/images/{name}/json"))
         return None
+
+    def read_image(
+        self, image_id: str, wanted: Mapping[str, int], labels: Mapping[str, str]
+    ) -> tuple[frozenset[str], dict[str, ImageFile]]:
+        return image_files.read(self._link, image_id, wanted, labels)
 
     def remove(self, container: str) -> bool:
         """Its anonymous volumes too."""

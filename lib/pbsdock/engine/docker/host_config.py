@@ -114,13 +114,16 @@ ULIMITS = {
     "rttime": "Max realtime timeout",
 }
 
+_HOSTNAME_LIMIT = 64  # characters, of the kernel (HOST_NAME_MAX)
+
 
 def create_body(spec: ContainerSpec, seccomp: str = "") -> dict[str, Any]:
     """The whole body of ``POST /containers/create``; *seccomp* is a profile in JSON, "" for the engine's own."""
     return {
+        "Hostname": spec.hostname[:_HOSTNAME_LIMIT],
         "Image": spec.image_id,
         "Cmd": [*spec.argv],
-        "Entrypoint": [spec.entrypoint] if spec.entrypoint else [],
+        "Entrypoint": [*spec.entrypoint],
         "Env": [*spec.environment],
         "User": f"{spec.uid}:{spec.gid}",
         "WorkingDir": spec.workdir,
@@ -188,7 +191,7 @@ def _bind(mount: BindMount) -> dict[str, Any]:
         "Source": mount.source,
         "Target": mount.target,
         "ReadOnly": mount.read_only,
-        "BindOptions": {"Propagation": "rprivate"},
+        "BindOptions": {"Propagation": "rslave" if mount.follows else "rprivate"},
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import socket
 import threading
+from collections.abc import Callable
 
 from pbsdock.core.waiting import readable
 
@@ -43,11 +44,28 @@ class Pool:
 
     def ask(self, method: str, target: str, body: bytes | None = None) -> tuple[int, bytes]:
         """One request and its whole answer: status and body. Raises OSError or http.client.HTTPException."""
+        status, _header, content = self.fetch(method, target, body)
+        return status, content
+
+    def fetch(
+        self,
+        method: str,
+        target: str,
+        body: bytes | None = None,
+        *,
+        header: str = "",
+        accept: Callable[[str], bool] = lambda value: True,
+    ) -> tuple[int, str, bytes]:
+        """The same with the value of one header; a body whose header *accept* does not take is left unread."""
         connection = self._take()
         try:
             headers = {} if body is None else {"Content-Type": "application/json"}
             connection.request(method, target, body, headers)
             answer = connection.getresponse()
+            value = answer.getheader(header, "") if header else ""
+            if answer.status < 400 and not accept(value):
+                connection.close()
+                return answer.status, value, b""
             content = answer.read()
         except BaseException:
             connection.close()
@@ -58,7 +76,17 @@ class Pool:
                 self._idle.append(connection)
         if not is_kept:
             connection.close()
-        return answer.status, content
+        return answer.status, value, content
+
+    def begin(self, method: str, target: str, most_bytes: int) -> tuple[int, bytes]:
+        """One request and how its answer begins: status and body. Raises OSError or http.client.HTTPException."""
+        connection = _Connection(self.path, self.timeout_s)
+        try:
+            connection.request(method, target)
+            answer = connection.getresponse()
+            return answer.status, answer.read(most_bytes)
+        finally:
+            connection.close()
 
     def _take(self) -> _Connection:
         while True:
@@ -74,8 +102,8 @@ class Pool:
         """Close what is idle."""
         with self._lock:
             idle, self._idle = self._idle, []
-        for one in idle:
-            one.close()
+        for connection in idle:
+            connection.close()
 
 
 def take_over(path: str, timeout_s: float, target: str, body: bytes) -> tuple[int, str, socket.socket]:

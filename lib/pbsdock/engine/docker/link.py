@@ -74,6 +74,29 @@ class Link:
             raise EngineError(status, text, failure(doing, status, text))
         return json.loads(answer) if answer else None
 
+    def begin(self, doing: str, path: str, most_bytes: int) -> bytes:
+        """How a long answer begins; the rest is never sent. Raises NodeFault, EngineError."""
+        with self._guard(doing) as client:
+            status, answer = self._pool.begin("GET", f"/v{client.api_version}{path}", most_bytes)
+        if status >= 400:
+            text = message(answer)
+            raise EngineError(status, text, failure(doing, status, text))
+        return answer
+
+    def fetch(
+        self, doing: str, method: str, path: str, *, header: str, accept: Callable[[str], bool]
+    ) -> tuple[str, bytes]:
+        """One call: the value of a header, and the body unless *accept* does not take that value.
+
+        Raises NodeFault, EngineError.
+        """
+        with self._guard(doing) as client:
+            target = f"/v{client.api_version}{path}"
+            status, value, content = self._pool.fetch(method, target, header=header, accept=accept)
+        if status >= 400:
+            raise EngineError(status, message(content))
+        return value, content
+
     def stream(self, doing: str, path: str, body: bytes) -> socket.socket:
         """A socket past the HTTP header of the answer; nothing of the stream is read. Raises NodeFault, EngineError."""
         with self._guard("attach") as client:

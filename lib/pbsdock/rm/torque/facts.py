@@ -98,12 +98,13 @@ class Prologue:
 
 @dataclass(frozen=True, slots=True)
 class LiveJob:
-    """A job whose .JB of that *name* was found; *spool* is Torque's home on this node."""
+    """A job whose .JB of that *name* was found in *jobs*; *spool* is Torque's home on this node."""
 
     name: str
     file: JobFile
     node: str
     spool: Path
+    jobs: Path
 
     @property
     def id(self) -> str:
@@ -131,7 +132,7 @@ class LiveJob:
             file.name,
             file.resources,
             file.queue,
-            script_path=None,
+            script_path=None if file.interactive else str(self.jobs / f"{self.name.removesuffix('.JB')}.SC"),
             work_dir=dict(file.variables).get("PBS_O_WORKDIR"),
             tmpdir=_users_own(env.get("TMPDIR"), self.id, pwd.getpwnam(file.user).pw_uid),
             nodefile=nodefile,

@@ -93,7 +93,7 @@ def _text(root: ElementTree.Element, tag: str) -> str:
 
 
 def _listed(root: ElementTree.Element) -> list[tuple[str, str]]:
-    return [(one.tag, (one.text or "").strip()) for one in root.iterfind("attributes/Resource_List/*")]
+    return [(item.tag, (item.text or "").strip()) for item in root.iterfind("attributes/Resource_List/*")]
 
 
 def _maybe(text: str) -> int | None:

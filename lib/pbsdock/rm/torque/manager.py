@@ -74,7 +74,7 @@ class Torque(ResourceManager):
         while (found := self._files.find(parsed)) is None and time.monotonic() < deadline:
             time.sleep(pause)
             pause = min(2 * pause, 0.32)
-        return LiveJob(*found, self._node, self._spool) if found else None
+        return LiveJob(*found, self._node, self._spool, self._jobs) if found else None
 
     def shell_chosen(self, uid: int, argv: Sequence[str], job_file: str) -> bool:
         """Whether it was asked for with qsub -S, or is not the login shell Torque takes otherwise."""

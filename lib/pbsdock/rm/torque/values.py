@@ -14,7 +14,7 @@ def parse_duration(text: str) -> int:
     """
     whole, dot, fraction = text.strip().partition(".")
     parts = whole.split(":")
-    if not 1 <= len(parts) <= 4 or not all(is_number(one) for one in parts) or (dot and not is_number(fraction)):
+    if not 1 <= len(parts) <= 4 or not all(is_number(part) for part in parts) or (dot and not is_number(fraction)):
         raise BadValue(f"{text[:80]!r} is not a time; write seconds or [[DD:]HH:]MM:SS")
     seconds = 1 if fraction[:1] >= "5" else 0
     for value, weight in zip(reversed(parts), (1, 60, 3600, 86400), strict=False):
