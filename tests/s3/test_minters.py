@@ -106,6 +106,35 @@ def test_what_is_open_and_what_is_closed(store: Store, minted: tuple[Minter, str
     assert {name: _status(act) for name, act in closed.items() if _status(act) != 403} == {}
 
 
+@pytest.mark.threat(15)
+def test_what_is_not_there_below_a_prefix(store: Store, minted: tuple[Minter, str, Any, str]) -> None:
+    """404, as clients expect that ask before they write; nothing else is opened by that, listing least of all."""
+    _, _, client, kind = minted
+    store.alice.put_object(Bucket="alice-in", Key="z/1", Body=b"")
+    absent = {
+        "head": lambda: client.head_object(Bucket="alice-in", Key="x/9"),
+        "get": lambda: client.get_object(Bucket="alice-in", Key="x/9"),
+        "head, whole bucket": lambda: client.head_object(Bucket="alice-out", Key="x/9"),
+    }
+    closed = {
+        "what is there beside": lambda: client.head_object(Bucket="alice-in", Key="z/1"),
+        "another bucket": lambda: client.head_object(Bucket="bob-data", Key="x/9"),
+        "list all": lambda: client.list_objects_v2(Bucket="alice-in"),
+        "list all, the old way": lambda: client.list_objects(Bucket="alice-in"),
+        "list all by a delimiter": lambda: client.list_objects_v2(Bucket="alice-in", Delimiter="/"),
+        "list none": lambda: client.list_objects_v2(Bucket="alice-in", MaxKeys=0),
+        "list by an empty prefix": lambda: client.list_objects_v2(Bucket="alice-in", Prefix=""),
+        "list beside": lambda: client.list_objects_v2(Bucket="alice-in", Prefix="z"),
+        "versions": lambda: client.list_object_versions(Bucket="alice-in"),
+        "uploads": lambda: client.list_multipart_uploads(Bucket="alice-in"),
+    }
+    if kind == "role":
+        closed["the bucket's size"] = lambda: client.head_bucket(Bucket="alice-in")
+
+    assert {name: status for name, act in absent.items() if (status := _status(act)) != 404} == {}
+    assert {name: status for name, act in closed.items() if (status := _status(act)) != 403} == {}
+
+
 def test_owner_of_the_bucket_reads_what_a_job_wrote(store: Store, minted: tuple[Minter, str, Any, str]) -> None:
     """Although it belongs to another user of the gateway, also when that user is long gone."""
     minter, name, client, _kind = minted

@@ -91,6 +91,46 @@ def test_prefixes_and_wildcards(site: Site, desk: Path) -> None:
     assert ", 3 of them there already" in again.stderr.decode()
 
 
+def test_modes_follow_the_jobs_umask(site: Site, desk: Path) -> None:
+    """As of files the job's script makes itself; what was there before keeps its own."""
+    _put(site, "modes/d/file", b"1")
+    (desk / "there").mkdir(mode=0o700)
+    shutil.chown(desk / "there", USERS[0])
+    for umask in (0o077, 0o022, 0o007):
+        name = f"{umask:o}"
+        done = site.run(
+            f"--stage-in s3://alice-in/modes/ $HOME/desk/there/{name}",
+            f"cd $HOME/desk; mkdir made{name}; touch made{name}/file; stat -c %a made{name} made{name}/file",
+            umask=umask,
+        )
+        assert done.exit_status == 0, done.stderr
+        paths = [desk / "there" / name / "d", desk / "there" / name / "d/file"]
+        assert [f"{os.stat(path).st_mode & 0o777:o}" for path in paths] == done.stdout.decode().split()
+        assert os.stat(desk / "there" / name).st_mode & 0o777 == 0o777 & ~umask
+    assert os.stat(desk / "there").st_mode & 0o777 == 0o700
+
+
+def test_keys_that_can_be_no_files(site: Site, desk: Path) -> None:
+    """They are named, the others are staged, and the job runs; a gateway takes all of these keys."""
+    keys = ("odd/a", "odd/a/b", "odd/x//y", "odd/dir/", f"odd/{'n' * 300}", "odd/ok")
+    for key in keys:
+        _put(site, key, b"" if key.endswith("/") else b"1")
+    done = site.run("--stage-in s3://alice-in/odd/ $HOME/desk/odd", "cd $HOME/desk/odd && find . | sort")
+    assert done.exit_status == 0, done.stderr
+    assert done.stdout.decode().split() == [".", "./a", "./a/b", "./dir", "./ok"]
+    told = done.stderr.decode().splitlines()
+    assert told[0].startswith("pbsdock: staged in 2 files, 2 B in ")
+    assert sorted(line.partition(" the key ")[2][:12] for line in told[1:]) == [
+        "'odd/a' cann",
+        "'odd/nnnnnnn",
+        "'odd/x//y' i",
+    ]
+    assert all(line.startswith("pbsdock: not staged in: the key ") for line in told[1:])
+    refused = site.run(f"--stage-in s3://alice-in/odd/{'n' * 300} $HOME/desk/one/", "echo ran")
+    assert (refused.exit_status, refused.stdout) == (125, b"")
+    assert b" cannot be a file: its name would have more than 255 bytes; nothing was started" in refused.stderr
+
+
 def test_large_files(site: Site, desk: Path) -> None:
     """What goes in parts comes whole: 40 MiB of several parts in, and out again."""
     data = os.urandom(1 << 20) * 40 + b"end"

@@ -298,6 +298,26 @@ def test_document_allows_what_was_granted_and_nothing_else(
         assert not _allows(text, action, f"{arn}/{key}")
 
 
+def test_absent_objects_are_told_where_there_is_room() -> None:
+    """By a statement that no listing meets, for the buckets of a prefix alone; it never costs a job its policy."""
+    part = BucketGrant(bucket="b", keys=("x", "x/*"), read_only=True)
+    whole = BucketGrant(bucket="c", keys=("*",), read_only=True)
+    plain = json.loads(document([part, whole]))["Statement"]
+    more = json.loads(document([part, whole], absent=True))["Statement"]
+
+    assert more[:-1] == plain
+    assert more[-1] == {
+        "Effect": "Allow",
+        "Action": "s3:ListBucket",
+        "Resource": "arn:aws:s3:::b",
+        "Condition": {"Null": {"s3:prefix": "true", "s3:max-keys": "true"}},
+    }
+    assert document([whole], absent=True) == document([whole])
+    many = [BucketGrant(bucket=f"b{number:03}", keys=("x" * 20,), read_only=True) for number in range(20)]
+    assert len(document(many)) <= 2048
+    assert document(many, absent=True) == document(many)
+
+
 def test_document_has_no_blank() -> None:
     """Ceph 16 would read a blank in a form body as a plus."""
     assert " " not in document([BucketGrant(bucket="b", keys=("x", "x/*"), read_only=False)])

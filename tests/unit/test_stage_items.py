@@ -14,6 +14,7 @@ from pbsdock.agent.stage_items import (
     keep_in,
     kept_places,
     kept_sentence,
+    not_staged,
     staged_in,
     staged_out,
     to_undo,
@@ -140,6 +141,10 @@ def test_what_a_user_is_told() -> None:
     assert staged_out({**done, "left_out": ["a"] * 12}, 1.0) == [
         "staged out 1 file, 2 KiB in 1.0 s",
         *["not staged out: a"] * 10,
+    ]
+    assert not_staged({**done, "left_out": ["a"], "more_left_out": 5}, "in") == [
+        "not staged in: a",
+        "not staged in: 5 more",
     ]
     assert kept_sentence([], "n1") == "nothing was there to be kept"
     assert kept_sentence(["/a", "/b"], "n1") == "what was not uploaded is kept on n1 in /a, /b"

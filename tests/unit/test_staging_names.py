@@ -56,6 +56,22 @@ def test_keys_that_are_no_paths(key: str) -> None:
         names.relative(key, Url(None, "b", "t/"))
 
 
+def test_why_a_key_is_no_path() -> None:
+    """In words, and without what would spoil a terminal."""
+    for key, why in (
+        ("t//x", "it has an empty component"),
+        ("t/../x", "it has a '..' component"),
+        ("t/a\0b", "it has a NUL character"),
+        ("t/" + "n" * 256, "it has a component of more than 255 bytes"),
+        ("t/\x1b[2J/./x", "it has a '.' component"),
+    ):
+        with pytest.raises(names.BadName) as caught:
+            names.relative(key, Url(None, "b", "t/"))
+        assert str(caught.value).endswith(f" is no path below 't/': {why}")
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 300
+
+
 def test_keys_of_files() -> None:
     """One file takes the key as it is; whatever is more than one goes below it."""
     assert names.key_for("out.sam", Url(None, "b", "r/one"), single=True) == "r/one"
@@ -63,6 +79,8 @@ def test_keys_of_files() -> None:
     assert names.key_for("d/out.sam", Url(None, "b", "r"), single=False) == "r/d/out.sam"
     assert names.key_for("out.sam", Url(None, "b", ""), single=True) == "out.sam"
     assert names.fixed_part("/scratch/a*/x/*.sam") == "/scratch"
+    assert names.key_problem("r/" + "é" * 511) == ""
+    assert names.key_problem("r/" + "é" * 512) == "would make a key of more than 1024 bytes"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from pbsdock.agent.stage_items import (
     exit_code,
     kept_places,
     kept_sentence,
+    not_staged,
     staged_in,
     staged_out,
     to_undo,
@@ -29,6 +30,9 @@ from pbsdock.core.errors import Refusal
 from pbsdock.core.facts import Exit
 from pbsdock.core.plan import Plan, Stage
 from pbsdock.core.record import Record, State
+from pbsdock.staging.made import UMASK
+
+_MODES_S = 120.0  # for the modes of what was staged in
 
 # -- stage-in ---------------------------------------------------------------------------------------------------------
 
@@ -47,7 +51,7 @@ def _stage_in(node: Node, record: Record, plan: Plan, work: Work) -> None:
         done, seconds = carry_out(node, record, plan, "in", plan.stage_in, work)
         record.note(staged_in="done")
         record.save()
-        work.said = [staged_in(done, seconds)]
+        work.said = [staged_in(done, seconds), *not_staged(done, "in")]
     except StageFailed as error:
         work.error = Refusal(error.code, f"{error.sentence}; nothing was started")
     except Refusal as error:
@@ -59,8 +63,14 @@ def _stage_in(node: Node, record: Record, plan: Plan, work: Work) -> None:
         work.over.set()
 
 
-def await_in(node: Node, record: Record, tell: Callable[[], None], every_s: float = 20.0) -> list[str]:
-    """Wait for a job's stage-in; returns what its user is told of it. Calls *tell* now and then. Raises Refusal."""
+def await_in(
+    node: Node, record: Record, tell: Callable[[], None], every_s: float = 20.0, umask: int = UMASK
+) -> list[str]:
+    """Wait for a job's stage-in; returns what its user is told of it. Calls *tell* now and then. Raises Refusal.
+
+    What was staged in follows *umask*, which is the run hook's: mom has it from its own configuration or the user's
+    login (determine_umask of Torque's start_exec.c), and the prologue is not told.
+    """
     plan = record.planned
     is_done = record.facts.staged_in == "done" and node.jobs.work_of(record) is None
     if not plan.stage_in or is_done:
@@ -72,6 +82,7 @@ def await_in(node: Node, record: Record, tell: Callable[[], None], every_s: floa
         pause = every_s
     if work.error is not None:
         raise work.error
+    work.follow(umask, _MODES_S)
     node.jobs.drop_work(record)
     return work.said
 
@@ -172,6 +183,8 @@ def stop(node: Node, record: Record) -> None:
     if work is not None and not work.over.is_set():
         work.interrupt("the job is over")
         work.over.wait(60.0)
+    if work is not None and work.held is not None:
+        work.follow(UMASK, _MODES_S)
 
 
 def undo(node: Node, record: Record) -> None:

@@ -116,8 +116,14 @@ def staged_in(done: Mapping[str, Any], seconds: float) -> str:
 
 def staged_out(done: Mapping[str, Any], seconds: float) -> list[str]:
     """The user's sentences after a stage-out."""
-    left_out = [f"not staged out: {name}" for name in done["left_out"][:_SHOWN_FILES]]
-    return [f"staged out {_amount(done)} in {seconds:.1f} s", *left_out]
+    return [f"staged out {_amount(done)} in {seconds:.1f} s", *not_staged(done, "out")]
+
+
+def not_staged(done: Mapping[str, Any], way: str) -> list[str]:
+    """A sentence for each thing left out, the first of them; *way* is ``in`` or ``out``."""
+    more = done.get("more_left_out", 0)
+    told = [f"not staged {way}: {name}" for name in done["left_out"][:_SHOWN_FILES]]
+    return [*told, f"not staged {way}: {more} more"] if more else told
 
 
 def exit_code(end: Exit, *, is_all_uploaded: bool) -> int:

@@ -106,8 +106,11 @@ def _heard(node: GivesOrders, record: Record, plan: Plan, order: Order, work: Wo
     """What the worker says once it is done. Raises StageFailed."""
     assert work.worker is not None
     told = time.monotonic()
-    for message in work.worker.obey(order, lambda store: _fresh_keys(node, record, plan, store)):
+    heard = work.worker.obey(order, lambda store: _fresh_keys(node, record, plan, store))
+    for message in heard:
         if "done" in message:
+            if order.direction == "in":
+                work.held = heard  # the worker is ended when this is
             return dict(message["done"])
         if "failed" in message:
             failed = message["failed"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -44,6 +45,11 @@ class Worker:
         finally:
             self.kill()
             self._channel.close()
+
+    def tell_umask(self, umask: int) -> None:
+        """Tell the umask a stage-in's files are to follow. One that is gone is told nothing."""
+        with contextlib.suppress(OSError):
+            send(self._channel, {"umask": umask})
 
     def kill(self) -> None:
         """End it, and wait until it is no more."""

@@ -21,8 +21,39 @@ _BUCKET_READ = ("s3:GetBucketLocation",)
 _BUCKET_WRITE = ("s3:GetBucketLocation", "s3:ListBucketMultipartUploads")
 
 
-def document(grants: Sequence[BucketGrant], share: Iterable[str] = ()) -> str:
-    """The policy that allows *grants* and nothing else; *share* are buckets whose own policy may be set."""
+def document(grants: Sequence[BucketGrant], share: Iterable[str] = (), *, absent: bool = False) -> str:
+    """The policy that allows *grants* and nothing else; *share* are buckets whose own policy may be set.
+
+    With *absent* a gateway of before 2026 answers 404 for an object that is not there, as long as there is room.
+    """
+    statements = _statements(grants, share)
+    made = _compact(statements)
+    if absent and (more := _absent(grants)):
+        longer = _compact([*statements, more])
+        return longer if len(longer) <= LIMIT else made
+    return made
+
+
+def _compact(statements: Sequence[dict[str, Any]]) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": statements}, separators=(",", ":"), ensure_ascii=False)
+
+
+def _absent(grants: Sequence[BucketGrant]) -> dict[str, Any] | None:
+    """Lets a HEAD or GET of an object that is not there below a prefix be answered by 404 instead of 403.
+
+    The gateway wants ``s3:ListBucket`` for that. Newer ones set ``s3:prefix`` to the object's name (ceph/ceph#68577),
+    so that the statement for listing applies and this one does not. Ceph 16 sets neither of the two keys then, and
+    ``s3:max-keys`` for each listing (measured): this statement opens none. What it lets Ceph 16 tell is whether a name
+    outside the prefix exists (403 or 404), as there is no condition on the name.
+    """
+    buckets = dict.fromkeys(_arn(grant.bucket) for grant in grants if grant.keys != ("*",))
+    if not buckets:
+        return None
+    condition = {"Null": {"s3:prefix": "true", "s3:max-keys": "true"}}
+    return {**_allow(("s3:ListBucket",), buckets), "Condition": condition}
+
+
+def _statements(grants: Sequence[BucketGrant], share: Iterable[str]) -> list[dict[str, Any]]:
     statements: list[dict[str, Any]] = [_allow(_SHARE, dict.fromkeys(map(_arn, share)))] if share else []
     listed: dict[tuple[str, ...], list[str]] = {}
     for read_only in (True, False):
@@ -45,7 +76,7 @@ def document(grants: Sequence[BucketGrant], share: Iterable[str] = ()) -> str:
         if keys_listed != ("*",):
             statement["Condition"] = {"StringLike": {"s3:prefix": _one_or_all(list(keys_listed))}}
         statements.append(statement)
-    return json.dumps({"Version": "2012-10-17", "Statement": statements}, separators=(",", ":"), ensure_ascii=False)
+    return statements
 
 
 def shared(policy: str | None, bucket: str, owner: str) -> str | None:

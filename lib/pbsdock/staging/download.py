@@ -6,6 +6,8 @@ has arrived.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -15,12 +17,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from pbsdock.staging.errors import StageError, TransientError
+from pbsdock.staging.made import Made
 from pbsdock.staging.names import PART, likely_part_sizes, parts_of
 from pbsdock.staging.progress import Progress
 from pbsdock.staging.retry import RetryPolicy
 from pbsdock.staging.worker_pool import Task
 
-_CHUNK = 1 << 20
+# Written and hashed while it is still in a processor's cache. Of 128 KiB to 4 MiB this took least processor time.
+_CHUNK = 256 << 10
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]  # off_t of a 64-bit Linux
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -44,7 +50,14 @@ class Download:
     """A download. *unfinished* is a directory on the same file system as *path*."""
 
     def __init__(
-        self, client: Any, source: Source, path: str, unfinished: str, progress: Progress, retry: RetryPolicy
+        self,
+        client: Any,
+        source: Source,
+        path: str,
+        unfinished: str,
+        progress: Progress,
+        retry: RetryPolicy,
+        made: Made,
     ) -> None:
         self.client = client
         self.source = source
@@ -52,6 +65,7 @@ class Download:
         self.temporary = os.path.join(unfinished, hashlib.sha256(source.key.encode()).hexdigest()[:32])
         self.progress = progress
         self.retry = retry
+        self.made = made
 
     def is_there(self) -> bool:
         """Whether *path* has the object's size and time: then an earlier run has downloaded it."""
@@ -109,9 +123,10 @@ class Download:
         if comparable and not verified:
             raise StageError("checksum", f"{self.source.address}: what arrived does not have the store's checksum")
         os.ftruncate(fd, self.source.size)
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        self.made.directory(os.path.dirname(self.path))
         os.utime(fd, (self.source.modified, self.source.modified))
         os.rename(self.temporary, self.path)
+        self.made.file(self.path)
         self.progress.add(files=1, unverified=int(not verified))
 
 
@@ -135,6 +150,7 @@ class _Parts:
 
     def tasks(self) -> list[Task]:
         self.fd = os.open(self.whole.temporary, _FLAGS, 0o666)
+        _allocate(self.fd, self.whole.source.size)
         self.marks = os.open(f"{self.whole.temporary}.parts", _FLAGS, 0o600)
         marks = os.pread(self.marks, len(self.head) + self.count, 0)
         if not marks.startswith(self.head):
@@ -206,6 +222,16 @@ class _Parts:
             digests = [_digest_of(self.fd, at, min(size, whole - at)) for at in range(0, whole, size)]
         joined = hashlib.md5(b"".join(bytes.fromhex(digest) for digest in digests))  # noqa: S324
         return f"{joined.hexdigest()}-{len(digests)}"
+
+
+def _allocate(fd: int, size: int) -> None:
+    """Have the file system set *size* bytes aside, which halves what writing them costs it (measured on ext4) and tells
+    at once where a quota has no room. Raises OSError.
+
+    Not ``os.posix_fallocate``: where a file system cannot do it, the C library writes to every block.
+    """
+    if _LIBC.fallocate(fd, 0, 0, size) != 0 and (number := ctypes.get_errno()) in (errno.ENOSPC, errno.EDQUOT):
+        raise OSError(number, os.strerror(number))
 
 
 def _is_digest(etag: str) -> bool:

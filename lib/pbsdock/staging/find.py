@@ -10,28 +10,54 @@ from typing import Any
 
 from pbsdock.staging.download import Source
 from pbsdock.staging.errors import StageError
-from pbsdock.staging.names import BadName, file_for, fixed_part, has_wildcard, key_for, matches, relative
+from pbsdock.staging.names import (
+    BadName,
+    check_path,
+    file_for,
+    fixed_part,
+    has_wildcard,
+    key_for,
+    matches,
+    relative,
+    shown,
+)
 from pbsdock.staging.order import Item
 from pbsdock.staging.retry import RetryPolicy
 
 
-def objects(client: Any, item: Item, retry: RetryPolicy) -> Iterator[tuple[Source, str]]:
-    """Yield every object of a stage-in and the path it goes to. Raises StageError."""
+def objects(
+    client: Any, item: Item, retry: RetryPolicy, leave_out: Callable[[str], None]
+) -> Iterator[tuple[Source, str]]:
+    """Yield every object of a stage-in and the path it goes to, which ends in a slash where that is a directory.
+
+    A key that can be no file is told to *leave_out*, as long as others can. Raises StageError.
+    """
     url = item.url
-    if not url.is_pattern and url.key and not url.key.endswith("/"):
+    if item.is_single:
         yield _single(client, item, retry)
         return
-    count = 0
+    count = usable = 0
+    unfit: list[str] = []
     for source in _listed(client, item.bucket, url.literal, retry, item.address):
         if url.is_pattern and not matches(source.key, url.key):
             continue
+        count += 1
         try:
             name = relative(source.key, url)
+            path = os.path.join(item.path, name)
+            check_path(source.key, path)
+            if name.endswith("/") and source.size:
+                raise BadName(f"the key {shown(source.key)} names a directory, and holds {source.size} bytes")
         except BadName as error:
-            raise StageError("key-unfit", str(error), item.where) from None
-        count += 1
-        if name and not name.endswith("/"):  # a key that ends so is a mark some clients leave for a directory
-            yield source, os.path.join(item.path, name)
+            unfit = [*unfit, str(error)][:1]
+            leave_out(str(error))
+            continue
+        usable += 1
+        if name:  # the mark of the prefix itself
+            yield source, path
+    if unfit and not usable:
+        more = f"; nor can {count - 1} more be staged" if count > 1 else ""
+        raise StageError("key-unfit", f"{unfit[0]}{more}", item.where)
     if count == 0:
         what = "matches no object" if url.is_pattern else "has no object below it"
         raise StageError("no-such-object", f"{item.address} {what}", item.where)
@@ -45,7 +71,12 @@ def _single(client: Any, item: Item, retry: RetryPolicy) -> tuple[Source, str]:
             hint = f"; there are objects below it: write {item.address}/ for all of them"
         raise StageError("no-such-object", f"{item.address} does not exist{hint}", item.where)
     into = item.path.endswith("/") or os.path.isdir(item.path)
-    return first, file_for(item.key, item.path, into_directory=into)
+    path = file_for(item.key, item.path, into_directory=into)
+    try:
+        check_path(item.key, path)
+    except BadName as error:
+        raise StageError("key-unfit", str(error), item.where) from None
+    return first, path
 
 
 def _listed(client: Any, bucket: str, prefix: str, retry: RetryPolicy, what: str, most: int = 1000) -> Iterator[Source]:

@@ -6,8 +6,10 @@ import fnmatch
 import os.path
 import re
 
-from pbsdock.s3.names import Url
+from pbsdock.s3.names import KEY_LIMIT, Url
 
+NAME_MAX, PATH_MAX = 255, 4095  # bytes; linux/limits.h, the second without its NUL
+_LONG = 160  # characters of a key in a sentence
 _NO_TEXT = re.compile("[\ud800-\udfff]")  # how Python has a name's bytes that are no UTF-8 (PEP 383)
 
 
@@ -28,9 +30,38 @@ def relative(key: str, url: Url) -> str:
     """
     rest = key[len(url.directory) :].removeprefix("/") if url.directory else key
     parts = rest.removesuffix("/").split("/") if rest else []
-    if any(part in ("", ".", "..") or "\0" in part or len(os.fsencode(part)) > 255 for part in parts):
-        raise BadName(f"the key {key!r} is no path below {url.directory + '/' if url.directory else 'the bucket'!r}")
+    for part in parts:
+        if problem := _unfit(part):
+            below = url.directory + "/" if url.directory else "the bucket"
+            raise BadName(f"the key {shown(key)} is no path below {below!r}: {problem}")
     return rest
+
+
+def _unfit(part: str) -> str:
+    """Why a component is no file's name, "" if it is (POSIX, "Filename"; NAME_MAX of Linux)."""
+    if part == "":
+        return "it has an empty component"
+    if part in (".", ".."):
+        return f"it has a {part!r} component"
+    if "\0" in part:
+        return "it has a NUL character"
+    if len(os.fsencode(part)) > NAME_MAX:
+        return f"it has a component of more than {NAME_MAX} bytes"
+    return ""
+
+
+def shown(key: str) -> str:
+    """A key for a sentence, quoted, its control characters escaped, its middle left out if it is long."""
+    return repr(key if len(key) <= _LONG else f"{key[: _LONG // 2]}...{key[-_LONG // 2 :]}")
+
+
+def check_path(key: str, path: str) -> None:
+    """Whether the kernel takes the path a key becomes. Raises BadName."""
+    name = os.path.basename(path.rstrip("/"))
+    if len(os.fsencode(name)) > NAME_MAX:
+        raise BadName(f"the key {shown(key)} cannot be a file: its name would have more than {NAME_MAX} bytes")
+    if len(os.fsencode(path)) > PATH_MAX:
+        raise BadName(f"the key {shown(key)} cannot be a file: its path would have more than {PATH_MAX} bytes")
 
 
 def file_for(key: str, path: str, *, into_directory: bool) -> str:
@@ -45,13 +76,14 @@ def key_for(name: str, url: Url, *, single: bool) -> str:
     return f"{url.directory}/{name}" if url.directory else name
 
 
-def is_key(key: str) -> bool:
-    """Whether a file's name can be a key: keys are UTF-8 (Amazon S3, "Object key names"), file names any bytes."""
+def key_problem(key: str) -> str:
+    """Why a file's name can be no key, "" if it can: keys are UTF-8 of a length (Amazon S3, "Object key names"), file
+    names any bytes."""
     try:
-        key.encode()
+        size = len(key.encode())
     except UnicodeEncodeError:
-        return False
-    return True
+        return "is not UTF-8, which a key has to be"
+    return f"would make a key of more than {KEY_LIMIT} bytes" if size > KEY_LIMIT else ""
 
 
 def escaped(text: str) -> str:

@@ -46,6 +46,12 @@ class Item:
         return Url(None, self.bucket, self.key)
 
     @property
+    def is_single(self) -> bool:
+        """Whether a stage-in names one object, not a prefix or a pattern."""
+        url = self.url
+        return bool(url.key) and not url.is_pattern and not url.key.endswith("/")
+
+    @property
     def address(self) -> str:
         """For a sentence."""
         return f"s3://{self.bucket}/{self.key}"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from pbsdock.staging.download import Download
+from pbsdock.staging.download import Download, Source
 from pbsdock.staging.errors import StageError
+from pbsdock.staging.made import Made
+from pbsdock.staging.names import shown
 from pbsdock.staging.order import Item
 
 _UNFINISHED = ".pbsdock-"
@@ -21,11 +23,11 @@ def unfinished(item: Item, mark: str) -> str:
     return os.path.join(base, f"{_UNFINISHED}{mark}")
 
 
-def check_reach(item: Item, mark: str) -> None:
+def check_reach(item: Item, mark: str, made: Made) -> None:
     """Make an item's directory; it must be inside the item's root and writable. Raises StageError."""
     base = os.path.dirname(unfinished(item, mark))
     try:
-        os.makedirs(base, exist_ok=True)
+        made.directory(base)
         real = os.path.realpath(base, strict=True)
     except OSError as error:
         raise StageError("stage-path", f"{item.shown} cannot be written: {error.strerror}") from None
@@ -33,6 +35,51 @@ def check_reach(item: Item, mark: str) -> None:
         raise StageError("stage-path", f"{item.shown} leads out of {item.root}, to {real}")
     if not os.access(base, os.W_OK | os.X_OK):
         raise StageError("stage-path", f"{item.shown} cannot be written: Permission denied")
+
+
+def in_the_way(found: Sequence[tuple[Item, Source, str]]) -> dict[str, str]:
+    """The paths, of files and of directories (these end in a slash), that cannot be made, and why.
+
+    A key that others lie below, as ``a`` and ``a/b``, would be a file and a directory: it gives way to the others. What
+    is on the disk stays as it is.
+    """
+    needed: set[str] = set()
+    blocked: dict[str, str] = {}  # directory -> what is in its way, "" if nothing is
+    wrong: dict[str, str] = {}
+    for item, _, path in found:
+        # A file goes before a mark of a directory, which is empty.
+        parent = os.path.dirname(path.rstrip("/"))
+        while len(parent) > len(item.root) and parent not in needed:
+            needed.add(parent)
+            parent = os.path.dirname(parent)
+    for item, source, path in found:
+        plain = path.rstrip("/")
+        if not path.endswith("/"):
+            if plain in needed:
+                wrong[path] = (
+                    f"the key {shown(source.key)} cannot be a file, as others lie below it: {plain} is a directory"
+                )
+                continue
+            if os.path.isdir(plain) and not os.path.islink(plain):
+                wrong[path] = f"the key {shown(source.key)} cannot be a file: {plain} is a directory"
+                continue
+        directory = plain if path.endswith("/") else os.path.dirname(plain)
+        if obstacle := _obstacle(directory, item.root, blocked):
+            wrong[path] = f"the key {shown(source.key)} cannot be staged: {obstacle} is no directory"
+    return wrong
+
+
+def _obstacle(directory: str, root: str, known: dict[str, str]) -> str:
+    """What exists and is no directory where *directory* is needed; "" if it can be made."""
+    above = []
+    while len(directory) > len(root) and directory not in known:
+        above.append(directory)
+        directory = os.path.dirname(directory)
+    for each in reversed(above):
+        known[each] = known.get(os.path.dirname(each), "")
+        if not known[each] and os.path.lexists(each) and not os.path.isdir(each):
+            known[each] = each
+    return known[above[0]] if above else known.get(directory, "")
 
 
 def check_distinct(due: Sequence[tuple[Item, Download]]) -> None:

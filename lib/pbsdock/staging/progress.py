@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 _PERIOD_S = 1.0
+_SENTENCES = 10  # kept of those on what is left out; the rest is counted
 
 
 class Progress:
@@ -18,6 +19,7 @@ class Progress:
         self._over = threading.Event()
         self.files = self.bytes = self.files_done = self.bytes_done = self.skipped = self.unverified = 0
         self.left_out: list[str] = []
+        self.more_left_out = 0
 
     def start(self) -> None:
         """Start to send the counters."""
@@ -49,7 +51,10 @@ class Progress:
     def leave_out(self, sentence: str) -> None:
         """Note a file that is left out; *sentence* says why."""
         with self._lock:
-            self.left_out.append(sentence)
+            if len(self.left_out) < _SENTENCES:
+                self.left_out.append(sentence)
+            else:
+                self.more_left_out += 1
 
     def seen(self) -> dict[str, int]:
         """All counters by name."""

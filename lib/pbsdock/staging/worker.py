@@ -13,9 +13,10 @@ from typing import Any
 from pbsdock.staging import find, placement
 from pbsdock.staging.channel import AgentChannel
 from pbsdock.staging.client import client_of
-from pbsdock.staging.download import Download
+from pbsdock.staging.download import Download, Source
 from pbsdock.staging.errors import StageError
-from pbsdock.staging.names import escaped, is_key
+from pbsdock.staging.made import UMASK, Made
+from pbsdock.staging.names import escaped, key_problem
 from pbsdock.staging.order import Item, Order
 from pbsdock.staging.progress import Progress
 from pbsdock.staging.retry import RetryPolicy
@@ -40,7 +41,7 @@ def become(order: Order) -> None:
         raise OSError("no_new_privs cannot be set")
     if order.uid == 0 or os.getresuid() != (order.uid,) * 3 or os.getresgid() != (order.gid,) * 3:
         raise OSError("the job's user could not be taken on")
-    os.umask(0o077)  # as pbs_mom gives a job
+    os.umask(UMASK)
     os.chdir("/")
 
 
@@ -52,6 +53,7 @@ class Worker:
         self.agent = AgentChannel(channel)
         self.progress = Progress(self.agent.tell)
         self.retry = RetryPolicy(order.patience_s)
+        self.made = Made()
         self._clients: dict[str, Any] = {}
 
     def client(self, store: str) -> Any:
@@ -76,7 +78,12 @@ class Worker:
             self._failed("stage-failed", f"the staging worker could not go on: {type(error).__name__}")
         else:
             left_out = [escaped(path) for path in self.progress.left_out]
-            self.agent.tell({"done": {**self.progress.seen(), "left_out": left_out, "kept": kept}})
+            more = self.progress.more_left_out
+            done = {**self.progress.seen(), "left_out": left_out, "more_left_out": more, "kept": kept}
+            self.agent.tell({"done": done})
+            if self.order.direction == "in":
+                self.made.follow(self.agent.umask())
+                self.agent.tell({"modes": True})
 
     def _failed(self, code: str, sentence: str, where: str = "") -> None:
         self.agent.tell({"failed": {"code": code, "sentence": escaped(sentence), "where": where}})
@@ -85,13 +92,7 @@ class Worker:
         return max(store.parallel for store in self.order.stores.values())
 
     def _stage_in(self) -> list[str]:
-        found: list[tuple[Item, Download]] = []
-        for item in self.order.items:
-            with _about(item):
-                placement.check_reach(item, self.order.mark)
-                client, unfinished = self.client(item.store), placement.unfinished(item, self.order.mark)
-                for source, path in find.objects(client, item, self.retry):
-                    found.append((item, Download(client, source, path, unfinished, self.progress, self.retry)))
+        found, directories = self._found()
         due = []
         for item, download in found:
             self.progress.expect(1, download.source.size)
@@ -103,10 +104,43 @@ class Worker:
         placement.check_space(due, self.order.mark)
         for item in self.order.items:
             os.makedirs(placement.unfinished(item, self.order.mark), mode=0o700, exist_ok=True)
+        for item, path in directories:
+            with _about(item):
+                self.made.directory(path)
         WorkerPool(self._parallel(), self.retry.stopped).work(_named(item, download) for item, download in due)
         for item in self.order.items:
             shutil.rmtree(placement.unfinished(item, self.order.mark), ignore_errors=True)
         return []
+
+    def _found(self) -> tuple[list[tuple[Item, Download]], list[tuple[Item, str]]]:
+        """The files to be made, and the directories that have a key of their own.
+
+        A key that cannot be staged is left out of a prefix or a pattern. Raises StageError where it was asked for by
+        itself.
+        """
+        listed: list[tuple[Item, Source, str]] = []
+        for item in self.order.items:
+            with _about(item):
+                placement.check_reach(item, self.order.mark, self.made)
+                for source, path in find.objects(self.client(item.store), item, self.retry, self.progress.leave_out):
+                    listed.append((item, source, path))
+        files: list[tuple[Item, Download]] = []
+        directories: list[tuple[Item, str]] = []
+        wrong = placement.in_the_way(listed)
+        names = {path for _, _, path in listed}
+        for item, source, path in listed:
+            if path in wrong:
+                if item.is_single:
+                    raise StageError("stage-path", wrong[path], item.where)
+                self.progress.leave_out(wrong[path])
+            elif not path.endswith("/"):
+                unfinished = placement.unfinished(item, self.order.mark)
+                client = self.client(item.store)
+                download = Download(client, source, path, unfinished, self.progress, self.retry, self.made)
+                files.append((item, download))
+            elif path.rstrip("/") not in names or path.rstrip("/") in wrong:
+                directories.append((item, path.rstrip("/")))
+        return files, directories
 
     def _stage_out(self) -> list[str]:
         begun = {(upload.store, upload.bucket, upload.key): upload.id for upload in self.order.uploads}
@@ -116,8 +150,8 @@ class Worker:
             with _about(item):
                 client = self.client(item.store)
                 for path, size, key in find.files(item, self.progress.leave_out):
-                    if not is_key(key):
-                        unfit.append((item, path))
+                    if problem := key_problem(key):
+                        unfit.append((item, f"the name of '{path}' {problem}"))
                         continue
                     self.progress.expect(1, size)
                     upload = Upload(
@@ -133,10 +167,9 @@ class Worker:
                     tasks.append(_named(item, upload))
         WorkerPool(self._parallel(), self.retry.stopped).work(tasks)
         if unfit:  # told last: the others are in the store by now, and what is doomed is kept
-            item, path = unfit[0]
+            item, sentence = unfit[0]
             more = f"; nor are the names of {len(unfit) - 1} more" if len(unfit) > 1 else ""
-            sentence = f"the name of '{path}' is not UTF-8, which a key has to be{more}"
-            raise StageError("name-unfit", sentence, item.where)
+            raise StageError("name-unfit", f"{sentence}{more}", item.where)
         return []
 
     def _teller(self, item: Item, key: str) -> Any:

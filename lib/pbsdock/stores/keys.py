@@ -56,7 +56,7 @@ class Keys:
         if buckets := self.sharer.due(grants):
             self._allow(who, name, document((), share=buckets))
             self.sharer.share(secret, buckets)
-        self._allow(who, name, document(grants))
+        self._allow(who, name, document(grants, absent=True))
         return secret if asked.container else None
 
     def again(self, name: str, job_id: str, asked: Store, seconds: int) -> Secret | None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 from pbsdock.config.tables import StoreConfig
-from pbsdock.core.plan import Store
+from pbsdock.core.plan import BucketGrant, Store
 from pbsdock.s3.document import document
 from pbsdock.stores import identity
 from pbsdock.stores.errors import StoreError
@@ -34,17 +36,26 @@ class Roles:
         self.sharer = sharer
 
     def mint(self, name: str, job_id: str, asked: Store, seconds: int) -> Secret | None:
-        """Make the role and a session of it."""
+        """Make the role and a session of it.
+
+        The gateway looks at a role's policy when a session is used, so both are asked for at once.
+        """
         who = self._identity()
         self._create(who, name)
-        grants = (*asked.container, *asked.staging)
+        with ThreadPoolExecutor(1, "role-policy") as beside:
+            permitted = beside.submit(self._permit, who, name, job_id, (*asked.container, *asked.staging))
+            session = self._for_container(who, name, job_id, asked, seconds)
+            permitted.result()
+        return session
+
+    def _permit(self, who: identity.Identity, name: str, job_id: str, grants: Sequence[BucketGrant]) -> None:
+        """Set the role's policy, and share the buckets that are due."""
         buckets = self.sharer.due(grants)
         self._allow(who, name, document(grants, share=buckets))
         if buckets:
             session = self._session(who, name, job_id, document((), share=buckets), 0)
             self.sharer.share(session, buckets)
             self._allow(who, name, document(grants))
-        return self._for_container(who, name, job_id, asked, seconds)
 
     def again(self, name: str, job_id: str, asked: Store, seconds: int) -> Secret | None:
         """Another session; the role is made again if somebody has deleted it."""
@@ -117,7 +128,7 @@ class Roles:
     ) -> Secret | None:
         if not asked.container:
             return None
-        return self._session(who, name, job_id, document(asked.container), seconds)
+        return self._session(who, name, job_id, document(asked.container, absent=True), seconds)
 
     def _session(self, who: identity.Identity, name: str, job_id: str, policy: str, seconds: int) -> Secret:
         tenant = who.user.rpartition("$")[0]

@@ -194,7 +194,7 @@ class Trial:
             argv=argv,
             env=env,
             cwd=self.job.variables.get("PBS_O_INITDIR", entry.pw_dir),
-            umask=0o077,
+            umask=self.request.umask,
             uid=entry.pw_uid,
             gid=entry.pw_gid,
             groups=self.job.groups,

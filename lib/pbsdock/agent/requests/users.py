@@ -24,6 +24,7 @@ from pbsdock.directive.parse import late_sentence
 from pbsdock.engine.base import EngineError
 from pbsdock.host.process import Caller, start_time
 from pbsdock.protocol import wire
+from pbsdock.staging.made import UMASK
 
 _TASK = re.compile(r"[0-9a-f]{64}")  # the engine's name of an exec
 _EVENT_S = 0.3  # how long the engine's own event of an end is waited for
@@ -79,7 +80,7 @@ class UserRequests:
         if record.state is State.REFUSED:
             refusal = record.refusal or Refused(code="refused", sentence="refused")
             raise Refusal(refusal.code, refusal.sentence)
-        self._await_stage_in(record)
+        self._await_stage_in(record, message.number("umask", UMASK))
         with self.node.job_lock(record.job_id, 120.0):
             running, stream = self._started(record, message)
         is_job = isinstance(running, JobRun)
@@ -107,12 +108,13 @@ class UserRequests:
             return start_task(self.node, record, message)
         raise Refusal("job-over", f"job {record.job_id} is over; nothing can be started in it any more")
 
-    def _await_stage_in(self, record: Record) -> None:
+    def _await_stage_in(self, record: Record, umask: int) -> None:
         """Wait without the job's lock, which an epilogue may want meanwhile."""
         if record.state is not State.READY:
             return
         try:
-            said = stage.await_in(self.node, record, lambda: self.session.answer(wire.Message("waiting")))
+            waiting = wire.Message("waiting")
+            said = stage.await_in(self.node, record, lambda: self.session.answer(waiting), umask=umask)
         except Refusal as error:
             with self.node.job_lock(record.job_id, 120.0):
                 if record.state is State.READY:
