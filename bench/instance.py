@@ -43,13 +43,14 @@ def docker(*arguments: str) -> str:
 class Site:
     """A scratch instance."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, more: str = "") -> None:
+        """Install it below *root*; *more* is added to its configuration."""
         self.root = root
         self.mom_priv = root / "mom_priv"
         self.mom_priv.mkdir()
         (root / "etc/pbsdock").mkdir(parents=True)
         # For P5: no pass but those it asks for.
-        (root / "etc/pbsdock/pbsdock.toml").write_text(f"[reaper]\nperiod_s = 86400\ngrace_s = {GRACE_S}\n")
+        (root / "etc/pbsdock/pbsdock.toml").write_text(f"[reaper]\nperiod_s = 86400\ngrace_s = {GRACE_S}\n{more}")
         # In the tests the packages of a version that is installed already: how they are fetched is not measured.
         packages = os.environ.get("PBSDOCK_BENCH_PACKAGES")
         install = quick_setup.command(ROOT, Path(packages)) if packages else [str(ROOT / "install.sh")]

@@ -155,7 +155,7 @@ def test_a_client_of_the_users_own(instance: Instance) -> None:
         """
         link = Link(sys.argv[1], 20.0)
         link.send(wire.Message("start", job=sys.argv[2], argv=[b"/bin/sh", b"-c", b"id -u; grep -c . /proc/net/dev; sleep 60"],
-            env=[b"A=1"], cwd=b"/", umask=0, uid=0, user=b"0:0", privileged=1, image=b"x", network=b"host", directive=b"busybox",
+            env=[b"A=1"], cwd=b"/", umask=0, uid=0, user=b"0:0", privileged=1, image=b"x", network=b"host",
             mounts=b"/:/host", cap_add=b"ALL", state=b"ready", plan=b"{}"))
         answer, fds = link.recv()
         print(answer.op, len(fds))

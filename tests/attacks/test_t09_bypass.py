@@ -24,6 +24,10 @@ pytestmark = pytest.mark.engine
         f"#!/bin/sh\n{'# padding' * 9000}\n#DOCKER {IMAGE}\necho started\n",
         f"#!/bin/sh\n#PBS -l mem=1gb\n\n\n#DOCKER {IMAGE}",
         "#!/bin/sh\n#DOCKER\necho started\n",
+        f"#!/bin/sh\n \t\r\n\v# x\n#DOCKER {IMAGE}\necho started\n#DOCKER late\n",
+        f"\ufeff#!/bin/sh\n#DOCKER {IMAGE}\necho started\n",
+        f"\ufeff#DOCKER {IMAGE}\necho started\n",
+        f"#!/bin/sh\n#DOCKER\v{IMAGE}\necho started\n",
     ],
 )
 def test_no_prologue_no_start(instance: Instance, script: str) -> None:

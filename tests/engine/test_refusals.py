@@ -33,9 +33,10 @@ REFUSED = {
         " ask your site for a device or a mount",
     ),
     "unicode dash": (f"#DOCKER –read-only {IMAGE}", "STDIN:2:9: '–' is not a hyphen; write --read-only"),
-    "after the first command": (
-        f"echo\n#DOCKER {IMAGE}",
-        "STDIN:3:1: this #DOCKER line comes after the first command; move it up among the comments",
+    "byte order mark": (
+        f"\ufeff#DOCKER {IMAGE}",
+        "STDIN:2:1: a UTF-8 byte order mark (the invisible bytes EF BB BF) stands before #DOCKER, which is no directive"
+        r" then; remove it, for example with sed -i '2s/^\xEF\xBB\xBF//' SCRIPT",
     ),
     "never pulled": (
         "#DOCKER --pull never pbsdock-test/absent:1",
@@ -66,6 +67,48 @@ def test_sentence(instance: Instance, name: str) -> None:
 
     assert (done.exit_status, done.stdout, done.stderr.decode()) == (125, b"", f"pbsdock: {sentence}\n")
     assert instance.left() == []
+
+
+DRIVER = f"""#!/bin/sh
+echo $PBS_JOBID
+cat <<END
+#DOCKER {IMAGE}
+END
+"""
+
+
+def test_line_after_the_first_command(instance: Instance) -> None:
+    """It is no directive: the driver of other jobs runs bare, and one line says so."""
+    done = instance.run(DRIVER)
+
+    assert (done.exit_status, done.stdout.decode()) == (0, f"{done.job_id}\n#DOCKER {IMAGE}\n")
+    assert done.stderr.decode() == (
+        "pbsdock: line 4: a #DOCKER line after the script's first command is no directive, and the job runs without a"
+        " container; one that is meant belongs among the comments at the head\n"
+    )
+    assert instance.left() == []
+
+
+def test_line_after_the_first_command_of_a_contained_job(instance: Instance) -> None:
+    """The driver itself may run in a container."""
+    done = instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\necho $FROM_IMAGE\ncat <<END\n#DOCKER --privileged x\nEND\n")
+
+    assert (done.exit_status, done.stdout) == (0, b"yes\n#DOCKER --privileged x\n")
+    assert done.stderr.decode() == (
+        "pbsdock: line 5: a #DOCKER line after the script's first command is no directive; one that is meant belongs"
+        " among the comments at the head\n"
+    )
+
+
+def test_line_after_the_first_command_where_it_is_refused(instance: Instance) -> None:
+    """[directive] late = "refuse" is for sites whose users shall not run bare by mistake."""
+    instance.configure('[directive]\nlate = "refuse"\n')
+    done = instance.run(DRIVER)
+
+    assert (done.exit_status, done.stdout) == (125, b"")
+    assert done.stderr.decode() == (
+        "pbsdock: STDIN:4:1: this #DOCKER line comes after the first command; move it up among the comments\n"
+    )
 
 
 def test_memory_above_the_node(instance: Instance) -> None:
@@ -128,12 +171,12 @@ def test_image_without_a_shell(instance: Instance) -> None:
 
 
 def test_image_without_the_scripts_interpreter(instance: Instance) -> None:
-    """What the shell calls "not found" is the interpreter, not the script: one sentence says so before it does."""
+    """What the shell would call "not found" is the interpreter, not the script."""
     done = instance.run(f"#!/usr/bin/no-such-thing -x\n#DOCKER {IMAGE}\nprint(1)\n")
 
-    assert done.exit_status == 127
-    assert done.stderr.decode().splitlines()[0] == (
-        f"pbsdock: image 'docker.io/{IMAGE}' has no /usr/bin/no-such-thing, which the script's first line names"
+    assert done.exit_status == 125
+    assert done.stderr.decode() == (
+        f"pbsdock: image 'docker.io/{IMAGE}' has no /usr/bin/no-such-thing, which the script's first line names\n"
     )
 
 

@@ -13,7 +13,7 @@ from pbsdock.core.errors import NodeFault
 from pbsdock.engine import fitness
 from pbsdock.engine.make import connect
 from tests.conftest import IMAGE, NO_SHELL_IMAGE, Instance, wait_until
-from tests.support.engine import OwnEngine
+from tests.support.engine import OwnEngine, crun
 
 pytestmark = pytest.mark.engine
 
@@ -76,14 +76,6 @@ def test_what_a_real_engine_says_of_itself(scratch: Path, users: tuple[str, ...]
     assert (lacking.value.code, mapping.value.code) == ("runtime-missing", "userns-remap")
 
 
-# crun refuses a host where both versions of cgroups have controllers; so it is not shown the second. No more than that is
-# between it and the engine.
-_CRUN = """#!/bin/sh
-[ -d /sys/fs/cgroup/unified ] || exec crun "$@"
-exec unshare --mount --propagation=private sh -c 'umount /sys/fs/cgroup/unified; exec crun "$@"' - "$@"
-"""
-
-
 class Node:
     """The instance on an engine of its own."""
 
@@ -104,12 +96,9 @@ class Node:
 @pytest.fixture(scope="module")
 def second_engine(installed: Instance, scratch: Path) -> Iterator[OwnEngine]:
     """One that has crun besides, and the images."""
-    crun = scratch / "crun"
-    crun.write_text(_CRUN)
-    crun.chmod(0o755)
     engine = OwnEngine(scratch / "crun-engine")
     try:
-        engine.start(f"--add-runtime=crun={crun}")
+        engine.start(f"--add-runtime=crun={crun(scratch / 'crun')}")
         saved = subprocess.run(["docker", "save", IMAGE, NO_SHELL_IMAGE], capture_output=True, check=True).stdout
         assert engine.docker("load", input=saved).returncode == 0
         yield engine

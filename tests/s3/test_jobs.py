@@ -212,6 +212,8 @@ def test_agent_killed_between_mint_and_delivery(site: Site) -> None:
     """After the prologue the role is there and the files are not: a new agent mints over it and the job runs."""
     from pbsdock.trial import Trial
 
+    # Between its prologue and its .JB nothing but the grace says that the job lives, and an agent takes its time to come.
+    site.instance.configure(config(site.store).replace("grace_s = 1\n", "grace_s = 60\n"))
     trial = Trial(site.instance.request(site.script("--s3 alice-in", "cat /run/pbsdock/s3/credentials | grep -c aws_")))
     trial.prepare_files()
     assert trial.prologue() == 0

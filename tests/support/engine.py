@@ -12,6 +12,20 @@ from pathlib import Path
 
 from tests.conftest import wait_until
 
+# crun refuses a host where both versions of cgroups have controllers; so it is not shown the second. No more than that is
+# between it and the engine.
+_CRUN = """#!/bin/sh
+[ -d /sys/fs/cgroup/unified ] || exec crun "$@"
+exec unshare --mount --propagation=private sh -c 'umount /sys/fs/cgroup/unified; exec crun "$@"' - "$@"
+"""
+
+
+def crun(program: Path) -> Path:
+    """Write *program*, which is crun for ``dockerd --add-runtime`` also where both versions of cgroups are in use."""
+    program.write_text(_CRUN)
+    program.chmod(0o755)
+    return program
+
 
 class OwnEngine:
     """A second dockerd in a network namespace of its own (else it would take the first one's bridge away).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import crypt
+import ctypes
 import shutil
 import socket
 import subprocess
@@ -75,4 +75,8 @@ def silent_registry() -> Iterator[str]:
 
 def htpasswd(name: str, password: str) -> str:
     """A line of an htpasswd file, as the registry wants it: bcrypt."""
-    return f"{name}:{crypt.crypt(password, crypt.mksalt(crypt.METHOD_BLOWFISH, rounds=32))}"
+    library = ctypes.CDLL("libcrypt.so.1")  # crypt(3); Python 3.13 wraps it no more
+    for function in (library.crypt, library.crypt_gensalt):
+        function.restype = ctypes.c_char_p
+    salt = library.crypt_gensalt(b"$2b$", ctypes.c_ulong(5), None, 0)
+    return f"{name}:{library.crypt(password.encode(), salt).decode()}"

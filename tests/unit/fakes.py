@@ -35,6 +35,7 @@ from pbsdock.engine.base import (
     EngineError,
     EngineEvent,
     ExecState,
+    FoundFile,
     ImageFacts,
     ImageFile,
     ListedContainer,
@@ -88,6 +89,8 @@ class FakeEngine(Failing):
         self.coming: list[EngineEvent] = []
         self.first_pid = 0  # of every container that is started; 0: it is over at once
         self.removal_under_way = False
+        self.exit_code = 0  # of one that is over at once
+        self.files: dict[str, FoundFile] = {}  # of every image
         self.image_variables = {"PATH"}  # of every image
         self.image_files = {"/bin/sh": ImageFile(is_program=True, content=None)}
 
@@ -133,6 +136,10 @@ class FakeEngine(Failing):
         self.called("create")
         return made.id
 
+    def look(self, container: str, path: str) -> FoundFile | None:
+        self.called("look")
+        return self.files.get(path)
+
     def attach(self, container: str) -> socket.socket:
         self.called("attach")
         return self._stream()
@@ -144,7 +151,9 @@ class FakeEngine(Failing):
         return ours
 
     def start(self, container: str) -> None:
-        self._found(container).state = ContainerState(is_running=bool(self.first_pid), pid=self.first_pid)
+        self._found(container).state = ContainerState(
+            is_running=bool(self.first_pid), pid=self.first_pid, exit_code=self.exit_code
+        )
         self.called("start")
 
     def find(self, container: str) -> FakeContainer | None:

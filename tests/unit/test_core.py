@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -187,26 +189,119 @@ def test_create_body_says_what_the_spec_says() -> None:
 
 
 def test_shell_line_sets_what_the_engine_cannot() -> None:
-    """umask, memory rlimits soft before hard, and a sentence for a missing shell."""
+    """umask, memory rlimits soft before hard."""
     limits = {"Max address space": (1 << 30, 2 << 30), "Max data size": (-1, -1)}
+    first, option, line, *rest = container.command(CALL, limits, "im'g")
 
-    assert container.command(CALL, limits, "im'g") == [
-        "/bin/sh",
-        "-c",
-        'umask 0077; ulimit -Sv 1048576 2>/dev/null; ulimit -Hv 2097152 2>/dev/null; [ -x "$0" ] || { echo "pbsdock:'
-        ' image \'img\' has no $0; choose a shell it has with qsub -S" >&2; exit 125; }; exec "$0" "$@"',
-        "/bin/sh",
-    ]
+    assert (first, option, rest) == ("/bin/sh", "-c", ["/bin/sh"])
+    assert line.startswith("umask 0077; ulimit -Sv 1048576 2>/dev/null; ulimit -Hv 2097152 2>/dev/null; ")
 
 
-def test_shell_line_names_a_missing_interpreter() -> None:
-    """The name is quoted, whatever it is made of."""
-    line = container.command(replace(CALL, interpreter="/bin/a;b"), {}, "img")[2]
+_CURE = "; choose a shell it has with qsub -S"
+_BROKEN = (
+    " is there and cannot be run: its loader or interpreter is missing or closed to you, it is built for another machine,"
+    " or its file system forbids to run programs"
+)
+LINES: dict[str, tuple[dict[str, object], str]] = {
+    "missing": ({"argv": ("/bin/no'such",)}, f"image 'im'g' has no /bin/no'such{_CURE}"),
+    "command": ({"argv": ("/bin/nosuch", "-x")}, "image 'im'g' has no /bin/nosuch"),
+    "directory": ({"argv": ("/etc",)}, f"image 'im'g': /etc is a directory, not a program{_CURE}"),
+    "not executable": ({"argv": ("/etc/passwd",)}, f"image 'im'g': /etc/passwd is not executable for you{_CURE}"),
+    "closed": (
+        {"argv": ("/root/a/b",)},
+        f"image 'im'g': the directory /root on the way to /root/a/b is closed to you{_CURE}",
+    ),
+    "broken": ({"argv": ("{tmp}/broken",)}, f"image 'im'g': {{tmp}}/broken{_BROKEN}{_CURE}"),
+    "interpreter": ({"interpreter": "/a;b"}, "image 'im'g' has no /a;b, which the script's first line names"),
+    "interpreter closed": (
+        {"interpreter": "/root/a"},
+        "image 'im'g': the directory /root on the way to /root/a is closed to you (which the script's first line names)",
+    ),
+    "env": (
+        {"interpreter": "/usr/bin/env", "env_finds": "no$such"},
+        "image 'im'g' has no program no$such in its PATH, which the script's first line names",
+    ),
+    "carriage return": (
+        {"interpreter": "/bin/sh\r"},
+        "the script's first line ends with a carriage return (CRLF), so that '/bin/sh\\r' is looked for as its"
+        " interpreter; remove them with sed -i 's/\\r$//' SCRIPT",
+    ),
+}
 
-    assert line.startswith(
-        """umask 0077; [ -x '/bin/a;b' ] || echo 'pbsdock: image '"'"'img'"'"' has no /bin/a;b, which the script'"'"'s first line names'"""
-        ' >&2; [ -x "$0" ] || '
-    )
+
+@pytest.mark.parametrize("shell", [["dash"], ["bash", "--posix"], ["bash"], ["busybox", "sh"]])
+@pytest.mark.parametrize("name", LINES)
+def test_shell_line_says_why(shell: list[str], name: str, tmp_path: Path) -> None:
+    """Every shell that an image's /bin/sh may be, as a user, on this host."""
+    if shutil.which(shell[0]) is None:
+        pytest.skip(f"{shell[0]} is not here")
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        os.chmod(directory, 0o755)
+        broken = Path(directory) / "broken"
+        broken.write_text("#!/no/such/interpreter\n")
+        broken.chmod(0o755)
+        options, says = LINES[name]
+        options = {**options, "argv": tuple(one.format(tmp=directory) for one in options.get("argv", ("/bin/sh",)))}  # type: ignore[attr-defined]
+        line = container.command(replace(CALL, **options), {}, "im'g")  # type: ignore[arg-type]
+        done = subprocess.run(
+            [*shell, *line[1:]],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            user=65534,
+            group=65534,
+            check=False,
+        )
+        says = says.replace("{tmp}", directory)
+
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.splitlines()[-1] == f"pbsdock: {says}"
+    assert name == "broken" or len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("shell", [["dash"], ["bash"], ["busybox", "sh"]])
+def test_shell_line_leaves_nothing_behind(shell: list[str]) -> None:
+    """The command has the environment it was given, also names that the line uses, and its own exit status."""
+    if shutil.which(shell[0]) is None:
+        pytest.skip(f"{shell[0]} is not here")
+    call = replace(CALL, argv=("/bin/sh", "-c", "env; exit 127"), interpreter="/usr/bin/env", env_finds="sh")
+    line = container.command(call, {}, "img", workdir="/")
+    given = {"d": "1", "why": "2", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([*shell, *line[1:]], env=given, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (127, "")
+    assert set(given.items()) <= {tuple(each.split("=", 1)) for each in done.stdout.splitlines()}
+
+
+def test_shell_line_looks_at_the_work_directory() -> None:
+    """It is where the line is run, as the engine has put it there."""
+    line = container.command(CALL, {}, "img", workdir="/root")
+    done = subprocess.run(
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *line],
+        cwd="/root", stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 125
+    assert done.stderr == f"pbsdock: {container.closed_workdir('img', '/root')}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "argv"),
+    [
+        ("", ()),
+        ("/bin/env A=b", ("/bin/env", "A=b")),
+        ("'/opt/a tool' x", ("/opt/a tool", "x")),
+        ("sh", ("sh", "-c", 'exec "$0" "$@"')),
+        ("/bin/bash -l", ("/bin/bash", "-l", "-c", 'exec "$0" "$@"')),
+        ("bash -lc", ("bash", "-lc", 'exec "$0" "$@"')),
+        ("bash --norc", ("bash", "--norc", "-c", 'exec "$0" "$@"')),
+        ("bash /entry.sh", ("bash", "/entry.sh")),
+        ("bash -c 'x; \"$@\"'", ("bash", "-c", 'x; "$@"')),
+    ],
+)
+def test_entrypoint_in_words(words: str, argv: tuple[str, ...]) -> None:
+    """A shell runs what is behind it, and not as its script."""
+    assert container.entrypoint(words) == argv
 
 
 @pytest.mark.parametrize(

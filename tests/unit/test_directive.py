@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pbsdock.directive.image_ref import BadImage, parse_image
-from pbsdock.directive.parse import Directive, DirectiveError, Problem, expand
+from pbsdock.directive.parse import Directive, DirectiveError, Problem, expand, late_line
 from pbsdock.directive.vocabulary import ALIASES, FLAGS, OPTIONS, REFUSED, REFUSED_FLAGS, why_refused
 from tests.support.torque import WORDS, parse_options, parse_script
 
@@ -19,8 +19,12 @@ NO_IMAGE = "job.sh:2:1: #DOCKER names no image; write '#DOCKER [options] IMAGE[:
 
 def _errors(*lines: str | bytes) -> list[str]:
     script = b"\n".join(one if isinstance(one, bytes) else one.encode() for one in ("#!/bin/sh", *lines)) + b"\n"
+    return _told(script)
+
+
+def _told(script: bytes, *, refuses_late: bool = False) -> list[str]:
     with pytest.raises(DirectiveError) as caught:
-        parse_script(script, filename="job.sh")
+        parse_script(script, filename="job.sh", refuses_late=refuses_late)
     return str(caught.value).splitlines()
 
 
@@ -358,7 +362,6 @@ def test_examples(path: Path) -> None:
             "#DOCKER a\u202eb",
             "2:10: invisible character U+202E (RIGHT-TO-LEFT OVERRIDE) is not allowed here; retype the line",
         ),
-        ("true\n#DOCKER a", "3:1: this #DOCKER line comes after the first command; move it up among the comments"),
     ],
 )
 def test_sentences(line: str, says: str) -> None:
@@ -411,7 +414,8 @@ def test_every_option_of_docker_run_is_decided(option: str) -> None:
 
 def test_all_errors_of_a_script_at_once() -> None:
     """Four lines, five mistakes, five sentences in order."""
-    assert _errors("#DOCKER --user 0 a:1", "#DOCKER b:1 --pull x", "#DOCKER -w y", "true", "#DOCKER c") == [
+    lines = ("#!/bin/sh", "#DOCKER --user 0 a:1", "#DOCKER b:1 --pull x", "#DOCKER -w y", "true", "#DOCKER c")
+    assert _told("\n".join(lines).encode(), refuses_late=True) == [
         "job.sh:2:9: --user is not available: the container runs as you, with all your groups; leave it out",
         "job.sh:3:9: a second image 'b:1'; line 2 names 'a:1' already and a job has one image",
         "job.sh:3:20: --pull 'x' is not known; use never, missing or always",
@@ -453,9 +457,71 @@ def test_a_long_value_is_not_repeated_whole() -> None:
 
 def test_errors_are_not_listed_for_ever() -> None:
     """A hundred sentences are enough."""
-    found = _errors("true", *["#DOCKER a"] * 5000)
+    found = _errors(*["#DOCKER -z -z"] * 200)
 
-    assert (len(found), found[-1]) == (101, "job.sh:103:1: more errors follow; the first 100 are listed")
+    assert (len(found), found[-1]) == (101, "job.sh:52:9: more errors follow; the first 100 are listed")
+
+
+LATE = "this #DOCKER line comes after the first command; move it up among the comments"
+
+
+@pytest.mark.parametrize(
+    "script", [b"true\n#DOCKER a\n", b"true\n#DOCKER --nonsense\n#DOCKER\n", b"\nx\r\n\n#DOCKER\ta"]
+)
+def test_after_the_first_command_is_no_directive(script: bytes) -> None:
+    """As with #PBS: a driver may write the scripts of other jobs in here-documents."""
+    line = script.count(b"\n", 0, script.index(b"#DOCKER")) + 1
+
+    assert parse_script(script) is None
+    assert late_line(script) == line
+    assert _told(script, refuses_late=True) == [f"job.sh:{line}:1: {LATE}"]
+
+
+def test_a_directive_and_a_line_that_is_none() -> None:
+    """What comes late changes nothing of what comes in time."""
+    script = b"#DOCKER a\ncat >next.sh <<E\n#DOCKER --privileged b\nE\n"
+    found = parse_script(script)
+
+    assert found is not None
+    assert found.image_text == "a"
+    assert late_line(script) == 3
+
+
+@pytest.mark.parametrize("script", [b"#DOCKER a\ntrue\n", b"true\n #DOCKER a\n", b"true\n#docker a\n#DOCKERS\n", b""])
+def test_no_late_line(script: bytes) -> None:
+    """Only what would be a directive at the head is told."""
+    assert late_line(script) == 0
+
+
+BOM = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    ("script", "line", "before"),
+    [
+        (BOM + b"#!/bin/sh\n#DOCKER a\ntrue\n", 1, "'#!', which names no interpreter then"),
+        (BOM + b"#DOCKER a\ntrue\n", 1, "#DOCKER, which is no directive then"),
+        (b"#!/bin/sh\n\n" + BOM + b"#DOCKER a\ntrue\n", 3, "#DOCKER, which is no directive then"),
+        (b"#DOCKER a\n" + BOM + b"#DOCKER -w /x", 2, "#DOCKER, which is no directive then"),
+        (BOM + b"\n#DOCKER a\n", 1, "this line's first character"),
+        (BOM + b"# a job\n#DOCKER a\n", 1, "this line's first character"),
+    ],
+)
+def test_byte_order_mark(script: bytes, line: int, before: str) -> None:
+    """No editor shows it, and the job would run bare, or by another interpreter."""
+    assert _told(script) == [
+        f"job.sh:{line}:1: a UTF-8 byte order mark (the invisible bytes EF BB BF) stands before {before}; remove it, for"
+        rf" example with sed -i '{line}s/^\xEF\xBB\xBF//' SCRIPT"
+    ]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [BOM + b"#!/bin/sh\ntrue\n", BOM + b"true\n", b"true\n" + BOM + b"#DOCKER a\n", b"#DOCKERS\n" + BOM + b"#\n"],
+)
+def test_byte_order_mark_without_a_directive(script: bytes) -> None:
+    """A plain job's script is none of ours."""
+    assert parse_script(script) is None
 
 
 def test_a_files_name_cannot_forge_a_line() -> None:

@@ -99,6 +99,10 @@ def test_an_image_that_was_built_here_has_no_digest() -> None:
         ("create", 400, "no such file or directory", Failure.OTHER),
         ("create", 404, "No such image: sha256:1", Failure.IMAGE_GONE),
         ("start", 404, "network lab not found", Failure.NO_NETWORK),
+        ("start", 400, 'chdir to cwd ("/root") set in config.json failed: permission denied', Failure.NO_DIRECTORY),
+        ("start", 400, 'exec: "/bin/chdir to": stat /bin/chdir to: no such file or directory', Failure.NO_PROGRAM),
+        ("start", 400, 'exec: "/bin/sh/x": not a directory: unknown: Are you trying to mount a', Failure.NO_PROGRAM),
+        ("create", 500, "Cannot mkdir: /bin/sh is not a directory", Failure.NO_DIRECTORY),
         ("start", 500, "no space left on device", Failure.OTHER),
     ],
 )

@@ -18,7 +18,7 @@ from pbsdock.agent.runs import JobRun, TaskRun
 from pbsdock.core.facts import Exit
 from pbsdock.core.plan import Stage
 from pbsdock.core.record import Refused, State
-from pbsdock.engine.base import EngineError, ExecState, Failure
+from pbsdock.engine.base import EngineError, ExecState, Failure, FoundFile
 from pbsdock.host.process import start_time
 from pbsdock.protocol import wire
 from tests.unit.fakes import FakeNode, ask, fake_node, known, session_of
@@ -178,8 +178,38 @@ def test_an_image_with_fakes_without_a_shell_gets_its_command_bare(node: FakeNod
     node.engine.fails["start"] = EngineError(400, "no such file", Failure.NO_PROGRAM)
 
     assert _code(ask(node, _OWNER, _start(argv=b"/bin/tcsh"))) == "no-such-program"
-    assert node.engine.calls.count("create") == 2
+    assert node.engine.calls.count("create") == 3  # the last one only to look into the image
     assert node.engine.containers == {}
+
+
+@pytest.mark.parametrize("call", ["create", "look"])
+def test_an_image_with_fakes_that_cannot_be_looked_into(node: FakeNode, call: str) -> None:
+    """The program is named all the same, and nothing is left."""
+    known(node, State.READY, plan=replace(_PLAN, entrypoint="/bin/tool"))
+    node.engine.fails["start"] = EngineError(400, "no such file", Failure.NO_PROGRAM)
+    if call == "look":
+        node.engine.fails["look"] = EngineError(500, "no")
+    else:
+        node.engine.files = {}
+    (answer,) = ask(node, _OWNER, _start())
+
+    assert answer.text("code") == "no-such-program"
+    assert answer.text("sentence").endswith("has no entry point /bin/tool that can be run")
+    assert node.engine.containers == {}
+
+
+def test_a_shell_with_fakes_whose_loader_is_missing(node: FakeNode) -> None:
+    """runc has started it; that it was over at once, with a status of runc's, makes the agent look."""
+    record = known(node, State.READY, plan=_PLAN)
+    node.engine.exit_code = 1
+    open_to_all = FoundFile(kind="directory", mode=0o755, uid=0, gid=0)
+    shell = FoundFile(kind="file", mode=0o755, uid=0, gid=0, head=b"#!/opt/shell\n")
+    node.engine.files = {"/": open_to_all, "/bin": open_to_all, "/bin/sh": shell}
+    (answer,) = ask(node, _OWNER, _start())
+
+    assert answer.text("code") == "no-interpreter"
+    assert "there is no /opt/shell, which the '#!' line of /bin/sh names" in answer.text("sentence")
+    assert (node.engine.containers, record.state, node.jobs.runs()) == ({}, State.READY, [])
 
 
 def test_a_stage_in_with_fakes_that_fails_refuses_the_job(node: FakeNode) -> None:

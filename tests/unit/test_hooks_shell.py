@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from pbsdock.directive.parse import DirectiveError, late_line, late_sentence
 from pbsdock.hook import client
 from pbsdock.protocol import wire
+from tests.support.torque import parse_script
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HOOKS = ("prologue", "epilogue", "run", "prologue.parallel", "epilogue.parallel", "node-check", "ask")
@@ -185,7 +187,9 @@ def test_prologue_of_a_plain_job_leaves_an_agent_that_cannot_start_to_the_node_c
     assert site.asked(0.3) is None
 
 
-@pytest.mark.parametrize("line", ["#DOCKER busybox", "#docker busybox", "#DOCKER busybox\r", "#DOCKER"])
+@pytest.mark.parametrize(
+    "line", ["#DOCKER busybox", "#docker busybox", "#DOCKER busybox\r", "#DOCKER", "\ufeff#DOCKER busybox"]
+)
 def test_prologue_hands_a_directive_to_the_client(site: Site, line: str) -> None:
     """Any spelling of the directive reaches the client, with mom's argument vector as it is."""
     script = site.script(f"#!/bin/sh\n\0\n{line}\n")
@@ -455,6 +459,64 @@ def test_run_does_not_take_other_comments_for_a_directive(site: Site, text: str)
     site.script(text)
 
     assert site.call("run", ["/bin/echo", "started"], _job_env()).stdout == "started\n"
+
+
+LATE = "true\ncat >next.sh <<END\n#DOCKER --privileged x\nEND\n"
+
+
+@pytest.mark.parametrize("padding", ["", "# padding\n" * 10_000])
+def test_run_tells_of_a_line_after_the_first_command(site: Site, padding: str) -> None:
+    """The job is a plain one: it runs bare, with its environment untouched, and one line says so."""
+    site.script(padding + LATE)
+    line = padding.count("\n") + 3
+    names = {"LC_ALL": "C.UTF-8", "script": "s", "line": "l", "late": "x", "mark": "m", "plain": "p", "text": "t"}
+
+    done = site.call("run", ["/usr/bin/env"], _job_env(**names))
+
+    assert done.stderr == f"pbsdock: {late_sentence(line)}\n"
+    assert done.returncode == 0
+    assert {f"{name}={value}" for name, value in names.items()} <= set(done.stdout.splitlines())
+
+
+def test_run_tells_of_it_once_a_job(site: Site) -> None:
+    """A TM task of the same job comes with the same script."""
+    site.script(LATE)
+
+    assert site.call("run", ["/bin/true"], _job_env(PBS_TASKNUM="2")).stderr == ""
+
+
+HEADS = (
+    "#!/bin/sh\n\n \t\r\n   # comment\n#DOCKER x\ntrue\n",
+    "#\n\v\f#\n#DOCKER\vx",
+    "#DOCKER\u00a0x\ntrue\n",
+    "\ufeff#DOCKER x\n",
+    "\ufeff#!/bin/sh\n#DOCKER x\n",
+    "\ufeff\n#DOCKER x\n",
+    "true\n#DOCKER x\n",
+    "  true\n#DOCKER x\n",
+    "\ufefftrue\n#DOCKER x\n",
+    "true\n\ufeff#DOCKER x\n",
+    "true\n#DOCKER\u00b5x\n",
+    "#DOCKER\u00b5x\n",
+    "\\\n#DOCKER x\n",
+    "#DOCKERS\n#docker-x\n",
+)
+
+
+@pytest.mark.parametrize("text", HEADS)
+def test_run_and_the_parser_agree_on_what_a_directive_is(site: Site, text: str) -> None:
+    """What the parser takes for one, or for a mistake in one, never runs bare; what it does not is never stopped."""
+    site.script(text)
+    try:
+        is_directive = parse_script(text.encode()) is not None
+    except DirectiveError:
+        is_directive = True
+
+    done = site.call("run", ["/bin/echo", "started"], _job_env())
+
+    assert (done.returncode, done.stdout) == ((125, "") if is_directive else (0, "started\n"))
+    late = late_line(text.encode())
+    assert is_directive or done.stderr == (f"pbsdock: {late_sentence(late)}\n" if late else "")
 
 
 def test_run_on_a_sister_becomes_the_command(site: Site) -> None:

@@ -753,12 +753,15 @@ def test_override_leaves_the_rest_alone() -> None:
 # -- codes ------------------------------------------------------------------------------------------------------------
 
 
+_MAKERS = ("Refusal", "_Unfit", "_Found", "Cause")
+
+
 def _refusal_codes() -> set[str]:
-    """Every code written out in a call of Refusal, or of what mounts and images make refusals from."""
+    """Every code written out in a call of Refusal, or of what mounts, images and programs make refusals from."""
     codes = set()
     for path in (ROOT / "lib/pbsdock").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Refusal", "_Unfit"):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _MAKERS:
                 codes |= {one.value for one in node.args[:1] if isinstance(one, ast.Constant)}
     return {one for one in codes if isinstance(one, str)}
 

@@ -47,6 +47,7 @@ def test_a_container_that_is_not_as_planned(observed: Observed, says: str) -> No
         (Failure.IMAGE_GONE, NodeFault, "image-gone"),
         (Failure.NO_NETWORK, Refusal, "no-such-network"),
         (Failure.OTHER, NodeFault, "engine-error"),
+        (Failure.NO_DIRECTORY, Refusal, "workdir-closed"),
         (Failure.NO_PROGRAM, NodeFault, "engine-error"),  # of a container that could not even be created
     ],
 )
@@ -78,7 +79,8 @@ def test_what_is_believed_of_a_run_hook() -> None:
         True,
     )
     assert lost == ["B"]
-    assert "has no /bin/sh that can be run; choose a shell it has with qsub -S" in no_program(_PLAN, call).sentence
+    said = no_program(_PLAN, call, "/bin/sh", None).sentence
+    assert "has no /bin/sh that can be run; choose a shell it has with qsub -S" in said
 
 
 def test_a_run_hook_without_a_command_is_refused() -> None:

@@ -18,7 +18,10 @@ _ASKED = pytest.StashKey[dict[str, str]]()  # the suite of each machine that was
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only `make test-v2` has time for: not collected, so that it does not look like a skip."""
+    """Leave out what only `make test-v2` has time for: not collected, so that it does not look like a skip.
+
+    PBSDOCK_VM is "full" for all, "smoke" for a short look at the second machine besides what every run has.
+    """
     if os.environ.get("PBSDOCK_VM") == "full":
         return
     left_out = [one for one in items if _is_for_later(one)]
@@ -28,10 +31,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_for_later(item: pytest.Item) -> bool:
-    """Of the second machine what is not marked for every run; of the first, and without one, what is marked as slow."""
+    """Of the second machine all but a short look, and that unless asked for; of the first, and without one, what is slow."""
     callspec = getattr(item, "callspec", None)
     if callspec is not None and callspec.params.get("lab", SUITES[0]) != SUITES[0]:
-        return not item.get_closest_marker("smoke")
+        return os.environ.get("PBSDOCK_VM") != "smoke" or not item.get_closest_marker("smoke")
     return item.get_closest_marker("full") is not None
 
 

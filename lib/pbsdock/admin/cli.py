@@ -89,13 +89,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from pbsdock.directive.parse import DirectiveError, parse_script
+    from pbsdock.directive.parse import DirectiveError, late_line, late_sentence, parse_script
     from pbsdock.rm.choose import words
 
     wrong = False
     for name in arguments.scripts:
         try:
-            directive = parse_script(Path(name).read_bytes(), words(), filename=name)
+            script = Path(name).read_bytes()
+            directive = parse_script(script, words(), filename=name)
         except OSError as error:
             print(f"{name}: cannot be read: {error.strerror}", file=sys.stderr)
             wrong = True
@@ -103,6 +104,8 @@ def _check(arguments: argparse.Namespace) -> int:
             print(error, file=sys.stderr)
             wrong = True
         else:
+            if late := late_line(script):
+                print(f"{name}: {late_sentence(late, contained=directive is not None)}", file=sys.stderr)
             print(f"{name}: {directive.image.canonical if directive else 'no #DOCKER line: runs without a container'}")
     return 2 if wrong else 0
 

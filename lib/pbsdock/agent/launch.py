@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import socket
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 
+from pbsdock.agent.programs import USUAL_PATH, Cause, Identity, Image
 from pbsdock.core.errors import NodeFault, Refusal
 from pbsdock.core.plan import Plan
-from pbsdock.engine.base import ContainerEngine, ContainerSpec, EngineError, Failure
-from pbsdock.engine.spec import Call
+from pbsdock.engine.base import ContainerEngine, ContainerSpec, EngineError, Failure, FoundFile
+from pbsdock.engine.spec import Call, closed_workdir, entrypoint
+
+_LOOK_S = 5.0
+_WORDS_S, _WORDS_BYTES = 0.5, 4096
+_FRAME = 8  # bytes of a frame's header
+_KERNELS = ("/proc", "/sys", "/dev")  # mounted in every container
 
 MakeSpec = Callable[[bool], ContainerSpec]  # whether the command is behind a shell line
 
@@ -20,17 +31,18 @@ def launch(
     *,
     before_start: Callable[[], None],
     failed: Callable[[EngineError], NodeFault | Refusal],
-    no_program: Refusal,
+    no_program: Callable[[str], Refusal],
 ) -> tuple[socket.socket, str]:
     """Create, attach, start; returns the streams and the container's id.
 
     An image without /bin/sh gets its command bare, with runc's own umask. *before_start* is called when only the start
     is left to do. A container that was made is the caller's to remove, whatever comes of it. Raises what *failed* makes
-    of an error of the engine's, and *no_program* if the command itself cannot be run.
+    of an error of the engine's, and what *no_program* makes of the program that cannot be run.
     """
     for wrapped in (True, False):
+        asked = spec(wrapped)
         try:
-            identifier = engine.create(spec(wrapped), name)
+            identifier = engine.create(asked, name)
         except EngineError as error:
             raise failed(error) from None
         try:
@@ -38,10 +50,15 @@ def launch(
         except EngineError as error:
             if error.failure is not Failure.NO_PROGRAM:
                 raise failed(error) from None
-            if not wrapped:
-                raise no_program from None
-            engine.remove(identifier)
+        if not wrapped or asked.entrypoint:  # of which the engine speaks, whatever is behind it
+            raise no_program(first_program(asked))
+        engine.remove(identifier)
     raise AssertionError("unreachable")
+
+
+def first_program(spec: ContainerSpec) -> str:
+    """What the engine is to run."""
+    return (*spec.entrypoint, *spec.argv)[0]
 
 
 def _started(engine: ContainerEngine, identifier: str, before_start: Callable[[], None]) -> socket.socket:
@@ -55,12 +72,17 @@ def _started(engine: ContainerEngine, identifier: str, before_start: Callable[[]
     return stream
 
 
-def no_program(plan: Plan, call: Call) -> Refusal:
-    """For an image that has nothing of the command's name. Pure."""
-    return Refusal(
-        "no-such-program",
-        f"image {plan.image!r} has no {call.argv[0]} that can be run; choose a shell it has with {call.shell_option}",
-    )
+def no_program(plan: Plan, call: Call, program: str, cause: Cause | None) -> Refusal:
+    """For a program that the image cannot run; *cause* is why, where that was found out. Pure."""
+    is_entrypoint = program == next(iter(entrypoint(plan.entrypoint or "")), None)
+    cure = "" if is_entrypoint or len(call.argv) != 1 else f"; choose a shell it has with {call.shell_option}"
+    what = "the entry point: " if is_entrypoint else ""
+    if cause is None or (not is_entrypoint and cause.says == f"there is no {program}"):
+        what = "entry point " if is_entrypoint else ""
+        return Refusal("no-such-program", f"image {plan.image!r} has no {what}{program} that can be run{cure}")
+    if cause.code == "no-such-program" and program.startswith("/"):
+        cure = cure or "; name a program that it has"
+    return Refusal(cause.code, f"image {plan.image!r}: {what}{cause.says}{cure}")
 
 
 def launch_error(error: EngineError, plan: Plan, node: str) -> NodeFault | Refusal:
@@ -69,4 +91,76 @@ def launch_error(error: EngineError, plan: Plan, node: str) -> NodeFault | Refus
         return NodeFault("image-gone", f"image {plan.image!r} was removed from {node} after it had been checked")
     if error.failure is Failure.NO_NETWORK:
         return Refusal("no-such-network", f"network {plan.network!r} does not exist on {node}")
+    if error.failure is Failure.NO_DIRECTORY:
+        where = plan.workdir or "that the job starts in"
+        if "ermission denied" in str(error):
+            return Refusal("workdir-closed", closed_workdir(plan.image, where))
+        wrong = f"image '{plan.image}': the work directory {where} is no directory; choose another with --workdir"
+        return Refusal("workdir-closed", wrong)
     return NodeFault("engine-error", f"the Docker engine of {node} could not start the container: {str(error)[:400]}")
+
+
+def cause_in_image(engine: ContainerEngine, name: str, spec: ContainerSpec, program: str) -> Cause | None:
+    """Why the user cannot run *program* of an image; None where that is not to be found out.
+
+    It is looked for in a container beside that of *name* which is never started and in which nothing is mounted: the
+    engine would follow paths in what is the user's as root.
+    """
+    bare = replace(
+        spec,
+        argv=("/",),
+        entrypoint=(),
+        mounts=(),
+        tmpfs=(),
+        network="none",
+        workdir="/",
+        devices=(),
+        gpus=(),
+        sysctls={},
+    )
+    mounted = [mount.target for mount in spec.mounts] + [tmpfs.target for tmpfs in spec.tmpfs]
+    search = [value for name, _, value in (pair.partition("=") for pair in spec.environment) if name == "PATH"]
+    beside = f"{name}-look"
+    try:
+        identifier = engine.create(bare, beside)
+        image = Image(
+            look=_looker(engine, identifier),
+            who=Identity(uid=spec.uid, gids=frozenset((spec.gid, *spec.groups))),
+            mounted=[*mounted, *_KERNELS],
+            machine=os.uname().machine,
+            search=search[0] if search else USUAL_PATH,
+        )
+        return image.cause(program)
+    except (EngineError, NodeFault):  # what failed is the job's start, and that is told in any case
+        return None
+    finally:
+        with suppress(EngineError, NodeFault):  # the reaper tries again
+            engine.remove(beside)
+
+
+def _looker(engine: ContainerEngine, identifier: str) -> Callable[[str], FoundFile | None]:
+    """Each path is asked for once, and not for ever: a long PATH of an image's is not searched to its end."""
+    deadline = time.monotonic() + _LOOK_S
+
+    @functools.cache
+    def look(path: str) -> FoundFile | None:
+        if time.monotonic() > deadline:
+            raise EngineError(0, "looking took too long")
+        return engine.look(identifier, path)
+
+    return look
+
+
+def last_words(stream: socket.socket, *, tty: bool) -> str:
+    """What a container that is over has written, in one line of some hundred characters; frames as in
+    :meth:`pbsdock.engine.base.ContainerEngine.attach`."""
+    data = b""
+    stream.settimeout(_WORDS_S)
+    with suppress(OSError):
+        while len(data) < _WORDS_BYTES and (more := stream.recv(_WORDS_BYTES)):
+            data += more
+    text = b""
+    while not tty and len(data) > _FRAME:
+        end = _FRAME + int.from_bytes(data[4:_FRAME], "big")
+        text, data = text + data[_FRAME:end], data[end:]
+    return " ".join((data if tty else text).decode("utf-8", "replace").split())[:300]

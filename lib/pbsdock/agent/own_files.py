@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pbsdock.agent.image_profile import GROUP, PASSWD
 from pbsdock.agent.node import Node
-from pbsdock.agent.script import interpreter
+from pbsdock.agent.script import env_finds, interpreter
 from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record
 from pbsdock.engine.accounts import group, passwd
@@ -38,6 +38,7 @@ def write(node: Node, job: Job, record: Record, plan: Plan, script: bytes | None
         record.note(
             script_names_shell=node.rm.chooses_shell(script),
             interpreter=interpreter(script),
+            env_finds=env_finds(script),
             script_sha256=hashlib.sha256(script).hexdigest(),
         )
         made.append((str(directory / "script"), job.script_path))

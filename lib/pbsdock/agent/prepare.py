@@ -21,7 +21,7 @@ from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.core.facts import Bound, uptime
 from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record, State
-from pbsdock.directive.parse import Directive, DirectiveError, parse_options, parse_script
+from pbsdock.directive.parse import Directive, DirectiveError, late_line, parse_options, parse_script
 from pbsdock.engine import fitness
 from pbsdock.engine.base import EngineError
 from pbsdock.engine.images import Image
@@ -53,7 +53,10 @@ def from_prologue(node: Node, argv: Sequence[str], env: Mapping[str, str], notif
             with node.planning.turn(job.uid, job.user):
                 script = read_script(announced.script_path, job.uid)
                 name = announced.name or "script"
-                directive = parse_script(script, node.rm.words, filename=name) if script is not None else None
+                if script is None:
+                    return None
+                is_strict = node.config.directive.late == "refuse"
+                directive = parse_script(script, node.rm.words, filename=name, refuses_late=is_strict)
                 if directive is None:
                     return None
                 plan = _decide(node, job, directive, announced.wrong)
@@ -121,7 +124,7 @@ def _prepare(node: Node, job: Job, plan: Plan, script: bytes | None, notify: Not
     record = new_record(node, job)
     plan = _with_cpus(node, job, plan, record)
     record.plan = plan
-    record.note(asked_at=began)
+    record.note(asked_at=began, late_line=late_line(script) if script is not None else 0)
     # One durable write before the first side effect names every handle there will ever be: container name, cgroup
     # and files follow from the record's own name, so a crash later leaves nothing that is not written down.
     record.begin(steps_of(plan))

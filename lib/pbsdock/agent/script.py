@@ -7,11 +7,12 @@ import re
 import stat
 from collections.abc import Mapping, Sequence
 
+from pbsdock.agent.programs import env_program
 from pbsdock.core.errors import Refusal
 from pbsdock.directive.parse import SCRIPT_LIMIT, parse_script
 from pbsdock.rm.base import ResourceManager
 
-_INTERPRETER = re.compile(rb"#![ \t]*(/[A-Za-z0-9._/+-]+)(?=[ \t\n]|$)")
+_INTERPRETER = re.compile(rb"#![ \t]*(/[A-Za-z0-9._/+-]+(?:\r(?=\n|$))?)(?=[ \t\n]|$)([^\n]*)")
 
 
 def read_script(path: str, uid: int) -> bytes | None:
@@ -56,6 +57,14 @@ def has_directive(rm: ResourceManager, argv: Sequence[str], env: Mapping[str, st
 
 
 def interpreter(script: bytes) -> str:
-    """What the first line names; "" for none, or one that is no plain path."""
+    """What the first line names, a carriage return with it; "" for none, or one that is no plain path."""
     named = _INTERPRETER.match(script)
     return named[1].decode() if named else ""
+
+
+def env_finds(script: bytes) -> str:
+    """The program that env(1) is to find as the interpreter; "" for none, or where that is not plain to see."""
+    named = _INTERPRETER.match(script)
+    if named is None or not named[1].endswith(b"/env"):
+        return ""
+    return env_program(named[2].decode("utf-8", "replace").split())

@@ -6,13 +6,15 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from pbsdock.agent import work_dir
 from pbsdock.agent.call import read_call
 from pbsdock.agent.directories import check_workdir
-from pbsdock.agent.launch import launch, launch_error, no_program
+from pbsdock.agent.launch import cause_in_image, first_program, last_words, launch, launch_error, no_program
 from pbsdock.agent.node import Node, ms_since
 from pbsdock.agent.pinning import pinned
+from pbsdock.agent.programs import Cause
 from pbsdock.agent.runs import JobRun
 from pbsdock.agent.shell import waited_for
 from pbsdock.agent.verify import wrong_with
@@ -22,10 +24,13 @@ from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record, State
 from pbsdock.engine import spec as container
 from pbsdock.engine.base import ContainerSpec, EngineError, Rlimits
-from pbsdock.host.process import Caller, start_time
+from pbsdock.host.process import Caller, await_execution, start_time
 from pbsdock.protocol import wire
 
 _REMOVED_S = 10.0
+_OVER_S = 2.0  # between the end of a first process and the engine's word on it
+_BROKEN = (126, 127)  # ld.so(8) ends with 127
+_NOT_EXECUTED = (1, 126, 127, 255)  # what runc ends with after an execve(2) that failed: 1 in 1.1, 255 since
 
 
 def start_job(node: Node, record: Record, request: wire.Message, caller: Caller) -> tuple[JobRun, socket.socket]:
@@ -48,6 +53,9 @@ def start_job(node: Node, record: Record, request: wire.Message, caller: Caller)
         with pinned(node, node.paths.pins / record.name, plan, bound) as held:
             stream, identifier = _launch(node, record, plan, call, held, rlimits)
             pid = _verified(node, record, plan, identifier, bound)
+            if not pid:
+                spec = _spec(node, record, plan, call, held, rlimits, True)
+                _refuse_unrunnable(node, record, plan, call, spec, identifier, stream)
         _note_start(node, record, identifier, pid, tty=call.tty, began=began)
     except BaseException:
         if stream is not None:
@@ -67,6 +75,7 @@ def _call(node: Node, record: Record, request: wire.Message) -> container.Call:
         call,
         shell_chosen=node.rm.shell_chosen(record.uid, call.argv, facts.job_file) or facts.script_names_shell,
         interpreter=facts.interpreter,
+        env_finds=facts.env_finds,
     )
     if lost:
         node.emit("env.dropped", record, names=",".join(lost)[:500])
@@ -120,21 +129,11 @@ def discard_half_started(node: Node, record: Record, request: wire.Message) -> N
 def _launch(
     node: Node, record: Record, plan: Plan, call: container.Call, held: Sequence[Bound], rlimits: Rlimits
 ) -> tuple[socket.socket, str]:
-    def spec(wrapped: bool) -> ContainerSpec:
-        return container.for_job(
-            plan,
-            call,
-            image_id=record.image_id or "",
-            bound=held,
-            own_files=record.facts.own_files,
-            cgroup_parent=node.cgroups.cgroup_parent(record.cgroup),
-            labels=node.labels(record),
-            rlimits=rlimits,
-            traits=record.facts.image,
-            hostname=node.name,
-            wrapped=wrapped,
-            runtime=node.config.engine.runtime,
-        )
+    spec = partial(_spec, node, record, plan, call, held, rlimits)
+
+    def unrunnable(program: str) -> Refusal:
+        cause = cause_in_image(node.engine, record.container_name, spec(True), program)
+        return no_program(plan, call, program, cause)
 
     return launch(
         node.engine,
@@ -143,7 +142,60 @@ def _launch(
         # Minted since the prologue, and needed only now: the gateway's time is hidden behind everybody else's.
         before_start=lambda: _deliver(node, record, plan),
         failed=lambda error: launch_error(error, plan, node.name),
-        no_program=no_program(plan, call),
+        no_program=unrunnable,
+    )
+
+
+def _refuse_unrunnable(
+    node: Node,
+    record: Record,
+    plan: Plan,
+    call: container.Call,
+    spec: ContainerSpec,
+    identifier: str,
+    stream: socket.socket,
+) -> None:
+    """runc starts a program whose loader or interpreter is missing, or that is another machine's, and only then has
+    execve(2) fail. Raises Refusal where a first process that is over at once was none for that reason, or was a shell
+    that ended before it was given the job's script, as one does that lacks a library."""
+    deadline = time.monotonic() + _OVER_S
+    while (found := node.engine.inspect(identifier)) is not None and found.is_running:
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.01)
+    if found is None or found.exit_code not in _NOT_EXECUTED:
+        return
+    program = first_program(spec)
+    cause = cause_in_image(node.engine, record.container_name, spec, program)
+    if cause is None and found.exit_code in _BROKEN and not spec.entrypoint and len(call.argv) == 1:
+        if words := last_words(stream, tty=spec.tty):
+            cause = Cause("program-broken", f"{program} cannot be run; it says: {words}")
+    if cause is not None:
+        raise no_program(plan, call, program, cause)
+
+
+def _spec(
+    node: Node,
+    record: Record,
+    plan: Plan,
+    call: container.Call,
+    held: Sequence[Bound],
+    rlimits: Rlimits,
+    wrapped: bool,
+) -> ContainerSpec:
+    return container.for_job(
+        plan,
+        call,
+        image_id=record.image_id or "",
+        bound=held,
+        own_files=record.facts.own_files,
+        cgroup_parent=node.cgroups.cgroup_parent(record.cgroup),
+        labels=node.labels(record),
+        rlimits=rlimits,
+        traits=record.facts.image,
+        hostname=node.name,
+        wrapped=wrapped,
+        runtime=node.config.engine.runtime,
     )
 
 
@@ -162,6 +214,7 @@ def _verified(node: Node, record: Record, plan: Plan, identifier: str, bound: Se
     found = node.engine.inspect(identifier)
     if found is None or found.pid <= 0:
         return 0
+    await_execution(found.pid)
     wrong = wrong_with(found.pid, plan, bound, node.cgroups, record.cgroup)
     if wrong is None:
         return 0

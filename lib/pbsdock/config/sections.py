@@ -55,6 +55,17 @@ class TorqueConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DirectiveConfig:
+    """How scripts are read."""
+
+    late: Literal["warn", "refuse"] = setting(
+        "warn",
+        "A #DOCKER line after the script's first command: warn (it is no directive, as with #PBS, and the job's stderr"
+        " says so) or refuse.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImagesConfig:
     """Which images, and how they get here."""
 

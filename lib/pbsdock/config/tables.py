@@ -18,6 +18,7 @@ from pbsdock.config.sections import (
     AgentConfig,
     CgroupConfig,
     DevicesConfig,
+    DirectiveConfig,
     EngineConfig,
     EnvConfig,
     EventsConfig,
@@ -44,6 +45,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DevicesConfig",
+    "DirectiveConfig",
     "EngineConfig",
     "EnvConfig",
     "EventsConfig",
@@ -96,6 +98,7 @@ class Config:
     """The whole configuration, defaults filled in."""
 
     engine: EngineConfig = field(default_factory=EngineConfig)
+    directive: DirectiveConfig = field(default_factory=DirectiveConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
     mounts: MountsConfig = field(default_factory=MountsConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)

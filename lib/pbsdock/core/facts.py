@@ -117,11 +117,13 @@ class Facts:
     script_names_shell: bool = False
     script_sha256: str = ""
     interpreter: str = ""  # of the script's first line
+    env_finds: str = ""  # the program that env(1) is to find as such
     pid: int = 0  # the container's first process
     pid_start: int = 0  # when that began, in clock ticks since the boot
     tty: bool = False
     waited_for: int = -1  # what the shell waited for before it was given its script (see pbsdock.agent.shell)
     started_at: float | None = None
+    late_line: int = 0  # the script's first #DOCKER line after its first command, from 1; 0: none
     cwd_lost: str = ""  # of earlier releases, whose jobs started in / then
     image: ImageTraits = field(default_factory=ImageTraits)
     untold: tuple[str, ...] = ()  # sentences on the end that no run hook was there to hear

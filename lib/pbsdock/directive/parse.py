@@ -29,6 +29,8 @@ __all__ = [
     "TooLong",
     "Volume",
     "expand",
+    "late_line",
+    "late_sentence",
     "parse_options",
     "parse_script",
 ]
@@ -41,27 +43,35 @@ _NEAR_MISSES = 1000  # comments looked at for a misspelled directive
 _WORD = b"#DOCKER"
 # The word in any case at the start of a line, then a blank of any kind (a no-break space is told) or the end.
 _MARK = re.compile(rb"^#docker(?=[\s\x00]|\xc2\xa0|$)", re.IGNORECASE | re.MULTILINE)
-_COMMAND = re.compile(rb"^[ \t\r\v\f]*+[^#\s]", re.MULTILINE)
+# Lines with UTF-8's byte order mark, which neither the kernel nor a shell takes for nothing.
+_HIDDEN = re.compile(rb"^\xef\xbb\xbf(?=[#\s]|$)", re.MULTILINE)
+_HIDDEN_DIRECTIVE = re.compile(rb"^\xef\xbb\xbf#DOCKER(?=\s|$)", re.MULTILINE)
+_LATE = re.compile(rb"^#DOCKER(?=[\s\x00]|\xc2\xa0|$)", re.MULTILINE)
+# What is hidden behind a byte order mark is told, and so ends no head.
+_COMMAND = re.compile(rb"^(?:\xef\xbb\xbf(?=[#\s]))?+[ \t\r\v\f]*+[^#\s]", re.MULTILINE)
 _OPTION = re.compile(rb"--?[A-Za-z]")
 _PLAIN_DOLLAR = re.compile(rf"\$\$|{VARIABLE.pattern}")
 
 
-def parse_script(data: bytes, words: Words, filename: str = "script") -> Directive | None:
-    """Parse a whole job script; None if it has no ``#DOCKER`` line. Raises DirectiveError.
+def parse_script(
+    data: bytes, words: Words, filename: str = "script", *, refuses_late: bool = False
+) -> Directive | None:
+    """Parse a whole job script; None if it has no ``#DOCKER`` line at its head, among the comments.
 
-    *words* are those of the resource manager that runs the job.
+    Raises DirectiveError.
+    *words* are those of the resource manager that runs the job; *refuses_late*: whether a ``#DOCKER`` line after the
+    first command is an error, instead of no directive.
     """
     draft = Draft(filename, words)
     if len(data) > SCRIPT_LIMIT:
         draft.wrong(1, 1, f"the script has {len(data)} bytes; at most {SCRIPT_LIMIT} are taken")
         raise DirectiveError(filename, draft.problems)
-    command = _COMMAND.search(data)
-    header = command.start() if command else len(data)
+    header = _header(data)
     number, seen, first, count, size, misses = 1, 0, 0, 0, 0, 0
-    for mark in _MARK.finditer(data):
+    for mark in _MARK.finditer(data, 0, header):
         if mark.group() != _WORD:
             misses += 1
-            if mark.start() >= header or misses > _NEAR_MISSES:
+            if misses > _NEAR_MISSES:
                 continue
         number += data.count(b"\n", seen, mark.start())
         seen = mark.start()
@@ -75,12 +85,58 @@ def parse_script(data: bytes, words: Words, filename: str = "script") -> Directi
                 said = f"the #DOCKER lines up to this one have {size} bytes; at most {DIRECTIVE_LIMIT} are taken"
                 draft.unreadable(number, 1, said)
                 break
-            _read_mark(draft, line, number, seen < header, count)
+            if count > DIRECTIVE_LINES:
+                draft.unreadable(number, 1, f"a script has at most {DIRECTIVE_LINES} #DOCKER lines")
+            else:
+                read_line(draft, line, number, len(_WORD))
         if draft.is_full or count > DIRECTIVE_LINES:
             break
+    _tell_byte_order_marks(draft, data, header, has_directive=bool(first))
+    if refuses_late and (late := late_line(data)):
+        draft.unreadable(late, 1, "this #DOCKER line comes after the first command; move it up among the comments")
     if not first and not draft.problems:
         return None
     return _finish(draft, first, "#DOCKER names no image; write '#DOCKER [options] IMAGE[:TAG]'")
+
+
+def _header(data: bytes) -> int:
+    """Where the comments at the head end: at the first line that is neither blank nor a comment."""
+    command = _COMMAND.search(data)
+    return command.start() if command else len(data)
+
+
+def late_line(data: bytes) -> int:
+    """The number of the first ``#DOCKER`` line after the first command, which is no directive; 0 if there is none."""
+    mark = _LATE.search(data, _header(data))
+    return 0 if mark is None else data.count(b"\n", 0, mark.start()) + 1
+
+
+def late_sentence(line: int, *, contained: bool = False) -> str:
+    """What is said of such a line where it is let be; *contained*: the script has a directive as well."""
+    so = "" if contained else ", and the job runs without a container"
+    return (
+        f"line {line}: a #DOCKER line after the script's first command is no directive{so}; one that is meant belongs"
+        " among the comments at the head"
+    )
+
+
+def _tell_byte_order_marks(draft: Draft, data: bytes, header: int, *, has_directive: bool) -> None:
+    """Tell what no editor shows and what keeps a line of the head from being read as what it looks like."""
+    if not has_directive and not _HIDDEN_DIRECTIVE.search(data, 0, header):
+        return
+    for mark in _HIDDEN.finditer(data, 0, header):
+        number = data.count(b"\n", 0, mark.start()) + 1
+        rest = data[mark.end() : mark.end() + len(_WORD)]
+        hidden = "'#!', which names no interpreter then" if rest[:2] == b"#!" else "this line's first character"
+        hidden = "#DOCKER, which is no directive then" if rest == _WORD else hidden
+        draft.unreadable(
+            number,
+            1,
+            f"a UTF-8 byte order mark (the invisible bytes EF BB BF) stands before {hidden}; remove it, for example"
+            f" with sed -i '{number}s/^\\xEF\\xBB\\xBF//' SCRIPT",
+        )
+        if draft.is_full:
+            return
 
 
 def _line_at(data: bytes, start: int) -> bytes:
@@ -93,15 +149,6 @@ def _is_near_miss(rest: bytes) -> bool:
     words = rest[:LINE_LIMIT].split()
     options = [word for word in words if _OPTION.match(word)]
     return bool(options) or len(words) == 1
-
-
-def _read_mark(draft: Draft, line: bytes, number: int, in_header: bool, count: int) -> None:
-    if not in_header:
-        draft.unreadable(number, 1, "this #DOCKER line comes after the first command; move it up among the comments")
-    elif count > DIRECTIVE_LINES:
-        draft.unreadable(number, 1, f"a script has at most {DIRECTIVE_LINES} #DOCKER lines")
-    else:
-        read_line(draft, line, number, len(_WORD))
 
 
 def parse_options(text: str, words: Words, filename: str = "PBSDOCK") -> Directive:

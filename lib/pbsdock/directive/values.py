@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shlex
 from collections.abc import Callable, Mapping
 
 from pbsdock.core.errors import BadValue
@@ -261,6 +262,22 @@ def _read_when(draft: Draft, token: Token, tokens: list[Token]) -> str | None:
     return None
 
 
+def _read_entrypoint(draft: Draft, token: Token, argument: Token) -> None:
+    """A program and its first words, quoted as in a shell."""
+    text = argument.text
+    if text.startswith("["):
+        problem = "is a list; write the words as in a shell: --entrypoint 'PROGRAM WORD…'"
+    else:
+        try:
+            if shlex.split(text) or not text:
+                note_single(draft, token, "entrypoint", text)
+                return
+            problem = "names no program"
+        except ValueError:
+            problem = "has a quotation mark, or a backslash, that is not closed"
+    draft.wrong(token.line, argument.column, f"--entrypoint {shown(text)} {problem}")
+
+
 def _one_word(option: str) -> Callable[[Draft, Token, Token], None]:
     def read(draft: Draft, token: Token, argument: Token) -> None:
         note_single(draft, token, option, argument.text)
@@ -278,6 +295,6 @@ READERS: Mapping[str, Callable[[Draft, Token, Token], None]] = {
     "platform": _read_platform,
     "network": _read_network,
     "s3": _read_s3,
-    "entrypoint": _one_word("entrypoint"),
+    "entrypoint": _read_entrypoint,
     "gpus": _one_word("gpus"),
 }

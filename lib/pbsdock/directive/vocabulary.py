@@ -10,7 +10,7 @@ OPTIONS = {
     "volume": "--volume SOURCE:TARGET[:ro|rw]",
     "workdir": "--workdir PATH",
     "env": "--env NAME[=VALUE]",
-    "entrypoint": "--entrypoint PROGRAM",
+    "entrypoint": "--entrypoint 'PROGRAM [WORD…]'",
     "network": "--network NAME",
     "shm-size": "--shm-size SIZE",
     "tmpfs": "--tmpfs PATH[:size=SIZE]",

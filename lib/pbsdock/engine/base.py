@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pbsdock.core.plan import Device, Limits, Tmpfs
 
@@ -22,6 +22,7 @@ class Failure(Enum):
     """Why an engine refused a call, as far as the agent treats it differently."""
 
     NO_PROGRAM = "no-program"  # what was to be started is not in the image, or cannot be run
+    NO_DIRECTORY = "no-directory"  # the directory to start in is none, or closed to the user
     IMAGE_GONE = "image-gone"
     NO_NETWORK = "no-network"
     OTHER = "other"
@@ -60,7 +61,7 @@ class ContainerSpec:
 
     image_id: str
     argv: tuple[str, ...]
-    entrypoint: str | None  # None: none at all, also where the image has one
+    entrypoint: tuple[str, ...]  # in front of argv; empty: none at all, also where the image has one
     environment: tuple[str, ...]  # NAME=value, over the image's own
     uid: int
     gid: int
@@ -131,6 +132,19 @@ class ImageFile:
 
     is_program: bool
     content: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundFile:
+    """A file of a container that does not run. ``link`` is where a symbolic link leads, ``head`` how a plain file
+    begins, in some kilobytes."""
+
+    kind: Literal["file", "directory", "link", "other"]
+    mode: int
+    uid: int
+    gid: int
+    link: str = ""
+    head: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +220,9 @@ class ContainerEngine(Protocol):
 
     def inspect(self, container: str) -> ContainerState | None:
         """How a container is; None if there is none."""
+
+    def look(self, container: str, path: str) -> FoundFile | None:
+        """What is at *path* in a container that does not run, itself where it is a link; None if nothing is."""
 
     def inspect_image(self, reference: str) -> ImageFacts | None:
         """An image by reference; None if it is not here."""

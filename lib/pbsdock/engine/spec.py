@@ -22,6 +22,10 @@ OF_THE_JOB = ("HOME", "USER", "LOGNAME", "TMPDIR", "TERM", "ENVIRONMENT", *_VISI
 SHELL_LIMITS = {"v": "Max address space", "d": "Max data size"}
 
 
+_PLAIN_SHELLS = ("sh", "bash", "dash", "ash", "ksh", "mksh")  # read no file before a script (POSIX sh, bash(1))
+_SHELLS = ("sh", "bash", "dash", "ash", "ksh", "mksh", "zsh")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """What the run hook asks for: believed, because it can only hurt the user's own job."""
@@ -32,6 +36,7 @@ class Call:
     umask: int
     tty: bool
     interpreter: str = ""  # what the script's #! line names; "" for none, or a task
+    env_finds: str = ""  # the program that env(1) is to find, where the interpreter is that
     shell_chosen: bool = True  # False: the login shell that is taken where the job names none
     shell_option: str = ""  # by which a job chooses its shell, for a sentence
 
@@ -87,10 +92,33 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def command(call: Call, rlimits: Rlimits, image: str, traits: ImageTraits = NO_TRAITS) -> list[str]:
+# Says of "$1" why it cannot be run, as far as a shell's own tests tell. After a failure alone: it uses names freely.
+_WHY = r"""pbsdock_why() {
+d=$1
+while case $d in ?*/*) ;; *) false ;; esac; do
+d=${d%/*}
+if [ -d "${d:-/}" ] && [ ! -x "${d:-/}" ]; then
+printf '%s\n' "the directory ${d:-/} on the way to $1 is closed to you"
+return
+fi
+done
+if [ -d "$1" ]; then printf '%s\n' "$1 is a directory, not a program"
+elif [ -x "$1" ]; then printf '%s\n' "$1 is there and cannot be run: its loader or interpreter is missing or closed to\
+ you, it is built for another machine, or its file system forbids to run programs"
+elif [ -e "$1" ]; then printf '%s\n' "$1 is not executable for you"
+elif [ -L "$1" ]; then printf '%s\n' "$1 is a link to what does not exist or is closed to you"
+fi
+}"""
+
+
+def command(
+    call: Call, rlimits: Rlimits, image: str, traits: ImageTraits = NO_TRAITS, *, workdir: str = ""
+) -> list[str]:
     """The job's argv behind a shell line that sets what the engine cannot: umask and memory rlimits.
 
-    runc starts every process with umask 0022 (libcontainer) and the Engine API has no field for it.
+    runc starts every process with umask 0022 (libcontainer) and the Engine API has no field for it. The line also
+    looks, as the user, whether they can be in *workdir*, the directive's, and run what is to be run; else it ends with
+    status 125 and a sentence.
     """
     program = call.argv[0]
     lines = [f"umask {call.umask & 0o777:04o}"]
@@ -101,21 +129,84 @@ def command(call: Call, rlimits: Rlimits, image: str, traits: ImageTraits = NO_T
             lines.append(f"ulimit -S{letter} {soft // 1024} 2>/dev/null")
         if hard != -1:
             lines.append(f"ulimit -H{letter} {hard // 1024} 2>/dev/null")
+    if workdir:
+        lines.append(f"[ -x {_quoted(f'{workdir}/.')} ] || {_told(closed_workdir(image, workdir))}")
+    if call.interpreter or "/" in program:
+        lines.append(_WHY)
     if call.interpreter:
-        said = f"pbsdock: image '{image}' has no {call.interpreter}, which the script's first line names"
-        lines.append(f"[ -x {shlex.quote(call.interpreter)} ] || echo {shlex.quote(said)} >&2")
+        lines += _interpreter_checks(call, image)
     if "/" in program:
-        lines.append(f'[ -x "$0" ] || {_missing_program(image, call, traits)}')
+        hint = f"; choose a shell it has with {call.shell_option}" if len(call.argv) == 1 else ""
+        missing, other = _quoted(f"image '{image}' has no "), _quoted(f"image '{image}': ")
+        told = _say(f'"pbsdock: $why"{_quoted(hint)}')
+        lines.append(
+            'pbsdock_failed() { trap - EXIT; why=$(pbsdock_why "$0"); if [ -n "$why" ]; then why=' + other + "$why;"
+            f" else why={missing}$0; fi; {told}; exit 125; }}"
+        )
+        absent = "pbsdock_failed" if call.shell_chosen else f'exec {shlex.quote(traits.shell)} "$@"'
+        lines.append(f'[ -x "$0" ] && [ ! -d "$0" ] || {absent}')
+        # Where exec fails dash and ash are over but for the trap; so is bash, unless told not to be.
+        lines.append("trap pbsdock_failed EXIT; shopt -s execfail 2>/dev/null")
     lines.append('exec "$0" "$@"')
+    if "/" in program:
+        lines.append("pbsdock_failed")
     return ["/bin/sh", "-c", "; ".join(lines), *call.argv]
 
 
-def _missing_program(image: str, call: Call, traits: ImageTraits) -> str:
-    if not call.shell_chosen:
-        return f'exec {shlex.quote(traits.shell)} "$@"'
-    quoted = image.replace("'", "")
-    hint = f"; choose a shell it has with {call.shell_option}" if len(call.argv) == 1 else ""
-    return f"{{ echo \"pbsdock: image '{quoted}' has no $0{hint}\" >&2; exit 125; }}"
+def _interpreter_checks(call: Call, image: str) -> list[str]:
+    named = call.interpreter
+    if named.endswith("\r"):
+        said = (
+            f"the script's first line ends with a carriage return (CRLF), so that {named!r} is looked for as its"
+            " interpreter; remove them with sed -i 's/\\r$//' SCRIPT"
+        )
+        return [_told(said)]
+    which = "which the script's first line names"
+    missing = f"image '{image}' has no {named}, {which}"
+    path = _quoted(named)
+    because = _quoted(f"pbsdock: image '{image}': ") + '"$why"' + _quoted(f" ({which})")
+    checks = [
+        f'[ -x {path} ] && [ ! -d {path} ] || {{ why=$(pbsdock_why {path}); if [ -n "$why" ]; then'
+        f" {_say(because)}; exit 125; fi; {_told(missing)}; }}",
+    ]
+    # Shells of other kinds may read files of the user's before, which may change PATH.
+    if call.env_finds and call.argv[0].rpartition("/")[2] in _PLAIN_SHELLS and len(call.argv) == 1:
+        said = f"image '{image}' has no program {call.env_finds} in its PATH, {which}"
+        checks.append(f"command -v {_quoted(call.env_finds)} >/dev/null 2>&1 || {_told(said)}")
+    return checks
+
+
+def _told(sentence: str) -> str:
+    return f"{{ {_say(_quoted(f'pbsdock: {sentence}'))}; exit 125; }}"
+
+
+def _say(words: str) -> str:
+    return f"printf '%s\\n' {words} >&2"  # echo may take a backslash for more than that
+
+
+def _quoted(text: str) -> str:
+    return shlex.quote(text) if text else ""
+
+
+def closed_workdir(image: str, workdir: str) -> str:
+    """The sentence on a directory that the job's user cannot be in."""
+    return (
+        f"image '{image}': the work directory {workdir} is closed to you; choose one that you may enter with --workdir,"
+        " or mount one there with --volume"
+    )
+
+
+def entrypoint(words: str) -> tuple[str, ...]:
+    """The words in front of the command's own.
+
+    A shell takes a command as one word only: one that has no script of its own, with or without ``-c``, is given a word
+    that runs the words behind it.
+    """
+    found = tuple(shlex.split(words))
+    if found and found[0].rpartition("/")[2] in _SHELLS and all(word[:1] == "-" for word in found[1:]):
+        takes_command = bool(found[1:]) and found[-1][1:2] != "-" and found[-1].endswith("c")
+        return (*found, *(() if takes_command else ("-c",)), 'exec "$0" "$@"')
+    return found
 
 
 def working_directory(plan: Plan, call: Call, bound: Sequence[Bound]) -> str:
@@ -155,8 +246,8 @@ def for_job(
     mounts += [BindMount(source=source, target=target, read_only=True) for source, target in own_files]
     return ContainerSpec(
         image_id=image_id,
-        argv=tuple(command(call, rlimits, plan.image, traits)) if wrapped else call.argv,
-        entrypoint=plan.entrypoint,
+        argv=tuple(command(call, rlimits, plan.image, traits, workdir=plan.workdir or "")) if wrapped else call.argv,
+        entrypoint=entrypoint(plan.entrypoint or ""),
         environment=tuple(environment(plan, call, traits)),
         uid=plan.uid,
         gid=plan.gid,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 
@@ -21,6 +22,19 @@ def alive(pid: int, started: int = 0) -> bool:
         return found[0] not in (b"Z", b"X") and (not started or int(found[19]) == started)
     except (OSError, IndexError, ValueError):
         return False
+
+
+def await_execution(pid: int, seconds: float = 2.0) -> None:
+    """Wait until a container's first process is the job's, or over, and not its runtime's any more."""
+    deadline = time.monotonic() + seconds
+    try:
+        while time.monotonic() < deadline and alive(pid):
+            with open(f"/proc/{pid}/comm", "rb") as file:
+                if not file.read().startswith(b"runc:["):  # what runc calls itself until execve(2)
+                    return
+            time.sleep(0.002)
+    except OSError:
+        return
 
 
 def session(pid: int) -> int:

@@ -20,6 +20,7 @@ from pbsdock.agent.tasks import finish_task, start_task
 from pbsdock.core.errors import BadValue, HookError, Refusal
 from pbsdock.core.facts import Exit
 from pbsdock.core.record import Record, Refused, State
+from pbsdock.directive.parse import late_sentence
 from pbsdock.engine.base import EngineError
 from pbsdock.host.process import Caller, start_time
 from pbsdock.protocol import wire
@@ -85,6 +86,8 @@ class UserRequests:
         is_job = isinstance(running, JobRun)
         if record.facts.nodes > 1 and is_job:
             self.session.notify("tasks on the other nodes of this job run there without the container")
+        if (late := record.facts.late_line) and is_job:
+            self.session.notify(late_sentence(late, contained=True))
         told = self._adoption(record, running)
         started = wire.Message("started", pid=running.pid, task="" if is_job else running.key, **told)
         with self.node.streams.giving(running, stream) as fd:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import tarfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pbsdock.engine.base import (
     ContainerState,
@@ -16,15 +18,19 @@ from pbsdock.engine.base import (
     EventKind,
     ExecState,
     Failure,
+    FoundFile,
     ImageFacts,
     ListedContainer,
 )
 
+_STARTS = ("attach", "start", "exec start")
+_EXEC = re.compile(r'\bexec: "')
 # The last two are crun's (1.8 to 1.21), the others runc's.
 _NO_PROGRAM = re.compile(
-    r'exec: "([^"]+)"|no such file or directory|permission denied|too many levels of symbolic'
+    r"no such file or directory|permission denied|too many levels of symbolic"
     r"|executable file `[^`]*` not found|open executable: "
 )
+_NO_DIRECTORY = re.compile(r"\bchdir(?: to|:)|\bset cwd\b|[Cc]annot mkdir: ")
 _KINDS = {"die": EventKind.CONTAINER_DIED, "exec_die": EventKind.EXEC_DIED, "oom": EventKind.OUT_OF_MEMORY}
 EVENTS = tuple(_KINDS)  # the actions worth asking for
 
@@ -39,8 +45,11 @@ def message(answer: bytes) -> str:
 
 def failure(doing: str, status: int, text: str) -> Failure:
     """Why the engine refused to do this; only its sentence, or its runtime's in it, tells (Engine 20.10 to 28)."""
-    is_no_program = _NO_PROGRAM.search(text) is not None
-    if is_no_program and (doing == "exec start" or (doing in ("attach", "start") and "mount" not in text)):
+    if doing in _STARTS and _EXEC.search(text):  # before the others: the name in it is the user's
+        return Failure.NO_PROGRAM
+    if doing in (*_STARTS, "create") and _NO_DIRECTORY.search(text):
+        return Failure.NO_DIRECTORY
+    if _NO_PROGRAM.search(text) and (doing == "exec start" or (doing in _STARTS and "mount" not in text)):
         return Failure.NO_PROGRAM
     if status == 404 and "image" in text.lower():
         return Failure.IMAGE_GONE
@@ -106,6 +115,33 @@ def image_facts(inspected: Mapping[str, Any]) -> ImageFacts:
         digests=tuple(str(digest) for digest in inspected.get("RepoDigests") or ()),
         architecture=str(inspected.get("Architecture") or ""),
         size_bytes=int(inspected.get("Size") or 0),
+    )
+
+
+def first_file(archive: bytes) -> FoundFile | None:
+    """What a tar archive that may be cut off begins with; None if that is no header."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+            found = tar.next()
+    except (tarfile.TarError, ValueError):
+        return None
+    if found is None:
+        return None
+    kind: Literal["file", "directory", "link", "other"] = "other"
+    if found.isreg() or found.islnk():
+        kind = "file"
+    elif found.isdir():
+        kind = "directory"
+    elif found.issym():
+        kind = "link"
+    head = archive[found.offset_data : found.offset_data + found.size] if kind == "file" else b""
+    return FoundFile(
+        kind=kind,
+        mode=found.mode,
+        uid=found.uid,
+        gid=found.gid,
+        link=found.linkname if kind == "link" else "",
+        head=head,
     )
 
 

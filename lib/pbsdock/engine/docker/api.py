@@ -16,6 +16,7 @@ from pbsdock.engine.base import (
     EngineError,
     EngineEvent,
     ExecState,
+    FoundFile,
     ImageFacts,
     ImageFile,
     ListedContainer,
@@ -24,6 +25,8 @@ from pbsdock.engine.docker import answers, image_files
 from pbsdock.engine.docker.host_config import create_body
 from pbsdock.engine.docker.link import Link
 from pbsdock.engine.docker.seccomp import profile
+
+_HEAD_BYTES = 64 << 10  # of an archive: its first header, and what of a program tells how it is run
 
 
 class Engine:
@@ -86,6 +89,12 @@ class Engine:
     def inspect(self, container: str) -> ContainerState | None:
         with _absent(404):
             return answers.container_state(self._link.ask("inspect", "GET", f"/containers/{quote(container)}/json"))
+        return None
+
+    def look(self, container: str, path: str) -> FoundFile | None:
+        with _absent(404):
+            target = f"/containers/{quote(container)}/archive?path={quote(path, safe='')}"
+            return answers.first_file(self._link.begin("archive", target, _HEAD_BYTES))
         return None
 
     def inspect_image(self, reference: str) -> ImageFacts | None:

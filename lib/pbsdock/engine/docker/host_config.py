@@ -123,7 +123,7 @@ def create_body(spec: ContainerSpec, seccomp: str = "") -> dict[str, Any]:
         "Hostname": spec.hostname[:_HOSTNAME_LIMIT],
         "Image": spec.image_id,
         "Cmd": [*spec.argv],
-        "Entrypoint": [spec.entrypoint] if spec.entrypoint else [],
+        "Entrypoint": [*spec.entrypoint],
         "Env": [*spec.environment],
         "User": f"{spec.uid}:{spec.gid}",
         "WorkingDir": spec.workdir,

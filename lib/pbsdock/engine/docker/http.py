@@ -78,6 +78,16 @@ class Pool:
             connection.close()
         return answer.status, value, content
 
+    def begin(self, method: str, target: str, most_bytes: int) -> tuple[int, bytes]:
+        """One request and how its answer begins: status and body. Raises OSError or http.client.HTTPException."""
+        connection = _Connection(self.path, self.timeout_s)
+        try:
+            connection.request(method, target)
+            answer = connection.getresponse()
+            return answer.status, answer.read(most_bytes)
+        finally:
+            connection.close()
+
     def _take(self) -> _Connection:
         while True:
             with self._lock:

@@ -74,6 +74,15 @@ class Link:
             raise EngineError(status, text, failure(doing, status, text))
         return json.loads(answer) if answer else None
 
+    def begin(self, doing: str, path: str, most_bytes: int) -> bytes:
+        """How a long answer begins; the rest is never sent. Raises NodeFault, EngineError."""
+        with self._guard(doing) as client:
+            status, answer = self._pool.begin("GET", f"/v{client.api_version}{path}", most_bytes)
+        if status >= 400:
+            text = message(answer)
+            raise EngineError(status, text, failure(doing, status, text))
+        return answer
+
     def fetch(
         self, doing: str, method: str, path: str, *, header: str, accept: Callable[[str], bool]
     ) -> tuple[str, bytes]:
