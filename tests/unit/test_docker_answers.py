@@ -92,6 +92,7 @@ def test_an_image_that_was_built_here_has_no_digest() -> None:
     [
         ("start", 400, 'exec: "/bin/sh": stat /bin/sh: no such file or directory: unknown', Failure.NO_PROGRAM),
         ("start", 400, "create failed: executable file `/bin/sh` not found in $PATH: No such", Failure.NO_PROGRAM),
+        ("exec start", 400, "exec failed: chdir `/gone`: No such file or directory", Failure.NO_DIRECTORY),
         ("exec start", 400, "exec failed: open executable: Operation not permitted", Failure.NO_PROGRAM),
         ("start", 400, "create failed: mount `/a` to `b`: Not a directory", Failure.OTHER),
         ("start", 400, "error mounting /a: no such file or directory", Failure.OTHER),

@@ -25,12 +25,12 @@ from pbsdock.engine.base import (
 
 _STARTS = ("attach", "start", "exec start")
 _EXEC = re.compile(r'\bexec: "')
-# The last two are crun's (1.8 to 1.21), the others runc's.
+# The last two are crun's (1.8 to 1.21), as is "chdir `"; the others runc's.
 _NO_PROGRAM = re.compile(
     r"no such file or directory|permission denied|too many levels of symbolic"
     r"|executable file `[^`]*` not found|open executable: "
 )
-_NO_DIRECTORY = re.compile(r"\bchdir(?: to|:)|\bset cwd\b|[Cc]annot mkdir: ")
+_NO_DIRECTORY = re.compile(r"\bchdir(?: to|:| `)|\bset cwd\b|[Cc]annot mkdir: ")
 _KINDS = {"die": EventKind.CONTAINER_DIED, "exec_die": EventKind.EXEC_DIED, "oom": EventKind.OUT_OF_MEMORY}
 EVENTS = tuple(_KINDS)  # the actions worth asking for
 
