@@ -154,8 +154,13 @@ def test_a_renamed_host_goes_on_with_its_job(host: Host) -> None:
         USERS[0],
         str(script),
     ]
+
+    def starts() -> int:
+        return sum(event["event"] == "job.started" for event in host.instance.events())
+
+    before = starts()  # a container alone may be one by which the image is looked into
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/") as job:
-        wait_until("it runs", lambda: len(host.containers()) == 1)
+        wait_until("it runs", lambda: starts() > before)
         host.call("hostname", "node1")
         host.instance.kill_agent()
         assert host.call(str(host.instance.root / "opt/pbsdock/hooks/node-check")).returncode == 0
