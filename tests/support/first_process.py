@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -39,6 +41,12 @@ def build(made: pytest.TempPathFactory, *, sanitized: bool) -> Path:
     return program
 
 
+def _ignore_signal_32() -> None:
+    """As some programs that start others do; no C library lets its callers take that back."""
+    if platform.machine() == "x86_64":
+        ctypes.CDLL(None).syscall(13, 32, (ctypes.c_ulong * 4)(1), None, 8)  # rt_sigaction, SIG_IGN
+
+
 class FirstProcess:
     """One of them, in a directory that is its owner's. ``with`` ends it and all that runs in it."""
 
@@ -69,6 +77,7 @@ class FirstProcess:
             stdin=subprocess.DEVNULL,
             stderr=self.errors,
             start_new_session=True,
+            preexec_fn=_ignore_signal_32,
             env={"PATH": "/usr/bin:/bin", "ASAN_OPTIONS": "detect_leaks=0", "OF_PROCESS_1": "1"},
         )
         deadline = time.monotonic() + 10
