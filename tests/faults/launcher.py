@@ -226,6 +226,7 @@ def _wrap_phases() -> None:
     RootRequests.release = _phase("epilogue", RootRequests.release)  # type: ignore[method-assign]
     stage._stage_in = _phase("stage-in", stage._stage_in)
     stage._stage_out = _phase("stage-out", stage._stage_out)
+    finish._tidy = _phase("tidy", finish._tidy)  # after a stage-out in a thread of its own
     noted = _phase("end", finish.finish)
     for module in (root, users, streams, watch):
         module.finish = noted  # type: ignore[attr-defined]

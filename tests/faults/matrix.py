@@ -54,7 +54,7 @@ SHAPES = (
     Shape(name="killed", body="echo out; sleep 1000", killed=True, phases=("release", "epilogue"), status=256 + 9),
     Shape(
         name="stages",
-        phases=("stage-in", "stage-out"),
+        phases=("stage-in", "stage-out", "release"),
         body="cat $HOME/staged/in; cp $HOME/staged/in $HOME/staged/out; rm $HOME/staged/in; exit 7",
         directive=f"--stage-in s3://alice-in/in $HOME/staged/in --stage-out $HOME/staged/out s3://alice-in/out on=always"
         f" {IMAGE}",
