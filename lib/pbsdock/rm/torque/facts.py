@@ -204,7 +204,10 @@ def _job(
 def _gpufile(spool: Path, job_id: str) -> str | None:
     """Mom's list of the job's GPUs, as $PBS_GPUFILE names it: written before the prologue, where there are any."""
     path = spool / "aux" / f"{job_id}gpu"
-    return str(path) if path.is_file() and not path.is_symlink() else None
+    try:
+        return str(path) if stat.S_ISREG(path.lstat().st_mode) else None
+    except OSError:  # none; or an id as long as a name may be, for which mom can have none either
+        return None
 
 
 def _moms_own(path: str | None, job_id: str, directory: Path) -> str | None:
