@@ -181,6 +181,7 @@ def test_shell_without_a_library(instance: Instance, odd: str) -> None:
     done = instance.run(f"#!/bin/sh\n#DOCKER {odd}:no-library\necho started\n")
 
     assert (done.stdout, done.node_down) == (b"", None)
+    assert instance.left() == []
     said = done.stderr.decode()
     if done.exit_status == 127:  # it was over a moment after the agent had looked
         assert "error while loading shared" in said
@@ -191,7 +192,6 @@ def test_shell_without_a_library(instance: Instance, odd: str) -> None:
     )
     assert said.endswith(f"{_SHELL}\n")
     assert len(said.splitlines()) == 1
-    assert instance.left() == []
 
 
 SHELL_PATHS = {

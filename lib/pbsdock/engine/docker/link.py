@@ -70,8 +70,7 @@ class Link:
         with self._guard(doing) as client:
             status, answer = self._pool.ask(method, f"/v{client.api_version}{path}", content)
         if status >= 400:
-            text = message(answer)
-            raise EngineError(status, text, failure(doing, status, text))
+            raise _refused(doing, status, message(answer))
         return json.loads(answer) if answer else None
 
     def begin(self, doing: str, path: str, most_bytes: int) -> bytes:
@@ -79,8 +78,7 @@ class Link:
         with self._guard(doing) as client:
             status, answer = self._pool.begin("GET", f"/v{client.api_version}{path}", most_bytes)
         if status >= 400:
-            text = message(answer)
-            raise EngineError(status, text, failure(doing, status, text))
+            raise _refused(doing, status, message(answer))
         return answer
 
     def fetch(
@@ -94,7 +92,7 @@ class Link:
             target = f"/v{client.api_version}{path}"
             status, value, content = self._pool.fetch(method, target, header=header, accept=accept)
         if status >= 400:
-            raise EngineError(status, message(content))
+            raise _refused(doing, status, message(content))
         return value, content
 
     def stream(self, doing: str, path: str, body: bytes) -> socket.socket:
@@ -104,7 +102,7 @@ class Link:
             status, text, stream = take_over(self.socket_path, self.timeout_s, target, body)
         if status not in (101, 200):
             stream.close()
-            raise EngineError(status, text, failure(doing, status, text))
+            raise _refused(doing, status, text)
         return stream
 
     @contextmanager
@@ -151,6 +149,10 @@ class Link:
             self.down_because = None
             self.on_change(True, "")
         return True
+
+
+def _refused(doing: str, status: int, text: str) -> EngineError:
+    return EngineError(status, text, failure(doing, status, text))
 
 
 def _short(error: BaseException) -> str:

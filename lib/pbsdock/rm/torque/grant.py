@@ -19,8 +19,8 @@ def gpus_on(lines: Sequence[str], node: str) -> tuple[str, ...]:
         host, dash, number = line.rpartition("-gpu")
         if dash and number.isascii() and number.isdigit():
             found.setdefault(host, []).append(str(int(number)))
-    mine = next((ids for host, ids in found.items() if of_host({host: 1}, node)), [])
-    return tuple(sorted(set(mine), key=int)) if sum(of_host({host: 1}, node) for host in found) == 1 else ()
+    mine = [ids for host, ids in found.items() if of_host({host: 1}, node)]
+    return tuple(sorted(set(mine[0]), key=int)) if len(mine) == 1 else ()
 
 
 def grant_of(
