@@ -4,7 +4,7 @@
  *
  * Listens on DIRECTORY/socket (message.h) and runs nothing until root has opened the gate. Then the job's owner and root may
  * have programs run with descriptors, arguments, environment, directory, umask and limits of their own, and learn how they
- * ended. When the leader has ended, all else is killed (GRACE_MS later) and this process exits as the leader did.
+ * ended. When the leader has ended, all else is killed (if SIGTERM did it: GRACE_MS later) and this process exits as it did.
  *
  * DIRECTORY/ID.status is written before ENDED or FAILED is sent: "ended STATUS\n" or "failed STEP ERRNO PATH\n".
  * Nothing is allocated but a request's texts while they come in, and by a child the pointers that its execve needs. */
@@ -20,7 +20,6 @@
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "message.h"
@@ -62,14 +61,7 @@ static uint32_t all_texts, ends;
 static int64_t accept_after, grace, over_at;
 static struct rlimit descriptors;
 
-static int64_t now(void) {
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
 /* -- connections: letting go, answering -- */
-
 static void forget_message(struct client *c) {
 	while (c->fd_count)
 		close(c->fds[--c->fd_count]);
@@ -101,6 +93,13 @@ static void refuse(struct client *c, const char *step, int error) {
 }
 
 /* -- the child's side -- */
+/* Returns the number of the first that cannot be set, else LIMITS. */
+static uint32_t set_limits(const struct head *h) {
+	uint32_t i = 0;
+	while (i < LIMITS && (~h->limited >> i & 1 || !syscall(SYS_prlimit64, 0, i, h->limits[i], NULL)))
+		i++;
+	return i;
+}
 
 static _Noreturn void give_up(struct fault *fault, const char *step, const char *path) {
 	fault->error = errno;
@@ -159,11 +158,11 @@ static _Noreturn void become(const struct client *c, struct fault *fault) {
 	if (chdir(texts[1]))
 		give_up(fault, "chdir", texts[1]);
 	setrlimit(RLIMIT_NOFILE, &descriptors); /* as this process was given it, if the request does not say otherwise */
-	for (uint32_t i = 0; i < LIMITS; i++) {
+	uint32_t unset = set_limits(h);
+	if (unset < LIMITS) {
 		char name[16];
-		snprintf(name, sizeof name, "%u", i);
-		if (h->limited >> i & 1 && syscall(SYS_prlimit64, 0, i, h->limits[i], NULL))
-			give_up(fault, "setrlimit", name);
+		snprintf(name, sizeof name, "%u", unset);
+		give_up(fault, "setrlimit", name);
 	}
 	tell_pid(c->fd, master, fault);
 	sigemptyset(&none);
@@ -179,7 +178,6 @@ static _Noreturn void become(const struct client *c, struct fault *fault) {
 }
 
 /* -- tasks -- */
-
 static int find(const char *id) {
 	int task = TASKS;
 	while (task-- && (tasks[task].state == FREE || strcmp(tasks[task].id, id)))
@@ -240,7 +238,7 @@ static bool reap(void) {
 			if (clients[i].fd >= 0 && clients[i].task == task)
 				tell_end(&clients[i], task);
 		if (task == leader)
-			over_at = now() + grace;
+			over_at = now() + ((status & 127) == SIGTERM ? grace : 0);
 	}
 	return !pid;
 }
@@ -296,7 +294,6 @@ static void pass_on(struct client *c) {
 }
 
 /* -- connections -- */
-
 static void handle(struct client *c) {
 	if (!is_request(&c->head, c->texts)) {
 		refuse(c, "request", EINVAL);
@@ -307,6 +304,7 @@ static void handle(struct client *c) {
 	} else if (c->head.kind == SIGNAL) {
 		pass_on(c);
 	} else if (c->is_root) {
+		set_limits(&c->head); /* nothing in here gets more than the job */
 		is_open = true;
 		answer(c, DONE, 0, NULL, NULL);
 	} else {
@@ -393,7 +391,6 @@ static void welcome(void) {
 }
 
 /* -- the process -- */
-
 static _Noreturn void leave(void) {
 	int64_t until = now() + 5000; /* what the kernel holds longer, it kills itself when this process is gone */
 	do

@@ -4,7 +4,7 @@
  * numbers are the machine's own.
  *
  * Request: struct head, then head.length bytes of texts, each with a NUL behind it.
- *   OPEN    root's alone; no text                                      -> DONE 0
+ *   OPEN    root's alone; no text; head.limits are for process 1 itself -> DONE 0
  *   RUN     id, directory, program or "", head.arguments arguments,
  *           then the environment. Descriptors 0, 1, 2 come with its
  *           first byte (SCM_RIGHTS); none with flag TERMINAL           -> PID, then ENDED or FAILED; or FAILED at once
@@ -56,14 +56,14 @@ static uint32_t count_texts(const char *texts, uint32_t length) {
 
 static bool is_request(const struct head *h, const char *texts) {
 	uint32_t count = count_texts(texts, h->length);
-	if (h->version != VERSION || count > STRINGS)
+	if (h->version != VERSION || count > STRINGS || h->limited >= 1U << LIMITS)
 		return false;
 	if (h->kind == OPEN)
 		return !count;
 	if (h->kind == JOIN || h->kind == SIGNAL)
 		return count == 1 && is_id(texts) && h->number <= 64;
 	return h->kind == RUN && h->arguments && h->arguments <= STRINGS && count >= 3 + h->arguments && is_id(texts) &&
-	       h->umask <= 0777 && h->limited < 1U << LIMITS && h->flags <= ALL_FLAGS &&
+	       h->umask <= 0777 && h->flags <= ALL_FLAGS &&
 	       (h->flags & SESSION || !(h->flags & (TERMINAL | CONTROL)));
 }
 

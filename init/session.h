@@ -1,4 +1,4 @@
-/* All processes of a session, as this process's /proc has them. */
+/* All processes of a session, as this process's /proc has them; and the time. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -6,7 +6,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
+
+/* Milliseconds that only grow. */
+static int64_t now(void) {
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
 
 /* The session of a process that lives, as /proc/PID/stat has it; else 0. */
 static pid_t session_of(DIR *processes, const char *pid) {

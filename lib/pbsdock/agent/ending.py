@@ -19,6 +19,7 @@ from pbsdock.engine.base import ContainerState
 
 AWAY = "the Docker engine of this node was away"
 LOST = 255  # what the engine reports for a container that ended while it was away (observed with live-restore)
+NOT_RUN = 125  # of a job whose command could not be started
 REMOVED = 137  # stands for the exit status of a container that somebody else removed
 _BY_SIGNAL = (137, 143)
 _BUS_ERROR = 128 + 7  # as a shell reports SIGBUS
@@ -35,6 +36,7 @@ class Observed:
     stream_lost_at: float | None  # since when nobody reads the job's output
     now: float
     shm_was_full: bool = False  # /dev/shm, as far as it was looked at
+    not_run: str = ""  # why the job's command was not started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +119,8 @@ def is_given_up(gone_since: float, now: float) -> bool:
 
 def _sentences(observed: Observed, killed: str) -> list[str]:
     state = observed.state
+    if observed.not_run:
+        return [observed.not_run]
     if state is None:
         return ["the container was removed by somebody else while the job ran; exit status 137 is not the job's own"]
     sentences = [killed] if killed else []

@@ -6,10 +6,12 @@ What it comes to is decided in :mod:`pbsdock.agent.ending`.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
-from pbsdock.agent import outage, stage
+from pbsdock.agent import first_process, outage, stage
 from pbsdock.agent.ending import (
     LOST,
+    NOT_RUN,
     REMOVED,
     Observed,
     ending,
@@ -20,13 +22,14 @@ from pbsdock.agent.ending import (
     memory_limit,
 )
 from pbsdock.agent.node import Node
+from pbsdock.agent.not_run import not_run
 from pbsdock.agent.runs import JobRun
 from pbsdock.agent.teardown import remember_usage, tear_down
 from pbsdock.core.errors import HookError
 from pbsdock.core.facts import Exit, Usage, uptime
 from pbsdock.core.record import Record, State
 from pbsdock.engine.base import ContainerState, EngineError
-from pbsdock.protocol import wire
+from pbsdock.protocol import init, wire
 
 _LAST_BREATH_S = 0.3
 
@@ -36,7 +39,7 @@ class _StillThere(Exception):
 
 
 def finish(node: Node, running: JobRun, said: int | None = None) -> None:
-    """Tell the run hook how its container ended and begin to tear it down; idempotent, any thread.
+    """Tell the run hook how its job ended and begin to tear it down; idempotent, any thread.
 
     Results that the job wants staged out are so first. *said* is the exit code of the engine's own event.
     """
@@ -111,7 +114,8 @@ def _tidy(node: Node, record: Record) -> None:
 def _observe(node: Node, running: JobRun, said: int | None) -> Observed:
     """What there is to be known of the end. Raises _StillThere."""
     record = running.record
-    state = _state(node, running, said)
+    end = _leaders_end(node, running)
+    state = _state(node, running, said) if end is None else _with_oom(node, running, end)
     if may_be_the_engines(state, running.outage, time.time()):
         time.sleep(_LAST_BREATH_S)
         if not node.engine.probe():
@@ -123,7 +127,35 @@ def _observe(node: Node, running: JobRun, said: int | None) -> Observed:
         stream_lost_at=running.stream_lost_at,
         now=time.time(),
         shm_was_full=running.shm_was_full,
+        not_run=not_run(record.planned, end) if end is not None and end.kind != init.ENDED else "",
     )
+
+
+def _leaders_end(node: Node, running: JobRun) -> init.Answer | None:
+    """How the job's own command ended, as the first process wrote it down; None if it did not, or that is another's.
+
+    Raises _StillThere while what a polite end has left of the job has its time.
+    """
+    record = running.record
+    if not record.facts.first_process:
+        return None
+    end = first_process.read_end(node.init_dir(record), first_process.LEADER) or running.said
+    if end is not None and first_process.is_polite(end) and running.is_alive():
+        raise _StillThere
+    return end
+
+
+def _with_oom(node: Node, running: JobRun, end: init.Answer) -> ContainerState:
+    """The engine is asked only where the kernel's count leaves a question: it answers when it has tidied up."""
+    state = first_process.state_of(end, not_run=NOT_RUN)
+    if has_no_kill(remember_usage(node, running.record)):
+        return state
+    try:
+        found = node.engine.inspect(running.record.container_id or running.record.container_name)
+    except (HookError, EngineError):
+        found = None
+    is_killed = running.out_of_memory or (found is not None and found.out_of_memory)
+    return replace(state, out_of_memory=is_killed)
 
 
 def _state(node: Node, running: JobRun, said: int | None) -> ContainerState | None:

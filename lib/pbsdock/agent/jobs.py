@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pbsdock.agent.runs import JobRun, Run, TaskRun
 from pbsdock.agent.work import Work
 from pbsdock.core.ledger import Ledger
 from pbsdock.core.record import Record
+
+if TYPE_CHECKING:
+    from pbsdock.agent.standing import Standing
 
 
 class Jobs:
@@ -23,6 +26,7 @@ class Jobs:
         self._jobs: dict[str, JobRun] = {}  # by incarnation
         self._tasks: dict[str, TaskRun] = {}  # by exec id
         self._works: dict[str, Work] = {}  # by incarnation
+        self._standing: dict[str, Standing] = {}  # likewise
         for record in ledger.load_all()[0]:
             record.belongs_to(self)
 
@@ -45,6 +49,7 @@ class Jobs:
         """Forget a record whose every step is undone, and what is known of its work."""
         self._ledger.remove(record)
         self._works.pop(record.incarnation, None)
+        self._standing.pop(record.incarnation, None)
 
     def records(self) -> list[Record]:
         """All records, oldest first. Raises OSError."""
@@ -106,6 +111,20 @@ class Jobs:
     def drop(self, run: Run) -> None:
         """It is over, and told."""
         (self._tasks if isinstance(run, TaskRun) else self._jobs).pop(run.key, None)
+
+    # -- containers that wait ----------------------------------------------------------------------------------------
+
+    def stand(self, record: Record, standing: Standing) -> None:
+        """A job's container is under way, in place of the one before."""
+        self._standing[record.incarnation] = standing
+
+    def standing_of(self, record: Record) -> Standing | None:
+        """The container that is made for a job ahead of its run hook, or was."""
+        return self._standing.get(record.incarnation)
+
+    def drop_standing(self, record: Record) -> None:
+        """It is no more."""
+        self._standing.pop(record.incarnation, None)
 
     # -- staging ------------------------------------------------------------------------------------------------------
 

@@ -91,7 +91,6 @@ class Node:
             self.emit("engine.back")
         else:
             self.emit("engine.lost", level="error", reason=why)
-            self.streams.engine_lost()
             self.engine_lost()
 
     def engine_lost(self) -> None:
@@ -230,6 +229,10 @@ class Node:
     def store_dir(self, record: Record) -> Path:
         """Where a job's object-store credentials lie: a tmpfs of its own in its work directory."""
         return self.work_dir(record) / "s3"
+
+    def init_dir(self, record: Record) -> Path:
+        """Where a job's first process listens: a tmpfs of its own in its work directory."""
+        return self.work_dir(record) / "init"
 
     # -- the site ----------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import os
 import pwd
 from pathlib import Path
 
+from pbsdock.agent import first_process
 from pbsdock.agent.image_profile import GROUP, PASSWD
 from pbsdock.agent.node import Node
 from pbsdock.agent.script import env_finds, interpreter
@@ -42,6 +43,8 @@ def write(node: Node, job: Job, record: Record, plan: Plan, script: bytes | None
             script_sha256=hashlib.sha256(script).hexdigest(),
         )
         made.append((str(directory / "script"), job.script_path))
+    if record.facts.first_process:
+        first_process.make_directory(node.init_dir(record), plan.uid, plan.gid)
     if has_credentials(plan):
         files.make(node.store_dir(record), plan.uid, plan.gid)
         made.append((str(node.store_dir(record)), DIRECTORY))

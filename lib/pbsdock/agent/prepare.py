@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from pbsdock.agent import logins, own_files, stage, work_dir
+from pbsdock.agent import logins, own_files, stage, standing, work_dir
 from pbsdock.agent.node import Node, ms_since, parse_cpus
 from pbsdock.agent.refusals import new_record, refuse, refused
 from pbsdock.agent.release import release
@@ -124,7 +124,8 @@ def _prepare(node: Node, job: Job, plan: Plan, script: bytes | None, notify: Not
     record = new_record(node, job)
     plan = _with_cpus(node, job, plan, record)
     record.plan = plan
-    record.note(asked_at=began, late_line=late_line(script) if script is not None else 0)
+    late = late_line(script) if script is not None else 0
+    record.note(asked_at=began, late_line=late, first_process=standing.is_wanted(node))
     # One durable write before the first side effect names every handle there will ever be: container name, cgroup
     # and files follow from the record's own name, so a crash later leaves nothing that is not written down.
     record.begin(steps_of(plan))
@@ -182,7 +183,8 @@ def _carry_out(
     node.emit("cgroup.created", record, cgroup=record.cgroup, ms=ms_since(began_cgroup))
     record.note(alive_at=uptime())
     record.advance(State.READY, phase="prologue", ms=ms_since(began), image_id=image.id)
-    # Needed by the run hook at the earliest: from here on the gateway's time passes beside mom's own.
+    # Needed by the run hook at the earliest: from here on the engine's and the gateway's time passes beside mom's own.
+    standing.begin(node, record)
     if plan.stores:
         node.stores.begin(record, plan)
     if plan.stage_in:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 
 from pbsdock.agent.channel import Channel, ClientGone
 from pbsdock.agent.outage import Outage
-from pbsdock.agent.shell import awaits_script
 from pbsdock.core.record import Record
-from pbsdock.host.process import alive
-from pbsdock.protocol import wire
+from pbsdock.host.process import Caller, alive
+from pbsdock.protocol import init, wire
+
+_COMES_BACK_S = 5.0  # a run hook that has lost its connection
 
 
 @dataclass(slots=True)
@@ -23,8 +25,7 @@ class Run:
     channel: Channel | None = None  # the run hook's, who alone may speak for this run
     ended: wire.Message | None = None
     gone_since: float | None = None  # since when the kernel has no such first process; monotonic seconds
-    stream_lost_at: float | None = None  # since when nobody reads the output; seconds since the epoch
-    restoring: Channel | None = None  # for whom a thread is at work to open new streams
+    said: init.Answer | None = None  # how it ended, as its run hook has heard it from the first process
     lock: threading.Lock = field(default_factory=threading.Lock)
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -72,29 +73,54 @@ class Run:
 
 @dataclass(slots=True)
 class JobRun(Run):
-    """The run of a job's own container."""
+    """The run of a job's own container, with its first process."""
 
     outage: Outage | None = None  # the engine's last one while this ran
+    stream_lost_at: float | None = None  # since when nobody reads the output; seconds since the epoch
     shm_was_full: bool = False  # its /dev/shm, when it was last looked at or before
     out_of_memory: bool = False  # the engine has said so; a process was killed, not necessarily the first one
+    hook: Caller | None = None  # the run hook
+    is_frozen: bool | None = None  # None: nobody has looked yet
 
     @property
     def key(self) -> str:
         """The job's incarnation."""
         return self.record.incarnation
 
-    def awaits_script(self) -> bool:
-        """Whether its shell has run nothing and never will; takes a moment to be sure of."""
-        return self.is_alive() and awaits_script(self.pid, self.record.facts.waited_for)
-
 
 @dataclass(slots=True)
 class TaskRun(Run):
-    """The run of a TM task in the container of its job."""
+    """The run of a TM task in the container of its job, by the first process. ``name`` is what that knows it by.
 
-    exec_id: str = ""
+    The first process tells the run hook alone how it ended: it is alive as long as that is.
+    """
+
+    name: str = ""
+    alone_since: float | None = None  # since when there is no run hook; monotonic seconds
 
     @property
     def key(self) -> str:
-        """The engine's id of the exec."""
-        return self.exec_id
+        """Of all jobs' tasks."""
+        return f"{self.record.incarnation}/{self.name}"
+
+    def is_alive(self) -> bool:
+        """Whether its run hook is there, or may come back."""
+        if self.channel is not None:
+            self.alone_since = None
+            return True
+        self.alone_since = self.alone_since or time.monotonic()
+        return time.monotonic() - self.alone_since < _COMES_BACK_S
+
+
+@dataclass(slots=True)
+class ExecRun(TaskRun):
+    """The run of a TM task where the engine runs it. ``name`` is the engine's id of the exec."""
+
+    @property
+    def key(self) -> str:
+        """The engine's id, by which its events know it too."""
+        return self.name
+
+    def is_alive(self) -> bool:
+        """Whether its first process is there."""
+        return Run.is_alive(self)

@@ -10,17 +10,14 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pbsdock.agent.runs import Run, TaskRun
-from pbsdock.core.waiting import hung_up
 
 _COMES_BACK_S = 5.0  # a run hook that has lost its connection
 _OVER_S = 1.0  # one whose run is over has gone
-_AGAIN = 4  # an engine that lost a stream took all of them with it; a client can shut down its own
 
 
 @dataclass(slots=True)
@@ -44,7 +41,6 @@ class Streams:
 
     def __init__(self) -> None:
         self._held: dict[str, _Stream] = {}
-        self._again: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     @contextmanager
@@ -68,23 +64,6 @@ class Streams:
             new.close()
             raise
         new.is_given = True
-
-    def is_lost(self, running: Run) -> bool:
-        """Whether the run has no stream that works, as far as the kernel knows; nobody knows after a restart."""
-        with self._lock:
-            held = self._held.get(running.key)
-            return held is None or hung_up(held.end.fileno())
-
-    def again(self, running: Run) -> bool:
-        """Whether one more may be opened in place of a lost one: a few times for each time the engine was away."""
-        with self._lock:
-            self._again[running.key] += 1
-            return self._again[running.key] <= _AGAIN
-
-    def engine_lost(self) -> None:
-        """The engine was away, and all streams with it."""
-        with self._lock:
-            self._again.clear()
 
     def tasks(self, incarnation: str) -> set[str]:
         """The tasks of a job whose hooks are there and hold a stream, be the task over or not."""
@@ -118,7 +97,5 @@ class Streams:
         with self._lock:
             keys = [key for key, stream in self._held.items() if stream.running.record.incarnation == incarnation]
             ended = [self._held.pop(key) for key in keys]
-            for key in (incarnation, *keys):
-                self._again.pop(key, None)
         for stream in ended:
             stream.close()

@@ -1,99 +1,64 @@
-"""TM tasks: processes that the scheduler starts on a node of the job, run in that node's container."""
+"""TM tasks: processes that the scheduler starts on a node of the job, run by the first process of its container.
+
+The run hook of a task asks the first process itself, and hears from it how the task ended.
+"""
 
 from __future__ import annotations
 
-import os
-import socket
-import time
+import errno
+import secrets
 
-from pbsdock.agent import work_dir
+from pbsdock.agent import first_process, work_dir
 from pbsdock.agent.call import read_call
-from pbsdock.agent.protocols import RunsTasks
+from pbsdock.agent.node import Node
+from pbsdock.agent.not_run import not_run
 from pbsdock.agent.runs import TaskRun
+from pbsdock.agent.start import Admission, admit, command_for
+from pbsdock.agent.starting import limits_of
 from pbsdock.core.errors import NodeFault, Refusal
 from pbsdock.core.record import Record
-from pbsdock.engine import spec as container
-from pbsdock.engine.base import ContainerEngine, EngineError, Failure
-from pbsdock.host.process import start_time
-from pbsdock.protocol import wire
+from pbsdock.host.process import Caller
+from pbsdock.protocol import init, wire
 
-_PID_S = 2.0
-_TASKS, _TASKS_PER_CPU = 64, 4  # of one job at a time: each is an exec, a shim's threads and a dozen descriptors
-_LOST = 137
-_RESTARTED = (
-    f"the Docker engine of this node was restarted while this task ran; its exit status is lost, {_LOST} stands for it"
-)
+_MOST = 1000  # of one job at a time; the first process takes 1,024
+_KILLED = 137
+_SIGKILL = 9
 
 
-def start_task(node: RunsTasks, record: Record, request: wire.Message) -> tuple[TaskRun, socket.socket]:
-    """Run a TM task inside the job's container; returns it running and its streams. Raises Refusal, NodeFault."""
-    plan, bound = record.planned, record.facts.bound
-    call, _lost = read_call(request, node.rm.words.choose_shell)
+def start_task(node: Node, record: Record, request: wire.Message, caller: Caller) -> tuple[TaskRun, Admission]:
+    """Let a TM task's run hook have it run inside the job's container. Raises Refusal, NodeFault."""
+    call = read_call(request, node.rm.words.choose_shell)
     call, _bound = work_dir.at_start(record, call, node.rm.words, is_running=True)
-    most = max(_TASKS, _TASKS_PER_CPU * (os.cpu_count() or 1))
-    if node.tasks(record) >= most:
-        raise Refusal("too-many-tasks", f"job {record.job_id} has {most} tasks on this node, as many as it may")
-    for argv in (container.command(call, {}, plan.image, record.facts.image), list(call.argv)):
-        identifier = node.engine.exec_create(
-            record.container_id or record.container_name,
-            argv,
-            environment=container.environment(plan, call, record.facts.image),
-            uid=plan.uid,
-            gid=plan.gid,
-            directory=container.working_directory(plan, call, bound),
-            tty=call.tty,
-        )
+    if len(node.jobs.tasks_of(record.incarnation)) >= _MOST:
+        raise Refusal("too-many-tasks", f"job {record.job_id} has {_MOST} tasks on this node, as many as it may")
+    command = command_for(record, call, record.facts.pid)
+    running = TaskRun(record=record, name=f"task-{secrets.token_hex(8)}")
+    admission = admit(node, running, running.name, command, limits_of(caller))
+    node.jobs.add(running)
+    node.emit("task.started", record, task=running.name)
+    return running, admission
+
+
+def finish_task(node: Node, running: TaskRun) -> None:
+    """Tell the run hook that its task is over, as it has said itself; the task of one that is gone is killed, as mom
+    would kill a bare one."""
+    record, end = running.record, running.said
+    directory = node.init_dir(record)
+    if end is None and (end := first_process.read_end(directory, running.name)) is None:
         try:
-            stream = node.engine.exec_start(identifier, tty=call.tty)
-        except EngineError as error:
-            if argv[0] == "/bin/sh" and call.argv[0] != "/bin/sh" and error.failure is Failure.NO_PROGRAM:
-                continue
-            raise NodeFault("engine-error", f"the task could not be started in the container: {error}") from None
-        return _running(node, record, identifier, stream), stream
-    raise NodeFault("engine-error", "the task could not be started in the container")
-
-
-def _running(node: RunsTasks, record: Record, identifier: str, stream: socket.socket) -> TaskRun:
-    running = TaskRun(record=record, exec_id=identifier)
-    try:
-        running.pid = _pid(node.engine, identifier)
-        running.pid_start = start_time(running.pid)
-    except BaseException:
-        stream.close()
-        raise
-    finally:
-        node.jobs.add(running)  # and counts until it is over
-    node.emit("task.started", record, task=identifier[:12], pid=running.pid)
-    return running
-
-
-def _pid(engine: ContainerEngine, identifier: str) -> int:
-    """The first process of an exec; 0 if it is over already. The engine hands over the streams before there is one."""
-    deadline = time.monotonic() + _PID_S
-    while time.monotonic() < deadline:
-        found = engine.exec_inspect(identifier)
-        if found.pid or found.exit_code is not None:
-            return found.pid
-        time.sleep(0.005)
-    return 0
-
-
-def finish_task(node: RunsTasks, running: TaskRun) -> bool:
-    """Tell the run hook how its task ended; False while it still runs."""
+            first_process.send_signal(directory, record.facts.pid, running.name, _SIGKILL)
+        except (NodeFault, OSError, init.RequestError):
+            pass  # the job is over, and took it along
+        end = init.Answer(init.ENDED, _SIGKILL)
     sentences: list[str] = []
-    try:
-        found = node.engine.exec_inspect(running.exec_id)
-        if found.is_running:
-            return False
-        code = found.exit_code or 0
-    except EngineError:
-        code = _LOST  # the engine forgets every exec when it is restarted
-        sentences.append(_RESTARTED)
+    if end.kind != init.ENDED:
+        sentences.append(not_run(record.planned, end))
+    code = first_process.exit_code(end, not_run=127 if end.number == errno.ENOENT else 126)
     with running.lock:
         if running.ended is not None:
-            return True
+            return
         running.ended = wire.Message("ended", code=code, sentence=[sentence.encode() for sentence in sentences])
-    node.emit("task.ended", running.record, task=running.exec_id[:12], code=code)
+    first_process.forget_end(directory, running.name)
+    node.emit("task.ended", record, task=running.name, code=code)
     running.end(running.ended)
     node.jobs.drop(running)
-    return True

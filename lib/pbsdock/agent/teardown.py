@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 
-from pbsdock.agent import stage
+from pbsdock.agent import stage, standing
 from pbsdock.agent.node import Node
 from pbsdock.agent.protocols import HasCgroups
 from pbsdock.agent.stage_orders import StageFailed
@@ -58,7 +58,8 @@ def remove_work(paths: Paths, name: str) -> None:
     pins.remove(paths.pins / name)
     directory = paths.work / name
     if directory.exists():
-        unmount(str(directory / "s3"))
+        for place in ("s3", "init"):
+            unmount(str(directory / place))
         shutil.rmtree(directory)
 
 
@@ -83,6 +84,7 @@ def _revoke(node: Node, record: Record) -> None:
 
 
 def _remove_container(node: Node, record: Record) -> None:
+    standing.end(node, record)
     node.remove_container(record, _EMPTY_S)
     record.set_gone("container")
     if record.container_id:

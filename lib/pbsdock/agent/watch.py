@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 
-from pbsdock.agent import health
+from pbsdock.agent import health, suspend
+from pbsdock.agent.exec_tasks import finish_exec
 from pbsdock.agent.finish import finish
 from pbsdock.agent.memory import heap
 from pbsdock.agent.node import Node
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.refresh import Refresher
-from pbsdock.agent.runs import JobRun, Run, TaskRun
+from pbsdock.agent.runs import ExecRun, JobRun, Run, TaskRun
 from pbsdock.agent.tasks import finish_task
 from pbsdock.core.errors import HookError
 from pbsdock.engine.base import EngineError, EngineEvent, EventKind
@@ -79,7 +80,6 @@ class Watcher:
         self._lost()
 
     def _lost(self) -> None:
-        self.node.streams.engine_lost()
         self.node.engine_lost()
 
     def _event(self, event: EngineEvent) -> None:
@@ -95,7 +95,9 @@ class Watcher:
 
     def _finish(self, running: Run, said: int | None = None) -> None:
         try:
-            if isinstance(running, TaskRun):
+            if isinstance(running, ExecRun):
+                finish_exec(self.node, running)
+            elif isinstance(running, TaskRun):
                 finish_task(self.node, running)
             elif isinstance(running, JobRun):
                 finish(self.node, running, said)
@@ -112,6 +114,7 @@ class Watcher:
                 self._look_at(running)
             elif isinstance(running, JobRun):
                 running.shm_was_full = running.shm_was_full or shm.is_full(running.pid)
+                suspend.follow(self.node, running)
 
     def _look_at(self, running: Run) -> None:
         """Finish it in a thread of its own, one at a time: the engine may let it wait, and the other jobs must not."""

@@ -28,6 +28,11 @@ class EngineConfig:
     runtime: str = setting(
         "", 'The engine\'s runtime for jobs, such as "crun"; empty: its default.', check=checks.runtime_or_empty
     )
+    first_process: bool = setting(
+        True,
+        "Whether pbsdock's own first process starts the job in its container, which then stands ready beforehand;"
+        " false: the engine starts it and passes on its output, which an engine that is restarted loses.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

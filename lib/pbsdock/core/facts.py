@@ -120,8 +120,8 @@ class Facts:
     env_finds: str = ""  # the program that env(1) is to find as such
     pid: int = 0  # the container's first process
     pid_start: int = 0  # when that began, in clock ticks since the boot
+    first_process: bool = False  # whether that is our own, of which the job's shell is a child
     tty: bool = False
-    waited_for: int = -1  # what the shell waited for before it was given its script (see pbsdock.agent.shell)
     started_at: float | None = None
     late_line: int = 0  # the script's first #DOCKER line after its first command, from 1; 0: none
     cwd_lost: str = ""  # of earlier releases, whose jobs started in / then

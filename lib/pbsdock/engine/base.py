@@ -56,7 +56,8 @@ class ContainerSpec:
 
     What no job's container may have is no field, so nothing can ask for it; every engine sees to that itself: no
     capability, no gain of privileges, no namespace of the host's or another container's but the network's, no restart,
-    no log, no health check, no published port. Standard input, output and error are always open to :meth:`attach`.
+    no log, no health check, no published port. Where it ``has_streams``, standard input, output and error are open to
+    :meth:`ContainerEngine.attach`; else they are /dev/null, or read by nobody.
     """
 
     image_id: str
@@ -82,6 +83,7 @@ class ContainerSpec:
     sysctls: Mapping[str, str]  # of the container's own namespaces
     hostname: str = ""  # "" leaves it to the engine
     runtime: str = ""  # by the engine's name for it; "": its default
+    has_streams: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

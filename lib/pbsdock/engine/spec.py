@@ -22,7 +22,7 @@ OF_THE_JOB = ("HOME", "USER", "LOGNAME", "TMPDIR", "TERM", "ENVIRONMENT", *_VISI
 SHELL_LIMITS = {"v": "Max address space", "d": "Max data size"}
 
 
-_PLAIN_SHELLS = ("sh", "bash", "dash", "ash", "ksh", "mksh")  # read no file before a script (POSIX sh, bash(1))
+PLAIN_SHELLS = ("sh", "bash", "dash", "ash", "ksh", "mksh")  # read no file before a script (POSIX sh, bash(1))
 _SHELLS = ("sh", "bash", "dash", "ash", "ksh", "mksh", "zsh")
 
 
@@ -170,7 +170,7 @@ def _interpreter_checks(call: Call, image: str) -> list[str]:
         f" {_say(because)}; exit 125; fi; {_told(missing)}; }}",
     ]
     # Shells of other kinds may read files of the user's before, which may change PATH.
-    if call.env_finds and call.argv[0].rpartition("/")[2] in _PLAIN_SHELLS and len(call.argv) == 1:
+    if call.env_finds and call.argv[0].rpartition("/")[2] in PLAIN_SHELLS and len(call.argv) == 1:
         said = f"image '{image}' has no program {call.env_finds} in its PATH, {which}"
         checks.append(f"command -v {_quoted(call.env_finds)} >/dev/null 2>&1 || {_told(said)}")
     return checks
@@ -221,19 +221,72 @@ def for_job(
     plan: Plan,
     call: Call,
     *,
-    image_id: str,
     bound: Sequence[Bound],
-    own_files: Sequence[tuple[str, str]],
-    cgroup_parent: str,
-    labels: Mapping[str, str],
     rlimits: Rlimits,
     traits: ImageTraits = NO_TRAITS,
-    hostname: str = "",
     wrapped: bool = True,
-    runtime: str = "",
+    made: Made,
 ) -> ContainerSpec:
-    """The job's container. *own_files* are (root-made source, target), always read-only; *wrapped*: see `command`;
-    *runtime* is the site's."""
+    """The job's container where its command is the first process itself; *wrapped*: see `command`."""
+    return _container(
+        plan,
+        made,
+        bound,
+        argv=tuple(command(call, rlimits, plan.image, traits, workdir=plan.workdir or "")) if wrapped else call.argv,
+        entrypoint=entrypoint(plan.entrypoint or ""),
+        environment=tuple(environment(plan, call, traits)),
+        workdir=working_directory(plan, call, bound),
+        tty=call.tty,
+        rlimits=rlimits,
+        has_streams=True,
+    )
+
+
+def to_wait(plan: Plan, argv: Sequence[str], *, bound: Sequence[Bound], made: Made) -> ContainerSpec:
+    """The job's container with a first process that is given the job's command, environment and directory later."""
+    # The engine makes a work directory that the image lacks, as Docker does, but none of the host's.
+    inside = any(below(plan.workdir or "/", mount.target) for mount in bound)
+    return _container(
+        plan,
+        made,
+        bound,
+        argv=tuple(argv),
+        entrypoint=(),
+        environment=(),
+        workdir="/" if inside else plan.workdir or "/",
+        tty=False,
+        rlimits={},
+        has_streams=False,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What the agent has made for a job's container. ``own_files`` are (root-made source, target), always read-only;
+    ``own_places`` the same, but the user's to write to; ``runtime`` is the site's."""
+
+    image_id: str
+    own_files: Sequence[tuple[str, str]]
+    own_places: Sequence[tuple[str, str]] = ()
+    cgroup_parent: str
+    labels: Mapping[str, str]
+    hostname: str = ""
+    runtime: str = ""
+
+
+def _container(
+    plan: Plan,
+    made: Made,
+    bound: Sequence[Bound],
+    *,
+    argv: tuple[str, ...],
+    entrypoint: tuple[str, ...],
+    environment: tuple[str, ...],
+    workdir: str,
+    tty: bool,
+    rlimits: Rlimits,
+    has_streams: bool,
+) -> ContainerSpec:
     mounts = [
         BindMount(
             source=mount.pin or mount.source,
@@ -243,31 +296,33 @@ def for_job(
         )
         for mount in bound
     ]
-    mounts += [BindMount(source=source, target=target, read_only=True) for source, target in own_files]
+    mounts += [BindMount(source=source, target=target, read_only=True) for source, target in made.own_files]
+    mounts += [BindMount(source=source, target=target, read_only=False) for source, target in made.own_places]
     return ContainerSpec(
-        image_id=image_id,
-        argv=tuple(command(call, rlimits, plan.image, traits, workdir=plan.workdir or "")) if wrapped else call.argv,
-        entrypoint=entrypoint(plan.entrypoint or ""),
-        environment=tuple(environment(plan, call, traits)),
+        image_id=made.image_id,
+        argv=argv,
+        entrypoint=entrypoint,
+        environment=environment,
         uid=plan.uid,
         gid=plan.gid,
         groups=plan.groups,
-        workdir=working_directory(plan, call, bound),
-        tty=call.tty,
-        labels=labels,
+        workdir=workdir,
+        tty=tty,
+        has_streams=has_streams,
+        labels=made.labels,
         mounts=tuple(mounts),
         tmpfs=plan.tmpfs,
         network=plan.network,
         # On the host's network the host's own name comes with it.
-        hostname="" if plan.network == "host" else hostname,
+        hostname="" if plan.network == "host" else made.hostname,
         limits=plan.limits,
-        cgroup_parent=cgroup_parent,
+        cgroup_parent=made.cgroup_parent,
         devices=plan.devices,
         gpus=plan.gpus,
         rlimits=rlimits,
         oom_score_adj=plan.oom_score_adj,
         read_only_root=plan.read_only_root,
-        runtime=runtime,
+        runtime=made.runtime,
         # Else the engine opens them all in a namespace of the container's own, and masquerading keeps them low on the
         # way out: pbs_mom takes whoever speaks from a port below 1024 for root.
         sysctls={} if plan.network == "host" else {"net.ipv4.ip_unprivileged_port_start": "1024"},

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-from pbsdock.protocol import wire
-
 _SIGKILL = 9
 
 
@@ -19,14 +17,14 @@ class Adoption:
         self._tools: list[list[str]] = []
         self._pid: int | None = None
 
-    def plan(self, answer: wire.Message, task: str) -> None:
-        """Note how Torque is to adopt the container's session, behind a task that takes a place in mom's task file.
+    def plan(self, tool: str, pid: int, task: str) -> None:
+        """Note how Torque is to adopt the session of process *pid* by *tool*, behind a task that takes a place in mom's
+        task file.
 
         Mom files an adopted task under its number modulo 900000000, which is the number of the newest task it has
         started (task_save, adoptSession in its mom_comm.c). That of a job with one task is the job's own shell: a mom
         that is restarted would no longer know it, and the job would stay in state R for ever (observed).
         """
-        tool, pid = answer.text("pbs_track"), answer.number("pid")
         if not tool or pid <= 0:
             return
         starter = tool[: tool.rfind("/") + 1] + "pbsdsh"

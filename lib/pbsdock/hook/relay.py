@@ -1,4 +1,7 @@
-"""What a run hook relays while its job's container lives."""
+"""What a run hook relays while its job's container lives, where the engine passes on the job's streams.
+
+The way with a first process of our own is :mod:`pbsdock.hook.direct`.
+"""
 
 from __future__ import annotations
 
@@ -33,16 +36,14 @@ class Relay:
         self._task = answer.text("task")
         self._tty = bool(request.number("tty"))
         self._ended: wire.Message | None = None
-        self._streams = Streams(poller, tty=self._tty, last_words=_last_words(request, self._task))
-        self._request = request
+        self._streams = Streams(poller, tty=self._tty)
         self._job_id = request.text("job")
         self._poller = poller
         self._agent = agent
         self._signals = signals
         self._adoption = Adoption(self._job_id, hook)
-        self._adoption.plan(answer, self._task)
+        self._adoption.plan(answer.text("pbs_track"), answer.number("pid"), self._task)
         self._parent = os.getppid()
-        self._again = False  # whether a second start was asked for and is under way
 
     def run(self, fds: list[int]) -> wire.Message:
         """Relay the streams *fds* until the container is over; returns the agent's message of its end."""
@@ -107,47 +108,20 @@ class Relay:
                     self._tell("signal", signal=number)
 
     def _understand(self, message: wire.Message, fds: list[int]) -> None:
-        is_waited_for = not self._streams.are_open and self._ended is None
         if message.op == "ended":
             self._ended = message
         elif message.op == "notice":
             say(message.text("sentence"))
-        elif (message.op == "refused" and message.text("code") == "no-such-job") or (
-            self._again and message.op in ("refused", "fault")
-        ):
+        elif message.op == "refused" and message.text("code") == "no-such-job":
             self._ended = _refused(message.text("sentence"))
-        elif message.op == "again" and is_waited_for:
-            self._start_again()
-        elif self._again and message.op == "started" and fds and not self._streams.are_open:
-            self._again = False
-            self._adoption.plan(message, self._task)
-            self._streams.open_again(fds, restored=False)
-        elif message.op == "attached" and fds and is_waited_for:
-            if sentence := message.text("sentence"):
-                say(sentence)
-            self._streams.open_again(fds, restored=True)
-        else:
-            for fd in fds:
-                os.close(fd)
-
-    def _start_again(self) -> None:
-        """Ask for a new container: the shell in the old one never got what it is to run."""
-        if self._streams.sent is None:
-            self._ended = _refused(
-                "the Docker engine of this node was restarted while the job started; submit it again"
-            )
-            return
-        self._again = True
-        self._adoption.forget()
-        self._request.fields["again"] = [b"1"]
-        self._agent.tell(self._request)
+        for fd in fds:
+            os.close(fd)
 
     def _rejoin(self) -> None:
         if self._ended is not None:
             return
         attached = int(self._streams.are_open)
-        rejoin = wire.Message("rejoin", job=self._job_id, task=self._task, attached=attached)
-        self._agent.rejoin(self._request if self._again else rejoin)
+        self._agent.rejoin(wire.Message("rejoin", job=self._job_id, task=self._task, attached=attached))
         if not self._agent.is_open and self._agent.is_given_up:
             self._ended = _refused("the pbsdock agent on this node is gone; the job's end is unknown")
 
@@ -165,12 +139,3 @@ def _with_losses(ended: wire.Message, failed: dict[int, int]) -> wire.Message:
 
 def _refused(sentence: str) -> wire.Message:
     return wire.Message("ended", code=REFUSED, sentence=sentence)
-
-
-def _last_words(request: wire.Message, task: str) -> bytes:
-    """What ends a shell that has run its script as the end of its input would, with the script's status: an engine
-    restarted with live-restore does not pass that end on (observed with Docker 20.10)."""
-    argv = request.raw("argv")
-    if request.number("tty") or task or len(argv) != 1:
-        return b""
-    return b"exit $status\n" if argv[0].endswith((b"csh", b"fish")) else b"exit $?\n"

@@ -7,14 +7,19 @@ import select
 
 from pbsdock.hook.agent_link import REFUSED, AgentLink, say
 from pbsdock.hook.signals import Signals
-from pbsdock.protocol import wire
+from pbsdock.protocol import init, wire
 from pbsdock.protocol.link import AgentGone
+
+TYPE_CHECKING = False  # importing `typing` would cost a hook seven milliseconds
+if TYPE_CHECKING:
+    from pbsdock.hook.terminal import Terminal
 
 
 class Runner:
     """A run hook, from its request to the job's end."""
 
     def __init__(self, socket_path: str, job_id: str, hook: str = "") -> None:
+        _open_standard_descriptors()
         self.job_id = job_id
         self.hook = hook
         self.tty = os.isatty(0) and os.isatty(1)
@@ -26,13 +31,15 @@ class Runner:
         """Run the job's command; returns an exit code or ends the process by a signal."""
         request = self._request(argv, directive)
         try:
-            answer, fds = self.agent.ask_for_start(request, meanwhile=_import_relay)
+            answer, fds = self.agent.ask_for_start(request, meanwhile=_import_direct)
         except AgentGone:
             say("the pbsdock agent on this node did not answer; the job was not started, please submit it again")
             return REFUSED
         if answer.op != "started" or not fds:
             say(answer.text("sentence", "the agent gave no answer that can be understood"))
             return REFUSED
+        if answer.raw("argv"):
+            return self._run_directly(request, answer, fds[0])
         return self._end(self._relay(request, answer, fds))
 
     def _request(self, argv: list[str], directive: str) -> wire.Message:
@@ -55,20 +62,46 @@ class Runner:
             directive=directive.encode("utf-8", "surrogateescape"),
         )
 
+    def _run_directly(self, request: wire.Message, answer: wire.Message, directory: int) -> int:
+        from pbsdock.hook.direct import Direct
+
+        direct = Direct(request, answer, directory, self.hook, self.poller, self.agent, self.signals)
+        terminal = self._raw_terminal()
+        try:
+            told = direct.run()
+        except (init.InitError, init.RequestError) as error:
+            say(f"the job was not started: {error}")
+            return REFUSED
+        finally:
+            if terminal is not None:
+                terminal.restore()
+        for sentence in told.raw("sentence"):
+            say(sentence.decode("utf-8", "replace"))
+        code = told.number("code", REFUSED)
+        if direct.end is not None and direct.end.kind == init.ENDED:
+            number = direct.end.number & 0x7F
+            if number and code == 128 + number:
+                self.signals.die(number)
+        return code & 0xFF
+
+    def _raw_terminal(self) -> Terminal | None:
+        if not self.tty:
+            return None
+        from pbsdock.hook.terminal import Terminal
+
+        return Terminal()
+
     def _relay(self, request: wire.Message, answer: wire.Message, fds: list[int]) -> wire.Message:
         """Relay until the container is over; returns the agent's message of that."""
         from pbsdock.hook.relay import Relay
 
         relay = Relay(request, answer, self.hook, self.poller, self.agent, self.signals)
-        if not self.tty:
-            return relay.run(fds)
-        from pbsdock.hook.terminal import Terminal
-
-        terminal = Terminal()
+        terminal = self._raw_terminal()
         try:
             return relay.run(fds)
         finally:
-            terminal.restore()
+            if terminal is not None:
+                terminal.restore()
 
     def _end(self, ended: wire.Message) -> int:
         for sentence in ended.raw("sentence"):
@@ -81,11 +114,20 @@ class Runner:
         return code & 0xFF
 
 
-def _import_relay() -> None:
-    import pbsdock.hook.relay  # noqa: F401 - while the agent is at work, instead of before
+def _import_direct() -> None:
+    import pbsdock.hook.direct  # noqa: F401 - while the agent is at work, instead of before
 
 
 def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+def _open_standard_descriptors() -> None:
+    """What a job was started without is /dev/null, and no descriptor of ours comes in its place."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free

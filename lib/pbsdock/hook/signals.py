@@ -6,6 +6,7 @@ import _signal  # type: ignore[import-not-found]  # typeshed has no stub; `signa
 import os
 
 WINDOW, CHILD = _signal.SIGWINCH, _signal.SIGCHLD
+STOP_AND_GO = (_signal.SIGTSTP, _signal.SIGCONT)
 _FORWARDED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCONT", "SIGTSTP", "SIGXCPU")
 # A bare job's leader dies of these whatever its script does, so the run hook ends by them too (torque-facts: 271).
 _FATAL = frozenset(getattr(_signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"))
@@ -62,8 +63,13 @@ class Signals:
                 self.die(number)
 
     def die(self, number: int) -> None:
-        """End this process by a signal."""
+        """End this process by a signal, and leave no core of its own behind."""
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _signal.set_wakeup_fd(-1)
-        for name in (*_FORWARDED, "SIGWINCH", "SIGCHLD"):
-            _signal.signal(getattr(_signal, name), _signal.SIG_DFL)
+        for caught in {number, *(getattr(_signal, name) for name in (*_FORWARDED, "SIGWINCH", "SIGCHLD"))}:
+            if caught not in (_signal.SIGKILL, _signal.SIGSTOP):
+                _signal.signal(caught, _signal.SIG_DFL)
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (number,))
         os.kill(os.getpid(), number)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _FRAME = 8
 _CHUNK = 1 << 18
-_REPEAT = 65536
 _LOSES = (errno.EFBIG, errno.ENOSPC, errno.EDQUOT, errno.EIO)  # output is lost that somebody wanted
 
 
@@ -76,20 +75,13 @@ class Demux:
 
 
 class Streams:
-    """The attach stream of the moment, or none. ``restored``: it is of an engine that was away.
+    """The engine's attach stream, until it is over."""
 
-    ``sent`` is what came by standard input, as long as it is little and nothing that was typed; otherwise None.
-    """
-
-    def __init__(self, poller: select.poll, *, tty: bool, last_words: bytes) -> None:
-        self.restored = False
-        self.sent: bytes | None = None if tty else b""
+    def __init__(self, poller: select.poll, *, tty: bool) -> None:
         self._poller = poller
         self._tty = tty
-        self._last_words = last_words
         self._attach: Any = None
         self._stdin_open = True
-        self._unsent = b""
         self._demux = Demux()
         self._buffer = memoryview(bytearray(_CHUNK))
 
@@ -110,16 +102,7 @@ class Streams:
         self._attach = _socket.socket(1, 1, 0, fds[0])
         self._attach.setblocking(True)
         self._poller.register(fds[0], select.POLLIN)
-        if self._stdin_open:
-            self._poller.register(0, select.POLLIN)
-
-    def open_again(self, fds: list[int], *, restored: bool) -> None:
-        """Go on with another stream: of the same container, or else of a new one, which gets all input again."""
-        self.restored = restored
-        data = self._unsent if restored else self.sent or b""
-        self._unsent = b""
-        self.open(fds)
-        self._send(data)
+        self._poller.register(0, select.POLLIN)
 
     def handle(self, fd: int) -> bool:
         """Pass on what *fd* has, if it is one of these; returns whether the engine's stream is over now."""
@@ -141,7 +124,7 @@ class Streams:
             self._attach.close()
             self._attach = None
             if self._stdin_open:
-                self._poller.unregister(0)  # until there are streams again
+                self._poller.unregister(0)
             return True
         if not self._tty:
             self._demux.feed(self._buffer[:count])
@@ -153,27 +136,16 @@ class Streams:
         return False
 
     def _from_stdin(self) -> None:
-        if self._unsent:  # the stream is about to be seen to be over
-            return
         try:
             data = os.read(0, 65536)
         except OSError:
             data = b""
-        if self.sent is not None:
-            self.sent = self.sent + data if len(self.sent) + len(data) <= _REPEAT else None
-        if not data:
-            self._stdin_open = False
-            self._poller.unregister(0)
-        self._send(data)
-
-    def _send(self, data: bytes) -> None:
-        """Pass on what came by standard input, or its end; what a lost stream does not take waits for the next."""
-        if self.restored and not self._stdin_open:
-            data += self._last_words
         try:
             if data:
                 self._attach.sendall(data)
-            if not self._stdin_open:
+            else:
+                self._stdin_open = False
+                self._poller.unregister(0)
                 self._attach.shutdown(_socket.SHUT_WR)
         except OSError:
-            self._unsent = data
+            pass  # the stream is about to be seen to be over

@@ -24,6 +24,15 @@ def alive(pid: int, started: int = 0) -> bool:
         return False
 
 
+def is_stopped(pid: int, started: int) -> bool:
+    """Whether the process that *started* then is stopped by a signal (proc(5), state T)."""
+    try:
+        found = stat(pid)
+        return found[0] == b"T" and int(found[19]) == started
+    except (OSError, IndexError, ValueError):
+        return False
+
+
 def await_execution(pid: int, seconds: float = 2.0) -> None:
     """Wait until a container's first process is the job's, or over, and not its runtime's any more."""
     deadline = time.monotonic() + seconds

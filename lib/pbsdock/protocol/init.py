@@ -92,16 +92,24 @@ class Answer:
         self.terminal = -1
 
 
-def _message(kind: int, texts: Sequence[bytes], number: int = 0, arguments: int = 0, run: Run | None = None) -> bytes:
+def _message(
+    kind: int,
+    texts: Sequence[bytes],
+    *,
+    number: int = 0,
+    arguments: int = 0,
+    run: Run | None = None,
+    limits: Mapping[int, tuple[int, int]] | None = None,
+) -> bytes:
     body = b"".join([text + b"\0" for text in texts])
     if body.count(b"\0") != len(texts):
         raise RequestError("a text holds a NUL")
     if len(body) > MOST_TEXTS or len(texts) > MOST_STRINGS:
         raise RequestError(f"{len(body)} bytes in {len(texts)} texts; at most {MOST_TEXTS} in {MOST_STRINGS} are taken")
-    flags, umask, limits, window = (run.flags, run.umask, run.limits, run.window) if run else (0, 0, {}, (0, 0, 0, 0))
+    flags, umask, window = (run.flags, run.umask, run.window) if run else (0, 0, (0, 0, 0, 0))
     limited = 0
     values = [0] * (2 * LIMITS)
-    for resource, pair in limits.items():
+    for resource, pair in (limits or {}).items():
         if not 0 <= resource < LIMITS:
             raise RequestError(f"{resource} is not the number of a limit")
         limited |= 1 << resource
@@ -120,15 +128,15 @@ def _id(id: str) -> bytes:
     return text
 
 
-def encode_open() -> bytes:
-    """Let the owner in; root's alone."""
-    return _message(_OPEN, [])
+def encode_open(limits: Mapping[int, tuple[int, int]] | None = None) -> bytes:
+    """Let the owner in; root's alone. *limits* are for process 1 itself: nothing that it starts gets more."""
+    return _message(_OPEN, [], limits=limits)
 
 
 def encode_run(run: Run) -> bytes:
     """Raises RequestError. Descriptors 0, 1, 2 must come with the first byte (``Connection.run`` sees to it)."""
     texts = [_id(run.id), run.directory, run.program, *run.argv, *run.environment]
-    return _message(_RUN, texts, arguments=len(run.argv), run=run)
+    return _message(_RUN, texts, arguments=len(run.argv), run=run, limits=run.limits)
 
 
 def encode_join(id: str) -> bytes:
@@ -226,6 +234,11 @@ class Connection:
     def run(self, run: Run, fds: Sequence[int] = (0, 1, 2)) -> None:
         """Ask for *run* with the three *fds* (with TERMINAL: none are sent). Raises RequestError, InitError."""
         self.send(encode_run(run), () if run.flags & TERMINAL else fds)
+
+    @property
+    def pending(self) -> bool:
+        """Whether a whole answer is already buffered. Raises InitError."""
+        return decode(self._buffer) is not None
 
     def receive(self) -> Answer:
         """Wait for an answer. Raises InitError at the end of the stream or of the time."""

@@ -11,7 +11,7 @@ from pbsdock.core.errors import Refusal
 from pbsdock.protocol import wire
 
 _OF_ROOT = {op: op for op in ("prepare", "failed", "release", "sweep", "reap")} | {"list": "list_jobs"}
-_OF_USERS = frozenset({"start", "rejoin", "signal", "resize", "adopted", "eof"})
+_OF_USERS = frozenset({"start", "rejoin", "signal", "resize", "adopted", "over", "eof"})
 
 
 def respond(session: Session, message: wire.Message) -> None:

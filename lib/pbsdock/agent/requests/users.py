@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
 import time
 from collections.abc import Mapping
 
-from pbsdock.agent import prepare, signals, stage
+from pbsdock.agent import prepare, signals, stage, suspend
+from pbsdock.agent.exec_tasks import finish_exec, start_exec
 from pbsdock.agent.finish import finish
 from pbsdock.agent.refusals import refuse
 from pbsdock.agent.requests.fields import env_of
-from pbsdock.agent.requests.streams import StreamRestorer
-from pbsdock.agent.runs import JobRun, Run, TaskRun
+from pbsdock.agent.runs import ExecRun, JobRun, Run, TaskRun
 from pbsdock.agent.session import Session
-from pbsdock.agent.start import discard_half_started, start_job
+from pbsdock.agent.start import Admission, is_of_leader, start_again, start_job
 from pbsdock.agent.tasks import finish_task, start_task
-from pbsdock.core.errors import BadValue, HookError, Refusal
+from pbsdock.core.errors import BadValue, Refusal
 from pbsdock.core.facts import Exit
 from pbsdock.core.record import Record, Refused, State
 from pbsdock.directive.parse import late_sentence
 from pbsdock.engine.base import EngineError
 from pbsdock.host.process import Caller, start_time
-from pbsdock.protocol import wire
+from pbsdock.protocol import init, wire
 from pbsdock.staging.made import UMASK
 
-_TASK = re.compile(r"[0-9a-f]{64}")  # the engine's name of an exec
+_EXEC = re.compile(r"[0-9a-f]{64}")  # the engine's name of an exec
+_TASK = re.compile(r"task-[0-9a-f]{16}")  # a task's, as the first process has it
 _EVENT_S = 0.3  # how long the engine's own event of an end is waited for
 _SIGNALS = frozenset(
     {
@@ -50,7 +52,6 @@ class UserRequests:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.node = session.node
-        self.streams = StreamRestorer(session)
 
     def _own(self, message: wire.Message) -> Record | None:
         """The newest record of the job asked about, if it is the peer's own."""
@@ -82,30 +83,55 @@ class UserRequests:
             raise Refusal(refusal.code, refusal.sentence)
         self._await_stage_in(record, message.number("umask", UMASK))
         with self.node.job_lock(record.job_id, 120.0):
-            running, stream = self._started(record, message)
+            running, admission = self._started(record, message)
         is_job = isinstance(running, JobRun)
+        try:
+            self._tell_notices(record, is_job=is_job)
+            self._admit(record, running, admission)
+        finally:
+            os.close(admission.fd)
+        if record.facts.tty and is_job and not record.facts.first_process:
+            self.resize(message)
+
+    def _tell_notices(self, record: Record, *, is_job: bool) -> None:
         if record.facts.nodes > 1 and is_job:
             self.session.notify("tasks on the other nodes of this job run there without the container")
         if (late := record.facts.late_line) and is_job:
             self.session.notify(late_sentence(late, contained=True))
+
+    def _admit(self, record: Record, running: Run, admission: Admission) -> None:
+        """Let the run hook go on, who waits for the end of *running* from now on."""
+        is_job = isinstance(running, JobRun)
+        task = running.name if isinstance(running, TaskRun) else ""
         told = self._adoption(record, running)
-        started = wire.Message("started", pid=running.pid, task="" if is_job else running.key, **told)
-        with self.node.streams.giving(running, stream) as fd:
-            self.session.answer(started, [fd])
+        started = wire.Message("started", pid=running.pid, task=task, **told, **admission.told)
+        if isinstance(running, JobRun):
+            running.hook = self._caller()
+        if admission.told:
+            started.fields["results"] = [b"1" if record.planned.stage_out and is_job else b"0"]
             self.session.running, over = running, running.join(self.session.channel)
+            self.session.answer(started, [admission.fd])
+        else:
+            with self.node.streams.giving(running, socket.socket(fileno=os.dup(admission.fd))) as fd:
+                self.session.answer(started, [fd])
+                self.session.running, over = running, running.join(self.session.channel)
         if over is not None:
             self.session.answer_end(running, over)
-        if record.facts.tty and is_job:
-            self.resize(message)
 
-    def _started(self, record: Record, message: wire.Message) -> tuple[Run, socket.socket]:
-        if message.number("again"):
-            discard_half_started(self.node, record, message)
+    def _caller(self) -> Caller:
+        peer = self.session.peer
+        return Caller(peer.pid, peer.uid, peer.started)
+
+    def _started(self, record: Record, message: wire.Message) -> tuple[Run, Admission]:
         if record.state is State.READY:
-            peer = self.session.peer
-            return start_job(self.node, record, message, Caller(peer.pid, peer.uid, peer.started))
+            return start_job(self.node, record, message, self._caller())
+        if message.number("again") and is_of_leader(record, message):
+            return start_again(self.node, record, message, self._caller())
+        if record.state is State.RUNNING and record.facts.first_process:
+            return start_task(self.node, record, message, self._caller())
         if record.state is State.RUNNING:
-            return start_task(self.node, record, message)
+            task, stream = start_exec(self.node, record, message)
+            return task, Admission(stream.detach(), {})
         raise Refusal("job-over", f"job {record.job_id} is over; nothing can be started in it any more")
 
     def _await_stage_in(self, record: Record, umask: int) -> None:
@@ -157,29 +183,28 @@ class UserRequests:
         if owner is not None and owner is not self.session.channel and not owner.is_gone:
             raise Refusal("has-a-run-hook", f"the run hook of job {record.job_id} is there and waits for it")
         self.session.running = running
+        if isinstance(running, JobRun):
+            running.hook = self._caller()
         if (over := running.join(self.session.channel)) is not None:
             self.session.answer_end(running, over)
-        elif isinstance(running, JobRun) and not message.number("attached"):
-            if owner is self.session.channel and not self.node.streams.is_lost(running):
-                raise Refusal("stream-not-lost", f"the streams of job {record.job_id} are not lost")
-            self.streams.check_again(running)
-            try:
-                self.streams.reattach(running)
-            except (EngineError, HookError):
-                self.streams.begin_to_restore(running)
+        elif isinstance(running, JobRun) and not record.facts.first_process and not message.number("attached"):
+            self._lose(running)
 
     def _task(self, record: Record, task: str) -> TaskRun:
         """A task of this very job: what others' are called is no secret, since /proc and the cgroup tree show it.
 
-        One that no agent remembers is looked up in the engine, which alone knows whose container it is in.
+        One that no agent remembers is the first process's, whose run hook knows its name; an exec is looked up in the
+        engine, which alone knows whose container it is in.
         """
-        running = self.node.jobs.task_run(task)
+        running = self.node.jobs.task_run(f"{record.incarnation}/{task}") or self.node.jobs.task_run(task)
         if running is None and _TASK.fullmatch(task):
-            running = TaskRun(record=record, exec_id=task)
+            return self.node.jobs.add_unless_known(TaskRun(record=record, name=task))
+        if running is None and _EXEC.fullmatch(task):
+            running = ExecRun(record=record, name=task)
             try:
                 found = self.node.engine.exec_inspect(task)
             except EngineError:
-                finish_task(self.node, running)  # forgotten: its end is told, and not kept
+                finish_exec(self.node, running)  # forgotten: its end is told, and not kept
                 return running
             if found.container_id == record.container_id:
                 running.pid = found.pid
@@ -192,7 +217,10 @@ class UserRequests:
 
     def _mine(self, message: wire.Message) -> Run:
         record = self._own(message)
-        running = self.node.jobs.run(message.text("task") or record.incarnation) if record else None
+        task = message.text("task")
+        if record is not None and task and (found := self.node.jobs.run(f"{record.incarnation}/{task}")) is not None:
+            return found
+        running = self.node.jobs.run(task or record.incarnation) if record else None
         if running is None or record is None or running.record.incarnation != record.incarnation:
             raise Refusal("not-running", f"job {message.text('job')} has nothing running here")
         return running
@@ -205,6 +233,11 @@ class UserRequests:
         if running.record.state is State.STAGING:
             if number in _FATAL:
                 stage.interrupt(self.node, running.record, f"the job got {signal.Signals(number).name}")
+            return
+        if running.record.facts.first_process:  # which the run hook has told itself
+            if isinstance(running, JobRun) and number in (signal.SIGTSTP, signal.SIGCONT):
+                suspend.freeze(self.node, running, number == signal.SIGTSTP)
+            self.node.emit("job.signalled", running.record, signal=signal.Signals(number).name)
             return
         count = signals.send(self.node, running, number)
         self.node.emit("job.signalled", running.record, signal=signal.Signals(number).name, processes=count)
@@ -228,25 +261,44 @@ class UserRequests:
             reason = f"{self.node.rm.words.adopter} ended with {status}"
             self.node.emit("job.adoption_skipped", running.record, reason=reason)
 
+    def over(self, message: wire.Message) -> None:
+        """What the first process has told of the end."""
+        running = self._mine(message)
+        if running.channel is not self.session.channel or not running.record.facts.first_process:
+            raise Refusal("not-your-run", "only the run hook that waits for a run can tell how it ended")
+        running.said = _answer(message)
+        if isinstance(running, JobRun):
+            finish(self.node, running)
+        elif isinstance(running, TaskRun):
+            finish_task(self.node, running)
+
     def eof(self, message: wire.Message) -> None:
-        """The streams are over; the job is so too, or the engine dropped the connection."""
+        """The engine's streams are over; the job is so too, or the engine dropped the connection."""
         running = self._mine(message)
         if running.channel is not self.session.channel:
             raise Refusal("not-your-stream", "only the run hook that was given a job's streams can have lost them")
         if running.over.wait(_EVENT_S):
             return
         if isinstance(running, JobRun) and (running.is_alive() or not self.node.engine.probe()):
-            if not self.node.streams.is_lost(running):
-                raise Refusal("stream-not-lost", f"the streams of job {running.record.job_id} are not lost")
-            if running.restoring is not self.session.channel:
-                self.streams.check_again(running)
-                self.streams.begin_to_restore(running)
+            self._lose(running)
             return
         deadline = time.monotonic() + 2.0
         while time.monotonic() < deadline:
-            if isinstance(running, TaskRun):
-                finish_task(self.node, running)
+            if isinstance(running, ExecRun):
+                finish_exec(self.node, running)
             elif isinstance(running, JobRun):
                 finish(self.node, running)
             if running.over.wait(0.05):
                 return
+
+    def _lose(self, running: JobRun) -> None:
+        """The output of a job that runs on is lost from here on, which its end will say."""
+        running.stream_lost_at = running.stream_lost_at or time.time()
+
+
+def _answer(message: wire.Message) -> init.Answer:
+    """As the first process's own words. Raises BadValue."""
+    kind, number, path = message.number("kind"), message.number("number"), message.raw("path")
+    if kind not in (init.ENDED, init.FAILED) or not 0 <= number < 1 << 16:
+        raise BadValue(f"an end of kind {kind} with number {number} is none")
+    return init.Answer(kind, number, message.text("step")[:32], (path or [b""])[0][:255])

@@ -46,6 +46,9 @@ class JobCgroup(Protocol):
     def signal(self, name: str, signum: int, exclude: frozenset[int] = frozenset()) -> int:
         """Signal every process inside; how many got it."""
 
+    def freeze(self, name: str, frozen: bool) -> None:
+        """Stop everything inside until it is thawed again, or with *frozen* false thaw it."""
+
     def names(self) -> list[str]:
         """The jobs' cgroups that exist."""
 

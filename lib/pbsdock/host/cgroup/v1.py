@@ -172,6 +172,10 @@ class V1Cgroup:
         """Freeze, kill, thaw, until it is empty."""
         return empty(lambda: self.pids(name), lambda pid: self._touches(name, pid), deadline_s, self._freezer(name))
 
+    def freeze(self, name: str, frozen: bool) -> None:
+        """By the freezer controller."""
+        self._freezer(name)(frozen)
+
     def _freezer(self, name: str) -> Callable[[bool], None]:
         top = self.directory("freezer", name)
         path = top / "freezer.state"

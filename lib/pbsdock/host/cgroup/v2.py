@@ -65,6 +65,11 @@ class V2Tree:
             pass
         return empty(lambda: self.pids(name), lambda pid: self.contains(name, pid), deadline_s)
 
+    def freeze(self, name: str, frozen: bool) -> None:
+        """cgroup.freeze reaches the whole subtree."""
+        with suppress(OSError):  # gone already: then there is nothing to freeze
+            (self.directory(name) / "cgroup.freeze").write_text("1" if frozen else "0")
+
     def usage(self, name: str) -> Usage:
         """Read the job's own directory. Raises NodeFault if it is not there."""
         directory = self.directory(name)
