@@ -73,11 +73,12 @@ class RunningRequests(OwnRequests):
             self.node.emit("job.adoption_skipped", running.record, reason=reason)
 
     def over(self, message: wire.Message) -> None:
-        """What the first process has told of the end."""
+        """What the first process has told of the end; without a kind it was gone before it told."""
         running = self._mine(message)
         if running.channel is not self.session.channel or not running.record.facts.first_process:
             raise Refusal("not-your-run", "only the run hook that waits for a run can tell how it ended")
-        running.said = _answer(message)
+        if message.text("kind"):
+            running.said = _answer(message)
         if isinstance(running, JobRun):
             finish(self.node, running)
         elif isinstance(running, TaskRun):
