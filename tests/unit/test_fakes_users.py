@@ -14,7 +14,7 @@ import pytest
 from pbsdock.agent import attached, start
 from pbsdock.agent.channel import Channel
 from pbsdock.agent.requests import running as requests_of_runs
-from pbsdock.agent.runs import ExecRun, JobRun, TaskRun
+from pbsdock.agent.runs import ExecRun, JobRun
 from pbsdock.core.facts import Exit
 from pbsdock.core.plan import Stage
 from pbsdock.core.record import Refused, State
