@@ -242,6 +242,7 @@ class FakeCgroups(Failing):
         self.members: list[int] = []  # of every cgroup
         self.is_stubborn = False
         self.signalled: list[int] = []
+        self.frozen: list[tuple[str, bool]] = []
 
     def create(self, name: str, limits: Limits) -> None:
         self.made[name] = limits
@@ -276,6 +277,10 @@ class FakeCgroups(Failing):
         self.called("signal")
         self.signalled.append(signum)
         return len(set(self.members) - exclude)
+
+    def freeze(self, name: str, frozen: bool) -> None:
+        self.called("freeze")
+        self.frozen.append((name, frozen))
 
     def names(self) -> list[str]:
         self.called("names")

@@ -21,6 +21,7 @@ from pbsdock.agent.runs import JobRun
 from pbsdock.agent.streams import Streams
 from pbsdock.agent.work import Work
 from pbsdock.agent.workers import Worker
+from pbsdock.config.tables import parse
 from pbsdock.core.record import Record
 from pbsdock.core.waiting import hung_up, readable, writable
 from pbsdock.protocol import wire
@@ -148,6 +149,7 @@ def test_what_was_begun_is_released_whatever_happens(monkeypatch: pytest.MonkeyP
         mark=lambda _: None,
         jobs=fake_jobs(),
         emit=lambda *_, **__: None,
+        config=parse("[engine]\nfirst_process = false\n"),
     )
     job: Any = SimpleNamespace(id=SimpleNamespace(text="1.s"))
     with pytest.raises(type(error)):
@@ -187,18 +189,15 @@ def _give(streams: Streams, running: JobRun) -> socket.socket:
 
 
 def test_one_stream_for_each_run(pair: tuple[socket.socket, socket.socket]) -> None:
-    """A new one ends the old one, for everybody who has a copy; a lost one is seen to be so."""
+    """A new one ends the old one, for everybody who has a copy; a release ends the last."""
     streams, running = Streams(), JobRun(record=_record(), channel=Channel(pair[0]))
-    assert streams.is_lost(running)
     first = _give(streams, running)
-    assert not streams.is_lost(running)
+    assert not hung_up(first.fileno())
     second = _give(streams, running)
     assert first.recv(1) == b""
-    second.close()
-    assert streams.is_lost(running)
-    third = _give(streams, running)
+    assert not hung_up(second.fileno())
     streams.end(running.record.incarnation)
-    assert third.recv(1) == b""
+    assert second.recv(1) == b""
 
 
 def test_a_stream_that_cannot_be_given_is_ended() -> None:
@@ -209,7 +208,6 @@ def test_a_stream_that_cannot_be_given_is_ended() -> None:
         raise ClientGone("gone")
     engines.settimeout(5)
     assert engines.recv(1) == b""
-    assert streams.is_lost(running)
 
 
 def test_streams_nobody_reads_are_ended(
@@ -231,14 +229,6 @@ def test_streams_nobody_reads_are_ended(
         running.channel = channel
         streams.look()
         assert hung_up(engines.fileno()) is not bool(is_there)
-
-
-def test_how_often_a_stream_is_opened_anew() -> None:
-    """A few times, and as often again when the engine was away."""
-    streams, running = Streams(), JobRun(record=_record())
-    assert [streams.again(running) for _ in range(5)] == [True] * 4 + [False]
-    streams.engine_lost()
-    assert streams.again(running)
 
 
 # -- pulse ------------------------------------------------------------------------------------------------------------

@@ -132,6 +132,14 @@ CALL = container.Call(
 )
 
 
+MADE = container.Made(
+    image_id="sha256:1",
+    own_files=[("/root/passwd", "/etc/passwd")],
+    cgroup_parent="/pbsdock/7",
+    labels={"pbsdock.job": "7"},
+)
+
+
 def test_environment_is_filtered() -> None:
     """The job's variables but the host's own; the directive's last word counts."""
     assert container.environment(_plan("-e A=2 -e PATH=/mine a"), CALL) == ["A=2", "HOME=/h", "PATH=/mine"]
@@ -141,13 +149,10 @@ def _spec(directive: str) -> ContainerSpec:
     return container.for_job(
         _plan(directive),
         CALL,
-        image_id="sha256:1",
         bound=[],
-        own_files=[("/root/passwd", "/etc/passwd")],
-        cgroup_parent="/pbsdock/7",
-        labels={"pbsdock.job": "7"},
         rlimits={"Max open files": (10, 20), "Max address space": (1 << 30, -1)},
         wrapped=False,
+        made=MADE,
     )
 
 

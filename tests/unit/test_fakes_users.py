@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from pbsdock.agent import start
+from pbsdock.agent import attached, start
 from pbsdock.agent.channel import Channel
-from pbsdock.agent.requests import users
-from pbsdock.agent.runs import JobRun, TaskRun
+from pbsdock.agent.requests import running as requests_of_runs
+from pbsdock.agent.runs import ExecRun, JobRun
 from pbsdock.core.facts import Exit
 from pbsdock.core.plan import Stage
 from pbsdock.core.record import Refused, State
@@ -32,9 +32,9 @@ _OUT = Stage(store="ceph", bucket="b", key="k", path="/o", where="job.sh:2:9")
 
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNode:
-    monkeypatch.setattr(start, "_rlimits", lambda _: {})
-    monkeypatch.setattr(start, "pinned", lambda *_: nullcontext([]))
-    monkeypatch.setattr(users, "_EVENT_S", 0.01)
+    monkeypatch.setattr(start, "limits_of", lambda _: {})
+    monkeypatch.setattr(attached, "pinned", lambda *_: nullcontext([]))
+    monkeypatch.setattr(requests_of_runs, "_EVENT_S", 0.01)
     return fake_node(tmp_path)
 
 
@@ -68,6 +68,7 @@ def _code(answers: list[wire.Message]) -> str:
         wire.Message("resize", job="7.s", rows=24, columns=80),
         wire.Message("adopted", job="7.s", status=0),
         wire.Message("eof", job="7.s"),
+        wire.Message("over", job="7.s", kind=2, number=0),
     ],
     ids=lambda message: message.op,
 )
@@ -223,23 +224,11 @@ def test_a_stage_in_with_fakes_that_fails_refuses_the_job(node: FakeNode) -> Non
 
 
 def test_a_second_start_with_fakes_of_a_command_that_may_have_begun_is_refused(node: FakeNode) -> None:
-    """It must not run twice; a shell that still waits for its script may."""
+    """It must not run twice."""
     _running(node)
 
     assert _code(ask(node, _OWNER, _start(again=1))) == "agent-lost"
     assert len(node.engine.containers) == 1
-
-
-def test_a_second_start_with_fakes_of_a_shell_that_waits_begins_anew(
-    node: FakeNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The container of the first is removed."""
-    running = _running(node)
-    monkeypatch.setattr(JobRun, "awaits_script", lambda _: True)
-
-    assert _code(ask(node, _OWNER, _start(again=1))) == "started"
-    assert running.over.is_set()
-    assert node.engine.calls.index("remove") < node.engine.calls.index("create")
 
 
 # -- tasks ------------------------------------------------------------------------------------------------------------
@@ -259,7 +248,7 @@ def test_tasks_with_fakes_have_a_bound(node: FakeNode, monkeypatch: pytest.Monke
     running = _running(node)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     for number in range(64):
-        node.jobs.add(TaskRun(running.record, exec_id=str(number)))
+        node.jobs.add(ExecRun(running.record, name=str(number)))
 
     assert _code(ask(node, _OWNER, _start(argv=b"hostname"))) == "too-many-tasks"
     assert node.engine.execs == {}
@@ -285,7 +274,7 @@ def test_a_task_with_fakes_of_another_job_is_refused(node: FakeNode, known_to: s
     theirs = known(node, State.RUNNING, plan=_PLAN, uid=_OTHER, job_id="8.s")
     task = "x" if known_to == "nobody" else _STRANGE
     if known_to == "agent":
-        node.jobs.add(TaskRun(theirs, exec_id=_STRANGE))
+        node.jobs.add(ExecRun(theirs, name=_STRANGE))
     node.engine.execs[_STRANGE] = ExecState(container_id="theirs", is_running=True, pid=1, exit_code=None)
     signal = ask(node, _OWNER, wire.Message("signal", job="7.s", task=task, signal=15))
 
@@ -306,13 +295,16 @@ def test_a_task_with_fakes_that_the_engine_forgot_has_a_lost_status(node: FakeNo
 # -- rejoin -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_hook_with_fakes_that_comes_back_gets_new_streams(node: FakeNode) -> None:
-    """Those it had went with the engine."""
+@pytest.mark.parametrize("attached", [0, 1])
+def test_a_hook_with_fakes_that_comes_back_has_lost_its_streams_or_not(node: FakeNode, attached: int) -> None:
+    """It gets no others: the job runs on, and its end will say since when nobody has read its output."""
     running = _running(node)
-    (answer,) = ask(node, _OWNER, wire.Message("rejoin", job="7.s"))
+    with session_of(node, _OWNER) as session:
+        assert ask(node, _OWNER, wire.Message("rejoin", job="7.s", attached=attached), session=session) == []
+        assert running.channel is session.channel
 
-    assert (answer.op, answer.number("fds")) == ("attached", 1)
-    assert running.channel is not None
+    assert (running.stream_lost_at is None) is bool(attached)
+    assert node.engine.calls == []
 
 
 def test_a_hook_with_fakes_that_comes_too_late_is_told_the_end(node: FakeNode) -> None:
@@ -333,14 +325,6 @@ def test_a_job_with_fakes_that_has_its_hook_gets_no_second(node: FakeNode) -> No
         running.join(Channel(ours))
 
         assert _code(ask(node, _OWNER, wire.Message("rejoin", job="7.s"))) == "has-a-run-hook"
-
-
-def test_a_hook_with_fakes_whose_streams_work_gets_no_others(node: FakeNode) -> None:
-    """It would hold more of the engine's than one run may."""
-    known(node, State.READY, plan=_PLAN)
-    started, refused = ask(node, _OWNER, _start(), wire.Message("rejoin", job="7.s"))
-
-    assert (started.op, refused.text("code")) == ("started", "stream-not-lost")
 
 
 # -- signals and the rest ---------------------------------------------------------------------------------------------

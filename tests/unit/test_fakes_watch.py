@@ -10,7 +10,7 @@ import pytest
 
 from pbsdock.agent.outage import Outage
 from pbsdock.agent.refresh import Refresher
-from pbsdock.agent.runs import JobRun, TaskRun
+from pbsdock.agent.runs import ExecRun, JobRun, TaskRun
 from pbsdock.agent.server import adopt
 from pbsdock.agent.watch import Watcher
 from pbsdock.core.record import Record, State
@@ -72,7 +72,7 @@ def test_an_event_of_a_fake_engine_of_nobodys_container_is_passed_over(node: Fak
 def test_an_event_of_a_fake_engine_ends_a_task(node: FakeNode) -> None:
     """By the exec's own id, though the container's labels are the job's."""
     running = _running(node)
-    task = TaskRun(running.record, exec_id=_TASK, pid=os.getpid())
+    task = ExecRun(running.record, name=_TASK, pid=os.getpid())
     node.jobs.add(task)
     node.engine.execs[_TASK] = ExecState(container_id="c", is_running=False, pid=0, exit_code=4)
     node.engine.coming = [_event(EventKind.EXEC_DIED, running, exec_id=_TASK)]

@@ -8,7 +8,6 @@ import socket
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -61,18 +60,18 @@ def test_tools_run_in_order(tmp_path: Path, code: int) -> None:
     track = _tool(tmp_path / "pbs_track", log, code)
     _tool(tmp_path / "pbsdsh", log)
     adoption = Adoption("7.vm", "/hooks/run")
-    adoption.plan(wire.Message("started", pbs_track=track, pid=42), "")
+    adoption.plan(track, 42, "")
 
     assert _reaped(adoption) == code
     assert adoption.done is (code == 0)
     assert log.read_text() == "pbsdsh -n 0 /hooks/run\npbs_track -j 7.vm -a 42\n"
 
 
-@pytest.mark.parametrize("fields", [{"pid": 42}, {"pbs_track": "/x/pbs_track"}])
-def test_nothing_to_adopt(fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("tool", "pid"), [("", 42), ("/x/pbs_track", 0)])
+def test_nothing_to_adopt(tool: str, pid: int) -> None:
     """Without a tool or a process there is nothing to run."""
     adoption = Adoption("7.vm", "")
-    adoption.plan(wire.Message("started", **fields), "")
+    adoption.plan(tool, pid, "")
 
     assert not adoption.is_due
     assert adoption.reap() is None
@@ -81,7 +80,7 @@ def test_nothing_to_adopt(fields: dict[str, Any]) -> None:
 def test_a_tool_that_is_not_there() -> None:
     """It is told, and no other is tried."""
     adoption = Adoption("7.vm", "")
-    adoption.plan(wire.Message("started", pbs_track="/no/such/tool", pid=42), "")
+    adoption.plan("/no/such/tool", 42, "")
 
     assert adoption.run_next() is False
     assert not adoption.is_due
@@ -96,40 +95,45 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return pieces
 
 
-def _stream(streams: Streams, *, restored: bool | None = None) -> socket.socket:
-    ours, theirs = socket.socketpair()
-    ours.settimeout(10)
-    if restored is None:
-        streams.open([theirs.detach()])
-    else:
-        streams.open_again([theirs.detach()], restored=restored)
-    return ours
-
-
-@pytest.mark.parametrize(("restored", "got"), [(False, b"script\n"), (True, b"exit $?\n")])
-def test_input_of_the_next_stream(typed: list[bytes], restored: bool, got: bytes) -> None:
-    """A new container gets all input again; the old one after an engine's restart only what ends its shell."""
-    streams = Streams(select.poll(), tty=False, last_words=b"exit $?\n")
+def test_input_goes_to_the_engines_stream_and_ends_it(typed: list[bytes]) -> None:
+    """What is typed, then the end of it; the stream's own end is told once."""
+    poller = select.poll()
+    streams = Streams(poller, tty=False)
     typed.append(b"script\n")
-    with _stream(streams) as engine:
+    engine, theirs = socket.socketpair()
+    engine.settimeout(10)
+    fd = theirs.detach()
+    extra = os.dup(0)
+    with engine:
+        streams.open([fd, extra])
         streams.handle(0)
         streams.handle(0)
         assert (engine.recv(100), engine.recv(100)) == (b"script\n", b"")
-        fd = streams._attach.fileno()
+        assert streams.are_open
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(extra)
+
     assert streams.handle(fd) is True
     assert not streams.are_open
+    assert streams.handle(fd) is False
+    assert poller.poll(0) == []
 
-    with _stream(streams, restored=restored) as engine:
-        assert (engine.recv(100), engine.recv(100)) == (got, b"")
 
-
-def test_long_input_is_not_kept(typed: list[bytes]) -> None:
-    """Then the job cannot be started again, and is told so."""
-    streams = Streams(select.poll(), tty=False, last_words=b"")
-    typed += [b"x" * 65536, b"y"]
-    with _stream(streams) as engine:
-        streams.handle(0)
-        assert streams.sent is not None
-        streams.handle(0)
-        assert streams.sent is None
-        engine.setblocking(False)
+def test_an_agent_that_is_back_is_not_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long ago it was lost; one that stays away for ten minutes is."""
+    path = str(tmp_path / "agent.sock")
+    now = [1000.0]
+    monkeypatch.setattr("pbsdock.hook.agent_link.time.monotonic", lambda: now[0])
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(path)
+        listener.listen()
+        agent = AgentLink(path, select.poll(), SimpleNamespace(wake=-1))  # type: ignore[arg-type]
+        agent.rejoin(wire.Message("rejoin"))
+        listener.accept()[0].close()
+        assert agent.receive() == []
+        now[0] += 599
+        assert (agent.is_open, agent.is_given_up) == (False, False)
+        now[0] += 2
+        assert agent.is_given_up
+        agent.rejoin(wire.Message("rejoin"))
+        assert (agent.is_open, agent.is_given_up) == (True, False)

@@ -86,13 +86,11 @@ def test_hostname(network: str, name: str) -> None:
     made = container.for_job(
         plan,
         CALL,
-        image_id="sha256:1",
         bound=[],
-        own_files=[],
-        cgroup_parent="",
-        labels={},
         rlimits={},
-        hostname="node1.example.org",
+        made=container.Made(
+            image_id="sha256:1", own_files=[], cgroup_parent="", labels={}, hostname="node1.example.org"
+        ),
     )
     assert made.hostname == name
 

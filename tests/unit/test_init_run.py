@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pbsdock.protocol import init
-from tests.support.first_process import OWNER, FirstProcess, build
+from tests.support.first_process import OWNER, REPOSITORY, FirstProcess, build
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="making namespaces needs root")
 
@@ -143,6 +144,72 @@ def test_every_limit(first: FirstProcess) -> None:
 
     assert found == limits
     assert first.end(connection).number == signal.SIGKILL
+
+
+def _open(first: FirstProcess, limits: dict[int, tuple[int, int]]) -> init.Answer:
+    connection = first.connect()
+    try:
+        connection.send(init.encode_open(limits))
+        return connection.receive()
+    finally:
+        connection.close()
+
+
+def test_the_gates_limits_are_process_1s_own(program: Path) -> None:
+    """Those that are named, and no other; what it starts has them too, and gets no more by asking."""
+    wanted = {
+        resource.RLIMIT_CORE: (1 << 20, 1 << 20),
+        resource.RLIMIT_NOFILE: (900, 900),
+        resource.RLIMIT_FSIZE: (1 << 30, 1 << 30),
+    }
+    with FirstProcess(program, is_open=False) as first:
+        before = _limits(first.pid)
+        assert _open(first, wanted).kind == init.DONE
+        assert _limits(first.pid) == {**before, **wanted}
+
+        end, said = first.run("plain", "sh", "-c", "ulimit -Hf; ulimit -Hn; ulimit -Sc")
+        assert (end.number, said) == (0, b"2097152\n900\n2048\n")
+        less = {resource.RLIMIT_FSIZE: (1 << 20, 1 << 20)}
+        assert first.run("less", "sh", "-c", "ulimit -Hf", limits=less)[1] == b"2048\n"
+        more = {resource.RLIMIT_FSIZE: (1 << 20, (1 << 30) + 1)}
+        end, _ = first.run("more", "sh", "-c", "ulimit -Hf", limits=more)
+        assert (end.kind, end.step, end.path, end.number) == (init.FAILED, "setrlimit", b"1", errno.EPERM)
+
+
+def test_a_gate_without_limits_leaves_process_1s_alone(program: Path) -> None:
+    """As the engine has made it."""
+    with FirstProcess(program, is_open=False) as first:
+        before = _limits(first.pid)
+        assert _open(first, {}).kind == init.DONE
+        assert _limits(first.pid) == before
+
+
+def test_the_gates_limits_are_roots_alone_to_set(program: Path) -> None:
+    """An owner's OPEN is closed or refused, before the gate is open and after, and changes nothing."""
+    with FirstProcess(program, is_open=False) as first:
+        before = _limits(first.pid)
+        for _when in ("before", "after"):
+            asked = subprocess.run(
+                ["setpriv", f"--reuid={OWNER}", f"--regid={OWNER}", "--clear-groups", sys.executable, "-c", _OPENS],
+                env={"PYTHONPATH": str(REPOSITORY / "lib"), "PYTHONDONTWRITEBYTECODE": "1"},
+                input=first.path,
+                capture_output=True,
+                text=True,
+                timeout=20,
+            )
+            assert asked.stdout.strip() == f"{init.FAILED} gate {errno.EPERM}", asked.stderr
+            assert _limits(first.pid) == before
+            assert first.open_gate().kind == init.DONE
+
+
+_OPENS = """
+import sys
+from pbsdock.protocol import init
+connection = init.Connection(sys.stdin.read())
+connection.send(init.encode_open({4: (0, 0)}))
+answer = connection.receive()
+print(answer.kind, answer.step, answer.number)
+"""
 
 
 def _limits(pid: int) -> dict[int, tuple[int, int]]:
@@ -429,20 +496,35 @@ def test_with_the_leader_ends_the_rest(program: Path, script: str, code: int) ->
         assert first.status("task") is not None
 
 
-def test_grace(program: Path) -> None:
-    """What is left has as long as was said, and no longer; nobody waits where nothing is left."""
-    for left, least, most in (("(sleep 0.3; touch done) &", 0.25, 0.9), ("sleep 60 &", 0.95, 3), ("", 0, 0.5)):
-        with FirstProcess(program, "1000") as first:
-            begun = time.monotonic()
-            first.run(
-                "leader",
-                "sh",
-                "-c",
-                f"cd /proc/1/cwd; {left} exit 0" if not left else f"exec >/dev/null 2>&1; {left} exit 0",
-                flags=init.SESSION | init.SEARCH | init.LEADER,
-            )
-            assert first.outer.wait(5) == 0
-            assert least <= time.monotonic() - begun < most, left
+LEADER = init.SESSION | init.SEARCH | init.LEADER
+
+
+@pytest.mark.parametrize(
+    ("left", "least", "most"), [("(sleep 0.3; touch done) &", 0.25, 0.9), ("sleep 60 &", 0.95, 3), ("", 0, 0.5)]
+)
+def test_grace(program: Path, left: str, least: float, most: float) -> None:
+    """What a leader that TERM has ended leaves has as long as was said, and no longer; nobody waits for nothing."""
+    with FirstProcess(program, "1000") as first:
+        script = f"cd /proc/1/cwd; exec >/dev/null 2>&1; {left} kill -TERM $$; sleep 60"
+        leader = first.start("leader", "sh", "-c", script, flags=LEADER)
+        assert first.end(leader).number == signal.SIGTERM
+        begun = time.monotonic()
+        assert first.outer.wait(5) == 128 + signal.SIGTERM
+        assert least <= time.monotonic() - begun < most
+
+
+@pytest.mark.parametrize(
+    ("last", "status"),
+    [("exit 0", 0), ("exit 143", 143), ("kill -KILL $$", 137), ("kill -USR1 $$", 138), ("kill -INT $$", 130)],
+)
+def test_no_grace_after_another_end(program: Path, last: str, status: int) -> None:
+    """An exit code that only looks like TERM's among them: what is left is killed at once, as mom does it."""
+    with FirstProcess(program, "20000") as first:
+        begun = time.monotonic()
+        leader = first.start("leader", "sh", "-c", f"exec >/dev/null 2>&1; sleep 60 & {last}; sleep 60", flags=LEADER)
+        first.end(leader)
+        assert first.outer.wait(5) == status
+        assert time.monotonic() - begun < 3
 
 
 def test_the_engines_stop(program: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pbsdock.agent import server, start
+from pbsdock.agent import server, starting
 from pbsdock.agent.runs import Run
 from pbsdock.agent.watch import Watcher
 from pbsdock.core.errors import NodeFault, Refusal
@@ -75,14 +75,14 @@ def test_limits_are_those_of_who_has_asked() -> None:
     """And of nobody who has its number since: another user, or a later process of the same one."""
     with _child() as child:
         asked = Caller(child.pid, 65534, start_time(child.pid))
-        assert start._rlimits(asked)["Max open files"] == (77, 99)
+        assert starting.limits_of(asked)["Max open files"] == (77, 99)
         others = (replace(asked, uid=65533), replace(asked, started=asked.started + 1), replace(asked, started=0))
         for other in others:
             with pytest.raises(
                 Refusal, match="^the run hook that asked for the job's start is gone; nothing was started$"
             ):
-                start._rlimits(other)
+                starting.limits_of(other)
         child.kill()
         child.wait()
         with pytest.raises(NodeFault, match="^the run hook's limits cannot be read: "):
-            start._rlimits(asked)
+            starting.limits_of(asked)

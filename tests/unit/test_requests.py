@@ -18,8 +18,9 @@ from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.quota import UserQuota
 from pbsdock.agent.requests import respond, root
 from pbsdock.agent.requests.users import UserRequests
-from pbsdock.agent.runs import JobRun, Run, TaskRun
+from pbsdock.agent.runs import ExecRun, JobRun, Run
 from pbsdock.agent.session import Peer, Session
+from pbsdock.agent.start import Admission
 from pbsdock.agent.streams import Streams
 from pbsdock.config.tables import AgentConfig, InteractiveConfig, PrologueConfig
 from pbsdock.core.ledger import Ledger
@@ -84,6 +85,7 @@ def _ask(pair: tuple[socket.socket, socket.socket], node: Any, uid: int, message
         (_USER, wire.Message("rejoin", job="7.s")),
         (_USER, wire.Message("signal", job="7.s", signal=15)),
         (_USER, wire.Message("eof", job="7.s")),
+        (_USER, wire.Message("over", job="7.s", kind=2, number=0)),
         (_USER, wire.Message("adopted", job="7.s", status=0)),
         (_USER, wire.Message("resize", job="7.s", rows=24, columns=80)),
     ],
@@ -123,18 +125,18 @@ def test_a_full_disk_on_demand_is_told_by_a_fake_node(
     assert pong.op == "pong"
 
 
-@pytest.mark.parametrize("task", ["", "e" * 64], ids=["job", "task"])
+@pytest.mark.parametrize("task", ["", "e" * 64], ids=["job", "exec"])
 def test_an_end_before_its_hook_is_joined_is_told_at_once_by_a_fake_node(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
     """A command that is over while the answer to its start is on the way."""
     record = record_in(State.RUNNING, uid=_USER)
-    running = TaskRun(record, exec_id=task) if task else JobRun(record)
+    running = ExecRun(record, name=task) if task else JobRun(record)
     theirs_stream, stream = socket.socketpair()
 
-    def started(*_: Any) -> tuple[Run, socket.socket]:
+    def started(*_: Any) -> tuple[Run, Admission]:
         running.end(wire.Message("ended", code=3))
-        return running, stream
+        return running, Admission(stream.detach(), {})
 
     monkeypatch.setattr(UserRequests, "_started", started)
     monkeypatch.setattr(UserRequests, "_adoption", lambda *_: {})

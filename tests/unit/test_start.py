@@ -1,4 +1,4 @@
-"""A start that fails leaves nothing behind; the engine is a fake that fails where the test says so."""
+"""A start that fails leaves nothing behind; the engine, a fake, starts the command and fails where the test says so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pbsdock.agent import start
+from pbsdock.agent import attached, start
 from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.node import Node
 from pbsdock.config.tables import parse
@@ -75,9 +75,9 @@ def record() -> Record:
 def _begin(
     engine: FakeEngine, record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: list[str]
 ) -> Any:
-    monkeypatch.setattr(start, "_rlimits", lambda _: {})
-    monkeypatch.setattr(start, "pinned", lambda *_: nullcontext([]))
-    monkeypatch.setattr(start, "_deliver", lambda *_: engine.may_fail("deliver"))
+    monkeypatch.setattr(start, "limits_of", lambda _: {})
+    monkeypatch.setattr(attached, "pinned", lambda *_: nullcontext([]))
+    monkeypatch.setattr(attached, "deliver", lambda *_: engine.may_fail("deliver"))
     jobs = Jobs(Ledger(tmp_path), lambda event, *_, **__: events.append(event))
     jobs.create(record)
     save = jobs.save
@@ -133,7 +133,7 @@ def test_a_start_at_a_fake_engine_that_then_cannot_remove_keeps_its_own_reason(
 ) -> None:
     """What is left is told, for the release to try again; the job is told why it was not started."""
     engine, events = FakeEngine("start", _AWAY), list[str]()
-    monkeypatch.setattr(engine, "remove", lambda _: engine.may_fail("start"))
+    monkeypatch.setattr(engine, "remove", lambda _: engine.may_fail("start" if engine.containers else "") or True)
     with pytest.raises(NodeFault, match="does not answer"):
         _begin(engine, record, tmp_path, monkeypatch, events)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pbsdock.agent.call import read_call
+from pbsdock.agent.call import read_call, without_bytes
 from pbsdock.agent.launch import launch_error, no_program
 from pbsdock.agent.pinning import pin_error
 from pbsdock.agent.verify import Observed, mismatch
@@ -67,20 +67,29 @@ def test_whose_fault_a_failed_pin_is(number: int, code: str) -> None:
 
 
 def test_what_is_believed_of_a_run_hook() -> None:
-    """Its command, environment, directory and terminal; a variable that is no text is named and left out."""
+    """Its command, environment, directory and terminal, whatever their bytes."""
     request = wire.Message("start", argv=b"/bin/sh", env=[b"A=1", b"B=\xff"], cwd="/d", umask=0o022, tty=1)
-    call, lost = read_call(request, "qsub -S")
+    call = read_call(request, "qsub -S")
 
     assert (call.argv, call.environment, call.cwd, call.umask, call.tty) == (
         ("/bin/sh",),
-        (("A", "1"),),
+        (("A", "1"), ("B", "\udcff")),
         "/d",
         0o022,
         True,
     )
-    assert lost == ["B"]
     said = no_program(_PLAN, call, "/bin/sh", None).sentence
     assert "has no /bin/sh that can be run; choose a shell it has with qsub -S" in said
+
+
+def test_what_an_engine_cannot_carry() -> None:
+    """A variable that is no text, by its name or its value, is named and left out; a word is made one."""
+    request = wire.Message("start", argv=[b"/bin/\xe9", b"x"], env=[b"A=1", b"B=\xff", b"\xe9=1", "Ü=ä".encode()])
+    call, lost = without_bytes(read_call(request, "qsub -S"))
+
+    assert call.argv == ("/bin/\ufffd", "x")
+    assert call.environment == (("A", "1"), ("Ü", "ä"))
+    assert lost == ["B", "\ufffd"]
 
 
 def test_a_run_hook_without_a_command_is_refused() -> None:

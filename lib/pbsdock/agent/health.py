@@ -164,6 +164,7 @@ PROBES: dict[str, Probe] = {
     "disk-full": layers,
     "engine-error": engine,
     "engine-unreachable": engine,
+    "first-process": engine,
     "image-gone": engine,
     "job-busy": nothing,
     "no-limits": nothing,

@@ -45,7 +45,7 @@ class AgentLink:
     @property
     def is_given_up(self) -> bool:
         """Whether the agent has been away for ten minutes."""
-        return self._lost_at is not None and time.monotonic() - self._lost_at > _GIVE_UP_S
+        return self._link is None and self._lost_at is not None and time.monotonic() - self._lost_at > _GIVE_UP_S
 
     def ask_for_start(self, request: wire.Message, meanwhile: Callable[[], object]) -> tuple[wire.Message, list[int]]:
         """Ask; an agent that is lost meanwhile is asked again once it is back, and lets nothing run twice.

@@ -44,9 +44,7 @@ class Direct:
         self._answer = answer
         self._name = answer.text("name")
         self._task = answer.text("task")
-        self._tty = bool(request.number("tty"))
-        self._window = (request.number("rows"), request.number("columns"), 0, 0)
-        self._umask = request.number("umask")
+        self._run = _asked_for(request, answer)
         self._job_id = request.text("job")
         self._socket = f"/proc/self/fd/{directory}/{init.SOCKET}"
         self._connection: init.Connection | None = None
@@ -64,7 +62,7 @@ class Direct:
         Raises InitError, RequestError if nothing could be started.
         """
         connection = self._connection = init.Connection(self._socket, _CONNECT_S)
-        connection.run(self._request())
+        connection.run(self._run)
         self._poller.register(connection.fileno(), select.POLLIN)
         self._poller.register(self._signals.wake, select.POLLIN)
         self._agent.watch()
@@ -88,25 +86,6 @@ class Direct:
                 self._handle(fd)
         self._adoption.stop()
         return self._told or _by_itself(self.end)
-
-    def _request(self) -> init.Run:
-        argv = self._answer.raw("argv")
-        flags = init.SESSION | (0 if b"/" in argv[0] else init.SEARCH)
-        flags |= (0 if self._task else init.LEADER) | (init.TERMINAL if self._tty else 0)
-        limits = {}
-        for line in self._answer.raw("limit"):
-            number, soft, hard = map(int, line.split())
-            limits[number] = (soft, hard)
-        return init.Run(
-            self._name,
-            argv,
-            self._answer.raw("env"),
-            (self._answer.raw("directory") or [b"/"])[0],
-            umask=self._umask,
-            flags=flags,
-            limits=limits,
-            window=self._window,
-        )
 
     def _is_told_enough(self) -> bool:
         """Whether the end is known and the agent has had its time to add to it."""
@@ -175,7 +154,7 @@ class Direct:
         if self._pty is not None:
             self._pty.drain()
             self._pty = None
-        self._tell_over()
+        self._agent.tell(_over(self._job_id, self._task, self.end))
 
     def _join_again(self) -> None:
         """The connection broke: ask on another one, or take it that all is over."""
@@ -224,14 +203,6 @@ class Direct:
     def _tell(self, op: str, **fields: int) -> None:
         self._agent.tell(wire.Message(op, job=self._job_id, task=self._task, **fields))
 
-    def _tell_over(self) -> None:
-        over = wire.Message("over", job=self._job_id, task=self._task)
-        if self.end is not None:
-            for key, value in (("kind", self.end.kind), ("number", self.end.number)):
-                over.fields[key] = [str(value).encode()]
-            over.fields["step"], over.fields["path"] = [self.end.step.encode()], [self.end.path]
-        self._agent.tell(over)
-
     def _understand(self, message: wire.Message) -> None:
         if message.op == "ended":
             self._told, self._told_at = message, time.monotonic()
@@ -243,7 +214,38 @@ class Direct:
     def _rejoin(self) -> None:
         self._agent.rejoin(wire.Message("rejoin", job=self._job_id, task=self._task, attached=1))
         if self._agent.is_open and (self.end is not None or self._is_lost):
-            self._tell_over()
+            self._agent.tell(_over(self._job_id, self._task, self.end))
+
+
+def _asked_for(request: wire.Message, answer: wire.Message) -> init.Run:
+    """What the agent's *answer* lets the first process be asked for; terminal and umask are this hook's own."""
+    argv = answer.raw("argv")
+    flags = init.SESSION | (0 if b"/" in argv[0] else init.SEARCH)
+    flags |= (0 if answer.text("task") else init.LEADER) | (init.TERMINAL if request.number("tty") else 0)
+    limits = {}
+    for line in answer.raw("limit"):
+        number, soft, hard = map(int, line.split())
+        limits[number] = (soft, hard)
+    return init.Run(
+        answer.text("name"),
+        argv,
+        answer.raw("env"),
+        (answer.raw("directory") or [b"/"])[0],
+        umask=request.number("umask"),
+        flags=flags,
+        limits=limits,
+        window=(request.number("rows"), request.number("columns"), 0, 0),
+    )
+
+
+def _over(job_id: str, task: str, end: init.Answer | None) -> wire.Message:
+    """The end as the agent is told it; None: the first process is gone without a word."""
+    over = wire.Message("over", job=job_id, task=task)
+    if end is not None:
+        for key, value in (("kind", end.kind), ("number", end.number)):
+            over.fields[key] = [str(value).encode()]
+        over.fields["step"], over.fields["path"] = [end.step.encode()], [end.path]
+    return over
 
 
 def _by_itself(end: init.Answer | None) -> wire.Message:

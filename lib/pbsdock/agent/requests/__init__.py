@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 
 from pbsdock.agent.requests.root import RootRequests
+from pbsdock.agent.requests.running import RunningRequests
 from pbsdock.agent.requests.users import UserRequests
 from pbsdock.agent.session import Session
 from pbsdock.core.errors import Refusal
 from pbsdock.protocol import wire
 
 _OF_ROOT = {op: op for op in ("prepare", "failed", "release", "sweep", "reap")} | {"list": "list_jobs"}
-_OF_USERS = frozenset({"start", "rejoin", "signal", "resize", "adopted", "over", "eof"})
+_OF_USERS = frozenset({"start", "rejoin"})
+_OF_RUN_HOOKS = frozenset({"signal", "resize", "adopted", "over", "eof"})
 
 
 def respond(session: Session, message: wire.Message) -> None:
@@ -21,6 +23,8 @@ def respond(session: Session, message: wire.Message) -> None:
         session.answer(wire.Message("pong", pid=os.getpid()))
     elif op in _OF_USERS:
         getattr(UserRequests(session), op)(message)
+    elif op in _OF_RUN_HOOKS:
+        getattr(RunningRequests(session), op)(message)
     elif op not in _OF_ROOT:
         raise Refusal("unknown-request", f"the agent knows no request {op!r}")
     elif session.peer.uid != 0:

@@ -1,69 +1,36 @@
-"""What a user asks for: start, signal, come back to and ask about a job of their own."""
+"""What a user asks for: start and come back to a job of their own."""
 
 from __future__ import annotations
 
 import os
 import re
-import signal
 import socket
-import time
 from collections.abc import Mapping
 
-from pbsdock.agent import prepare, signals, stage, suspend
+from pbsdock.agent import prepare, stage
 from pbsdock.agent.exec_tasks import finish_exec, start_exec
-from pbsdock.agent.finish import finish
 from pbsdock.agent.refusals import refuse
 from pbsdock.agent.requests.fields import env_of
+from pbsdock.agent.requests.own import OwnRequests
+from pbsdock.agent.requests.running import RunningRequests, lose_output
 from pbsdock.agent.runs import ExecRun, JobRun, Run, TaskRun
-from pbsdock.agent.session import Session
 from pbsdock.agent.start import Admission, is_of_leader, start_again, start_job
-from pbsdock.agent.tasks import finish_task, start_task
-from pbsdock.core.errors import BadValue, Refusal
+from pbsdock.agent.tasks import start_task
+from pbsdock.core.errors import Refusal
 from pbsdock.core.facts import Exit
 from pbsdock.core.record import Record, Refused, State
 from pbsdock.directive.parse import late_sentence
 from pbsdock.engine.base import EngineError
 from pbsdock.host.process import Caller, start_time
-from pbsdock.protocol import init, wire
+from pbsdock.protocol import wire
 from pbsdock.staging.made import UMASK
 
 _EXEC = re.compile(r"[0-9a-f]{64}")  # the engine's name of an exec
 _TASK = re.compile(r"task-[0-9a-f]{16}")  # a task's, as the first process has it
-_EVENT_S = 0.3  # how long the engine's own event of an end is waited for
-_SIGNALS = frozenset(
-    {
-        signal.SIGTERM,
-        signal.SIGINT,
-        signal.SIGHUP,
-        signal.SIGQUIT,
-        signal.SIGUSR1,
-        signal.SIGUSR2,
-        signal.SIGCONT,
-        signal.SIGTSTP,
-        signal.SIGXCPU,
-    }
-)
-_FATAL = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
 
 
-class UserRequests:
-    """One method a request; whose job it is about is asked in one place, :meth:`_own`."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.node = session.node
-
-    def _own(self, message: wire.Message) -> Record | None:
-        """The newest record of the job asked about, if it is the peer's own."""
-        try:
-            job_id = self.node.rm.job_id(message.text("job"))
-        except BadValue as error:
-            raise Refusal("bad-job-id", str(error)) from None
-        record = self.node.jobs.newest(job_id)
-        if record is not None and record.uid != self.session.peer.uid:
-            self.node.emit("client.refused", record, level="warning", uid=self.session.peer.uid, op=message.op)
-            raise Refusal("not-your-job", f"job {job_id} belongs to another user")
-        return record
+class UserRequests(OwnRequests):
+    """One method a request."""
 
     def start(self, message: wire.Message) -> None:
         self.session.must_be_free(is_again=bool(message.number("again")))
@@ -91,7 +58,7 @@ class UserRequests:
         finally:
             os.close(admission.fd)
         if record.facts.tty and is_job and not record.facts.first_process:
-            self.resize(message)
+            RunningRequests(self.session).resize(message)
 
     def _tell_notices(self, record: Record, *, is_job: bool) -> None:
         if record.facts.nodes > 1 and is_job:
@@ -188,7 +155,7 @@ class UserRequests:
         if (over := running.join(self.session.channel)) is not None:
             self.session.answer_end(running, over)
         elif isinstance(running, JobRun) and not record.facts.first_process and not message.number("attached"):
-            self._lose(running)
+            lose_output(running)
 
     def _task(self, record: Record, task: str) -> TaskRun:
         """A task of this very job: what others' are called is no secret, since /proc and the cgroup tree show it.
@@ -214,91 +181,3 @@ class UserRequests:
         if running is None or running.record.incarnation != record.incarnation:
             raise Refusal("no-such-task", f"job {record.job_id} has no such task here")
         return running
-
-    def _mine(self, message: wire.Message) -> Run:
-        record = self._own(message)
-        task = message.text("task")
-        if record is not None and task and (found := self.node.jobs.run(f"{record.incarnation}/{task}")) is not None:
-            return found
-        running = self.node.jobs.run(task or record.incarnation) if record else None
-        if running is None or record is None or running.record.incarnation != record.incarnation:
-            raise Refusal("not-running", f"job {message.text('job')} has nothing running here")
-        return running
-
-    def signal(self, message: wire.Message) -> None:
-        number = message.number("signal")
-        if number not in _SIGNALS:
-            raise Refusal("bad-signal", f"signal {number} is not passed on")
-        running = self._mine(message)
-        if running.record.state is State.STAGING:
-            if number in _FATAL:
-                stage.interrupt(self.node, running.record, f"the job got {signal.Signals(number).name}")
-            return
-        if running.record.facts.first_process:  # which the run hook has told itself
-            if isinstance(running, JobRun) and number == signal.SIGCONT:
-                suspend.freeze(self.node, running, False)
-            self.node.emit("job.signalled", running.record, signal=signal.Signals(number).name)
-            return
-        count = signals.send(self.node, running, number)
-        self.node.emit("job.signalled", running.record, signal=signal.Signals(number).name, processes=count)
-
-    def resize(self, message: wire.Message) -> None:
-        rows, columns = message.number("rows"), message.number("columns")
-        if 0 < rows < 10000 and 0 < columns < 10000 and not message.text("task"):
-            running = self._mine(message)
-            if not running.record.facts.tty:
-                return
-            try:
-                self.node.engine.resize(running.record.container_id or "", rows, columns)
-            except EngineError:
-                pass  # the container ended meanwhile
-
-    def adopted(self, message: wire.Message) -> None:
-        running, status = self._mine(message), message.number("status")
-        if status == 0:
-            self.node.emit("job.adopted", running.record, pid=running.pid)
-        else:
-            reason = f"{self.node.rm.words.adopter} ended with {status}"
-            self.node.emit("job.adoption_skipped", running.record, reason=reason)
-
-    def over(self, message: wire.Message) -> None:
-        """What the first process has told of the end."""
-        running = self._mine(message)
-        if running.channel is not self.session.channel or not running.record.facts.first_process:
-            raise Refusal("not-your-run", "only the run hook that waits for a run can tell how it ended")
-        running.said = _answer(message)
-        if isinstance(running, JobRun):
-            finish(self.node, running)
-        elif isinstance(running, TaskRun):
-            finish_task(self.node, running)
-
-    def eof(self, message: wire.Message) -> None:
-        """The engine's streams are over; the job is so too, or the engine dropped the connection."""
-        running = self._mine(message)
-        if running.channel is not self.session.channel:
-            raise Refusal("not-your-stream", "only the run hook that was given a job's streams can have lost them")
-        if running.over.wait(_EVENT_S):
-            return
-        if isinstance(running, JobRun) and (running.is_alive() or not self.node.engine.probe()):
-            self._lose(running)
-            return
-        deadline = time.monotonic() + 2.0
-        while time.monotonic() < deadline:
-            if isinstance(running, ExecRun):
-                finish_exec(self.node, running)
-            elif isinstance(running, JobRun):
-                finish(self.node, running)
-            if running.over.wait(0.05):
-                return
-
-    def _lose(self, running: JobRun) -> None:
-        """The output of a job that runs on is lost from here on, which its end will say."""
-        running.stream_lost_at = running.stream_lost_at or time.time()
-
-
-def _answer(message: wire.Message) -> init.Answer:
-    """As the first process's own words. Raises BadValue."""
-    kind, number, path = message.number("kind"), message.number("number"), message.raw("path")
-    if kind not in (init.ENDED, init.FAILED) or not 0 <= number < 1 << 16:
-        raise BadValue(f"an end of kind {kind} with number {number} is none")
-    return init.Answer(kind, number, message.text("step")[:32], (path or [b""])[0][:255])
