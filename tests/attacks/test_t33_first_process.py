@@ -50,6 +50,7 @@ def _prepared(instance: Instance) -> Iterator[Trial]:
 
 def test_an_end_told_by_others(instance: Instance) -> None:
     """240 connections say that a run is over which another waits for: no thread is had for it, and it runs on."""
+    assert works(instance)
     agent = instance.agent_pids()[-1]
     threads = _threads(agent)
     with _prepared(instance) as trial:

@@ -43,11 +43,11 @@ def _prepared(instance: Instance) -> Iterator[Trial]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _no_first_process(node: Instance) -> Iterator[None]:
-    before = node.config.read_text()
-    node.configure(f"{before}\n[engine]\nfirst_process = false\n")
+def _no_first_process(installed: Instance) -> Iterator[None]:
+    before = installed.config.read_text()
+    installed.configure("[engine]\nfirst_process = false\n")
     yield
-    node.configure(before)
+    installed.configure(before)
 
 
 @pytest.fixture
