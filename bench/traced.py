@@ -15,7 +15,7 @@ LIBRARY, NOTES = sys.argv[1:3]
 sys.path.insert(0, LIBRARY)
 
 from pbsdock.agent import daemon, finish, node, own_files, start, watch  # noqa: E402 - found only through the line above
-from pbsdock.agent.requests import root, running, users  # noqa: E402
+from pbsdock.agent.requests import root, running  # noqa: E402
 from pbsdock.agent.requests.root import RootRequests  # noqa: E402
 from pbsdock.agent.requests.users import UserRequests  # noqa: E402
 from pbsdock.agent.session import Session  # noqa: E402
