@@ -91,7 +91,9 @@ def prometheus(site: Site, target: str) -> Iterator[str]:
     config = {
         "global": {"scrape_interval": "2s", "evaluation_interval": "2s"},
         "rule_files": [str(path) for path in (ROOT / "etc/prometheus").glob("*.yml")],
-        "scrape_configs": [{"job_name": "pbsdock", "static_configs": [{"targets": [target]}]}],
+        "scrape_configs": [
+            {"job_name": "pbsdock", "static_configs": [{"targets": [target], "labels": {"instance": "node1"}}]}
+        ],
     }
     (site.root / "prometheus.yml").write_text(json.dumps(config))
     arguments = [f"--config.file={site.root}/prometheus.yml", f"--storage.tsdb.path={site.root}/tsdb"]
@@ -144,19 +146,21 @@ def picture(site: Site, minutes: float, file: Path) -> None:
     with registry() as shelf, prometheus(site, f"127.0.0.1:{port}") as address:
         began = time.time()
         until = time.monotonic() + minutes * 60
-        with ThreadPoolExecutor(6) as pool:
-            list(pool.map(lambda seed: _job(site, shelf, until, seed), range(6)))
-        for number in range(3):  # for the reaper: what carries our label and is no job's
-            docker(
-                "create",
-                "--label",
-                f"pbsdock.owner={site.instance}@{os.uname().nodename}",
-                "--name",
-                f"{RUN}-{number}",
-                IMAGE,
-            )
-        time.sleep(20)
-        dashboard.draw(ROOT / "etc/grafana/pbsdock.json", address, began, time.time(), file)
+        with ThreadPoolExecutor(7) as pool:
+            done = [pool.submit(_job, site, shelf, until, seed) for seed in range(6)]
+            pool.submit(_leftovers, site, minutes * 30)
+            time.sleep(minutes * 60 - 2)
+            dashboard.draw(ROOT / "etc/grafana/pbsdock.json", address, began, time.time(), file)
+            for job in done:
+                job.result()
+
+
+def _leftovers(site: Site, after_s: float) -> None:
+    """For the reaper: what carries our label and is no job's."""
+    time.sleep(after_s)
+    for number in range(3):
+        label = f"pbsdock.owner={site.instance}@{os.uname().nodename}"
+        docker("create", "--label", label, "--name", f"{RUN}-{number}", IMAGE, "true")
 
 
 def main() -> int:

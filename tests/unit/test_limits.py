@@ -50,7 +50,7 @@ class Clock:
         return self.now
 
 
-_VALIDATOR = jsonschema.Draft202012Validator(event_names.schema())
+_VALIDATOR = jsonschema.Draft202012Validator(event_names.schema(strict=True))
 
 
 def _stream(path: Path, clock: Clock) -> EventStream:

@@ -123,6 +123,17 @@ def test_names_follow_prometheus_rules() -> None:
     assert (done.returncode, done.stderr, done.stdout) == (0, b"", b"")
 
 
+def test_values_that_are_known_begin_at_zero() -> None:
+    """What Prometheus first sees at 3 has, for it, not increased."""
+    found = _values(Meters())
+
+    assert found['jobs_finished_total{outcome="refused"}'] == 0
+    assert found['phase_duration_seconds_count{phase="stage-out"}'] == 0
+    assert {name for name, metric in COUNTED.items() if metric.known and len(metric.labels) != 1} == set()
+    fixed = {(row.metric, value) for rows in FROM_EVENTS.values() for row in rows for _, value in row.labels}
+    assert [found for found in fixed if isinstance(found[1], str) and found[1] not in COUNTED[found[0]].known] == []
+
+
 def test_values_of_a_label_are_bounded() -> None:
     """The sixty-fifth code, and one that is none, are ``other``."""
     meters = Meters()

@@ -53,6 +53,8 @@ class Meters:
                 )
             else:
                 made = Counter(PREFIX + name, metric.help, metric.labels, registry=self.registry)
+            for value in metric.known:
+                made.labels(value)
             self._metrics[name] = made
         ProcessCollector(namespace=f"{PREFIX}agent", registry=self.registry)
 

@@ -11,22 +11,30 @@ from typing import Literal
 
 PREFIX = "pbsdock_"
 # Seconds. A factor of three is enough to see what has become slow, and 500 nodes have each bucket of each phase.
-_PHASES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+_BOUNDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+_PHASES = ("prepare", "cgroup", "pull", "credentials", "start", "stage-in", "stage-out", "release")
+_OUTCOMES = ("ran", "refused", "not-started")  # of job.finished
+_KINDS = ("container", "cgroup", "record", "files", "marker", "pins", "credentials")  # of orphan.reaped
 _RUNS = (10.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0, 604800.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric; *buckets* are upper bounds of a histogram's."""
+    """One metric; *buckets* are upper bounds of a histogram's.
+
+    *known* are values of its one label that exist from the start, at 0: what Prometheus first sees at 3 has, for it,
+    not increased.
+    """
 
     kind: Literal["counter", "gauge", "histogram"]
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    known: tuple[str, ...] = ()
 
 
-def _counter(help_text: str, *labels: str) -> Metric:
-    return Metric("counter", help_text, labels)
+def _counter(help_text: str, *labels: str, known: tuple[str, ...] = ()) -> Metric:
+    return Metric("counter", help_text, labels, known=known)
 
 
 def _gauge(help_text: str, *labels: str) -> Metric:
@@ -37,7 +45,7 @@ def _gauge(help_text: str, *labels: str) -> Metric:
 COUNTED: dict[str, Metric] = {
     "jobs_planned": _counter("Jobs that policy has said yes to."),
     "jobs_started": _counter("Jobs whose container has begun to run."),
-    "jobs_finished": _counter("Jobs that are over; outcome: ran, refused or not-started.", "outcome"),
+    "jobs_finished": _counter("Jobs that are over; outcome: ran, refused or not-started.", "outcome", known=_OUTCOMES),
     "jobs_refused": _counter("Jobs refused for what their users asked for, by the code of the refusal.", "code"),
     "job_faults": _counter("Failures of this node's while it served jobs, by code.", "code"),
     "jobs_out_of_memory": _counter("Jobs of which the kernel has killed a process for memory."),
@@ -49,14 +57,15 @@ COUNTED: dict[str, Metric] = {
         "How long the parts of a job took: prepare (the whole prologue), cgroup, pull, credentials (of one store),"
         " start, stage-in, stage-out, release.",
         ("phase",),
+        _BOUNDS,
         _PHASES,
     ),
     "image_cache_hits": _counter("Jobs whose image was on the node already."),
-    "image_pulls": _counter("Pulls that are over; result: pulled or failed.", "result"),
+    "image_pulls": _counter("Pulls that are over; result: pulled or failed.", "result", known=("pulled", "failed")),
     "image_pull_failures": _counter("Pulls that have failed, by code.", "code"),
     "image_pull_retries": _counter("Tries of pulls that a registry has put off, by code.", "code"),
     "image_pulled_bytes": _counter("Bytes on disk of the images that were pulled."),
-    "orphans_reaped": _counter("What the reaper has removed, by kind.", "kind"),
+    "orphans_reaped": _counter("What the reaper has removed, by kind.", "kind", known=_KINDS),
     "releases": _counter("Jobs whose teardown is complete and verified."),
     "release_failures": _counter("Teardowns that left something for the reaper."),
     "engine_losses": _counter("Times the container engine stopped answering."),
@@ -65,13 +74,21 @@ COUNTED: dict[str, Metric] = {
     "credentials_refreshed": _counter("Sessions that took the place of one about to end.", "store"),
     "credentials_revoked": _counter("Credentials of jobs ended at an object store.", "store"),
     "store_failures": _counter("Requests that an object store did not do, by code.", "store", "code"),
-    "staged_bytes": _counter("Bytes copied between jobs and object stores; direction: in or out.", "direction"),
-    "staged_files": _counter("Files copied between jobs and object stores; direction: in or out.", "direction"),
+    "staged_bytes": _counter(
+        "Bytes copied between jobs and object stores; direction: in or out.", "direction", known=("in", "out")
+    ),
+    "staged_files": _counter(
+        "Files copied between jobs and object stores; direction: in or out.", "direction", known=("in", "out")
+    ),
     "staging_failures": _counter("Stagings that have failed, by code.", "direction", "code"),
     "client_refusals": _counter("Requests to the agent for what is not the client's own."),
     "agent_errors": _counter("Errors of the agent that nobody had foreseen."),
     "agent_hangs": _counter("Threads of the agent that hung."),
-    "events": _counter("Events, by level; also those that are limited or could not be written.", "level"),
+    "events": _counter(
+        "Events, by level; also those that are limited or could not be written.",
+        "level",
+        known=("info", "warning", "error"),
+    ),
     "events_limited": _counter("Events not written because a user caused too many."),
     "events_dropped": _counter("Events that could not be written, as on a full disk."),
 }
