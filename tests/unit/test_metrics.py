@@ -137,9 +137,10 @@ def test_values_that_are_known_begin_at_zero() -> None:
 def test_values_of_a_label_are_bounded() -> None:
     """The sixty-fifth code, and one that is none, are ``other``."""
     meters = Meters()
+    meters.observe("job.refused", "info", {"code": 'x"} 1\n'})
+    assert _values(meters)['jobs_refused_total{code="other"}'] == 1
     for number in range(70):
         meters.observe("job.refused", "info", {"code": f"code-{number}"})
-    meters.observe("job.refused", "info", {"code": 'x"} 1\n'})
     found = {name: value for name, value in _values(meters).items() if name.startswith("jobs_refused")}
 
     assert len(found) == 65
