@@ -63,6 +63,7 @@ def _plot(axes: Axes, panel: dict[str, Any], address: str, began: float, ended: 
             points = [((at - began) / 60, float(value)) for at, value in found["values"] if value != "NaN"]
             if points:
                 curves.append((_legend(target["legendFormat"], found["metric"]), *zip(*points, strict=True)))
+    curves = [curve for curve in curves if any(curve[2])] or curves  # what is 0 all the time would cover the others
     is_stacked = panel["fieldConfig"]["defaults"]["custom"]["stacking"]["mode"] == "normal"
     base: dict[float, float] = {}
     for number, (name, at, values) in enumerate(sorted(curves)):
@@ -142,5 +143,5 @@ def draw(board: Path, address: str, began: float, ended: float, file: Path) -> N
             _stat(axes, panel, address, ended)
         else:
             _plot(axes, panel, address, began, ended)
-    figure.savefig(file, facecolor=_BACKGROUND, dpi=90)
+    figure.savefig(file, facecolor=_BACKGROUND, dpi=80)
     plt.close(figure)

@@ -12,6 +12,7 @@ import random
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from tests.support.registry import registry
 
 JOBS = int(os.environ.get("PBSDOCK_BENCH_JOBS", "50"))
 LOOK_S = float(os.environ.get("PBSDOCK_BENCH_LOOK_S", "60"))
+_pushing = threading.Lock()  # two pushes of the same layers at a time may fail
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -121,9 +123,10 @@ def _job(site: Site, shelf: str, until: float, seed: int) -> None:
             image = f"{shelf}/none:1"
         elif kind < 0.3:
             image = f"{shelf}/app:{seed}-{number}"
-            docker("tag", IMAGE, image)
-            docker("push", "--quiet", image)
-            docker("rmi", image)
+            with _pushing:
+                docker("tag", IMAGE, image)
+                docker("push", "--quiet", image)
+                docker("rmi", image)
         script = f"#!/bin/sh\n#DOCKER {options}{image}\n{body}\n".encode()
         trial = Trial(Request(mom_priv=site.mom_priv, user=USER, script=script, shell="/bin/sh"))
         if trial.begin() is None:
