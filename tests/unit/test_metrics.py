@@ -373,6 +373,49 @@ def test_scrapes(tmp_path: Path) -> None:
         assert _get(port, "/")[0] == 404
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(b"x" * 9000, id="too much"),
+        pytest.param(b"GET /metrics\r\n\r\n", id="no version"),
+        pytest.param(b"\r\n\r\n", id="nothing"),
+        pytest.param(b"GET /metrics HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n", id="too many headers"),
+    ],
+)
+def test_what_is_no_request_is_hung_up_on(said: bytes) -> None:
+    """Without a word; the next one is answered."""
+    port = free_port()
+    with _serving(f"127.0.0.1:{port}"):
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.sendall(said)
+            began = time.monotonic()
+            try:
+                answer = client.recv(100)
+            except ConnectionResetError:
+                answer = b""
+        assert answer == b""
+        assert time.monotonic() - began < 3  # not only when its time is over
+        assert _get(port)[0] == 200
+
+
+def test_a_slow_client_has_seconds_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for each byte."""
+    monkeypatch.setattr("pbsdock.metrics.endpoint._REQUEST_S", 0.5)
+    port = free_port()
+    with _serving(f"127.0.0.1:{port}"), socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.settimeout(0.1)
+        began, answer = time.monotonic(), b"?"
+        while answer and time.monotonic() - began < 20:
+            try:
+                client.sendall(b"G")
+                answer = client.recv(1)
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+        assert 0.3 < time.monotonic() - began < 10
+
+
 def test_whoever_asks_too_often_is_hung_up_on() -> None:
     """Twenty at once, then a few a second."""
     port = free_port()
@@ -405,7 +448,7 @@ def test_a_unix_socket_is_for_root_and_a_group(tmp_path: Path) -> None:
             client.connect(str(path))
             client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
             answer = b"".join(iter(lambda: client.recv(65536), b""))
-    assert answer.startswith(b"HTTP/1.0 200 OK\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"\npbsdock_jobs_planned_total 0.0\n" in answer
 
 

@@ -10,8 +10,9 @@ import struct
 import threading
 from collections import Counter
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
+from socketserver import BaseRequestHandler
 from typing import Any
 
 # 127.0.0.1, the same of an IPv6 socket, and ::1, as proc(5) spells them on little-endian machines
@@ -49,7 +50,7 @@ class BoundedServer(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(
-        self, address: tuple[str, int] | str, handler: type[BaseHTTPRequestHandler], *, at_once: int, of_one_user: int
+        self, address: tuple[str, int] | str, handler: type[BaseRequestHandler], *, at_once: int, of_one_user: int
     ) -> None:
         if isinstance(address, tuple) and ":" in address[0]:
             self.address_family = socket.AF_INET6
@@ -108,7 +109,7 @@ class BoundedUnixServer(BoundedServer):
     address_family = socket.AF_UNIX
 
     def __init__(
-        self, path: str, handler: type[BaseHTTPRequestHandler], *, group: str, at_once: int, of_one_user: int
+        self, path: str, handler: type[BaseRequestHandler], *, group: str, at_once: int, of_one_user: int
     ) -> None:
         self._group = grp.getgrnam(group).gr_gid if group else 0
         super().__init__(path, handler, at_once=at_once, of_one_user=of_one_user)
