@@ -175,6 +175,14 @@ def test_options_that_make_no_sense(options: list[str], said: str, capsys: pytes
     assert capsys.readouterr().err.startswith(f"pbsdock: {said}")
 
 
+def test_where_nothing_is_installed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sentence, and no traceback."""
+    assert main(["--paths", f"{tmp_path}/none", "events"]) == 2
+    assert capsys.readouterr().err == (
+        f"pbsdock: it is not known where the events are: [Errno 2] No such file or directory: '{tmp_path}/none'\n"
+    )
+
+
 # -- summary ----------------------------------------------------------------------------------------------------------
 
 

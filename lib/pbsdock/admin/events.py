@@ -49,7 +49,11 @@ def show_events(arguments: argparse.Namespace) -> int:
     except BadValue as error:
         print(f"pbsdock: {error}", file=sys.stderr)
         return 2
-    file = Path(arguments.file) if arguments.file else _own(arguments)
+    try:
+        file = Path(arguments.file) if arguments.file else _own(arguments)
+    except (OSError, ValueError) as error:
+        print(f"pbsdock: it is not known where the events are: {error}", file=sys.stderr)
+        return 2
     if arguments.summary:
         return summarise(file, selection=selection, raw=arguments.json, out=sys.stdout)
     nodes = bool(arguments.file or arguments.node)
@@ -57,7 +61,7 @@ def show_events(arguments: argparse.Namespace) -> int:
 
 
 def _own(arguments: argparse.Namespace) -> Path:
-    """This node's own stream."""
+    """This node's own stream. Raises OSError where nothing is installed, ConfigError."""
     from pbsdock.config.tables import load as load_config
     from pbsdock.core.paths import load
 
