@@ -156,6 +156,8 @@ def picture(site: Site, minutes: float, file: Path) -> None:
             dashboard.draw(ROOT / "etc/grafana/pbsdock.json", address, began, time.time(), file)
             for job in done:
                 job.result()
+        made = docker("images", "--format", "{{.Repository}}:{{.Tag}}", f"{shelf}/app").split()
+        docker("rmi", *made)
 
 
 def _leftovers(site: Site, after_s: float) -> None:
