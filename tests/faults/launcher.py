@@ -41,6 +41,7 @@ from pbsdock.agent import (  # noqa: E402 - found only through the line above
 )
 from pbsdock.agent.health_flag import HealthFlag  # noqa: E402
 from pbsdock.agent.jobs import Jobs  # noqa: E402
+from pbsdock.agent.passes import Passes  # noqa: E402
 from pbsdock.agent.planning import Planning  # noqa: E402
 from pbsdock.agent.pulse import Pulse  # noqa: E402
 from pbsdock.agent.requests import root, running  # noqa: E402
@@ -56,7 +57,7 @@ from pbsdock.events.stream import EventStream  # noqa: E402
 from pbsdock.host import pins  # noqa: E402
 
 # What a node holds that does nothing to the world, or only tells of it, or closes what is open.
-_PLAIN = (Config, EventStream, HealthFlag, Jobs, Paths, Planning, Pulse, Streams)
+_PLAIN = (Config, EventStream, HealthFlag, Jobs, Passes, Paths, Planning, Pulse, Streams)
 _PATIENCE_S = 60.0
 _real_time = time.time
 

@@ -123,6 +123,10 @@ class FakeEngine(Failing):
         self.containers[made.id] = made
         return made
 
+    def image_sizes(self) -> list[int]:
+        self.called("image_sizes")
+        return [100, 200]
+
     def read_image(
         self, image_id: str, wanted: Mapping[str, int], labels: Mapping[str, str]
     ) -> tuple[frozenset[str], dict[str, ImageFile]]:

@@ -46,9 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     ps.set_defaults(run=_ps)
 
     events = verbs.add_parser("events", help="show the event stream")
-    events.add_argument("--follow", "-f", action="store_true", help="wait for more")
-    events.add_argument("--job", metavar="ID", help="only this job's")
-    events.add_argument("--json", action="store_true", help="the lines as they are")
+    from pbsdock.admin.events import add_arguments as add_event_arguments
+
+    add_event_arguments(events)
     events.set_defaults(run=_events)
 
     reap = verbs.add_parser("reap", help="remove what belongs to no live job, now")
@@ -170,19 +170,9 @@ def _reap(arguments: argparse.Namespace) -> int:
 
 
 def _events(arguments: argparse.Namespace) -> int:
-    from pbsdock.config.tables import load as load_config
-    from pbsdock.core.paths import load
-    from pbsdock.events.view import show
+    from pbsdock.admin.events import show_events
 
-    paths = load(arguments.paths)
-    file = load_config(paths.config).events.file
-    return show(
-        Path(file) if file else paths.log_dir / "events.jsonl",
-        job=arguments.job,
-        follow=arguments.follow,
-        raw=arguments.json,
-        out=sys.stdout,
-    )
+    return show_events(arguments)
 
 
 def _doctor_s3(arguments: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from pbsdock.agent.health_flag import HealthFlag
 from pbsdock.agent.image_profile import ImageProfiles
 from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.locks import Locks
+from pbsdock.agent.passes import Passes
 from pbsdock.agent.planning import Planning
 from pbsdock.agent.pulse import Pulse
 from pbsdock.agent.stores import Stores
@@ -66,6 +67,7 @@ class Node:
         self.jobs = Jobs(ledger, self.emit)
         self.streams = Streams()
         self.pulse = Pulse()
+        self.passes = Passes()
         self.spawner = Spawner(paths.lib)
         self.rm = manager(paths, self.name, client_dir=config.torque.client_dir)
         self.health_flag = HealthFlag(paths.unhealthy, self)

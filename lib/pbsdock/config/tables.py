@@ -26,6 +26,7 @@ from pbsdock.config.sections import (
     ImagesConfig,
     InteractiveConfig,
     LimitsConfig,
+    MetricsConfig,
     MountsConfig,
     NetworkConfig,
     PrologueConfig,
@@ -53,6 +54,7 @@ __all__ = [
     "ImagesConfig",
     "InteractiveConfig",
     "LimitsConfig",
+    "MetricsConfig",
     "MountsConfig",
     "NetworkConfig",
     "Override",
@@ -114,6 +116,7 @@ class Config:
     prologue: PrologueConfig = field(default_factory=PrologueConfig)
     reaper: ReaperConfig = field(default_factory=ReaperConfig)
     events: EventsConfig = field(default_factory=EventsConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
     staging: StagingConfig = field(default_factory=StagingConfig)
     s3: dict[str, StoreConfig] = field(default_factory=dict)
