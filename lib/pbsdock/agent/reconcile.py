@@ -45,6 +45,8 @@ class Pass:
 def reconcile(node: Node, *, dry_run: bool = False) -> Pass:
     """Make one pass. Never raises for what it cannot read: it then does nothing and says so."""
     result = Pass(findings=[])
+    if not dry_run:
+        node.history.tidy()
     try:
         seen = _look(node)
     except (OSError, HookError, EngineError) as error:

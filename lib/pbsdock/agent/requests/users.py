@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 
 from pbsdock.agent import prepare, signals, stage
+from pbsdock.agent.blame import told_fault
 from pbsdock.agent.finish import finish
 from pbsdock.agent.refusals import refuse
 from pbsdock.agent.requests.fields import env_of
@@ -103,7 +104,11 @@ class UserRequests:
             discard_half_started(self.node, record, message)
         if record.state is State.READY:
             peer = self.session.peer
-            return start_job(self.node, record, message, Caller(peer.pid, peer.uid, peer.started))
+            try:
+                return start_job(self.node, record, message, Caller(peer.pid, peer.uid, peer.started))
+            except (HookError, EngineError) as error:
+                record.note(fault=told_fault(error, self.node.name))
+                raise
         if record.state is State.RUNNING:
             return start_task(self.node, record, message)
         raise Refusal("job-over", f"job {record.job_id} is over; nothing can be started in it any more")
