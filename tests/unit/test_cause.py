@@ -218,6 +218,12 @@ CASES: dict[str, tuple[Story, str, str]] = {
         "the job's own script ended with exit status 3, and no limit was met; look at the last lines of its error"
         " output",
     ),
+    "its own exit status, with a full memory": (
+        story(3, used=Usage(limit_hit=True)),
+        "memory-full",
+        "the job's own script ended with exit status 3, and its memory was full at times, be it with what was read from"
+        " files; if its error output speaks of memory, ask for more with qsub -l mem=SIZE",
+    ),
     "nobody knows": (
         story(None, exit_status=None),
         "unknown",
@@ -272,6 +278,8 @@ def test_what_to_do_about_a_refusal(code: str) -> None:
         (story(1, phases=_TERM, exit_status=1), "exit-status"),
         (story(3, fault=Fault(code="x", sentence="of an earlier start")), "exit-status"),
         (story(200), "exit-status"),
+        (story(0, used=Usage(limit_hit=True)), "well"),
+        (story(127, used=Usage(limit_hit=True)), "command-not-found"),
         (story(2, limits=None, used=None), "exit-status"),
     ],
 )

@@ -260,6 +260,18 @@ def _crashed(story: Story, _words: Words) -> Cause | None:
     return None
 
 
+def _memory_full(story: Story, words: Words) -> Cause | None:
+    """A program that is refused memory, by its own limit or the job's, ends as it likes."""
+    code = story.exit.code if story.exit is not None else 0
+    if code in (0, 126, 127) or story.used is None or not story.used.limit_hit:
+        return None
+    said = (
+        f"the job's own script ended with exit status {code}, and its memory was full at times, be it with what was"
+        f" read from files; if its error output speaks of memory, ask for more with {words.ask_memory}"
+    )
+    return Cause(code="memory-full", sentence=said)
+
+
 def _by_exit_code(story: Story) -> Cause:
     code = story.exit.code if story.exit is not None else story.exit_status
     if code is None:
@@ -295,6 +307,7 @@ _RULES: tuple[Callable[[Story, Words], Cause | None], ...] = (
     _told,
     _ended_by_somebody,
     _crashed,
+    _memory_full,
 )
 
 
