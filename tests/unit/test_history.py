@@ -7,6 +7,7 @@ import os
 import stat
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -111,6 +112,19 @@ def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     assert told[0].startswith("history.failed job 7.vm: ")
     assert history.of("7", 2001) == []
     assert history.prune() == 0
+
+
+def test_the_last_room_is_the_ledgers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that is nearly full nothing is remembered, and that is told; the size of the disk is a fake."""
+    told: list[str] = []
+    history = _history(tmp_path, told)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=99, f_blocks=1000))
+    history.keep(story())
+
+    assert told == [
+        "history.failed job 7.vm: [Errno 28] the last tenth of the file system is left to the jobs' records"
+    ]
+    assert _files(tmp_path) == []
 
 
 # -- room ---------------------------------------------------------------------------------------------------------------

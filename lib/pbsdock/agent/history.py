@@ -6,6 +6,7 @@ be read is passed over.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -21,6 +22,7 @@ from pbsdock.core.story import Story, from_json, to_json
 _PRUNE_S = 3600.0  # between two looks at all of it, unless there is too much sooner
 _LOWERED = 0.9  # of the room is left full, so that not every job that ends makes room
 _DAY_S = 86400.0
+_SPARED = 0.1  # of the file system, which has the ledger as well
 _BLOCK = 4096  # bytes that a file takes at least
 _MOST_READ = 16  # incarnations of one job, and jobs of one number by other servers
 
@@ -64,6 +66,9 @@ class History:
         data = json.dumps(to_json(story), separators=(",", ":")).encode()
         directory = self.directory / str(story.uid)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        room = os.statvfs(directory)
+        if room.f_bavail < _SPARED * room.f_blocks:
+            raise OSError(errno.ENOSPC, "the last tenth of the file system is left to the jobs' records")
         temporary = directory / f".new-{story.incarnation}"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
