@@ -17,6 +17,7 @@ from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
 from pbsdock.agent.server import adopt
 from pbsdock.config.tables import HistoryConfig
+from pbsdock.core import redact
 from pbsdock.core.facts import Exit, Usage
 from pbsdock.core.ledger import Ledger
 from pbsdock.core.record import State
@@ -99,6 +100,18 @@ def test_nothing_is_kept_where_the_site_wants_none(tmp_path: Path) -> None:
     history.tidy()
 
     assert _files(tmp_path) == []
+
+
+def test_no_secret_is_kept(tmp_path: Path) -> None:
+    """A live key that an engine or a store has put into a sentence."""
+    redact.known.add("7.vm", "s3cr3t-of-a-session")
+    try:
+        _history(tmp_path).keep(story(1, exit=Exit(code=1, sentences=("no: s3cr3t-of-a-session",))))
+    finally:
+        redact.known.forget("7.vm")
+
+    assert "[redacted]" in _files(tmp_path)[0].read_text()
+    assert "s3cr3t" not in _files(tmp_path)[0].read_text()
 
 
 def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pbsdock.config.tables import HistoryConfig
+from pbsdock.core.redact import known
 from pbsdock.core.story import Story, from_json, to_json
 
 _PRUNE_S = 3600.0  # between two looks at all of it, unless there is too much sooner
@@ -63,7 +64,7 @@ class History:
                 self._size += size
 
     def _write(self, story: Story) -> int:
-        data = json.dumps(to_json(story), separators=(",", ":")).encode()
+        data = known.clean(json.dumps(to_json(story), separators=(",", ":"))).encode()
         directory = self.directory / str(story.uid)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         room = os.statvfs(directory)
