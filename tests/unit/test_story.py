@@ -53,7 +53,10 @@ def test_from_a_record_that_was_refused() -> None:
 
 def test_outcomes_without_a_start() -> None:
     """The node's fault has the job queued again, the user's and a job that was deleted do not."""
-    assert unstarted(fault=Fault(code="c", sentence="s")).outcome == "queued again"
+    fault = Fault(code="c", sentence="s")
+    assert unstarted(removed_for="prologue-failed", fault=fault).outcome == "queued again"
+    assert unstarted(removed_for="prologue-failed", fault=fault, on_demand=True).outcome == "not started"
+    assert unstarted(removed_for="epilogue", fault=fault).outcome == "not started"
     assert unstarted(fault=Fault(code="c", sentence="s", blame="user")).outcome == "not started"
     assert unstarted().outcome == "not started"
 

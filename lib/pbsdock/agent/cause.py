@@ -84,7 +84,7 @@ def _faulty(story: Story, _words: Words) -> Cause | None:
     code, sentence = story.fault.code, _stop(story.fault.sentence)
     if story.fault.blame == "user":
         return Cause(code=code, sentence=f"the job was not started: {sentence}; {ADVICE.get(code, _ELSE)}")
-    if story.state == State.READY.value or story.removed_for in ("epilogue", "job-gone"):
+    if not story.is_queued_again:
         said = f"the job was not started, for a fault of this node: {sentence}; submit it again and tell the site"
         return Cause(code=code, sentence=said)
     said = (

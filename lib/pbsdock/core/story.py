@@ -80,7 +80,13 @@ class Story:
             return ""
         if self.started_at is not None:
             return "ran"
-        return "queued again" if self.fault is not None and self.fault.blame == "node" else "not started"
+        return "queued again" if self.is_queued_again else "not started"
+
+    @property
+    def is_queued_again(self) -> bool:
+        """Whether its prologue failed by the node's fault; a container on demand has the job's run hook fail."""
+        is_faulty = self.fault is not None and self.fault.blame == "node"
+        return is_faulty and self.removed_for == "prologue-failed" and not self.on_demand
 
 
 def story_of(record: Record, now: float, *, removed_for: str = "", over_from: str = "") -> Story:
