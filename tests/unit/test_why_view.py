@@ -102,6 +102,22 @@ def test_the_whole_screen() -> None:
     assert max(map(len, lines)) <= 100
 
 
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [({}, "ended well"), ({"exit_status": None}, "ended well"), ({"exit_status": 271}, "failed")],
+)
+def test_how_it_ended(changes: dict[str, Any], word: str) -> None:
+    """By the exit status that counts, whatever else there is to be told."""
+    head = view.screen(_told(story(0, **changes), "told", "its output was cut off"))[0]
+
+    assert head == f"job 7.vm of alice on n1, 1970-01-01: {word}"
+
+
+def test_a_job_whose_end_nobody_saw() -> None:
+    """It has not ended well as far as anybody knows."""
+    assert view.screen(_told(story(None, exit_status=None)))[0].endswith(": failed")
+
+
 def test_a_refused_job() -> None:
     """What there is of it: the rule with its line, and no empty heading."""
     refused = Decision(what="refused by", value="image-not-allowed", rule="images.deny", line=6)

@@ -49,10 +49,10 @@ def _labelled(label: str, texts: Sequence[str]) -> list[str]:
 
 
 def _head(told: Told) -> str:
-    code = (told.get("cause") or {}).get("code")
     outcome = told.get("outcome") or told.get("state") or ""
     if outcome == "ran":
-        outcome = "ended well" if code == "well" else "failed"
+        status = told["exit_status"] if told.get("exit_status") is not None else (told.get("exit") or {}).get("code")
+        outcome = "failed" if status != 0 else "ended well"
     day = time.strftime("%Y-%m-%d", time.localtime(told.get("created_at") or 0))
     return _plain(f"job {told.get('job')} of {told.get('user')} on {told.get('node')}, {day}: {outcome}").rstrip()
 
