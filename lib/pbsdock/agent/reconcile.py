@@ -53,6 +53,8 @@ def reconcile(node: Node, *, dry_run: bool = False) -> Pass:
 
 def _pass(node: Node, *, dry_run: bool) -> Pass:
     result = Pass(findings=[])
+    if not dry_run:
+        node.history.tidy()
     try:
         seen = _look(node)
     except (OSError, HookError, EngineError) as error:

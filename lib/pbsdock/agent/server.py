@@ -21,7 +21,7 @@ from pbsdock.agent.runs import JobRun
 from pbsdock.agent.service import Service
 from pbsdock.agent.version import version
 from pbsdock.agent.watch import Watcher
-from pbsdock.config.tables import Config, ConfigError, load
+from pbsdock.config.tables import Config, ConfigError, load_with_lines
 from pbsdock.config.trust import untrusted
 from pbsdock.core.ledger import Ledger
 from pbsdock.core.paths import Paths
@@ -58,14 +58,14 @@ def serve(paths: Paths, service: Service) -> int:
     for problem in untrusted(paths):
         return _unusable(paths, "untrusted-files", f"pbsdock does not run from files others can change: {problem}")
     try:
-        config = load(paths.config)
+        config, lines = load_with_lines(paths.config)
     except (ConfigError, OSError) as error:
         service.turn_away()
         return _unusable(paths, "bad-configuration", f"the configuration is not usable: {error}")
     few_arenas()
     events = EventStream.from_config(config.events, paths.log_dir, socket.gethostname())
     ledger = Ledger(paths.state_dir / "jobs")
-    node = Node(paths, config, events, ledger)
+    node = Node(paths, config, events, ledger, lines)
     for directory, mode in ((paths.run_dir, 0o755), (paths.markers, 0o711), (paths.work, 0o700), (paths.pins, 0o700)):
         directory.mkdir(mode=mode, parents=True, exist_ok=True)
         directory.chmod(mode)

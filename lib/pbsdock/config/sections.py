@@ -272,6 +272,19 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryConfig:
+    """What `pbsdock why` can tell of jobs that are over."""
+
+    days: float = setting(14.0, "How long a job that is over is remembered, days; 0: not at all.", least=0, most=3660)
+    max_bytes: int = setting(
+        64 << 20,
+        "Room for all of them; beyond it the oldest of the user who has most go first.",
+        least=1 << 20,
+        size=True,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HealthConfig:
     """The node check."""
 

@@ -37,6 +37,7 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
         "A user caused more events of a kind than are written; so many were left out since the last such line.",
         ("of", "who", "count"),
     ),
+    "history.failed": ("What became of a job cannot be written down; pbsdock why will not know of it.", ("reason",)),
     "image.present": ("The image was here already.", ("image", "image_id", "digest", "private")),
     "image.pulling": ("A pull began.", ("image",)),
     "image.progress": ("Layers of a pull.", ("image", "layers_done", "layers", "bytes_done", "bytes")),
