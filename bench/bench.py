@@ -6,6 +6,7 @@ One JSON line each on stdout, a table on stderr. Needs root, an engine and the t
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -23,7 +24,10 @@ import stores
 from instance import GRACE_S, IMAGE, ROOT, RUN, USER, Site, docker
 from waterfall import waterfall
 
+import pbsdock
+from pbsdock.protocol import init
 from pbsdock.trial import Trial
+from tests.support.first_process import FirstProcess
 
 REPEATS = int(os.environ.get("PBSDOCK_BENCH_REPEATS", "15"))
 
@@ -60,18 +64,58 @@ def show(identifier: str, **values: float) -> None:
     print(f"{identifier}  " + "  ".join(f"{key}={value}" for key, value in values.items()), file=sys.stderr)
 
 
-def p1(site: Site) -> None:
-    """prologue + run + epilogue of a warm ``true`` job against ``docker run --rm``; mom's own forks are not counted."""
+def p1(site: Site, identifier: str = "P1", pause_s: float = 0.0) -> None:
+    """prologue + run + epilogue of a warm ``true`` job against ``docker run --rm``; neither mom's own forks are counted
+    nor *pause_s* between prologue and run."""
     details: dict[str, list[float]] = {}
 
     def ours() -> float:
-        took, seconds = site.hooks("true")
+        took, seconds = site.hooks("true", pause_s=pause_s)
         for name, value in {**seconds, "with_mom": took}.items():
             details.setdefault(f"{name}_ms", []).append(value * 1000)
         return sum(seconds.values())
 
     mine, other = interleaved(ours, lambda: site.docker_run("true"), REPEATS)
-    report("P1", mine, other, **{name: round(statistics.median(values), 1) for name, values in details.items()})
+    report(identifier, mine, other, **{name: round(statistics.median(values), 1) for name, values in details.items()})
+
+
+def t1(site: Site) -> None:
+    """100 tasks one after another in a container that stands ready, against as many bare processes by a first process
+    of the host's own namespaces: both asked for over its socket, by the client that the run hook has."""
+    trial = site.trial("sleep 60")
+    if trial.begin() is not None:
+        raise RuntimeError("the prologue failed")
+    (place,) = (site.root / "run/pbsdock/work").glob(f"{trial.job_id}.*")
+    path, number = f"{place}/init/{init.SOCKET}", itertools.count()
+
+    def task(path: str) -> float:
+        began = time.monotonic()
+        connection = init.Connection(path)
+        null = os.open(os.devnull, os.O_RDWR)
+        name, flags = f"t{next(number)}", init.SESSION | init.SEARCH
+        run = init.Run(name, [b"sh", b"-c", b"true"], [b"PATH=/usr/bin:/bin"], b"/", umask=0o022, flags=flags)
+        connection.run(run, (null, null, null))
+        os.close(null)
+        while (answer := connection.receive()).kind == init.PID:
+            pass
+        connection.close()
+        if (answer.kind, answer.number) != (init.ENDED, 0):
+            raise RuntimeError(f"the task was not run: {answer.step}")
+        return time.monotonic() - began
+
+    try:
+        with FirstProcess(Path(pbsdock.__file__).parent / "init/pbsdock-init") as bare:
+            mine, other = interleaved(lambda: task(path), lambda: task(bare.path), 100)
+    finally:
+        trial.qdel()
+        trial.finish(trial.wait())
+    show(
+        "T1",
+        ratio=round(statistics.median(mine) / statistics.median(other), 3),
+        ours_ms=round(statistics.median(mine) * 1000, 2),
+        bare_ms=round(statistics.median(other) * 1000, 2),
+        repeats=len(mine),
+    )
 
 
 def p2(site: Site) -> None:
@@ -224,6 +268,8 @@ def main() -> int:
     """Run all, or those named on the command line."""
     figures = {
         "P1": p1,
+        "P1m": lambda site: p1(site, "P1m", 0.05),
+        "T1": t1,
         "P2": p2,
         "P3": p3,
         "P4": p4,

@@ -48,5 +48,8 @@ def _mount(mount: Mapping[str, Any], keep: Path) -> str:
         shutil.copy2(source, copy)
         copy.chmod(0o755)
         source = copy
+    elif "/run/pbsdock/work/" in mount["Source"]:  # likewise
+        source = keep / f"{source.name}.copy"
+        source.mkdir(exist_ok=True)
     text = f"type=bind,source={source},target={mount['Target']},bind-propagation=rprivate"
     return text + (",readonly" if mount.get("ReadOnly") else "")

@@ -99,13 +99,16 @@ class Site:
             )
         )
 
-    def hooks(self, body: str, *, directive: bool = True, bare: bool = False) -> tuple[float, dict[str, float]]:
-        """Seconds from before the prologue to after the epilogue, and each hook's own."""
+    def hooks(
+        self, body: str, *, directive: bool = True, bare: bool = False, pause_s: float = 0.0
+    ) -> tuple[float, dict[str, float]]:
+        """Seconds from before the prologue to after the epilogue, and each hook's own; *pause_s* after the prologue."""
         trial = self.trial(body, directive=directive, bare=bare)
         trial.prepare_files()
         began = time.monotonic()
         if trial.prologue() not in (None, 0):
             raise RuntimeError("the prologue failed")
+        time.sleep(pause_s)
         trial.start()
         # Not trial.wait(): mom's look through /proc for what the session left is no cost of ours.
         assert trial.leader is not None

@@ -19,7 +19,8 @@ from instance import Site
 _INSIDE = (
     "engine-inspect-image",
     "engine-create",
-    "engine-attach",
+    "container-ready",
+    "gate",
     "engine-start",
     "engine-inspect",
     "fsync",
@@ -105,7 +106,7 @@ def rows(hooks: Sequence[Span], notes: Sequence[Span]) -> dict[str, float]:
         if hook is run:
             told = min(one.began for one in notes if one.name == "told" and one.began >= answer)
             end = min(one.began for one in notes if one.name == "end" and one.ended >= told)
-            found["run: the script, and until the engine tells its end"] = end - answer
+            found["run: the script, and until its end is told"] = end - answer
             found["run: agent, the end"] = told - end
             answer = told
         found[f"{hook.name}: from the answer to the exit"] = hook.ended - answer

@@ -70,7 +70,7 @@ def test_entrypoint_user_and_directory_are_not_the_images(instance: Instance) ->
 
     entry = subprocess.run(["id", "-u", USERS[0]], capture_output=True, text=True, check=True).stdout.strip()
     held = subprocess.run(["id", "-G", USERS[0]], capture_output=True, text=True, check=True).stdout.split()
-    assert (uid, where, home, first) == (entry, f"/home/{USERS[0]}", f"/home/{USERS[0]}", "sh")
+    assert (uid, where, home, first) == (entry, f"/home/{USERS[0]}", f"/home/{USERS[0]}", "pbsdock-init")
     assert set(groups.split()) == set(held)  # the image's /etc/group adds none (CVE-2022-36109)
 
 

@@ -1,4 +1,5 @@
-"""T33: a user's own program as the run hook. What it makes the engine open is bounded, and closed when the job is over."""
+"""T33: a user's own program as the run hook, where the engine passes on the streams. What it makes the engine open is
+bounded, and closed when the job is over."""
 
 from __future__ import annotations
 
@@ -41,6 +42,14 @@ def _prepared(instance: Instance) -> Iterator[Trial]:
         trial.epilogue(0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_first_process(installed: Instance) -> Iterator[None]:
+    before = installed.config.read_text()
+    installed.configure("[engine]\nfirst_process = false\n")
+    yield
+    installed.configure(before)
+
+
 @pytest.fixture
 def at_rest(instance: Instance) -> Iterator[int]:
     """The engine's descriptors before; once the jobs are over there are no more of them."""
@@ -69,104 +78,6 @@ _START = """
     answer, fds = ask(one, "start", **task)
     assert answer.op == "started", answer.text("sentence")
 """
-
-
-def test_streams_said_to_be_lost(instance: Instance, at_rest: int) -> None:
-    """240 connections say so of a stream that another was given and still has: no thread, no descriptor is had for it."""
-    agent = instance.agent_pids()[-1]
-    threads = _threads(agent)
-    with (
-        _prepared(instance) as trial,
-        begin_as(
-            instance,
-            _START
-            + """
-    links = [Link(sys.argv[1], 20.0) for _ in range(240)]
-    for link in links:
-        link.send(wire.Message("eof", job=job))
-    time.sleep(3)
-    print("ready", flush=True)
-    said = {link.recv()[0].text("code") for link in links}
-    print(*said, flush=True)
-    for link in links:
-        link.close()
-    one.send(wire.Message("eof", job=job))
-    print(one.recv()[0].text("code"), flush=True)
-    time.sleep(100)
-    """,
-            trial.job_id,
-        ) as process,
-    ):
-        try:
-            assert process.stdout is not None
-            said = process.stdout.readline()
-            assert said == "ready\n", process.stderr.read() if process.stderr else ""
-            assert _engine_descriptors() < at_rest + _JOB
-            assert process.stdout.readline() == "not-your-stream\n"
-            assert process.stdout.readline() == "stream-not-lost\n"
-            wait_until("their threads are over", lambda: _threads(agent) < threads + 10)
-            assert _engine_descriptors() < at_rest + _JOB
-        finally:
-            process.kill()
-
-
-def test_streams_lost_on_purpose(instance: Instance, at_rest: int) -> None:
-    """Who shuts down the stream it was given, again and again, is given a few, not one for each time."""
-    with (
-        _prepared(instance) as trial,
-        begin_as(
-            instance,
-            _START
-            + """
-    count = 0
-    for _ in range(40):
-        last = socket.socket(fileno=fds[0])
-        last.shutdown(socket.SHUT_RDWR)
-        held = globals().setdefault("held", [])
-        held.append(last)
-        answer, fds = ask(one, "eof")
-        if answer.op != "attached":
-            print(count, answer.text("code"), flush=True)
-            break
-        count += 1
-    for _ in range(40):
-        one.close()
-        one = Link(sys.argv[1], 20.0)
-        answer, fds = ask(one, "rejoin", attached=0)
-    print(answer.text("code"), flush=True)
-    time.sleep(100)
-    """,
-            trial.job_id,
-        ) as process,
-    ):
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "4 too-many-streams\n"
-            assert process.stdout.readline() == "too-many-streams\n"
-            assert _engine_descriptors() < at_rest + _JOB + 5 * _ONE_STREAM
-        finally:
-            process.kill()
-
-
-def test_a_run_is_not_joined_by_a_second(instance: Instance, at_rest: int) -> None:
-    """While a run hook is there nobody takes its place; once it is gone, one may."""
-    with _prepared(instance) as trial:
-        said = as_user(
-            instance,
-            _START
-            + """
-    two = Link(sys.argv[1], 20.0)
-    for op in ("rejoin", "eof", "start"):
-        link = one if op == "start" else two
-        print(op, ask(link, op, attached=1, **(task if op == "start" else {}))[0].text("code"))
-    one.close()
-    two.send(wire.Message("rejoin", job=job, attached=1))
-    print("eof", ask(two, "eof")[0].text("code"))
-    """,
-            trial.job_id,
-        )
-
-    assert said == ["rejoin has-a-run-hook", "eof not-your-stream", "start one-run-a-connection", "eof stream-not-lost"]
 
 
 def test_tasks_without_end(instance: Instance) -> None:

@@ -91,6 +91,7 @@ def test_tmpdir_on_demand(instance: Instance, scratch: Path) -> None:
     place.mkdir()
     place.chmod(0o777)
     instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\n")  # sees to an agent
+    wait_until("nothing is left", lambda: not instance.left())
     before = _our_mounts(instance)
     tries, began, seen = 0, 0, ""
     until = time.monotonic() + seconds(8, 300)
@@ -111,10 +112,8 @@ def test_tmpdir_on_demand(instance: Instance, scratch: Path) -> None:
                     answer, fds = link.recv()
                 print(answer.op)
                 if fds:
-                    stream = socket.socket(fileno=fds[0])
-                    stream.sendall(f"ls -d {sys.argv[3]}/proc {sys.argv[3]}/etc/passwd; exit\\n".encode())
-                    while data := stream.recv(65536):
-                        print(repr(data))
+                    for line in run_in(answer, fds, f"ls -d {sys.argv[3]}/proc {sys.argv[3]}/etc/passwd").splitlines():
+                        print(repr(line))
             """,
                 trial.job_id,
                 str(path),
@@ -248,6 +247,7 @@ def test_no_origin_is_exempt(instance: Instance, scratch: Path) -> None:
 def test_pins_that_were_left_are_swept(instance: Instance) -> None:
     """Several mounts on one place, and one below a pin: the reaper takes them all and goes through none."""
     instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\n")
+    wait_until("nothing is left", lambda: not instance.left())
     before = _our_mounts(instance)
     place = instance.run_dir / "pins/7.vm.aa/0"
     place.mkdir(parents=True)

@@ -125,7 +125,7 @@ def test_fallback_for_login_shell(instance: Instance) -> None:
 
     assert refused.exit_status == 125
     assert refused.stderr.decode() == (
-        f"pbsdock: image 'docker.io/{IMAGE}' has no /bin/bash; choose a shell it has with qsub -S\n"
+        f"pbsdock: image 'docker.io/{IMAGE}' has no /bin/bash that can be run; choose a shell it has with qsub -S\n"
     )
 
 
@@ -136,7 +136,10 @@ def test_containers_that_end_at_once(instance: Instance) -> None:
         outcomes = pool.map(lambda _: instance.run(script, shell="/bin/bash"), range(60))
 
     assert {(one.exit_status, one.stderr.decode()) for one in outcomes} == {
-        (125, f"pbsdock: image 'docker.io/{IMAGE}' has no /bin/bash; choose a shell it has with qsub -S\n")
+        (
+            125,
+            f"pbsdock: image 'docker.io/{IMAGE}' has no /bin/bash that can be run; choose a shell it has with qsub -S\n",
+        )
     }
 
 
@@ -201,8 +204,9 @@ def test_task_runs_in_the_container(instance: Instance) -> None:
     trial.finish(trial.wait())
 
     assert code == 6
-    assert said.splitlines()[:2] == [f"yes 2 {USERS[0]}", "sh"]
-    assert next(one["pid"] for one in instance.events(trial.job_id) if one["event"] == "task.started") > 0
+    assert said.splitlines()[:2] == [f"yes 2 {USERS[0]}", "pbsdock-init"]
+    ended = next(one for one in instance.events(trial.job_id) if one["event"] == "task.ended")
+    assert ended["code"] == 6
 
 
 def test_volume_of_output(instance: Instance) -> None:

@@ -10,7 +10,7 @@ import time
 
 from pbsdock.hook.adopt import Adoption
 from pbsdock.hook.agent_link import REFUSED, AgentLink, say
-from pbsdock.hook.signals import CHILD, STOP_AND_GO, WINDOW, Signals
+from pbsdock.hook.signals import CHILD, CONTINUE, WINDOW, Signals
 from pbsdock.protocol import init, wire
 
 TYPE_CHECKING = False  # importing `typing` would cost a hook seven milliseconds
@@ -195,7 +195,7 @@ class Direct:
                 # An adopted session gets the signal from mom itself, unless mom was restarted since and forgot it.
                 if not self._adoption.done or os.getppid() != self._parent:
                     self._send_signal(number)
-                if number in STOP_AND_GO:
+                if number == CONTINUE:
                     self._tell("signal", signal=number)
 
     # -- the agent --------------------------------------------------------------------------------------------------

@@ -5,8 +5,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # typeshed has no stub; `signal` would import enum
 import os
 
-WINDOW, CHILD = _signal.SIGWINCH, _signal.SIGCHLD
-STOP_AND_GO = (_signal.SIGTSTP, _signal.SIGCONT)
+WINDOW, CHILD, CONTINUE = _signal.SIGWINCH, _signal.SIGCHLD, _signal.SIGCONT
 _FORWARDED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCONT", "SIGTSTP", "SIGXCPU")
 # A bare job's leader dies of these whatever its script does, so the run hook ends by them too (torque-facts: 271).
 _FATAL = frozenset(getattr(_signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"))

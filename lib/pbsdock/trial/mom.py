@@ -38,7 +38,7 @@ class Trial:
         self.request = request
         self.config = mom_config(request.mom_priv)
         self.job = resolve(request, self.config)
-        self.spool = Spool(request.mom_priv, self.job)
+        self.spool = Spool(request.mom_priv, self.job, join=request.join)
         alarm_s = request.prologue_alarm_s
         if alarm_s is None:
             alarm_s = float(self.config.get("prologalarm", "300"))

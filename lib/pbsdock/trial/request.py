@@ -56,6 +56,7 @@ class Request:
     work_dir: str | None = None  # PBS_O_WORKDIR; None: the home directory
     tmpdir: str | None = None  # None: $tmpdir of mom's config
     bare: bool = False  # neither hooks nor job starter: what a job is without pbsdock
+    join: bool = False  # qsub -j oe: standard error goes where standard output goes
     login: bool = False  # without a job starter mom makes the shell a login shell, argv[0] "-sh"
     umask: int = 0o077  # of the job; mom's $job_output_file_umask, or 0077 (determine_umask in start_exec.c)
     prologue_alarm_s: float | None = None  # None: $prologalarm of mom's config, else 300

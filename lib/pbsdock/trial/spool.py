@@ -15,7 +15,7 @@ from pbsdock.trial.request import Job
 class Spool:
     """The files of one job below mom_priv and beside it."""
 
-    def __init__(self, mom_priv: Path, job: Job) -> None:
+    def __init__(self, mom_priv: Path, job: Job, *, join: bool = False) -> None:
         self.mom_priv = mom_priv
         self.job = job
         top, prefix = mom_priv.parent, job.id.file_prefix
@@ -23,7 +23,7 @@ class Spool:
         self.job_file = mom_priv / "jobs" / f"{prefix}.JB"
         self.task_file = mom_priv / "jobs" / f"{prefix}.TK"
         self.out = top / "spool" / f"{prefix}.OU"
-        self.err = top / "spool" / f"{prefix}.ER"
+        self.err = self.out if join else top / "spool" / f"{prefix}.ER"
         self.nodefile = top / "aux" / job.id.text
         self.start_time = int(time.time())
 

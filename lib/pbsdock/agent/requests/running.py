@@ -46,8 +46,8 @@ class RunningRequests(OwnRequests):
                 stage.interrupt(self.node, running.record, f"the job got {signal.Signals(number).name}")
             return
         if running.record.facts.first_process:  # which the run hook has told itself
-            if isinstance(running, JobRun) and number in (signal.SIGTSTP, signal.SIGCONT):
-                suspend.freeze(self.node, running, number == signal.SIGTSTP)
+            if isinstance(running, JobRun) and number == signal.SIGCONT:
+                suspend.freeze(self.node, running, False)
             self.node.emit("job.signalled", running.record, signal=signal.Signals(number).name)
             return
         count = signals.send(self.node, running, number)
