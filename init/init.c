@@ -93,12 +93,13 @@ static void refuse(struct client *c, const char *step, int error) {
 }
 
 /* -- the child's side -- */
-/* Returns the number of the first that cannot be set, else LIMITS. */
+/* All that can be set. Returns the number of the first that cannot, with its errno, else LIMITS. */
 static uint32_t set_limits(const struct head *h) {
-	uint32_t i = 0;
-	while (i < LIMITS && (~h->limited >> i & 1 || !syscall(SYS_prlimit64, 0, i, h->limits[i], NULL)))
-		i++;
-	return i;
+	uint32_t unset = LIMITS;
+	for (uint32_t i = LIMITS; i--;)
+		if (h->limited >> i & 1 && syscall(SYS_prlimit64, 0, i, h->limits[i], NULL))
+			unset = i;
+	return unset;
 }
 
 static _Noreturn void give_up(struct fault *fault, const char *step, const char *path) {
@@ -304,7 +305,7 @@ static void handle(struct client *c) {
 	} else if (c->head.kind == SIGNAL) {
 		pass_on(c);
 	} else if (c->is_root) {
-		set_limits(&c->head); /* nothing in here gets more than the job */
+		set_limits(&c->head); /* nothing in here gets more than the job; what cannot be set is lower already */
 		is_open = true;
 		answer(c, DONE, 0, NULL, NULL);
 	} else {

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -188,9 +189,10 @@ class FirstProcess:
     ) -> None:
         if self.outer.poll() is None:
             # unshare's --kill-child is undone by the change of user behind it (prctl(2), PR_SET_PDEATHSIG).
-            first = self.pid
-            os.kill(self.outer.pid, signal.SIGKILL)
-            os.kill(first, signal.SIGKILL)
+            with suppress(IndexError, ProcessLookupError):  # it may have ended just now
+                first = self.pid
+                os.kill(self.outer.pid, signal.SIGKILL)
+                os.kill(first, signal.SIGKILL)
             self.outer.wait(10)
         said = self.said()
         self.errors.close()

@@ -223,7 +223,7 @@ def test_all_errors_at_once_with_their_lines() -> None:
         ),
         (
             "[engine]\nfrobnicate = 1",
-            "2: unknown key 'engine.frobnicate'; known are docker_config, runtime, socket, timeout_s",
+            "2: unknown key 'engine.frobnicate'; known are docker_config, first_process, runtime, socket, timeout_s",
         ),
         (
             "[engine]\nruntime = '../runc'",

@@ -102,6 +102,19 @@ def test_answers_in_pieces() -> None:
     )
 
 
+def test_the_gates_limits_are_in_its_message() -> None:
+    """By their numbers, a bit each, soft and hard, -1 for none; and no texts."""
+    plain, limited = init.encode_open(), init.encode_open({0: (1, 2), 15: (-1, -1)})
+    head = struct.unpack("=8I4H32Q", limited)
+
+    assert struct.unpack("=8I4H32Q", plain)[7:] == (0,) * 37
+    assert (head[0], head[1], head[2], head[7]) == (init.VERSION, 1, 0, 1 | 1 << 15)
+    assert head[12:14] + head[-2:] == (1, 2, 2**64 - 1, 2**64 - 1)
+    assert set(head[14:-2]) == {0}
+    with pytest.raises(init.RequestError, match="16 is not the number of a limit"):
+        init.encode_open({16: (0, 0)})
+
+
 @given(st.binary(max_size=600))
 def test_anything_may_come(data: bytes) -> None:
     """An answer, not yet one, or a clear error."""

@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import pytest
 from pbsdock.protocol import init
 from tests.support.first_process import OWNER, REPOSITORY, FirstProcess, build
 
+RLIMIT_LOCKS = 10  # asm-generic/resource.h; the module has no name for it
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="making namespaces needs root")
 
 
@@ -182,6 +184,32 @@ def test_a_gate_without_limits_leaves_process_1s_alone(program: Path) -> None:
         before = _limits(first.pid)
         assert _open(first, {}).kind == init.DONE
         assert _limits(first.pid) == before
+
+
+def test_a_limit_that_is_lower_already_is_in_no_others_way(program: Path) -> None:
+    """It cannot be raised, and need not be: nothing gets more than the job. The others are set all the same."""
+    with FirstProcess(program, is_open=False, descriptors="100:100") as first:
+        wanted = {resource.RLIMIT_NOFILE: (500, 500), RLIMIT_LOCKS: (5, 5), resource.RLIMIT_CPU: (900, 900)}
+        assert _open(first, wanted).kind == init.DONE
+        found = _limits(first.pid)
+
+    assert {number: found[number] for number in wanted} == {**wanted, resource.RLIMIT_NOFILE: (100, 100)}
+
+
+@pytest.mark.parametrize("limited", [1 << 16, 1 << 31, (1 << 16) | 1])
+def test_a_gate_with_limits_that_there_are_not_stays_closed(program: Path, limited: int) -> None:
+    """Nothing is set of a message that is none."""
+    with FirstProcess(program, is_open=False) as first:
+        before = _limits(first.pid)
+        message = bytearray(init.encode_open({resource.RLIMIT_CPU: (900, 900)}))
+        message[28:32] = struct.pack("=I", limited)
+        connection = first.connect()
+        connection.send(bytes(message))
+        answer = connection.receive()
+        connection.close()
+        assert (answer.kind, answer.step, answer.number) == (init.FAILED, "request", errno.EINVAL)
+        assert _limits(first.pid) == before
+        assert first.run("task", "true")[0].step == "gate"
 
 
 def test_the_gates_limits_are_roots_alone_to_set(program: Path) -> None:

@@ -1,0 +1,723 @@
+"""The run hook, as the job's user, against the real first process; the agent is made here."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pbsdock.agent import first_process
+from pbsdock.protocol import init, wire
+from tests.conftest import ROOT, wait_until
+from tests.support.first_process import OWNER, FirstProcess, build
+
+pytestmark = [pytest.mark.skipif(os.getuid() != 0, reason="making namespaces needs root"), pytest.mark.timeout(60)]
+_LEADER = first_process.LEADER
+_HOOK = "from pbsdock.hook.client import hook; hook()"
+_IMPATIENT = """
+from pbsdock.hook import agent_link, direct
+direct._AGENT_AT_WORK_S = direct._AGENT_AWAY_S = 0.3
+"""
+# A connection that breaks when the pid has come: the first process sees its end, as of a client that is gone.
+_BROKEN = """
+from pbsdock.protocol import init
+receive, seen = init.Connection.receive, []
+def broken(self):
+    answer = receive(self)
+    if answer.kind == init.PID and not seen:
+        seen.append(1)
+        self.sock.shutdown(2)
+    return answer
+init.Connection.receive = broken
+"""
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As it is installed."""
+    return build(tmp_path_factory, sanitized=False)
+
+
+@pytest.fixture
+def first(program: Path) -> Iterator[FirstProcess]:
+    """One with its gate open."""
+    with FirstProcess(program) as made:
+        yield made
+
+
+class Agent:
+    """The agent's end, in a directory that users reach; it does nothing but what a test has it do."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="pbsdock-agent."))
+        self.directory.chmod(0o755)
+        self.hooks: list[subprocess.Popen[bytes]] = []
+        self._data = b""
+        self.open()
+
+    def open(self) -> None:
+        """Listen."""
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(self.directory / "agent.sock"))
+        os.chmod(self.directory / "agent.sock", 0o777)
+        self.listener.listen()
+        self.listener.settimeout(20)
+
+    def hook(self, *argv: str, before: str = "", **more: Any) -> subprocess.Popen[bytes]:
+        """A run hook of that command's, which has asked for its start; *before* is run in it first."""
+        more = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
+        environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "lib"), "PBS_JOBID": "7.vm"}
+        process = subprocess.Popen(
+            [sys.executable, "-c", before + _HOOK, "--run-dir", str(self.directory), "run", *argv],
+            user=OWNER,
+            group=OWNER,
+            extra_groups=[],
+            env={**environment, "PYTHONDONTWRITEBYTECODE": "1"},
+            cwd="/",
+            **more,
+        )
+        self.hooks.append(process)
+        self.accept()
+        self.asked = self.next()
+        assert self.asked.op == "start"
+        return process
+
+    def accept(self) -> None:
+        """Have the next connection."""
+        self.peer, _ = self.listener.accept()
+        self.peer.settimeout(20)
+        self._data = b""
+
+    def next(self) -> wire.Message:
+        """What it is told next."""
+        while len(self._data) < 4 or len(self._data) < 4 + int.from_bytes(self._data[:4], "big"):
+            more = self.peer.recv(65536)
+            assert more, "the hook has gone"
+            self._data += more
+        end = 4 + int.from_bytes(self._data[:4], "big")
+        message, self._data = wire.decode(self._data[4:end]), self._data[end:]
+        return message
+
+    def let_in(self, first: FirstProcess, *argv: str | bytes, name: str = _LEADER, **fields: Any) -> None:
+        """Answer with what the first process is to be asked for: the hook's own command where none is given."""
+        words = [os.fsencode(word) for word in argv] or self.asked.raw("argv")
+        given = {"argv": words, "env": [b"PATH=/usr/bin:/bin", b"A=1"], "directory": b"/", "name": name, **fields}
+        fd = first_process.open_directory(first.directory)
+        socket.send_fds(self.peer, [wire.encode(wire.Message("started", fds=1, **given))], [fd])
+        os.close(fd)
+
+    def end(self, code: int, *sentences: str) -> None:
+        """Tell the end."""
+        said = [sentence.encode() for sentence in sentences]
+        self.peer.sendall(wire.encode(wire.Message("ended", code=code, sentence=said)))
+
+    def go(self) -> None:
+        """Be away."""
+        self.listener.close()
+        (self.directory / "agent.sock").unlink()
+        self.peer.close()
+
+
+@pytest.fixture
+def agent() -> Iterator[Agent]:
+    made = Agent()
+    yield made
+    for process in made.hooks:
+        process.kill()
+        with suppress(ValueError):  # a stream that a test has closed
+            process.communicate()
+    made.peer.close()
+    made.listener.close()
+    shutil.rmtree(made.directory)
+
+
+def _over(agent: Agent) -> tuple[int, int]:
+    """Kind and number of the end as the agent is told it."""
+    message = agent.next()
+    assert (message.op, message.text("job")) == ("over", "7.vm")
+    return message.number("kind"), message.number("number")
+
+
+# -- ends ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "code", "ends"),
+    [
+        ("exit 0", 0, 0, 0),
+        ("exit 3", 3 << 8, 3, 3),
+        ("exit 255", 255 << 8, 255, 255),
+        ("exit 137", 137 << 8, 137, 137),
+        ("kill -KILL $$", 9, 137, -9),
+        ("kill -USR1 $$", 10, 138, -10),
+        ("kill -TERM $$", 15, 143, -15),
+        ("kill -SEGV $$", 11, 139, -11),
+        ("kill -PIPE $$", 13, 141, -13),
+        ("kill -KILL $$", 9, 9, 9),  # the agent knows better
+        ("exit 0", 0, 153, 153),
+        ("exit 1", 1 << 8, 256 + 7, 7),
+    ],
+)
+def test_an_end_is_the_jobs_own(
+    agent: Agent, first: FirstProcess, script: str, status: int, code: int, ends: int
+) -> None:
+    """By a signal where a signal it was, as mom sees of a bare job; and the agent's code where that is another."""
+    hook = agent.hook("/bin/sh", "-c", script)
+    agent.let_in(first)
+    kind, number = _over(agent)
+    agent.end(code)
+
+    assert (kind, number & 0x7F7F) == (init.ENDED, status) or (kind, number & 0xFF7F) == (init.ENDED, status)
+    assert hook.wait(20) == ends
+
+
+def test_what_the_agent_has_to_say_is_said(agent: Agent, first: FirstProcess) -> None:
+    """While the job runs, and at its end, on its own standard error."""
+    hook = agent.hook("/bin/sh", "-c", "read line; echo to error >&2", stdin=subprocess.PIPE)
+    agent.let_in(first)
+    agent.peer.sendall(wire.encode(wire.Message("notice", sentence="hear, hear")))
+    assert hook.stdin is not None
+    assert hook.stderr is not None
+    assert hook.stderr.readline() == b"pbsdock: hear, hear\n"
+    hook.stdin.write(b"\n")
+    hook.stdin.flush()
+    _over(agent)
+    agent.end(0, "one", "two")
+    hook.stdin.close()
+    hook.stdin = None
+
+    assert hook.communicate(timeout=20)[1] == b"to error\npbsdock: one\npbsdock: two\n"
+
+
+def test_the_job_has_the_hooks_own_descriptors(agent: Agent, first: FirstProcess, tmp_path: Path) -> None:
+    """Joined output in the order it was written, its input as it comes, and none but these three."""
+    out = (tmp_path / "out").open("w+b")
+    script = "i=0; while [ $i -lt 500 ]; do echo o$i; echo e$i >&2; i=$((i+1)); done; cat; ls /proc/self/fd | wc -l"
+    hook = agent.hook("/bin/sh", "-c", script, stdin=subprocess.PIPE, stdout=out, stderr=out)
+    agent.let_in(first)
+    assert hook.stdin is not None
+    hook.stdin.write(b"what was typed\n")
+    hook.stdin.close()
+    _over(agent)
+    agent.end(0)
+    assert hook.wait(20) == 0
+    hook.stdin = None
+    out.seek(0)
+
+    wanted = b"".join(b"o%d\ne%d\n" % (i, i) for i in range(500)) + b"what was typed\n"
+    said = out.read()
+    assert said[: len(wanted)] == wanted
+    assert said[len(wanted) :] == b"4\n"  # with ls(1)'s own, of the directory
+
+
+def test_what_is_asked_for(agent: Agent, first: FirstProcess, tmp_path: Path) -> None:
+    """The agent's words, environment, directory and limits; the hook's own umask, and a session of its own."""
+    script = "umask; pwd; ulimit -n; echo $A; echo $B; cut -d' ' -f5,6 /proc/self/stat; echo $0 $1"
+    hook = agent.hook("/bin/sh", preexec_fn=lambda: os.umask(0o027))
+    agent.let_in(
+        first, "sh", "-c", script, "zero", b"\xff", directory=b"/usr", limit=[b"7 55 66"], env=[b"PATH=/bin", b"A=1 2"]
+    )
+    _over(agent)
+    agent.end(0)
+    out, error = hook.communicate(timeout=20)
+    lines = out.split(b"\n")
+
+    assert lines[:5] == [b"0027", b"/usr", b"55", b"1 2", b""], error
+    group, session = lines[5].split()
+    assert group == session
+    assert lines[6] == b"zero \xff"
+    assert (agent.asked.number("umask"), agent.asked.number("tty")) == (0o027, 0)
+
+
+def test_a_task_leaves_the_container_running(agent: Agent, first: FirstProcess) -> None:
+    """Only the leader takes all with it. Its messages name it."""
+    hook = agent.hook("/bin/sh", "-c", "exit 4")
+    agent.let_in(first, name="task-1", task="task-1")
+    message = agent.next()
+    agent.end(4)
+
+    assert (message.op, message.text("task")) == ("over", "task-1")
+    assert hook.wait(20) == 4
+    assert first.outer.poll() is None
+    assert first.run("task-2", "true")[0].number == 0
+
+
+def test_a_leader_takes_all_with_it(agent: Agent, first: FirstProcess) -> None:
+    """The same without a task's name."""
+    agent.hook("/bin/sh", "-c", "exit 4")
+    agent.let_in(first)
+    _over(agent)
+    agent.end(4)
+
+    assert first.outer.wait(10) == 4
+
+
+# -- what is not run ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "fields", "says"),
+    [
+        (["/bin/none"], {}, "execve /bin/none: No such file or directory"),
+        (["none"], {}, "execve none: No such file or directory"),
+        (["/usr"], {}, "execve /usr: Permission denied"),
+        (["/bin/true"], {"directory": b"/none"}, "chdir /none: No such file or directory"),
+        (["/bin/true"], {"limit": [b"7 2000000000 2000000000"]}, "setrlimit 7: Operation not permitted"),
+    ],
+)
+@pytest.mark.parametrize("is_there", [True, False], ids=["agent", "no-agent"])
+def test_what_could_not_be_run_is_told(
+    agent: Agent, first: FirstProcess, argv: list[str], fields: dict[str, Any], says: str, is_there: bool
+) -> None:
+    """In the agent's words, or by the hook itself where there is no agent."""
+    hook = agent.hook("/bin/sh", before=_IMPATIENT)
+    agent.let_in(first, *argv, **fields)
+    message = agent.next()
+    assert (message.op, message.number("kind")) == ("over", init.FAILED)
+    assert f"{message.text('step')} {message.text('path')}: {os.strerror(message.number('number'))}" == says
+    if is_there:
+        agent.end(125, "in the agent's words")
+        says = "in the agent's words"
+    else:
+        agent.go()
+        says = f"the job's command was not started: {says}"
+
+    assert hook.communicate(timeout=20)[1].decode() == f"pbsdock: {says}\n"
+    assert hook.returncode == 125
+
+
+def test_a_first_process_that_does_not_listen_is_told(agent: Agent, first: FirstProcess) -> None:
+    """Nothing was started, and the hook says so itself."""
+    hook = agent.hook("/bin/sh", before="from pbsdock.hook import direct; direct._CONNECT_S = 0.3\n")
+    Path(first.path).unlink()
+    agent.let_in(first)
+
+    assert re.fullmatch(rb"pbsdock: the job was not started: .*No such file.*\n", hook.communicate(timeout=20)[1])
+    assert hook.returncode == 125
+
+
+def test_a_request_that_cannot_be_made_is_told(agent: Agent, first: FirstProcess) -> None:
+    """A limit that the first process does not know, as an agent of another release might have."""
+    hook = agent.hook("/bin/sh")
+    agent.let_in(first, "/bin/true", limit=[b"16 1 1"])
+
+    assert hook.communicate(timeout=20)[1] == b"pbsdock: the job was not started: 16 is not the number of a limit\n"
+    assert hook.returncode == 125
+    assert first.status(_LEADER) is None
+
+
+# -- signals ------------------------------------------------------------------------------------------------------
+
+
+_TRAPS = "trap 'echo got; exit 9' {}; echo up; while :; do sleep 0.02; done"
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "XCPU"])
+@pytest.mark.parametrize("is_caught", [True, False], ids=["trap", "plain"])
+def test_a_signal_goes_to_the_job(agent: Agent, first: FirstProcess, name: str, is_caught: bool) -> None:
+    """Which may catch it, and ends as it likes; else it and the hook end by that signal, as a bare job does."""
+    number = getattr(signal, f"SIG{name}")
+    script = _TRAPS.format(name) if is_caught else "echo up; exec sleep 60"
+    hook = agent.hook("/bin/sh", "-c", script)
+    agent.let_in(first)
+    assert hook.stdout is not None
+    assert hook.stdout.readline() == b"up\n"
+    if not is_caught:
+        time.sleep(0.05)  # until sleep(1) is what runs
+    hook.send_signal(number)
+    kind, status = _over(agent)
+    code = 9 if is_caught else 128 + number
+    agent.end(code)
+
+    assert (kind, status & 0xFF7F) == (init.ENDED, 9 << 8 if is_caught else number)
+    assert hook.wait(20) == (9 if is_caught else -number)
+    assert hook.stdout.read() == (b"got\n" if is_caught else b"")
+
+
+@pytest.mark.parametrize(("number", "is_told"), [(signal.SIGTSTP, False), (signal.SIGCONT, True)])
+def test_stop_and_go_reach_the_session(agent: Agent, first: FirstProcess, number: int, is_told: bool) -> None:
+    """Which may catch them. The agent is told when the job is to go on: it thaws what it may have frozen."""
+    hook = agent.hook("/bin/sh", "-c", _TRAPS.format(signal.Signals(number).name[3:]))
+    agent.let_in(first)
+    assert hook.stdout is not None
+    assert hook.stdout.readline() == b"up\n"
+    hook.send_signal(number)
+    if is_told:
+        message = agent.next()
+        assert (message.op, message.number("signal")) == ("signal", number)
+    assert _over(agent) == (init.ENDED, 9 << 8)
+    agent.end(9)
+
+    assert hook.wait(20) == 9
+
+
+def test_a_signal_after_the_end_is_the_agents(agent: Agent, first: FirstProcess) -> None:
+    """Results may be being staged out, which the agent then ends; the job's end stays what it was."""
+    hook = agent.hook("/bin/sh", "-c", "exit 3")
+    agent.let_in(first, results=1)
+    assert _over(agent) == (init.ENDED, 3 << 8)
+    hook.send_signal(signal.SIGTERM)
+    message = agent.next()
+    agent.end(3)
+
+    assert (message.op, message.number("signal")) == ("signal", signal.SIGTERM)
+    assert hook.wait(20) == 3
+
+
+# -- connections that break ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("script", "ends"), [("sleep 0.5; exit 6", 6), ("exit 6", 6), ("sleep 0.3; kill -9 $$", -9)])
+def test_a_connection_that_broke_is_made_again(agent: Agent, first: FirstProcess, script: str, ends: int) -> None:
+    """The first process tells the end to whoever asks by the name; also one that is over by then, while it is there."""
+    hook = agent.hook("/bin/sh", "-c", script, before=_BROKEN)
+    agent.let_in(first, name="task-1", task="task-1")
+    kind, number = _over(agent)
+    agent.end(number >> 8 or 128 + number)
+
+    assert kind == init.ENDED
+    assert hook.wait(20) == ends
+
+
+def test_a_signal_over_a_connection_that_broke(agent: Agent, first: FirstProcess) -> None:
+    """It goes to the next one."""
+    hook = agent.hook("/bin/sh", "-c", _TRAPS.format("USR1"), before=_BROKEN)
+    agent.let_in(first)
+    assert hook.stdout is not None
+    assert hook.stdout.readline() == b"up\n"
+    time.sleep(0.3)
+    hook.send_signal(signal.SIGUSR1)
+
+    assert _over(agent) == (init.ENDED, 9 << 8)
+    agent.end(9)
+    assert hook.wait(20) == 9
+
+
+def test_what_runs_already_is_joined(agent: Agent, first: FirstProcess) -> None:
+    """The agent was lost after the hook had asked: nothing runs twice."""
+    flags = init.SESSION | init.SEARCH | init.LEADER
+    before = first.start(_LEADER, "sh", "-c", "sleep 0.5; exit 5", flags=flags)
+    assert before.receive().kind == init.PID
+    hook = agent.hook("/bin/sh", "-c", "echo twice")
+    agent.let_in(first)
+    end = _over(agent)
+    agent.end(5)
+    out, _ = hook.communicate(timeout=20)
+
+    assert (end, out, hook.returncode) == ((init.ENDED, 5 << 8), b"", 5)
+    before.close()
+
+
+@pytest.mark.parametrize(("answer", "code"), [("ended", 137), ("refused", 125), ("away", 125)])
+def test_a_first_process_that_is_killed(agent: Agent, first: FirstProcess, answer: str, code: int) -> None:
+    """The agent is told that nothing is known, and knows more, or does not."""
+    hook = agent.hook("/bin/sh", "-c", "echo up; sleep 60", before=_IMPATIENT + "agent_link._GIVE_UP_S = 0.5\n")
+    agent.let_in(first)
+    assert hook.stdout is not None
+    assert hook.stdout.readline() == b"up\n"
+    os.kill(first.pid, signal.SIGKILL)
+    first.outer.wait(10)
+    first.errors.truncate(0)  # unshare complains that it cannot end by SIGKILL itself
+    message = agent.next()
+    assert (message.op, message.raw("kind")) == ("over", [])
+    if answer == "ended":
+        agent.end(137, "the container was killed")
+    elif answer == "refused":
+        agent.peer.sendall(wire.encode(wire.Message("refused", code="no-such-job")))
+    else:
+        agent.go()
+    _, error = hook.communicate(timeout=20)
+
+    assert hook.returncode == code
+    said = (
+        "the container was killed" if answer == "ended" else "the agent of this node is gone; the job's end is unknown"
+    )
+    assert error.decode() == f"pbsdock: {said}\n"
+
+
+# -- agents -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("script", "ends"), [("exit 3", 3), ("exit 0", 0), ("kill -9 $$", -9)])
+@pytest.mark.parametrize("is_there", [True, False], ids=["silent", "away"])
+def test_an_agent_that_never_answers(agent: Agent, first: FirstProcess, script: str, ends: int, is_there: bool) -> None:
+    """After its patience the hook ends by itself, as the job has: the agent could only have added a sentence."""
+    hook = agent.hook("/bin/sh", "-c", script, before=_IMPATIENT)
+    agent.let_in(first)
+    began = time.monotonic()
+    _over(agent)
+    if not is_there:
+        agent.go()
+
+    assert hook.wait(20) == ends
+    assert 0.25 < time.monotonic() - began < 5
+    assert hook.communicate()[1] == b""
+
+
+def test_an_agent_that_is_at_work_for_results_is_waited_for(agent: Agent, first: FirstProcess) -> None:
+    """However long it takes: its end may be another than the job's."""
+    hook = agent.hook("/bin/sh", "-c", "exit 0", before=_IMPATIENT)
+    agent.let_in(first, results=1)
+    _over(agent)
+    time.sleep(2)
+    assert hook.poll() is None
+    agent.end(74, "a result could not be stored")
+
+    assert hook.wait(20) == 74
+
+
+def test_an_agent_that_stays_away_is_given_up(agent: Agent, first: FirstProcess) -> None:
+    """Results or not."""
+    hook = agent.hook("/bin/sh", "-c", "exit 3", before=_IMPATIENT + "agent_link._GIVE_UP_S = 0.5\n")
+    agent.let_in(first, results=1)
+    _over(agent)
+    agent.go()
+
+    assert hook.wait(20) == 3
+
+
+def test_an_agent_that_is_restarted_does_not_disturb_the_job(agent: Agent, first: FirstProcess) -> None:
+    """The hook comes back to the next one, long after the last was lost, and tells it the end."""
+    hook = agent.hook(
+        "/bin/sh",
+        "-c",
+        "read line; exit 3",
+        stdin=subprocess.PIPE,
+        before="""
+from pbsdock.hook import agent_link
+agent_link._GIVE_UP_S = 0.3
+""",
+    )
+    agent.let_in(first, results=1)
+    agent.go()
+    time.sleep(0.5)
+    assert hook.poll() is None
+    agent.open()
+    agent.accept()
+    message = agent.next()
+    assert (message.op, message.text("job"), message.number("attached")) == ("rejoin", "7.vm", 1)
+    assert hook.stdin is not None
+    hook.stdin.write(b"\n")
+    hook.stdin.flush()
+    assert _over(agent) == (init.ENDED, 3 << 8)
+    time.sleep(1.2)
+    assert hook.poll() is None  # it waits for the agent that is there
+    agent.end(4)
+    assert hook.wait(20) == 4
+
+
+def test_an_agent_that_comes_back_after_the_end_is_told_it(agent: Agent, first: FirstProcess) -> None:
+    """Also where the job has ended meanwhile."""
+    hook = agent.hook("/bin/sh", "-c", "sleep 0.3; exit 3")
+    agent.let_in(first, results=1)
+    agent.go()
+    first.outer.wait(10)
+    time.sleep(0.3)
+    agent.open()
+    agent.accept()
+    assert agent.next().op == "rejoin"
+    assert _over(agent) == (init.ENDED, 3 << 8)
+    agent.end(3)
+    assert hook.wait(20) == 3
+
+
+def test_an_end_that_only_the_agent_knows_of(agent: Agent, first: FirstProcess) -> None:
+    """The first process is given a moment to tell its own; then the hook ends with the agent's code."""
+    hook = agent.hook("/bin/sh", "-c", "echo up; sleep 60")
+    agent.let_in(first)
+    assert hook.stdout is not None
+    assert hook.stdout.readline() == b"up\n"
+    began = time.monotonic()
+    agent.end(137, "the job was ended by the agent")
+
+    assert hook.wait(20) == 137
+    assert 0.5 < time.monotonic() - began < 4
+
+
+# -- descriptors that are not there -------------------------------------------------------------------------------
+
+
+def test_what_a_hook_was_started_without_is_dev_null(agent: Agent, first: FirstProcess) -> None:
+    """And no descriptor of the hook's, the agent's or the first process's comes in its place."""
+    place = Path(tempfile.mkdtemp(prefix="pbsdock-out."))
+    os.chown(place, OWNER, OWNER)
+    script = f"(for n in 0 1 2; do readlink /proc/$$/fd/$n; done; ls /proc/$$/fd | wc -l) > {place}/new; mv {place}/new {place}/out"
+
+    def close() -> None:
+        for fd in (0, 1, 2):
+            os.close(fd)
+
+    hook = agent.hook("/bin/sh", "-c", script, stdin=None, stdout=None, stderr=None, preexec_fn=close)
+    agent.let_in(first)
+    assert _over(agent) == (init.ENDED, 0)
+    agent.end(0)
+    assert hook.wait(20) == 0
+    lines = (place / "out").read_text().splitlines()
+    shutil.rmtree(place)
+
+    assert lines == ["/dev/null"] * 3 + ["3"]
+
+
+# -- terminals ----------------------------------------------------------------------------------------------------
+
+
+class Screen:
+    """A terminal with somebody at it, who has seen all that was written to it."""
+
+    def __init__(self) -> None:
+        self.master, self.slave = pty.openpty()
+        self.size(24, 80)
+        self.seen = b""
+        self._is_open = True
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def size(self, rows: int, columns: int) -> None:
+        """Its window's."""
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+
+    def _read(self) -> None:
+        while self._is_open:
+            if select.select([self.master], [], [], 0.05)[0]:
+                self.seen += os.read(self.master, 65536)
+
+    def close(self) -> None:
+        """Nobody is at it any more: while somebody waits for it, the kernel keeps it."""
+        if self._is_open:
+            self._is_open = False
+            self._thread.join(10)
+            os.close(self.slave)
+            os.close(self.master)
+
+    def type(self, text: bytes) -> None:
+        """At its keyboard."""
+        os.write(self.master, text)
+
+    def shows(self, text: bytes) -> None:
+        """Wait until it was written to it."""
+        wait_until(f"{text!r} of {self.seen[-300:]!r}", lambda: text in self.seen, 20)
+
+
+@pytest.fixture
+def screen() -> Iterator[Screen]:
+    made = Screen()
+    os.chown(os.ttyname(made.slave), OWNER, OWNER)
+    yield made
+    made.close()
+
+
+def _interactive(agent: Agent, first: FirstProcess, screen: Screen, *argv: str) -> subprocess.Popen[bytes]:
+    hook = agent.hook(*argv, stdin=screen.slave, stdout=screen.slave, stderr=screen.slave, start_new_session=True)
+    agent.let_in(first)
+    return hook
+
+
+_CLEAN = ("/bin/bash", "--norc", "--noprofile", "-i")
+
+
+def test_an_interactive_job(agent: Agent, first: FirstProcess, screen: Screen) -> None:
+    """A terminal of the container's own with a name, the window's size at the start and after, ^C, ^Z, and the end."""
+    before = termios.tcgetattr(screen.slave)
+    hook = _interactive(agent, first, screen, *_CLEAN)
+    asked = agent.asked
+    assert (asked.number("tty"), asked.number("rows"), asked.number("columns")) == (1, 24, 80)
+    screen.type(b"PS1=; tty; stty size; echo re''ady\r")
+    screen.shows(b"ready\r\n")
+    assert re.search(rb"/dev/pts/\d+\r\n24 80\r\n", screen.seen)
+    assert not termios.tcgetattr(screen.slave)[3] & (termios.ECHO | termios.ICANON | termios.ISIG)
+
+    screen.size(50, 132)
+    hook.send_signal(signal.SIGWINCH)
+    wait_until("the size is set", lambda: _shown(screen, b"stty size\r", b"50 132\r\n"), 20)
+
+    screen.type(b"echo sleep''ing; sleep 60\r")
+    screen.shows(b"sleeping\r\n")
+    time.sleep(0.3)
+    screen.type(b"\x03")
+    screen.shows(b"^C")
+    screen.type(b"echo code''=$?; sleep 60\r")
+    screen.shows(b"code=130\r\n")
+    time.sleep(0.3)
+    screen.type(b"\x1a")
+    screen.shows(b"Stopped")
+    screen.type(b"kill %1; exit 9\r")
+    screen.type(b"exit 9\r")
+    assert _over(agent) == (init.ENDED, 9 << 8)
+    agent.end(9)
+
+    assert hook.wait(20) == 9
+    assert termios.tcgetattr(screen.slave) == before
+
+
+def _shown(screen: Screen, typed: bytes, text: bytes) -> bool:
+    """Whether *text* comes when that is typed."""
+    at = len(screen.seen)
+    screen.type(typed)
+    time.sleep(0.2)
+    return text in screen.seen[at:]
+
+
+def test_all_of_a_terminals_output_comes_before_the_end(agent: Agent, first: FirstProcess, screen: Screen) -> None:
+    """Much more than a terminal holds, written just before the end."""
+    hook = _interactive(agent, first, screen, "/bin/sh", "-c", "seq 1 20000; exit 2")
+    assert _over(agent) == (init.ENDED, 2 << 8)
+    agent.end(2)
+
+    assert hook.wait(20) == 2
+    screen.shows(b"\n20000\r\n")
+    assert screen.seen == b"".join(b"%d\r\n" % number for number in range(1, 20001))
+
+
+def test_much_that_is_typed_at_once_arrives(agent: Agent, first: FirstProcess, screen: Screen) -> None:
+    """More than the terminal in the container takes before somebody reads it."""
+    script = "stty raw -echo; echo re''ady; sleep 0.5; head -c 200000 | md5sum"
+    hook = _interactive(agent, first, screen, "/bin/sh", "-c", script)
+    screen.shows(b"ready")
+    text = b"".join(b"%09d\n" % number for number in range(20_000))
+    screen.type(text)
+    import hashlib
+
+    screen.shows(hashlib.md5(text).hexdigest().encode())
+    assert _over(agent) == (init.ENDED, 0)
+    agent.end(0)
+    assert hook.wait(20) == 0
+
+
+def test_a_terminal_that_is_gone_hangs_up(agent: Agent, first: FirstProcess, screen: Screen) -> None:
+    """Somebody has closed the window: the hook gets SIGHUP from the kernel, and the job by it."""
+    hook = agent.hook(
+        "/bin/sh",
+        "-c",
+        "trap 'exit 5' HUP; echo re''ady; while :; do sleep 0.05; done",
+        stdin=screen.slave,
+        stdout=screen.slave,
+        stderr=screen.slave,
+        preexec_fn=lambda: (os.setsid(), fcntl.ioctl(0, termios.TIOCSCTTY, 0)),
+    )
+    agent.let_in(first)
+    screen.shows(b"ready")
+    screen.close()
+    message = agent.next()  # the kernel sends SIGCONT too
+    assert (message.op, message.number("signal")) == ("signal", signal.SIGCONT)
+
+    assert _over(agent) == (init.ENDED, 5 << 8)
+    agent.end(5)
+    assert hook.wait(20) == 5
