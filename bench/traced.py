@@ -15,7 +15,7 @@ LIBRARY, NOTES = sys.argv[1:3]
 sys.path.insert(0, LIBRARY)
 
 from pbsdock.agent import daemon, finish, node, own_files, start, watch  # noqa: E402 - found only through the line above
-from pbsdock.agent.requests import root, users  # noqa: E402
+from pbsdock.agent.requests import root, running  # noqa: E402
 from pbsdock.agent.requests.root import RootRequests  # noqa: E402
 from pbsdock.agent.requests.users import UserRequests  # noqa: E402
 from pbsdock.agent.session import Session  # noqa: E402
@@ -54,7 +54,7 @@ for owner, method, name in (
     _wrap(owner, method, name)
 for method in ("inspect_image", "create", "attach", "start", "inspect"):
     _wrap(engine.Engine, method, f"engine-{method.replace('_', '-')}")
-for module in (root, users, watch):
+for module in (root, running, watch):
     module.finish = _noted("end", finish.finish)  # type: ignore[attr-defined]
 _wrap(start.standing, "take", "container-ready")
 _wrap(start, "_open", "gate")

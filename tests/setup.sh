@@ -1,6 +1,7 @@
 #!/bin/sh
 # Install what the demo, the tests and the benchmarks need on a bare Debian 12 and see to it that an engine answers.
-# With "vm" also what the virtual machine is built and run with, with "store" also a Ceph RADOS gateway and the clients of object stores that are tried against it.
+# With "vm" also what the virtual machine is built and run with, with "store" also a Ceph RADOS gateway and the clients of object stores that are tried
+# against it, and what reads metrics and relays events.
 set -eu
 export DEBIAN_FRONTEND=noninteractive
 
@@ -9,11 +10,13 @@ pairs='dockerd:docker.io docker-registry:docker-registry shellcheck:shellcheck b
   crun:crun flock:util-linux useradd:passwd cc:gcc musl-gcc:musl-tools cppcheck:cppcheck'
 [ "${1-}" != vm ] || pairs="$pairs qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap cpio:cpio lz4:lz4 mke2fs:e2fsprogs"
 [ "${1-}" != store ] || pairs="$pairs ceph-mon:ceph-mon ceph-osd:ceph-osd radosgw:radosgw radosgw-admin:ceph-common
-  s3cmd:s3cmd rclone:rclone openssl:openssl"
+  s3cmd:s3cmd rclone:rclone openssl:openssl
+  prometheus:prometheus prometheus-node-exporter:prometheus-node-exporter rsyslogd:rsyslog"
 for pair in $pairs; do
   PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null 2>&1 || need="$need ${pair##*:}"
 done
 [ -e /usr/include/stdio.h ] || need="$need libc6-dev"
+[ "${1-}" != store ] || ls /usr/lib/*/rsyslog/lmnsd_gtls.so >/dev/null 2>&1 || need="$need rsyslog-gnutls"
 [ -x /usr/bin/python3 ] || need="$need python3"
 /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || need="$need python3-venv"
 if [ -n "$need" ]; then

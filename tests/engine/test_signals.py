@@ -8,13 +8,13 @@ import time
 import pytest
 
 from pbsdock.trial import Trial
-from tests.conftest import IMAGE, Instance, wait_until
+from tests.conftest import HOST_IMAGE, IMAGE, Instance, wait_until
 
 pytestmark = pytest.mark.engine
 
 
-def _running(instance: Instance, body: str, **options: object) -> Trial:
-    trial = instance.begin(f"#!/bin/sh\n#DOCKER {IMAGE}\n{body}\n", **options)
+def _running(instance: Instance, body: str, image: str = IMAGE, **options: object) -> Trial:
+    trial = instance.begin(f"#!/bin/sh\n#DOCKER {image}\n{body}\n", **options)
     wait_until("the script runs", lambda: b"ready" in trial.out_path.read_bytes())
     return trial
 
@@ -63,7 +63,7 @@ def test_a_signal_does_what_it_does_to_a_bare_job(instance: Instance, name: str,
     """The job's shell is no process 1: a signal it does not catch ends it, and mom the rest within milliseconds."""
     ends = []
     for is_bare in (False, True):
-        trial = _running(instance, body.format(name), bare=is_bare)
+        trial = _running(instance, body.format(name), HOST_IMAGE, bare=is_bare)
         trial.signal(getattr(signal, f"SIG{name}"))
         status = trial.wait()
         trial.finish(status)

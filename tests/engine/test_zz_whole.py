@@ -9,7 +9,8 @@ import jsonschema
 import pytest
 
 from pbsdock.engine.docker.host_config import DEFAULTED, SET
-from tests.conftest import IMAGE, ROOT, Instance, wait_until
+from pbsdock.events import register
+from tests.conftest import IMAGE, Instance, wait_until
 
 pytestmark = pytest.mark.engine
 
@@ -53,8 +54,7 @@ def test_container_as_the_engine_and_the_kernel_see_it(instance: Instance) -> No
 
 def test_every_event_of_the_run_is_of_the_schema(installed: Instance) -> None:
     """Whatever any test above made the agent say validates, and the numbers have no gap."""
-    schema = json.loads((ROOT / "lib/pbsdock/events/schema.json").read_text())
-    validator = jsonschema.Draft202012Validator(schema)
+    validator = jsonschema.Draft202012Validator(register.schema(strict=True))
     events = installed.events()
 
     assert len(events) > 10

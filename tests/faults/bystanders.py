@@ -20,7 +20,6 @@ class Counting:
     trial: Trial
     stop: str
     seen: int = 0
-    excused: bool = False  # an engine that is killed takes a stream along: a sentence then stands for what it carried
 
     def went_on(self) -> str:
         """Wait for the next number; a sentence if there is none."""
@@ -47,11 +46,9 @@ class Counting:
         numbers = [int(one) for one in done.stdout.split()]
         if done.exit_status != 5:
             return f"bystander {done.job_id} ended with {done.exit_status}: {done.stderr!r}"
-        if numbers != list(range(1, len(numbers) + 1)) and not (
-            self.excused and b"missing from its output" in done.stderr
-        ):
+        if numbers != list(range(1, len(numbers) + 1)):
             return f"bystander {done.job_id} lost output: {numbers}, {done.stderr!r}"
-        if done.stderr and not self.excused:
+        if done.stderr:
             return f"bystander {done.job_id} was told something: {done.stderr!r}"
         return ""
 
@@ -96,11 +93,6 @@ class Bystanders:
         if self._stranger() != self.stranger:
             found.append("the stranger's container was touched")
         return [one for one in found if one]
-
-    def excuse(self) -> None:
-        """From here on output may be missing where a sentence says so."""
-        for one in self.jobs:
-            one.excused = True
 
     def end(self) -> list[str]:
         """End all; sentences about whoever was not whole."""

@@ -19,6 +19,7 @@ from tests.support.engine import OwnEngine
 # Files an instance has whether jobs are there or not.
 _STANDING = re.compile(
     r".*/(agent\.(pid|sock|lock)|start\.lock|stores|attempts\.json|trial\.seq|events\.jsonl|unhealthy)$|.*/__pycache__(/.*)?$"
+    r"|.*/lib/pbsdock/history(/[0-9]+(/[^/.][^/]*\.json)?)?$"  # what is remembered of jobs, whole
 )
 
 

@@ -38,7 +38,6 @@ class Fault:
     mend: Deed = _nothing
     asks_engine: bool = False  # only where the engine is asked
     ends_all: bool = False  # every job dies of it, whatever it might have said
-    takes_output: bool = False  # whoever runs meanwhile may have to be told that output is missing
 
 
 def hook_pids(site: Site) -> list[int]:
@@ -153,8 +152,8 @@ FAULTS: tuple[Fault, ...] = (
         hold_s=3.0,
         mend=lambda site, trial: site.engine.thaw(),
     ),
-    Fault(name="engine-killed", strike=_engine_killed, hold_s=0.5, mend=_engine_back, takes_output=True),
-    Fault(name="engine-restarted", strike=_engine_stopped, hold_s=0.5, mend=_engine_back, takes_output=True),
+    Fault(name="engine-killed", strike=_engine_killed, hold_s=0.5, mend=_engine_back),
+    Fault(name="engine-restarted", strike=_engine_stopped, hold_s=0.5, mend=_engine_back),
     Fault(
         name="gateway-hung",
         strike=lambda site, trial: site.gateway.freeze(),

@@ -28,12 +28,23 @@ from typing import Any
 LIBRARY, CONTROL = sys.argv[1], Path(sys.argv[2])
 sys.path.insert(0, LIBRARY)
 
-from pbsdock.agent import daemon, finish, node, own_files, stage, teardown, watch  # noqa: E402 - found only through the line above
+from pbsdock.agent import (  # noqa: E402 - found only through the line above
+    daemon,
+    finish,
+    node,
+    own_files,
+    stage,
+    standing,
+    start,
+    teardown,
+    watch,
+)
 from pbsdock.agent.health_flag import HealthFlag  # noqa: E402
 from pbsdock.agent.jobs import Jobs  # noqa: E402
+from pbsdock.agent.passes import Passes  # noqa: E402
 from pbsdock.agent.planning import Planning  # noqa: E402
 from pbsdock.agent.pulse import Pulse  # noqa: E402
-from pbsdock.agent.requests import root, streams, users  # noqa: E402
+from pbsdock.agent.requests import root, running  # noqa: E402
 from pbsdock.agent.requests.root import RootRequests  # noqa: E402
 from pbsdock.agent.requests.users import UserRequests  # noqa: E402
 from pbsdock.agent.streams import Streams  # noqa: E402
@@ -46,7 +57,7 @@ from pbsdock.events.stream import EventStream  # noqa: E402
 from pbsdock.host import pins  # noqa: E402
 
 # What a node holds that does nothing to the world, or only tells of it, or closes what is open.
-_PLAIN = (Config, EventStream, HealthFlag, Jobs, Paths, Planning, Pulse, Streams)
+_PLAIN = (Config, EventStream, HealthFlag, Jobs, Passes, Paths, Planning, Pulse, Streams)
 _PATIENCE_S = 60.0
 _real_time = time.time
 
@@ -184,7 +195,12 @@ def _wrap_node() -> None:
     node.choose = choose
     own_files.write = _step("own_files", own_files.write)
     # The modules' functions that change something of their own; what their threads do has phases of its own.
-    for module, names in ((pins, ("make", "remove")), (stage, ("begin_in", "await_in", "begin_out"))):
+    for module, names in (
+        (pins, ("make", "remove")),
+        (stage, ("begin_in", "await_in", "begin_out")),
+        (standing, ("begin",)),
+        (start, ("_open",)),
+    ):
         for name in names:
             setattr(module, name, _step(module.__name__.rpartition(".")[2], getattr(module, name)))
     teardown.ACTS = tuple((name, _step(f"release.{name}", act)) for name, act in teardown.ACTS)
@@ -224,11 +240,12 @@ def _wrap_phases() -> None:
     RootRequests.prepare = _phase("prologue", RootRequests.prepare)  # type: ignore[method-assign]
     UserRequests.start = _phase("run", UserRequests.start)  # type: ignore[method-assign]
     RootRequests.release = _phase("epilogue", RootRequests.release)  # type: ignore[method-assign]
+    standing._make = _phase("stand", standing._make)
     stage._stage_in = _phase("stage-in", stage._stage_in)
     stage._stage_out = _phase("stage-out", stage._stage_out)
     finish._tidy = _phase("tidy", finish._tidy)  # after a stage-out in a thread of its own
     noted = _phase("end", finish.finish)
-    for module in (root, users, streams, watch):
+    for module in (root, running, watch):
         module.finish = noted  # type: ignore[attr-defined]
 
 

@@ -50,11 +50,11 @@ class Shape:
 
 
 SHAPES = (
-    Shape(name="ends", phases=("prologue", "run", "end", "release", "epilogue")),
+    Shape(name="ends", phases=("prologue", "stand", "run", "end", "release", "epilogue")),
     Shape(name="killed", body="echo out; sleep 1000", killed=True, phases=("release", "epilogue"), status=256 + 9),
     Shape(
         name="stages",
-        phases=("stage-in", "stage-out", "release"),
+        phases=("stage-in", "stand", "stage-out", "release"),
         body="cat $HOME/staged/in; cp $HOME/staged/in $HOME/staged/out; rm $HOME/staged/in; exit 7",
         directive=f"--stage-in s3://alice-in/in $HOME/staged/in --stage-out $HOME/staged/out s3://alice-in/out on=always"
         f" {IMAGE}",
@@ -75,7 +75,7 @@ class Point:
 
     @property
     def phase(self) -> str:
-        """prologue, run, end (of the container), release or epilogue."""
+        """prologue, stand (the container made ready), run, end (of the job), release or epilogue."""
         return self.name.split(":")[0]
 
 
@@ -122,8 +122,6 @@ def run_cell(site: Site, bystanders: Bystanders | None, shape: Shape, point: Poi
     cell = Cell(point=point, when=when, fault=fault.name)
     began = time.monotonic()
     site.ready()
-    if bystanders is not None and fault.takes_output:
-        bystanders.excuse()
     before = site.world.look()
     site.arm(point.name, when, fault.act)
     trial = site.victim(shape.body, shape.directive)

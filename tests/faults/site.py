@@ -26,7 +26,7 @@ IMAGE = "faults/busybox:1"
 # Of this run alone: another run on this host takes its users away when it tidies up.
 VICTIM, BYSTANDER = (f"pbsdock-{letter}{os.getpid()}" for letter in "vb")
 LAUNCHER = Path(__file__).parent / "launcher.py"
-STATE_BYTES, RUN_BYTES = 1 << 20, 8 << 20
+STATE_BYTES, RUN_BYTES = 8 << 20, 8 << 20  # with the history of all jobs of a run
 
 
 class Site:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tests.fuzz.directives import directive
 
 ROOT_OPS = ("prepare", "release", "sweep", "reap", "list")
-USER_OPS = ("start", "rejoin", "signal", "resize", "adopted", "eof", "ping")
+USER_OPS = ("start", "rejoin", "signal", "resize", "adopted", "eof", "why", "ping")
 STRANGE = ("", "END", "prepare ", "st\tart", "\x7f", "x" * 32)
 # Whose job a request is about: two of one's own, others', one that is over, and ids that are none.
 TARGETS = ("own", "own", "own", "plain", "plain", "other", "bystander", "past", "nobody", "crooked", "none")
@@ -166,6 +166,8 @@ def _flood(rng: random.Random, image: str) -> Step:
             ("eof", "bystander"),
             ("signal", "own"),
             ("adopted", "own"),
+            ("why", "own"),
+            ("why", "other"),
             ("start", "bystander"),
             ("start", "crooked"),
         )

@@ -22,7 +22,7 @@ from pbsdock.agent.requests import respond
 from pbsdock.agent.session import Peer, Session
 from pbsdock.config.tables import parse
 from pbsdock.core.errors import NodeFault
-from pbsdock.core.facts import Usage
+from pbsdock.core.facts import Level, Usage
 from pbsdock.core.ledger import Ledger
 from pbsdock.core.paths import Paths
 from pbsdock.core.plan import Limits, Plan
@@ -122,6 +122,10 @@ class FakeEngine(Failing):
         made = FakeContainer(f"id-{name}", name, None, named, created_at)
         self.containers[made.id] = made
         return made
+
+    def image_sizes(self) -> list[int]:
+        self.called("image_sizes")
+        return [100, 200]
 
     def read_image(
         self, image_id: str, wanted: Mapping[str, int], labels: Mapping[str, str]
@@ -257,6 +261,10 @@ class FakeCgroups(Failing):
     def usage(self, name: str) -> Usage:
         self.called("usage")
         return self.used
+
+    def level(self, name: str) -> Level:
+        self.called("level")
+        return Level(memory_bytes=1 << 20, pids=len(self.members))
 
     def pids(self, name: str) -> list[int]:
         return list(self.members)

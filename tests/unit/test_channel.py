@@ -150,12 +150,15 @@ def test_what_was_begun_is_released_whatever_happens(monkeypatch: pytest.MonkeyP
         jobs=fake_jobs(),
         emit=lambda *_, **__: None,
         config=parse("[engine]\nfirst_process = false\n"),
+        name="n1",
     )
     job: Any = SimpleNamespace(id=SimpleNamespace(text="1.s"))
     with pytest.raises(type(error)):
-        prepare._prepare(node, job, plan, b"", lambda _: None, 0.0)
+        prepare._prepare(node, job, plan, b"", lambda _: None, 0.0, prepare.Reasons("", ()))
 
     assert released == [record.incarnation]
+    assert record.facts.fault is not None
+    assert record.facts.fault.code == "agent-error"
 
 
 def test_a_worker_that_is_stopped_does_not_hold_up_a_release(monkeypatch: pytest.MonkeyPatch) -> None:

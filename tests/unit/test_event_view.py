@@ -14,6 +14,7 @@ from typing import BinaryIO
 import pytest
 
 from pbsdock.events import view as event_view
+from pbsdock.events.selection import Selection
 from pbsdock.events.view import lines, render, show
 
 _REFUSED = {
@@ -133,7 +134,7 @@ def test_show_filters_by_job(tmp_path: Path) -> None:
         (None, ["7.vm", "70.vm", "7.other", None]),
     ):
         out = io.StringIO()
-        assert show(file, job=job, follow=False, raw=True, out=out) == 0
+        assert show(file, selection=Selection(jobs=(job,) if job else ()), raw=True, out=out) == 0
         assert [json.loads(line).get("job") for line in out.getvalue().splitlines()] == shown
 
 
@@ -142,9 +143,9 @@ def test_show_colours_on_a_terminal_only(tmp_path: Path) -> None:
     file = tmp_path / "e"
     file.write_text(json.dumps(_REFUSED) + "\n")
     terminal, pipe, raw = _Terminal(), io.StringIO(), _Terminal()
-    show(file, job=None, follow=False, raw=False, out=terminal)
-    show(file, job=None, follow=False, raw=False, out=pipe)
-    show(file, job=None, follow=False, raw=True, out=raw)
+    show(file, out=terminal)
+    show(file, out=pipe)
+    show(file, raw=True, out=raw)
 
     assert terminal.getvalue() == render(_REFUSED, colour=True) + "\n"
     assert pipe.getvalue() == render(_REFUSED, colour=False) + "\n"
@@ -153,7 +154,7 @@ def test_show_colours_on_a_terminal_only(tmp_path: Path) -> None:
 
 def test_no_events_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A stream that never began is told."""
-    assert show(tmp_path / "e", job=None, follow=False, raw=False, out=io.StringIO()) == 1
+    assert show(tmp_path / "e", out=io.StringIO()) == 1
     assert capsys.readouterr().err == f"pbsdock: there are no events yet in {tmp_path}/e\n"
 
 
@@ -167,7 +168,7 @@ def test_not_for_everybody(capsys: pytest.CaptureFixture[str], closed: str) -> N
         file.chmod(0o640)
         Path(place).chmod(0o755 if closed == "file" else 0o750)
         with _nobody():
-            code = show(file, job=None, follow=False, raw=False, out=io.StringIO())
+            code = show(file, out=io.StringIO())
 
     assert (code, capsys.readouterr().err) == (1, f"pbsdock: {file} is for root and the group adm only; use sudo\n")
 

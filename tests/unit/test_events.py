@@ -17,7 +17,9 @@ from pbsdock.events.processors import Event
 from pbsdock.events.stream import EventStream
 from tests.conftest import ROOT
 
-_VALIDATOR = jsonschema.Draft202012Validator(event_names.schema())  # made once: it costs far more than a line
+_VALIDATOR = jsonschema.Draft202012Validator(
+    event_names.schema(strict=True)
+)  # made once: it costs far more than a line
 
 
 def _at_a_fixed_time(_logger: Any, _method: str, event: Event) -> Event:
@@ -129,6 +131,34 @@ def test_unknown_events_and_fields_are_mistakes(tmp_path: Path) -> None:
     _stream(tmp_path / "e").emit("no.such", odd=1)
     found = json.loads((tmp_path / "e").read_text())
     assert (found["event"], found["level"], found["odd"]) == ("no.such", "warning", 1)
+
+
+def test_events_and_fields_are_only_added() -> None:
+    """Whoever reads the stream by version 1 of the schema reads that of every release that has it. What is new goes into
+    the file of this test with the release that first has it."""
+    published = json.loads((ROOT / "tests/unit/events_version_1.json").read_text())
+    gone = [
+        f"{event} {field}"
+        for event, fields in published.items()
+        for field in fields
+        if field not in event_names.EVENTS.get(event, ("", ()))[1]
+    ]
+
+    assert event_names.SCHEMA_VERSION == 1
+    assert set(published) - set(event_names.EVENTS) == set()
+    assert gone == []
+
+
+def test_an_older_reader_takes_what_is_added() -> None:
+    """The published schema lets later events and fields pass, and nothing that breaks its own; the strict one neither."""
+    published = jsonschema.Draft202012Validator(event_names.schema())
+    line = {"ts": "2023-11-14T22:13:20.250000Z", "seq": 1, "event": "engine.back", "level": "info", "node": "n1"}
+    later = ({**line, "new_field": 1}, {**line, "event": "job.later", "x": 1})
+
+    assert all(published.is_valid(one) for one in (line, *later))
+    assert not any(published.is_valid({**line, **wrong}) for wrong in ({"seq": "x"}, {"ts": "now"}, {"event": 3}))
+    assert _VALIDATOR.is_valid(line)
+    assert not any(_VALIDATOR.is_valid(one) for one in later)
 
 
 def test_schema_file_and_manual_are_the_register() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -48,7 +50,7 @@ class Clock:
         return self.now
 
 
-_VALIDATOR = jsonschema.Draft202012Validator(event_names.schema())
+_VALIDATOR = jsonschema.Draft202012Validator(event_names.schema(strict=True))
 
 
 def _stream(path: Path, clock: Clock) -> EventStream:
@@ -280,9 +282,24 @@ def test_memory_is_given_back_when_it_is_worth_it() -> None:
     heap = Heap()
     heap.freed(1000)
     assert not heap.tidy()
+    heap.started()
+    assert heap.tidy()
+    assert not heap.tidy()
     heap.freed(64 << 20)
     assert heap.tidy()
     assert not heap.tidy()
+
+
+def test_what_requests_can_do_without_is_not_loaded() -> None:
+    """The engine's client works without it, and says nothing."""
+    code = (
+        "import sys; from pbsdock.agent.memory import leave_out_unused; leave_out_unused(); import docker, requests;"
+        "found = requests.Response(); found._content = 'é'.encode(); assert found.text == 'é';"
+        "assert not any(name.startswith('charset_normalizer.') for name in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 # -- mom's files ------------------------------------------------------------------------------------------------------

@@ -209,14 +209,16 @@ def test_one_users_slow_requests(serve: Serve) -> None:
                 at_work -= 1
         session.answer(wire.Message("done"))
 
-    node = serve(answer)
+    node: Any = serve(answer)
     pid = os.fork()
     if not pid:
         os._exit(_ask_as_nobody(node))
     time.sleep(0.7)
+    load = node.listener.load()
     go.set()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert most == max(4, os.cpu_count() or 1)
+    assert load == (20, most, 20 - most)  # the one with the signal has been silent for too long
 
 
 def _ask_as_nobody(node: FakeNode) -> int:

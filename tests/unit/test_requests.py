@@ -25,6 +25,7 @@ from pbsdock.agent.streams import Streams
 from pbsdock.config.tables import AgentConfig, InteractiveConfig, PrologueConfig
 from pbsdock.core.ledger import Ledger
 from pbsdock.core.record import Record, State
+from pbsdock.policy.explain import Rules
 from pbsdock.protocol import wire
 from pbsdock.rm.torque import Torque
 from tests.support.torque import job
@@ -57,6 +58,7 @@ def _node(events: list[str], **parts: Any) -> Any:
         ),
         job_lock=lambda *_: nullcontext(),
         rm=Torque(Path("/none/mom_priv"), "n1"),
+        rules=Rules(),
         **parts,
     )
 

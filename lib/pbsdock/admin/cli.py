@@ -1,4 +1,7 @@
-"""``pbsdock``: the command for users (check, try), operators (events, ps) and admins (reap, config, doctor)."""
+"""``pbsdock``: the command for users (check, why, try), operators (events, ps) and admins (reap, config, doctor).
+
+Each command imports what it needs itself: somebody waits for ``why`` and ``ps``.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,8 @@ from pbsdock.protocol.link import AgentGone, connect
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 well, 1 not, 2 wrong input."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
+    given = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser_for(given).parse_args(given)
     try:
         return int(arguments.run(arguments))
     except BrokenPipeError:
@@ -26,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser_for(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """The parser of all commands; those that take long to import have their options only if *argv* names them, or is
+    None."""
     parser = argparse.ArgumentParser(prog="pbsdock", description="Torque jobs in Docker containers.")
     parser.add_argument("--paths", type=Path, default=Path("/opt/pbsdock/current/paths.json"), help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -36,19 +41,26 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_check)
 
     trial = verbs.add_parser("try", help="run a script on this host as Torque would")
-    from pbsdock.trial import add_arguments as add_trial_arguments
+    if argv is None or "try" in argv:
+        from pbsdock.trial import add_arguments as add_trial_arguments
 
-    add_trial_arguments(trial)
+        add_trial_arguments(trial)
     trial.set_defaults(run=_try)
+
+    why = verbs.add_parser("why", help="tell what became of a job of yours, or of anybody's as root, and why")
+    why.add_argument("job", metavar="JOB", help="a job id, or its number alone")
+    why.add_argument("--json", action="store_true", help="one JSON object; with --watch one a second")
+    why.add_argument("--watch", action="store_true", help="show what it uses once a second until it is over")
+    why.set_defaults(run=_why)
 
     ps = verbs.add_parser("ps", help="list the jobs with containers on this node")
     ps.add_argument("--json", action="store_true", help="one JSON object")
     ps.set_defaults(run=_ps)
 
     events = verbs.add_parser("events", help="show the event stream")
-    events.add_argument("--follow", "-f", action="store_true", help="wait for more")
-    events.add_argument("--job", metavar="ID", help="only this job's")
-    events.add_argument("--json", action="store_true", help="the lines as they are")
+    from pbsdock.admin.events import add_arguments as add_event_arguments
+
+    add_event_arguments(events)
     events.set_defaults(run=_events)
 
     reap = verbs.add_parser("reap", help="remove what belongs to no live job, now")
@@ -81,9 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     config.set_defaults(run=_config)
 
     setup = verbs.add_parser("setup", help="install, check or take out pbsdock, go back to the version before")
-    from pbsdock.admin.setup.command import add_arguments as add_setup_arguments
+    if argv is None or "setup" in argv:
+        from pbsdock.admin.setup.command import add_arguments as add_setup_arguments
 
-    add_setup_arguments(setup)
+        add_setup_arguments(setup)
     setup.set_defaults(run=_setup)
     return parser
 
@@ -114,6 +127,14 @@ def _try(arguments: argparse.Namespace) -> int:
     from pbsdock.trial import main as run
 
     return int(run(arguments))
+
+
+def _why(arguments: argparse.Namespace) -> int:
+    from pbsdock.admin.why.command import run
+    from pbsdock.core.paths import load
+
+    socket = str(load(arguments.paths).socket)
+    return run(socket, arguments.job, as_json=arguments.json, watch=arguments.watch, out=sys.stdout)
 
 
 def _ask(arguments: argparse.Namespace, message: wire.Message) -> wire.Message | None:
@@ -170,19 +191,9 @@ def _reap(arguments: argparse.Namespace) -> int:
 
 
 def _events(arguments: argparse.Namespace) -> int:
-    from pbsdock.config.tables import load as load_config
-    from pbsdock.core.paths import load
-    from pbsdock.events.view import show
+    from pbsdock.admin.events import show_events
 
-    paths = load(arguments.paths)
-    file = load_config(paths.config).events.file
-    return show(
-        Path(file) if file else paths.log_dir / "events.jsonl",
-        job=arguments.job,
-        follow=arguments.follow,
-        raw=arguments.json,
-        out=sys.stdout,
-    )
+    return show_events(arguments)
 
 
 def _doctor_s3(arguments: argparse.Namespace) -> int:

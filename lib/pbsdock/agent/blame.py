@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -13,10 +14,13 @@ from pbsdock.agent.node import Node
 from pbsdock.agent.refusals import keep_refused
 from pbsdock.core.errors import BadValue, HookError, NodeFault, Refusal
 from pbsdock.core.record import Record
+from pbsdock.core.story import story_of
+from pbsdock.core.trail import Fault
 from pbsdock.engine.base import EngineError
 from pbsdock.rm.base import Announced
 
 _BUSY_S = 5.0
+_SAME_S = 60.0  # the same fault of the same job so shortly after is told once
 
 
 def failed(node: Node, argv: Sequence[str], env: Mapping[str, str], error: Exception) -> Record:
@@ -40,6 +44,7 @@ def failed(node: Node, argv: Sequence[str], env: Mapping[str, str], error: Excep
             record = _refused_unseen(node, node.rm.announced(argv, env), Refusal("failed-again", said))
             node.attempts.forget(job_id)
             return record
+    _remember(node, argv, env, fault)
     raise fault
 
 
@@ -52,8 +57,32 @@ def fault_of(error: Exception, node: str) -> NodeFault:
     return NodeFault("agent-error", f"the agent of {node} could not prepare the job: {type(error).__name__}")
 
 
+def told_fault(error: BaseException, node: str) -> Fault:
+    """An error as a record keeps it. Pure."""
+    if not isinstance(error, Exception):
+        error = NodeFault("agent-error", f"the agent of {node} was ended")
+    fault = error if isinstance(error, HookError) else fault_of(error, node)
+    return Fault(code=fault.code, sentence=fault.sentence, blame=fault.blame.value)
+
+
+def _remember(node: Node, argv: Sequence[str], env: Mapping[str, str], fault: NodeFault) -> None:
+    """Keep the fault of a prologue that had made no record of the job, or whose record did not know of it."""
+    with suppress(BadValue, OSError, HookError):
+        record = _unseen(node, node.rm.announced(argv, env))
+        before = node.history.of(record.job_id, record.uid)[:1]
+        if before and (known := before[0].fault) is not None and time.time() - before[0].told_at < _SAME_S:
+            if known.code == fault.code:
+                return
+        record.note(fault=told_fault(fault, node.name))
+        node.history.keep(story_of(record, time.time(), removed_for="prologue-failed", over_from=record.state.value))
+
+
 def _refused_unseen(node: Node, announced: Announced, error: Refusal) -> Record:
-    """A refusal for a job that need not even have a user here: then whoever has its script."""
+    return keep_refused(node, _unseen(node, announced), error)
+
+
+def _unseen(node: Node, announced: Announced) -> Record:
+    """The record of a job that need not even have a user here: then it is whoever's its script is."""
     try:
         uid = pwd.getpwnam(announced.user).pw_uid
     except KeyError:
@@ -63,4 +92,4 @@ def _refused_unseen(node: Node, announced: Announced, error: Refusal) -> Record:
     )
     record.script_path = announced.script_path
     record.note(job_file=announced.job_file)
-    return keep_refused(node, record, error)
+    return record

@@ -193,6 +193,9 @@ def _serve(paths: Paths, service: Service | None = None) -> int:
     library = str(paths.lib)
     if library not in sys.path:
         sys.path.insert(0, library)
+    from pbsdock.agent.memory import leave_out_unused
+
+    leave_out_unused()
     from pbsdock.agent.server import serve
 
     return serve(paths, service or Service())

@@ -8,16 +8,13 @@ was caught by somebody else is worth nothing to them.
 from __future__ import annotations
 
 import json
-import socketserver
-import threading
-from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING
 
 from pbsdock.agent.sessions import Sessions
+from pbsdock.host.loopback import BoundedServer
 
 if TYPE_CHECKING:
     from pbsdock.stores.secret import Secret
@@ -25,30 +22,8 @@ if TYPE_CHECKING:
 _AT_ONCE = 64
 _OF_ONE_USER = 16
 _REQUEST_S = 5.0
-_LOOPBACK = ("0100007F", "0000000000000000FFFF00000100007F")  # 127.0.0.1, and the same of an IPv6 socket
 
 Answer = Callable[[str, str], "Secret | None"]  # incarnation, store -> session; raises Refusal
-
-
-def peer_uid(table: str, client_port: int, server_port: int) -> int | None:
-    """The user of the client's end of a loopback connection, from the text of /proc/net/tcp and tcp6 (proc(5)); None if
-    it is in neither."""
-    wanted = [(f"{address}:{client_port:04X}", f"{address}:{server_port:04X}") for address in _LOOPBACK]
-    for line in table.splitlines():
-        fields = line.split()
-        if tuple(fields[1:3]) in wanted:
-            return int(fields[7])
-    return None
-
-
-def _tables() -> str:
-    found = ""
-    for name in ("tcp", "tcp6"):
-        try:
-            found += Path(f"/proc/net/{name}").read_text(encoding="ascii")
-        except FileNotFoundError:
-            continue  # a node without IPv6
-    return found
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -59,7 +34,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer a client of a container's."""
         owner = self.server.sessions.owner(self.headers.get("Authorization", ""))
-        uid = peer_uid(_tables(), self.client_address[1], self.server.server_port)
+        uid = self.server.uid_of(self.connection, self.client_address)
         if owner is None or owner[1] != uid:
             self._send(403, {"message": "this token is not yours"})
             return
@@ -87,52 +62,12 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: the base class would write to stderr."""
 
 
-class Endpoint(ThreadingHTTPServer):
-    """The endpoint; a connection too many is closed. Raises OSError if the port is somebody else's."""
+class Endpoint(BoundedServer):
+    """The endpoint. Raises OSError if the port is somebody else's."""
 
-    daemon_threads = True
-    # With the base class's 5, the SYN of the sixth at once is lost and sent again after a second.
-    request_queue_size = 128
+    thread_name = "sessions"
 
     def __init__(self, port: int, sessions: Sessions, answer: Answer) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__(("127.0.0.1", port), _Handler, at_once=_AT_ONCE, of_one_user=_OF_ONE_USER)
         self.sessions = sessions
         self.answer = answer
-        self._free = threading.Semaphore(_AT_ONCE)
-        self._open: Counter[int | None] = Counter()  # by user
-        self._lock = threading.Lock()
-
-    def server_bind(self) -> None:
-        """Bind, without the look-up of a host name that the base class makes."""
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = "127.0.0.1", int(self.server_address[1])
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """A thread for it, if there are not too many, of this user or of all."""
-        uid = peer_uid(_tables(), client_address[1], self.server_port)
-        with self._lock:
-            granted = self._open[uid] < _OF_ONE_USER and self._free.acquire(blocking=False)
-            self._open[uid] += granted
-        if granted:
-            super().process_request(request, (client_address, uid))
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve one connection; its address comes with the user from the method above."""
-        address, uid = client_address
-        try:
-            super().process_request_thread(request, address)
-        finally:
-            self._free.release()
-            with self._lock:
-                self._open[uid] -= 1
-                if not self._open[uid]:
-                    del self._open[uid]
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Nothing: a client that went away is no news."""
-
-    def start(self) -> None:
-        """Serve from now on."""
-        threading.Thread(target=self.serve_forever, name="sessions", daemon=True).start()

@@ -73,6 +73,11 @@ class Listener:
         self._answered: deque[_Client] = deque()
         self._woken, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
+    def load(self) -> tuple[int, int, int]:
+        """Connections, requests being answered, and requests that wait: for their user's others, or for room."""
+        running, queued = self._pool.load()
+        return self.quota.in_use, running, queued + len(self._parked)
+
     def open(self, service: Service) -> socket.socket:
         """Take the service manager's socket, or bind one in place of the file a dead agent left (the lock says so)."""
         if (given := service.socket()) is not None:

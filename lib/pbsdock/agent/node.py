@@ -6,28 +6,34 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pbsdock.agent import outage
 from pbsdock.agent.attempts import Attempts
 from pbsdock.agent.health_flag import HealthFlag
+from pbsdock.agent.history import History
 from pbsdock.agent.image_profile import ImageProfiles
 from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.locks import Locks
+from pbsdock.agent.passes import Passes
 from pbsdock.agent.planning import Planning
 from pbsdock.agent.pulse import Pulse
+from pbsdock.agent.questions import Questions
 from pbsdock.agent.stores import Stores
 from pbsdock.agent.streams import Streams
 from pbsdock.agent.workers import Spawner
+from pbsdock.config.lines import Place
 from pbsdock.config.tables import Config, seccomp_of
 from pbsdock.core.errors import HookError, NodeFault
 from pbsdock.core.ledger import Ledger
 from pbsdock.core.pathrules import ClosedPaths
 from pbsdock.core.paths import Paths
 from pbsdock.core.record import Record, State
+from pbsdock.core.trail import phase_of
 from pbsdock.engine.base import EngineCapabilities, EngineError
 from pbsdock.engine.credentials import load_site
 from pbsdock.engine.make import connect_with_images
@@ -37,6 +43,7 @@ from pbsdock.host.cgroup.base import JobCgroup
 from pbsdock.host.cgroup.detect import choose
 from pbsdock.host.facts import boot_id, host_memory
 from pbsdock.policy.decide import HostFacts
+from pbsdock.policy.explain import Rules
 from pbsdock.rm.choose import manager
 
 
@@ -46,9 +53,18 @@ class Node:
     Many methods because each is one fact of the node that several parts of the agent ask for; none decides anything.
     """
 
-    def __init__(self, paths: Paths, config: Config, events: EventStream, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        config: Config,
+        events: EventStream,
+        ledger: Ledger,
+        lines: Mapping[Place, int] = MappingProxyType({}),
+    ) -> None:
+        """*lines*: where the site's file has each of its keys."""
         self.paths = paths
         self.config = config
+        self.rules = Rules(config, lines)
         self.events = events
         self.name = socket.gethostname()
         self.boot = boot_id()
@@ -64,8 +80,10 @@ class Node:
         self.image_profiles = ImageProfiles(self.engine, labels, self.emit)
         self.stores = Stores(config, self.owner, self.emit)
         self.jobs = Jobs(ledger, self.emit)
+        self.history = History(paths.state_dir / "history", config.history, self.emit)
         self.streams = Streams()
         self.pulse = Pulse()
+        self.passes = Passes()
         self.spawner = Spawner(paths.lib)
         self.rm = manager(paths, self.name, client_dir=config.torque.client_dir)
         self.health_flag = HealthFlag(paths.unhealthy, self)
@@ -73,6 +91,7 @@ class Node:
         self._locks = Locks()
         self.attempts = Attempts(paths.state_dir / "attempts.json")
         self.planning = Planning()
+        self.questions = Questions()
         self.cpu_lock = threading.Lock()  # two jobs must not be given the same CPUs; nothing else is done under it
         self.promised: dict[str, frozenset[int]] = {}  # CPUs by incarnation, until its record is written
         self._info: EngineCapabilities | None = None
@@ -82,6 +101,8 @@ class Node:
     def emit(self, event: str, record: Record | None = None, **fields: Any) -> None:
         """Emit an event, with the job's identity when it is about one."""
         if record is not None:
+            if (phase := phase_of(event, fields, time.time())) is not None:
+                record.put_down(phase)
             fields = {"job": record.job_id, "incarnation": record.incarnation, "user": record.user, **fields}
         self.events.emit(event, **fields)
 

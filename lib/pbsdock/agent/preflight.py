@@ -70,7 +70,7 @@ def _check_interpreter(plan: Plan, call: Call, argv: Sequence[str], image: Image
             " its interpreter; remove them with sed -i 's/\\r$//' SCRIPT",
         )
     if (cause := image.cause(call.interpreter)) is not None:
-        if cause.says == f"there is no {call.interpreter}":
+        if cause.says.startswith(f"there is no {call.interpreter}"):
             raise Refusal("no-interpreter", f"image '{plan.image}' has no {call.interpreter}, {which}")
         raise Refusal(cause.code, f"image '{plan.image}': {cause.says} ({which})")
     # Shells of other kinds may read files of the user's before, which may change PATH.

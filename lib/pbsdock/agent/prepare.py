@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pbsdock.agent import logins, own_files, stage, standing, work_dir
+from pbsdock.agent.blame import told_fault
 from pbsdock.agent.node import Node, ms_since, parse_cpus
 from pbsdock.agent.refusals import new_record, refuse, refused
 from pbsdock.agent.release import release
@@ -21,7 +22,15 @@ from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.core.facts import Bound, uptime
 from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record, State
-from pbsdock.directive.parse import Directive, DirectiveError, late_line, parse_options, parse_script
+from pbsdock.core.trail import Decision, Phase
+from pbsdock.directive.parse import (
+    Directive,
+    DirectiveError,
+    directive_text,
+    late_line,
+    parse_options,
+    parse_script,
+)
 from pbsdock.engine import fitness
 from pbsdock.engine.base import EngineError
 from pbsdock.engine.images import Image
@@ -32,6 +41,15 @@ from pbsdock.policy.mounts import rules_of
 from pbsdock.rm.base import Job
 
 Notify = Callable[[str], None]
+_ASKED = 2000  # characters of a directive that are kept for a person
+
+
+@dataclass(frozen=True, slots=True)
+class Reasons:
+    """What ``pbsdock why`` tells of a plan: the directive as written, and what was decided by which rule."""
+
+    asked: str
+    decided: tuple[Decision, ...]
 
 
 def from_prologue(node: Node, argv: Sequence[str], env: Mapping[str, str], notify: Notify) -> Record | None:
@@ -49,22 +67,25 @@ def from_prologue(node: Node, argv: Sequence[str], env: Mapping[str, str], notif
         except KeyError:
             sentence = f"user {announced.user!r} of job {announced.id} is not known here"
             raise NodeFault("unknown-user", sentence) from None
+        asked = ""
         try:
             with node.planning.turn(job.uid, job.user):
                 script = read_script(announced.script_path, job.uid)
                 name = announced.name or "script"
                 if script is None:
                     return None
+                asked = directive_text(script)
                 is_strict = node.config.directive.late == "refuse"
                 directive = parse_script(script, node.rm.words, filename=name, refuses_late=is_strict)
                 if directive is None:
                     return None
                 plan = _decide(node, job, directive, announced.wrong)
         except DirectiveError as error:
-            return refused(node, job, Refusal("bad-directive", str(error)))
+            return refused(node, job, Refusal("bad-directive", str(error)), asked)
         except Refusal as error:
-            return refused(node, job, error)
-        record = _prepare(node, job, plan, script, notify, began)
+            return refused(node, job, error, asked)
+        why = Reasons(asked, node.rules.decided(job, directive, plan))
+        record = _prepare(node, job, plan, script, notify, began, why)
         if job.id in node.attempts:
             node.attempts.forget(job.id)
         return record
@@ -85,15 +106,18 @@ def on_demand(node: Node, job: Job, text: str, notify: Notify, wrong: str = "") 
         sweep(node, [made] if made is not None else [])
         if not node.config.interactive.allow:
             return refused(node, job, Refusal("on-demand-off", "this site does not start containers on demand"))
+        asked = text[:_ASKED]
         try:
             with node.planning.turn(job.uid, job.user):
                 script = read_script(job.script_path, job.uid) if job.script_path else None
-                plan = _decide(node, job, parse_options(text, node.rm.words), wrong)
+                directive = parse_options(text, node.rm.words)
+                plan = _decide(node, job, directive, wrong)
         except DirectiveError as error:
-            return refused(node, job, Refusal("bad-directive", str(error)))
+            return refused(node, job, Refusal("bad-directive", str(error)), asked)
         except Refusal as error:
-            return refused(node, job, error)
-        return _prepare(node, job, plan, script, notify, began)
+            return refused(node, job, error, asked)
+        why = Reasons(asked, node.rules.decided(job, directive, plan))
+        return _prepare(node, job, plan, script, notify, began, why)
 
 
 def is_of_script(record: Record) -> bool:
@@ -120,8 +144,11 @@ def sweep(node: Node, older: Sequence[Record]) -> int:
     return len(older)
 
 
-def _prepare(node: Node, job: Job, plan: Plan, script: bytes | None, notify: Notify, began: float) -> Record:
+def _prepare(
+    node: Node, job: Job, plan: Plan, script: bytes | None, notify: Notify, began: float, why: Reasons
+) -> Record:
     record = new_record(node, job)
+    record.note(asked=why.asked, decided=why.decided)
     plan = _with_cpus(node, job, plan, record)
     record.plan = plan
     late = late_line(script) if script is not None else 0
@@ -140,11 +167,13 @@ def _prepare(node: Node, job: Job, plan: Plan, script: bytes | None, notify: Not
     except Refusal as error:
         return refuse(node, record, error)
     except (HookError, EngineError, OSError) as error:
+        record.note(fault=told_fault(error, node.name))
         release(node, record, why="prologue-failed")
         if isinstance(error, NodeFault):
             raise
         raise NodeFault("prepare-failed", f"preparing job {job.id} failed on {node.name}: {error}") from error
-    except BaseException:
+    except BaseException as error:
+        record.note(fault=told_fault(error, node.name))
         release(node, record, why="prologue-failed")
         raise
     return record
@@ -172,7 +201,10 @@ def _carry_out(
     node: Node, job: Job, record: Record, plan: Plan, script: bytes | None, notify: Notify, began: float
 ) -> None:
     _check_engine(node)
+    began_image = time.monotonic()
     image = _image(node, effective(node.config, job).images, plan, notify, began)
+    came, ms = "pulled" if image.is_fetched else "was here", ms_since(began_image)
+    record.put_down(Phase(name="image", at=time.time() - ms / 1000, ms=ms, note=came))
     record.image_id, record.image_digest = image.id, image.digest
     bound = _bind(node, job, record, plan, script, notify)
     record.note(own_files=tuple(own_files.write(node, job, record, plan, script)), bound=tuple(bound))

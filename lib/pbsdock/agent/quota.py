@@ -66,6 +66,12 @@ class UserQuota:
         self._rates = Rates(clock)
         self._turns: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
 
+    @property
+    def in_use(self) -> int:
+        """Connections there are."""
+        with self._lock:
+            return self._open.total()
+
     def enter(self, uid: int) -> bool:
         """Whether one more connection of *uid* is served."""
         share = max(_LEAST_CONNECTIONS, self.connections // _SHARES + _LEADERS)

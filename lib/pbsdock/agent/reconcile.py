@@ -44,7 +44,17 @@ class Pass:
 
 def reconcile(node: Node, *, dry_run: bool = False) -> Pass:
     """Make one pass. Never raises for what it cannot read: it then does nothing and says so."""
+    began = time.monotonic()
+    result = _pass(node, dry_run=dry_run)
+    if not dry_run:
+        node.passes.note(is_blocked=bool(result.blocked), left=result.left, seconds=time.monotonic() - began)
+    return result
+
+
+def _pass(node: Node, *, dry_run: bool) -> Pass:
     result = Pass(findings=[])
+    if not dry_run:
+        node.history.tidy()
     try:
         seen = _look(node)
     except (OSError, HookError, EngineError) as error:

@@ -20,9 +20,11 @@ def new_record(node: Node, job: Job) -> Record:
     return record
 
 
-def refused(node: Node, job: Job, error: Refusal) -> Record:
-    """Refuse a job of which nothing exists yet. Raises OSError."""
-    return keep_refused(node, new_record(node, job), error)
+def refused(node: Node, job: Job, error: Refusal, asked: str = "") -> Record:
+    """Refuse a job of which nothing exists yet; *asked* is its directive as written. Raises OSError."""
+    record = new_record(node, job)
+    record.note(asked=asked, decided=node.rules.refused(job, error))
+    return keep_refused(node, record, error)
 
 
 def keep_refused(node: Node, record: Record, error: Refusal) -> Record:
@@ -37,5 +39,7 @@ def keep_refused(node: Node, record: Record, error: Refusal) -> Record:
 def refuse(node: Node, record: Record, error: Refusal) -> Record:
     """Refuse a job that is prepared in part or whole: everything of it is released, the sentence stays."""
     release(node, record, why="refused", keep=True)
+    if record.plan is not None:
+        record.note(decided=(*record.facts.decided, *node.rules.refused(record.plan, error)))
     record.refuse(error)
     return record

@@ -7,6 +7,8 @@ import time
 from pbsdock.agent.node import Node, ms_since
 from pbsdock.agent.teardown import tear_down
 from pbsdock.core.record import Record, State
+from pbsdock.core.story import story_of
+from pbsdock.core.trail import Phase
 from pbsdock.protocol import wire
 
 
@@ -16,7 +18,7 @@ def release(node: Node, record: Record, *, why: str, keep: bool = False) -> bool
     Safe for steps that never happened or happened half. With *keep* the record and its marker stay (a refusal is
     still to be told). What could not be undone keeps the record, and the reaper tries again.
     """
-    began = time.monotonic()
+    began, before = time.monotonic(), record.state
     told = {"why": why, "state": record.state.value, "phase": "release"}
     if keep:
         node.emit("release.begun", record, **told)
@@ -28,11 +30,19 @@ def release(node: Node, record: Record, *, why: str, keep: bool = False) -> bool
         node.emit("release.failed", record, level="error", reason="; ".join(failures), phase="release")
         return False
     if not keep:
+        _remember(node, record, before, why, ms_since(began))
         node.unmark(record)
         node.jobs.remove(record)
         _tell_run_hook(node, record, why)
     node.emit("release.done", record, why=why, ms=ms_since(began), phase="release")
     return True
+
+
+def _remember(node: Node, record: Record, before: State, why: str, ms: float) -> None:
+    """Keep what ``pbsdock why`` tells. Best effort: a crash from here on makes it once more, and the same."""
+    now = time.time()
+    record.put_down(Phase(name="release", at=now - ms / 1000, ms=ms, note=why))
+    node.history.keep(story_of(record, now, removed_for=why, over_from=before.value))
 
 
 def _tell_run_hook(node: Node, record: Record, why: str) -> None:

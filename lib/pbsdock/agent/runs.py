@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pbsdock.agent.channel import Channel, ClientGone
 from pbsdock.agent.outage import Outage
 from pbsdock.core.record import Record
+from pbsdock.host import shm
 from pbsdock.host.process import Caller, alive
 from pbsdock.protocol import init, wire
 
@@ -86,6 +87,15 @@ class JobRun(Run):
     def key(self) -> str:
         """The job's incarnation."""
         return self.record.incarnation
+
+    def look_at_shm(self) -> None:
+        """See how full its /dev/shm is, which the kernel keeps no peak of."""
+        if (found := shm.used(self.pid)) is None:
+            return
+        size, is_full = found
+        self.shm_was_full = self.shm_was_full or is_full
+        if size > (self.record.facts.shm_peak_bytes or 0):
+            self.record.note(shm_peak_bytes=size)
 
 
 @dataclass(slots=True)

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 from pbsdock.agent import vigil
 from pbsdock.agent.finish import begin_stage_out
 from pbsdock.agent.listener import Listener
-from pbsdock.agent.memory import few_arenas
+from pbsdock.agent.memory import few_arenas, heap
+from pbsdock.agent.monitoring import Monitoring
 from pbsdock.agent.node import Node
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
 from pbsdock.agent.requests import respond
 from pbsdock.agent.runs import JobRun
 from pbsdock.agent.service import Service
+from pbsdock.agent.version import version
 from pbsdock.agent.watch import Watcher
-from pbsdock.config.tables import Config, ConfigError, load
+from pbsdock.config.tables import Config, ConfigError, load_with_lines
 from pbsdock.config.trust import untrusted
 from pbsdock.core.ledger import Ledger
 from pbsdock.core.paths import Paths
@@ -56,25 +58,28 @@ def serve(paths: Paths, service: Service) -> int:
     for problem in untrusted(paths):
         return _unusable(paths, "untrusted-files", f"pbsdock does not run from files others can change: {problem}")
     try:
-        config = load(paths.config)
+        config, lines = load_with_lines(paths.config)
     except (ConfigError, OSError) as error:
         service.turn_away()
         return _unusable(paths, "bad-configuration", f"the configuration is not usable: {error}")
     few_arenas()
     events = EventStream.from_config(config.events, paths.log_dir, socket.gethostname())
     ledger = Ledger(paths.state_dir / "jobs")
-    node = Node(paths, config, events, ledger)
+    node = Node(paths, config, events, ledger, lines)
     for directory, mode in ((paths.run_dir, 0o755), (paths.markers, 0o711), (paths.work, 0o700), (paths.pins, 0o700)):
         directory.mkdir(mode=mode, parents=True, exist_ok=True)
         directory.chmod(mode)
     _note_stores(paths, config)
-    node.emit("agent.started", pid=os.getpid(), version=_version())
-    signal.signal(signal.SIGTERM, lambda *_: _stop(node, service))
+    monitoring = Monitoring(node)
+    node.emit("agent.started", pid=os.getpid(), version=version())
+    signal.signal(signal.SIGTERM, lambda *_: _stop(node, service, monitoring))
     adopt(node)
     Watcher(node).start()
     _offer_sessions(node)
     listener = Listener(node, respond)
     listening = listener.open(service)
+    monitoring.start(listener.load)
+    heap.started()
     threading.Thread(target=lambda: reconcile(node), daemon=True).start()
     vigil.keep(node, is_watched=bool(service.watchdog_s))
     service.ready(str(paths.socket), lambda: not node.pulse.stuck())
@@ -112,8 +117,9 @@ def _note_stores(paths: Paths, config: Config) -> None:
         file.unlink(missing_ok=True)
 
 
-def _stop(node: Node, service: Service) -> None:
+def _stop(node: Node, service: Service, monitoring: Monitoring) -> None:
     service.stopping()
+    monitoring.stop()
     node.events.tell_limited(now=True)
     node.emit("agent.stopped", pid=os.getpid())
     os._exit(0)
@@ -127,12 +133,3 @@ def _unusable(paths: Paths, code: str, text: str) -> int:
     except OSError:
         pass
     return 1
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("pbsdock")
-    except PackageNotFoundError:
-        return "unknown"

@@ -17,7 +17,6 @@ from pbsdock.agent.runs import ExecRun, JobRun, Run, TaskRun
 from pbsdock.agent.tasks import finish_task
 from pbsdock.core.errors import HookError
 from pbsdock.engine.base import EngineError, EngineEvent, EventKind
-from pbsdock.host import shm
 
 _LOOK_S = 1.0
 # What one thing may take: some calls of the engine that run into their deadlines one after another; a pass of the
@@ -113,7 +112,7 @@ class Watcher:
                 running.gone_since = running.gone_since or time.monotonic()
                 self._look_at(running)
             elif isinstance(running, JobRun):
-                running.shm_was_full = running.shm_was_full or shm.is_full(running.pid)
+                running.look_at_shm()
                 suspend.follow(self.node, running)
 
     def _look_at(self, running: Run) -> None:

@@ -24,6 +24,11 @@ class WorkerPool(Generic[T]):
         self._busy: Counter[Key] = Counter()
         self._waiting: dict[Key, deque[T]] = {}
 
+    def load(self) -> tuple[int, int]:
+        """How many things are acted on, and how many wait for their user's turn."""
+        with self._lock:
+            return self._busy.total(), sum(map(len, self._waiting.values()))
+
     def submit(self, uid: int, kind: str, thing: T) -> None:
         """Have *thing* acted on, at once or when it is its user's turn. Raises RuntimeError if no thread can be had."""
         key = (uid, kind)

@@ -22,6 +22,12 @@ def path_or_empty(text: str) -> str | None:
     return None if not text or _is_plain(text) else "expected an absolute path without '..', or nothing"
 
 
+def path_auto_or_empty(text: str) -> str | None:
+    """An absolute path, ``auto`` or nothing."""
+    fine = text in ("", "auto") or _is_plain(text)
+    return None if fine else "expected an absolute path without '..', \"auto\", or nothing"
+
+
 def path(text: str) -> str | None:
     """An absolute path."""
     return None if _is_plain(text) else "expected an absolute path without '..'"
@@ -94,6 +100,14 @@ def endpoint(text: str) -> str | None:
     """The address of an object store: scheme, host and port, nothing more."""
     fine = not text or re.fullmatch(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?", text)
     return None if fine else 'expected scheme and host, for example "https://rgw.example.org:8443", without a path'
+
+
+def loopback_or_empty(text: str) -> str | None:
+    """``127.0.0.1:PORT``, ``[::1]:PORT``, the absolute path of a unix socket, or nothing."""
+    found = re.fullmatch(r"(127\.0\.0\.1|\[::1\]):([1-9][0-9]{0,4})", text)
+    if not text or _is_plain(text) or (found and int(found.group(2)) < 1 << 16):
+        return None
+    return 'expected "127.0.0.1:PORT", "[::1]:PORT", the absolute path of a unix socket, or nothing'
 
 
 def region(text: str) -> str | None:

@@ -253,6 +253,38 @@ class EventsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsConfig:
+    """Metrics for Prometheus."""
+
+    directory: str = setting(
+        "auto",
+        "The directory of node_exporter's textfile collector; nothing is written while it does not exist. auto:"
+        " /var/lib/prometheus/node-exporter, but none for an instance below --root. Empty: none.",
+        check=checks.path_auto_or_empty,
+    )
+    interval_s: float = setting(15.0, "Seconds between two writings of that file.", least=1, most=3600)
+    listen: str = setting(
+        "",
+        'Where metrics can be had by HTTP: "127.0.0.1:PORT", "[::1]:PORT" or a unix socket\'s path. Empty: nowhere.',
+        check=checks.loopback_or_empty,
+    )
+    socket_group: str = setting("", "The group that may connect to that unix socket; empty: root alone.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryConfig:
+    """What `pbsdock why` can tell of jobs that are over."""
+
+    days: float = setting(14.0, "How long a job that is over is remembered, days; 0: not at all.", least=0, most=3660)
+    max_bytes: int = setting(
+        64 << 20,
+        "Room for all of them; beyond it the oldest of the user who has most go first.",
+        least=1 << 20,
+        size=True,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HealthConfig:
     """The node check."""
 

@@ -9,10 +9,12 @@ import json
 import os
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pbsdock.config.lines import Place, positions
 from pbsdock.config.reader import ConfigError, Reader, setting
 from pbsdock.config.sections import (
     AgentConfig,
@@ -23,9 +25,11 @@ from pbsdock.config.sections import (
     EnvConfig,
     EventsConfig,
     HealthConfig,
+    HistoryConfig,
     ImagesConfig,
     InteractiveConfig,
     LimitsConfig,
+    MetricsConfig,
     MountsConfig,
     NetworkConfig,
     PrologueConfig,
@@ -50,9 +54,11 @@ __all__ = [
     "EnvConfig",
     "EventsConfig",
     "HealthConfig",
+    "HistoryConfig",
     "ImagesConfig",
     "InteractiveConfig",
     "LimitsConfig",
+    "MetricsConfig",
     "MountsConfig",
     "NetworkConfig",
     "Override",
@@ -67,6 +73,7 @@ __all__ = [
     "check_trusted",
     "is_root_only",
     "load",
+    "load_with_lines",
     "parse",
     "seccomp_of",
 ]
@@ -114,6 +121,8 @@ class Config:
     prologue: PrologueConfig = field(default_factory=PrologueConfig)
     reaper: ReaperConfig = field(default_factory=ReaperConfig)
     events: EventsConfig = field(default_factory=EventsConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    history: HistoryConfig = field(default_factory=HistoryConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
     staging: StagingConfig = field(default_factory=StagingConfig)
     s3: dict[str, StoreConfig] = field(default_factory=dict)
@@ -125,16 +134,22 @@ def load(path: Path) -> Config:
 
     Raises ConfigError, also for a file that others than root could have written, and OSError.
     """
+    return load_with_lines(path)[0]
+
+
+def load_with_lines(path: Path) -> tuple[Config, Mapping[Place, int]]:
+    """The same, and the line of every key that the file has. Raises ConfigError, OSError."""
     try:
         check_trusted(path)
     except FileNotFoundError:
-        return Config()
+        return Config(), {}
     try:
-        config = parse(path.read_text(encoding="utf-8"), path.name)
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path.name}: the file is not UTF-8 text (byte {error.start + 1})"]) from None
+    config = parse(text, path.name)
     seccomp_of(config.security)
-    return config
+    return config, positions(text)
 
 
 def seccomp_of(security: SecurityConfig) -> str:

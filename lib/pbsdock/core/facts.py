@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pbsdock.core.pathrules import PathRules
+from pbsdock.core.trail import Decision, Fault, Phase
 
 Half = Literal["", "begun", "done", "undone"]  # how far one direction of staging has come
 
@@ -76,6 +77,15 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """What a running job has at a moment. None where the kernel does not tell. Sizes in bytes."""
+
+    memory_bytes: int | None = None
+    pids: int | None = None
+    shm_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
     """An upload in parts that was begun at an object store."""
 
@@ -134,3 +144,9 @@ class Facts:
     staged_out: Half = ""
     kept: tuple[str, ...] = ()  # where to results were moved that could not be uploaded
     uploads: Mapping[str, Upload] = field(default_factory=dict)
+    asked: str = ""  # the directive as written, or as much of it as a person reads
+    decided: tuple[Decision, ...] = ()
+    phases: tuple[Phase, ...] = ()
+    fault: Fault | None = None  # what kept it from being prepared or started
+    shm_peak_bytes: int | None = None  # of /dev/shm, as far as it was looked at
+    exit_status: int | None = None  # the resource manager's

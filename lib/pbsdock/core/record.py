@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from pbsdock.core.errors import Refusal
 from pbsdock.core.facts import Exit, Facts, uptime
 from pbsdock.core.plan import Plan
+from pbsdock.core.trail import Phase, with_phase
 
 VERSION = 1
 
@@ -55,6 +56,10 @@ TRANSITIONS: Mapping[tuple[State, State], str] = {
     (State.REFUSED, State.RELEASING): "release.begun",
     (State.RELEASING, State.RELEASING): "release.begun",  # tried again: something was left
 }
+
+
+# What a job has behind it when it becomes so.
+_PHASES = {State.READY: "prologue", State.REFUSED: "refusal", State.RUNNING: "start"}
 
 
 class IllegalTransitionError(Exception):
@@ -177,15 +182,18 @@ class Record:
         it was, unless *must_be_written* is false: then the state is the new one, and the next agent finds the old.
         """
         with self._lock:
-            before = self._state
+            before, facts = self._state, self.facts
             event = TRANSITIONS.get((before, to))
             if event is None:
                 raise IllegalTransitionError(f"job {self.job_id} cannot become {to.value}: it is {before.value}")
             self._state = to
+            if to in _PHASES:
+                ms = told.get("ms")
+                self.put_down(Phase(name=_PHASES[to], at=time.time() - (ms or 0.0) / 1000, ms=ms))
             try:
                 self.save() if must_be_written else self.save_or_tell()
             except OSError:
-                self._state = before
+                self._state, self.facts = before, facts
                 raise
             if event and self._journal is not None:
                 self._journal.emit(event, self, **told)
@@ -207,6 +215,11 @@ class Record:
         """Put down what has become known, by the names of :class:`pbsdock.core.facts.Facts`; not yet written."""
         with self._lock:
             self.facts = replace(self.facts, **changes)
+
+    def put_down(self, phase: Phase) -> None:
+        """Remember a phase of its way; not yet written."""
+        with self._lock:
+            self.note(phases=with_phase(self.facts.phases, phase))
 
     def save(self, *, durable: bool = False) -> None:
         """Write it down as it is. Raises OSError."""

@@ -28,6 +28,7 @@ __all__ = [
     "TmpfsOption",
     "TooLong",
     "Volume",
+    "directive_text",
     "expand",
     "late_line",
     "late_sentence",
@@ -39,6 +40,7 @@ SCRIPT_LIMIT = 16 * 1024 * 1024  # bytes
 DIRECTIVE_LINES = 256
 DIRECTIVE_LIMIT = 64 * 1024  # bytes of all #DOCKER lines
 EXPANDED_LIMIT = 256 * 1024  # characters of all values in which variables expand: a short $NAME may be a long text
+_SHOWN_LIMIT, _SHOWN_LINES = 2000, 16  # of what is shown to a person: bytes, lines
 _NEAR_MISSES = 1000  # comments looked at for a misspelled directive
 _WORD = b"#DOCKER"
 # The word in any case at the start of a line, then a blank of any kind (a no-break space is told) or the end.
@@ -103,6 +105,20 @@ def _header(data: bytes) -> int:
     """Where the comments at the head end: at the first line that is neither blank nor a comment."""
     command = _COMMAND.search(data)
     return command.start() if command else len(data)
+
+
+def directive_text(data: bytes) -> str:
+    """The ``#DOCKER`` lines at the head as written, right or wrong, for a person to read: as much as fits."""
+    found: list[str] = []
+    size = 0
+    for mark in _MARK.finditer(data, 0, _header(data)):
+        line = _line_at(data, mark.start())[:_SHOWN_LIMIT]
+        size += len(line)
+        if size > _SHOWN_LIMIT or len(found) == _SHOWN_LINES:
+            found.append("…")
+            break
+        found.append(line.decode("utf-8", "replace"))
+    return "\n".join(found)
 
 
 def late_line(data: bytes) -> int:

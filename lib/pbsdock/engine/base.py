@@ -229,6 +229,9 @@ class ContainerEngine(Protocol):
     def inspect_image(self, reference: str) -> ImageFacts | None:
         """An image by reference; None if it is not here."""
 
+    def image_sizes(self) -> list[int]:
+        """Bytes of each image that is here; layers that images share count for each."""
+
     def read_image(
         self, image_id: str, wanted: Mapping[str, int], labels: Mapping[str, str]
     ) -> tuple[frozenset[str], dict[str, ImageFile]]:

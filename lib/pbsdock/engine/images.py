@@ -51,12 +51,16 @@ class Asker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """An image of this node: ``id`` is what runs, ``digest`` what the registry calls it (None if never pulled)."""
+    """An image of this node: ``id`` is what runs, ``digest`` what the registry calls it (None if never pulled).
+
+    ``is_fetched``: it was not here already.
+    """
 
     id: str
     digest: str | None
     architecture: str
     size: int
+    is_fetched: bool = False
 
 
 class Images:
@@ -108,7 +112,8 @@ class Images:
                     "image-not-present",
                     f"image {reference!r} is not on this node and --pull never forbids to fetch it",
                 )
-            image = self._fetch(reference, platform, Bounds(inactivity_s, total_s, max_bytes), asker, progress)
+            fetched = self._fetch(reference, platform, Bounds(inactivity_s, total_s, max_bytes), asker, progress)
+            image = replace(fetched, is_fetched=True)
         else:
             self.emit("image.present", image=reference, image_id=image.id, digest=image.digest, private=is_private)
         self._check(reference, image, platform, max_bytes)

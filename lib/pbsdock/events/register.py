@@ -37,6 +37,7 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
         "A user caused more events of a kind than are written; so many were left out since the last such line.",
         ("of", "who", "count"),
     ),
+    "history.failed": ("What became of a job cannot be written down; pbsdock why will not know of it.", ("reason",)),
     "image.present": ("The image was here already.", ("image", "image_id", "digest", "private")),
     "image.pulling": ("A pull began.", ("image",)),
     "image.progress": ("Layers of a pull.", ("image", "layers_done", "layers", "bytes_done", "bytes")),
@@ -104,12 +105,19 @@ AT_WILL: dict[str, tuple[int, float]] = {
     "task.ended": (600, 20),
     "task.started": (600, 20),
 }
+_ALWAYS = ("ts", "seq", "event", "level", "node")
 COMMON = ("job", "incarnation", "user", "phase", "ms")
 LEVELS = ("info", "warning", "error")
+SCHEMA_VERSION = 1  # another one only where the rule below had to be broken
+_RULE = (
+    "Within a version events and fields are only added, and none changes its meaning or type: whoever reads passes over"
+    " events and fields it does not know."
+)
 
 
-def schema() -> dict[str, Any]:
-    """The JSON Schema of one line."""
+def schema(*, strict: bool = False) -> dict[str, Any]:
+    """The JSON Schema of one line: as it is published, which takes what later releases add; or with *strict* as this
+    release writes it, without any other event or field."""
     scalar = {"type": ["string", "number", "boolean", "null"]}
     head: dict[str, Any] = {
         "ts": {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$"},
@@ -123,18 +131,23 @@ def schema() -> dict[str, Any]:
         properties = {"event": {"const": name}, **head}
         properties |= {field: {"type": "string"} for field in COMMON if field != "ms"}
         properties |= {field: scalar for field in own}
+        kind = {"description": doc, "type": "object", "properties": properties, "required": list(_ALWAYS)}
+        kinds.append(kind | ({"additionalProperties": False} if strict else {}))
+    if not strict:
+        later = {"event": {"type": "string", "not": {"enum": sorted(EVENTS)}}, **head}
         kinds.append(
             {
-                "description": doc,
+                "description": "An event of a later release.",
                 "type": "object",
-                "properties": properties,
-                "additionalProperties": False,
-                "required": ["ts", "seq", "event", "level", "node"],
+                "properties": later,
+                "required": list(_ALWAYS),
             }
         )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "One line of the pbsdock event stream",
+        "$id": f"urn:pbsdock:events:{SCHEMA_VERSION}",
+        "$comment": _RULE,
+        "title": f"One line of the pbsdock event stream, version {SCHEMA_VERSION}",
         "oneOf": kinds,
     }
 

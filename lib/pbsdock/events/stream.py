@@ -28,11 +28,17 @@ class _Writer:
         self.info = self.warning = self.error = write
 
 
+Observer = Callable[[str, str, dict[str, Any]], None]  # event, level, fields
+
+
 class EventStream:
     """Where events go. ``emit`` may be called from any thread and never raises for a full disk.
 
     With *strict* an event or field that is not in the register raises ValueError, which is for tests; otherwise it is a
     warning in the stream, because a slip in a report must not end a job.
+
+    ``observer`` is called with every event, one at a time, also with what is limited or cannot be written; each of the
+    latter is an ``events.dropped`` to it.
     """
 
     def __init__(
@@ -51,6 +57,7 @@ class EventStream:
         self._limits = limits or EventLimits()
         self._lock = threading.RLock()
         self._dropped = 0
+        self.observer: Observer | None = None
         journal = _journal() if journald else None
         self._log: structlog.BoundLogger = structlog.wrap_logger(
             _Writer(self._file.append),
@@ -89,14 +96,24 @@ class EventStream:
                 count, self._dropped = self._dropped, 0
                 if not self._write("events.dropped", "warning", {"count": count}):
                     self._dropped = count
+            self._observe(event, level, fields)
             if not self._write(event, level, fields):
                 self._dropped += 1
+                self._observe("events.dropped", "warning", {"count": 1})
 
     def tell_limited(self, *, now: bool = False) -> None:
         """Write how many events were left out, if it is time, or *now* because there will be no other."""
         with self._lock:
             for left_out in self._limits.due(now=now):
                 self.emit("events.limited", level="warning", **left_out)
+
+    def _observe(self, event: str, level: str, fields: dict[str, Any]) -> None:
+        if self.observer is None:
+            return
+        try:
+            self.observer(event, level, fields)
+        except Exception:  # a slip in counting must not end a job
+            pass
 
     def _write(self, event: str, level: str, fields: dict[str, Any]) -> bool:
         try:

@@ -2,41 +2,72 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from pbsdock.events.register import EVENTS
+from pbsdock.events.selection import Selection
+from pbsdock.events.summary import Summary
 
 _COLOURS = {"warning": "\033[33m", "error": "\033[31m"}
 _RESET = "\033[0m"
 _HEAD = ("ts", "seq", "event", "level", "node", "job", "incarnation", "user", "phase")
 _POLL_S = 0.2
+_STDIN = "-"
+_EVERYTHING = Selection()
 
 
 def show(
     file: Path,
     *,
-    job: str | None,
-    follow: bool,
-    raw: bool,
+    selection: Selection = _EVERYTHING,
+    follow: bool = False,
+    raw: bool = False,
+    nodes: bool = False,
     out: TextIO,
     pause: Callable[[], None] | None = None,
 ) -> int:
-    """Print the stream; returns 1 if it does not exist or must not be read. *pause* waits for more lines."""
+    """Print those events of the stream; returns 1 if it does not exist or must not be read.
+
+    With *nodes* each line says of which node it is. *pause* waits for more lines.
+    """
     colour = out.isatty()
+
+    def act() -> None:
+        for line, event in _found(file, selection, follow=follow, pause=pause):
+            print(line if raw else render(event, colour=colour, node=nodes), file=out, flush=follow)
+
+    return _read(file, act, follow=follow)
+
+
+def summarise(file: Path, *, selection: Selection, raw: bool, out: TextIO) -> int:
+    """Print those events of the stream at a glance; returns 1 if it does not exist or must not be read."""
+    summary = Summary()
+
+    def act() -> None:
+        for _line, event in _found(file, selection, follow=False, pause=None):
+            summary.add(event)
+        told: Iterable[str] = [json.dumps(summary.to_dict(), indent=1)] if raw else map(_plain, summary.lines())
+        for line in told:
+            print(line, file=out)
+
+    return _read(file, act, follow=False)
+
+
+def _read(file: Path, act: Callable[[], None], *, follow: bool) -> int:
     try:
-        if not follow and not file.exists():
+        if not follow and str(file) != _STDIN and not file.exists():
             print(f"pbsdock: there are no events yet in {file}", file=sys.stderr)
             return 1
-        for line in lines(file, follow=follow, pause=pause):
-            event = _parse(line)
-            if event is not None and (job is None or _is_about(event, job)):
-                print(line if raw else render(event, colour=colour), file=out, flush=follow)
+        act()
     except PermissionError as error:
         if error.filename is None:
             raise
@@ -45,17 +76,58 @@ def show(
     return 0
 
 
-def _parse(line: str) -> dict[str, Any] | None:
+def _found(
+    file: Path, selection: Selection, *, follow: bool, pause: Callable[[], None] | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines that are wanted, and their events."""
+    for line in _all_lines(file, selection.since, follow=follow, pause=pause):
+        found = _parse(line)
+        if found is not None and selection.wants(found[1]):
+            yield found
+
+
+def _all_lines(file: Path, since: str, *, follow: bool, pause: Callable[[], None] | None) -> Iterator[str]:
+    if str(file) == _STDIN:
+        for line in sys.stdin.buffer:
+            yield line.rstrip(b"\n").decode("utf-8", "replace")
+        return
+    for older in rotated(file, since) if since else ():
+        with suppress(FileNotFoundError, EOFError), _opened(older) as stream:  # rotated once more, or cut short
+            for line in stream:
+                yield line.rstrip(b"\n").decode("utf-8", "replace")
+    yield from lines(file, follow=follow, pause=pause)
+
+
+def rotated(file: Path, since: str) -> list[Path]:
+    """What logrotate has made of *file*, as far as it has lines of after *since* (an event's ``ts``), oldest first."""
+    numbered, dated = [], []
+    for path in file.parent.glob(f"{file.name}[.-]*"):
+        if found := re.fullmatch(r"\.(\d+)(\.gz)?", path.name.removeprefix(file.name)):
+            numbered.append((-int(found.group(1)), path))
+        elif re.fullmatch(r"-\d{8,}(\.gz)?", path.name.removeprefix(file.name)):
+            dated.append((path.name, path))
+    return [path for _, path in [*sorted(dated), *sorted(numbered)] if _changed_at(path) >= since]
+
+
+def _changed_at(path: Path) -> str:
     try:
-        event = json.loads(line)
+        return time.strftime("%Y-%m-%dT%H:%M:%S.999999Z", time.gmtime(path.stat().st_mtime))
+    except FileNotFoundError:
+        return ""
+
+
+def _opened(path: Path) -> BinaryIO | gzip.GzipFile:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+
+
+def _parse(line: str) -> tuple[str, dict[str, Any]] | None:
+    """A line's JSON and what it says; whatever a relay has put in front of it is passed over."""
+    start = line.find("{")
+    try:
+        event = json.loads(line[start:]) if start >= 0 else None
     except ValueError:
         return None
-    return event if isinstance(event, dict) else None
-
-
-def _is_about(event: dict[str, Any], job: str) -> bool:
-    found = str(event.get("job", ""))
-    return found == job or found.split(".", 1)[0] == job
+    return (line[start:], event) if isinstance(event, dict) else None
 
 
 def lines(file: Path, *, follow: bool, pause: Callable[[], None] | None = None) -> Iterator[str]:
@@ -99,15 +171,16 @@ def _has_moved(stream: BinaryIO, file: Path) -> bool:
     return (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino) or found.st_size < stream.tell()
 
 
-def render(event: dict[str, Any], *, colour: bool) -> str:
-    """One event as a line: time (UTC), job, user, event, what it means, details.
+def render(event: dict[str, Any], *, colour: bool, node: bool = False) -> str:
+    """One event as a line: time (UTC), with *node* where, job, user, event, what it means, details.
 
     Control characters, and whatever else is not printable, cannot reach the terminal.
     """
     moment = _plain(event.get("ts", "")).replace("T", " ")[:23]
     name = _plain(event.get("event", ""))
+    where = f" {_plain(event.get('node', '-')):<12}" if node else ""
     text = (
-        f"{moment:<23} {_plain(event.get('job', '-')):<20} {_plain(event.get('user', '-')):<10} {name:<20}"
+        f"{moment:<23}{where} {_plain(event.get('job', '-')):<20} {_plain(event.get('user', '-')):<10} {name:<20}"
         f" {_sentence(name, event)}"
     ).rstrip()
     shade = _COLOURS.get(str(event.get("level")))

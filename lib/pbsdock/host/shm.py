@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 
 
-def is_full(pid: int) -> bool:
-    """Whether the /dev/shm that process *pid* sees has no room left. False where it cannot be looked at.
+def used(pid: int) -> tuple[int, bool] | None:
+    """How many bytes the /dev/shm that process *pid* sees has in it, and whether no room is left.
+
+    None where it cannot be looked at.
 
     The way goes through /proc/PID/root without following a link: what an image has at its own paths leads nowhere.
     """
@@ -21,5 +23,5 @@ def is_full(pid: int) -> bool:
         finally:
             os.close(shm)
     except OSError:
-        return False
-    return found.f_blocks > 0 and found.f_bavail == 0
+        return None
+    return (found.f_blocks - found.f_bfree) * found.f_frsize, found.f_blocks > 0 and found.f_bavail == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from pbsdock.config.tables import OVERRIDABLE, Config
 from pbsdock.core.errors import Refusal
@@ -21,22 +22,46 @@ from pbsdock.policy.mounts import check_paths, mounts_of, variable_at, work_dir_
 from pbsdock.policy.stores import stages_of, stores_of
 from pbsdock.rm.base import Job
 
-__all__ = ["HostFacts", "decide", "effective"]
+__all__ = ["HostFacts", "Owner", "decide", "effective", "image_matches", "override_of"]
 _MOST_GPUS = 1024  # a list is made of them; what a request says is only as true as the server's list of nodes
 
 
-def effective(config: Config, job: Job) -> Config:
-    """The configuration with the first override that matches the job laid over it."""
-    for override in config.override:
+class Owner(Protocol):
+    """Whose job it is, as far as overrides go by it: a :class:`pbsdock.rm.base.Job` or a plan."""
+
+    @property
+    def user(self) -> str: ...
+    @property
+    def group(self) -> str: ...
+    @property
+    def gid(self) -> int: ...
+    @property
+    def groups(self) -> tuple[int, ...]: ...
+    @property
+    def queue(self) -> str: ...
+
+
+def override_of(config: Config, owner: Owner) -> int | None:
+    """The position of the first override that matches, None if none does."""
+    for index, override in enumerate(config.override):
         if (
-            (not override.users or job.user in override.users)
-            and (not override.groups or _in_groups(job, override.groups))
-            and (not override.queues or job.queue in override.queues)
+            (not override.users or owner.user in override.users)
+            and (not override.groups or _in_groups(owner, override.groups))
+            and (not override.queues or owner.queue in override.queues)
         ):
-            tables = {name: getattr(override, name) for name in OVERRIDABLE if getattr(override, name) is not None}
-            rules = {name: replace(config.s3[name], allow=found.allow) for name, found in (override.s3 or {}).items()}
-            return replace(config, **tables, s3={**config.s3, **rules})
-    return config
+            return index
+    return None
+
+
+def effective(config: Config, job: Owner) -> Config:
+    """The configuration with the first override that matches the job laid over it."""
+    index = override_of(config, job)
+    if index is None:
+        return config
+    override = config.override[index]
+    tables = {name: getattr(override, name) for name in OVERRIDABLE if getattr(override, name) is not None}
+    rules = {name: replace(config.s3[name], allow=found.allow) for name, found in (override.s3 or {}).items()}
+    return replace(config, **tables, s3={**config.s3, **rules})
 
 
 def decide(job: Job, directive: Directive, config: Config, host: HostFacts) -> Plan:
@@ -94,7 +119,7 @@ def decide(job: Job, directive: Directive, config: Config, host: HostFacts) -> P
     )
 
 
-def _in_groups(job: Job, names: Sequence[str]) -> bool:
+def _in_groups(job: Owner, names: Sequence[str]) -> bool:
     """Whether the job's owner is in one of *names*: the primary group's name, or the number of any group."""
     return bool({job.group, str(job.gid), *map(str, job.groups)} & set(names))
 
@@ -105,13 +130,16 @@ def _check_user(job: Job, settings: Config) -> None:
         raise Refusal(
             "user-not-allowed",
             f"user {job.user} has uid {job.uid}; containers are for users from uid {users.min_uid} on",
+            rule="users.min_uid",
         )
     if job.user in users.deny:
-        raise Refusal("user-not-allowed", f"user {job.user} may not run containers at this site")
+        sentence = f"user {job.user} may not run containers at this site"
+        raise Refusal("user-not-allowed", sentence, rule="users.deny")
     if users.allow_groups and not _in_groups(job, users.allow_groups):
         raise Refusal(
             "user-not-allowed",
             f"user {job.user} may not run containers at this site; members of {some(users.allow_groups)} may",
+            rule="users.allow_groups",
         )
 
 
@@ -121,14 +149,16 @@ def _check_user(job: Job, settings: Config) -> None:
 def _check_image(directive: Directive, settings: Config) -> None:
     image, images = directive.image, settings.images
     where = f"{directive.filename}:{directive.line}:{directive.column}"
-    denied = next((pattern for pattern in images.deny if _matches(image, pattern)), None)
+    denied = next((index for index, pattern in enumerate(images.deny) if image_matches(image, pattern)), None)
     if denied is not None:
         raise Refusal(
             "image-not-allowed",
-            f"{where}: image {image.canonical!r} is not allowed at this site: {denied} is on its list of images that"
-            " may not run",
+            f"{where}: image {image.canonical!r} is not allowed at this site: {images.deny[denied]} is on its list of"
+            " images that may not run",
+            rule="images.deny",
+            item=denied,
         )
-    if not any(_matches(image, pattern) for pattern in images.allow):
+    if not any(image_matches(image, pattern) for pattern in images.allow):
         raise Refusal(
             "image-not-allowed",
             f"{where}: image {image.canonical!r} is not allowed at this site; allowed are {some(images.allow)}",
@@ -140,7 +170,7 @@ def _check_image(directive: Directive, settings: Config) -> None:
         )
 
 
-def _matches(image: ImageRef, pattern: str) -> bool:
+def image_matches(image: ImageRef, pattern: str) -> bool:
     """Match registry with registry and repository with repository.
 
     One match over the whole text would let the ``*`` of ``*.example.org/*`` run across the slash and cover

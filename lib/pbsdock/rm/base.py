@@ -46,6 +46,8 @@ class Words:
     ask_cpus: str
     ask_gpus: str
     ask_room: str  # for more processes
+    ask_walltime: str
+    end_command: str  # by which a user ends a job
     choose_shell: str
     choose_name: str
     give_variable: str

@@ -7,6 +7,7 @@ import os
 from pbsdock.agent.requests.root import RootRequests
 from pbsdock.agent.requests.running import RunningRequests
 from pbsdock.agent.requests.users import UserRequests
+from pbsdock.agent.requests.why import why
 from pbsdock.agent.session import Session
 from pbsdock.core.errors import Refusal
 from pbsdock.protocol import wire
@@ -21,6 +22,8 @@ def respond(session: Session, message: wire.Message) -> None:
     op = message.op
     if op == "ping":
         session.answer(wire.Message("pong", pid=os.getpid()))
+    elif op == "why":
+        why(session, message)
     elif op in _OF_USERS:
         getattr(UserRequests(session), op)(message)
     elif op in _OF_RUN_HOOKS:

@@ -78,6 +78,8 @@ class RootRequests:
             self.session.answer(wire.Message("released", clean=1))
         with self.node.job_lock(job_id, 90.0):
             mine = self._there(job_id, asked, mine)
+            for record in mine:
+                record.note(exit_status=ended.exit_status)
             clean = all([release(self.node, record, why="epilogue") for record in mine])
             for record in mine:
                 self._finished(record, ended.exit_status)

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Mapping
 
 from pbsdock.agent import prepare, stage
+from pbsdock.agent.blame import told_fault
 from pbsdock.agent.exec_tasks import finish_exec, start_exec
 from pbsdock.agent.refusals import refuse
 from pbsdock.agent.requests.fields import env_of
@@ -16,7 +17,7 @@ from pbsdock.agent.requests.running import RunningRequests, lose_output
 from pbsdock.agent.runs import ExecRun, JobRun, Run, TaskRun
 from pbsdock.agent.start import Admission, is_of_leader, start_again, start_job
 from pbsdock.agent.tasks import start_task
-from pbsdock.core.errors import Refusal
+from pbsdock.core.errors import HookError, Refusal
 from pbsdock.core.facts import Exit
 from pbsdock.core.record import Record, Refused, State
 from pbsdock.directive.parse import late_sentence
@@ -91,7 +92,11 @@ class UserRequests(OwnRequests):
 
     def _started(self, record: Record, message: wire.Message) -> tuple[Run, Admission]:
         if record.state is State.READY:
-            return start_job(self.node, record, message, self._caller())
+            try:
+                return start_job(self.node, record, message, self._caller())
+            except (HookError, EngineError) as error:
+                record.note(fault=told_fault(error, self.node.name))
+                raise
         if message.number("again") and is_of_leader(record, message):
             return start_again(self.node, record, message, self._caller())
         if record.state is State.RUNNING and record.facts.first_process:

@@ -103,6 +103,9 @@ class Engine:
             return answers.image_facts(self._link.ask("image inspect", "GET", f"/images/{name}/json"))
         return None
 
+    def image_sizes(self) -> list[int]:
+        return [int(image.get("Size", 0)) for image in self._link.ask("images", "GET", "/images/json")]
+
     def read_image(
         self, image_id: str, wanted: Mapping[str, int], labels: Mapping[str, str]
     ) -> tuple[frozenset[str], dict[str, ImageFile]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pbsdock.core.errors import NodeFault
-from pbsdock.core.facts import Usage
+from pbsdock.core.facts import Level, Usage
 from pbsdock.core.plan import Limits
 
 
@@ -30,6 +30,9 @@ class JobCgroup(Protocol):
 
     def usage(self, name: str) -> Usage:
         """What the job used so far."""
+
+    def level(self, name: str) -> Level:
+        """What the job has at this moment; nothing is known of one that does not exist."""
 
     def pids(self, name: str) -> list[int]:
         """All processes of the subtree."""

@@ -15,7 +15,7 @@ from typing import Any
 from cgroupspy.nodes import Node as CgroupNode
 
 from pbsdock.core.errors import NodeFault
-from pbsdock.core.facts import Usage
+from pbsdock.core.facts import Level, Usage
 from pbsdock.core.plan import Limits
 from pbsdock.host.cgroup.base import (
     check,
@@ -233,6 +233,11 @@ class V1Cgroup:
             limit_hit=self._limit_hit(name),
             pids_hit=pids_hit(self.directory("pids", name)),
         )
+
+    def level(self, name: str) -> Level:
+        """Read the job's own directories."""
+        memory = self._number("memory", name, "memory.usage_in_bytes")
+        return Level(memory_bytes=memory, pids=self._number("pids", name, "pids.current"))
 
     def _limit_hit(self, name: str) -> bool:
         """A failed charge, or a peak at the limit: the counter that failed may be that of a container now removed."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from pbsdock.core.errors import NodeFault
-from pbsdock.core.facts import Usage
+from pbsdock.core.facts import Level, Usage
 from pbsdock.core.plan import Limits
 from pbsdock.host.cgroup.base import (
     check,
@@ -91,6 +91,12 @@ class V2Tree:
             oom_at=_oom_at(directory, events, peak),
             pids_hit=pids_hit(directory),
         )
+
+    def level(self, name: str) -> Level:
+        """Read the job's own directory."""
+        directory = self.directory(name)
+        memory, pids = _number(directory / "memory.current"), _number(directory / "pids.current")
+        return Level(memory_bytes=memory, pids=pids)
 
     def verify(self, name: str, limits: Limits) -> None:
         """Compare what the kernel holds with the limits. Raises NodeFault."""

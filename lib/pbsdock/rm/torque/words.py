@@ -11,6 +11,8 @@ WORDS = Words(
     ask_cpus="qsub -l nodes=1:ppn=N",
     ask_gpus="qsub -l nodes=1:gpus=N",
     ask_room="qsub -l nodes=1:ppn=N or mem=SIZE",
+    ask_walltime="qsub -l walltime=HH:MM:SS",
+    end_command="qdel",
     choose_shell="qsub -S",
     choose_name="qsub -N",
     give_variable="qsub -v",
