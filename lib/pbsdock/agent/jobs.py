@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pbsdock.agent.runs import JobRun, Run, TaskRun
+from pbsdock.agent.stand import Standing
 from pbsdock.agent.work import Work
 from pbsdock.core.ledger import Ledger
 from pbsdock.core.record import Record
-
-if TYPE_CHECKING:
-    from pbsdock.agent.standing import Standing
 
 
 class Jobs:

@@ -7,40 +7,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from pbsdock.agent import first_process
 from pbsdock.agent.launch import launch_error
 from pbsdock.agent.node import Node
 from pbsdock.agent.pinning import pinned
+from pbsdock.agent.stand import Standing
 from pbsdock.core.errors import HookError, NodeFault
 from pbsdock.core.facts import Bound
 from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record
 from pbsdock.engine import spec as container
 from pbsdock.engine.base import EngineError
-from pbsdock.host.process import alive, start_time
+from pbsdock.host.process import start_time
 
 _REMOVED_S = 10.0
 _CALLS = 3  # of the engine, each with its deadline
-
-
-@dataclass(slots=True)
-class Standing:
-    """A container under way, or ready. ``pid`` is its first process; ``error`` why there is none."""
-
-    bound: tuple[Bound, ...]
-    container: str = ""
-    pid: int = 0
-    pid_start: int = 0
-    error: Exception | None = None
-    is_abandoned: bool = False  # a release waits for the thread
-    over: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether its first process is there."""
-        return self.over.is_set() and self.error is None and alive(self.pid, self.pid_start)
 
 
 class _Abandoned(NodeFault):
