@@ -100,6 +100,7 @@ def test_links_are_told_and_not_followed(root: Path) -> None:
         "directory": str(root.parent),
         "gone": "/nothing",
         "in": "bin/tool",
+        "programs": "bin",
     }
     for name, target in links.items():
         (root / name).symlink_to(target)
@@ -110,10 +111,15 @@ def test_links_are_told_and_not_followed(root: Path) -> None:
             assert (found.kind, found.link, found.head) == ("link", target, b""), name
         assert look("/directory/host-secret") is None
         assert look("/directory/") is None
+        assert look("/programs/tool") is None  # it is for who looks to follow it
+        assert look("/bin/tool") is not None
         image = Image(look=look, who=Identity(uid=1, gids=frozenset()), mounted=[], machine="x86_64")
         causes = {name: image.cause(f"/{name}") for name in links}
 
-    assert {name for name, cause in causes.items() if cause is None or cause.code != "no-such-program"} == {"in"}
+    assert {name for name, cause in causes.items() if cause is None or cause.code != "no-such-program"} == {
+        "in",
+        "programs",
+    }
     assert causes["in"] is not None
     assert "/bin/sh" in causes["in"].says
 

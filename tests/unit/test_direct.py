@@ -369,6 +369,25 @@ def test_stop_and_go_reach_the_session(agent: Agent, first: FirstProcess, number
     assert hook.wait(20) == 9
 
 
+def test_a_signal_that_comes_with_the_end_does_not_lose_it(agent: Agent, first: FirstProcess) -> None:
+    """The job was over before, and its first process with it: what it has told is read all the same."""
+    hook = agent.hook("/bin/sh", "-c", "echo up; sleep 0.3; exit 3")
+    agent.let_in(first)
+    assert hook.stdout is not None
+    assert hook.stdout.readline() == b"up\n"
+    hook.send_signal(signal.SIGSTOP)
+    assert first.outer.wait(10) == 3
+    hook.send_signal(signal.SIGUSR1)
+    hook.send_signal(signal.SIGCONT)
+    told = [agent.next()]
+    while told[-1].op != "over":
+        told.append(agent.next())
+    agent.end(3)
+
+    assert (told[-1].number("kind"), told[-1].number("number")) == (init.ENDED, 3 << 8)
+    assert hook.wait(20) == 3
+
+
 def test_a_signal_after_the_end_is_the_agents(agent: Agent, first: FirstProcess) -> None:
     """Results may be being staged out, which the agent then ends; the job's end stays what it was."""
     hook = agent.hook("/bin/sh", "-c", "exit 3")
@@ -684,6 +703,21 @@ def test_all_of_a_terminals_output_comes_before_the_end(agent: Agent, first: Fir
     assert hook.wait(20) == 2
     screen.shows(b"\n20000\r\n")
     assert screen.seen == b"".join(b"%d\r\n" % number for number in range(1, 20001))
+
+
+def test_a_terminals_last_output_comes_with_the_end(agent: Agent, first: FirstProcess, screen: Screen) -> None:
+    """A hook that was stopped finds both at once."""
+    hook = _interactive(agent, first, screen, "/bin/sh", "-c", "echo re''ady; sleep 0.3; seq 1 500; exit 2")
+    screen.shows(b"ready\r\n")
+    hook.send_signal(signal.SIGSTOP)
+    assert first.outer.wait(10) == 2
+    hook.send_signal(signal.SIGCONT)
+    told = {message.op: message for message in (agent.next(), agent.next())}  # SIGCONT, and the end
+    agent.end(2)
+
+    assert told["over"].number("number") == 2 << 8
+    assert hook.wait(20) == 2
+    screen.shows(b"\n500\r\n")
 
 
 def test_much_that_is_typed_at_once_arrives(agent: Agent, first: FirstProcess, screen: Screen) -> None:

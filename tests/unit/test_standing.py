@@ -14,7 +14,7 @@ import pytest
 
 from pbsdock.agent import first_process, standing
 from pbsdock.agent.release import release
-from pbsdock.agent.runs import Standing
+from pbsdock.agent.stand import Standing
 from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.core.facts import Bound
 from pbsdock.core.plan import Stage

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pbsdock.agent.runs import JobRun, Run, Standing, TaskRun
+from pbsdock.agent.runs import JobRun, Run, TaskRun
+from pbsdock.agent.stand import Standing
 from pbsdock.agent.work import Work
 from pbsdock.core.ledger import Ledger
 from pbsdock.core.record import Record

@@ -1,4 +1,4 @@
-"""What is under way: a job's container that waits, the run of a job in it, and of a TM task, from start to end."""
+"""What is under way: the run of a job's own container, and of a TM task in it, from start to end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from pbsdock.agent.channel import Channel, ClientGone
 from pbsdock.agent.outage import Outage
-from pbsdock.core.facts import Bound
 from pbsdock.core.record import Record
 from pbsdock.host import shm
 from pbsdock.host.process import Caller, alive
@@ -135,21 +134,3 @@ class ExecRun(TaskRun):
     def is_alive(self) -> bool:
         """Whether its first process is there."""
         return Run.is_alive(self)
-
-
-@dataclass(slots=True)
-class Standing:
-    """A container under way, or ready. ``pid`` is its first process; ``error`` why there is none."""
-
-    bound: tuple[Bound, ...]
-    container: str = ""
-    pid: int = 0
-    pid_start: int = 0
-    error: Exception | None = None
-    is_abandoned: bool = False  # a release waits for the thread
-    over: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether its first process is there."""
-        return self.over.is_set() and self.error is None and alive(self.pid, self.pid_start)

@@ -12,7 +12,7 @@ from pbsdock.agent import first_process
 from pbsdock.agent.launch import launch_error
 from pbsdock.agent.node import Node
 from pbsdock.agent.pinning import pinned
-from pbsdock.agent.runs import Standing
+from pbsdock.agent.stand import Standing
 from pbsdock.core.errors import HookError, NodeFault
 from pbsdock.core.facts import Bound
 from pbsdock.core.plan import Plan

@@ -179,7 +179,7 @@ class Direct:
             try:
                 self._connection.send(init.encode_signal(self._name, number))
             except init.InitError:
-                self._join_again()
+                self._hear(self._connection)  # the end may have come before
 
     def _pass_signals(self) -> None:
         for number in self._signals.take():
