@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pbsdock.agent import start
+from pbsdock.agent import late_grant, start
 from pbsdock.agent.channel import Channel
 from pbsdock.agent.requests import users
 from pbsdock.agent.runs import JobRun, TaskRun
@@ -34,6 +34,7 @@ _OUT = Stage(store="ceph", bucket="b", key="k", path="/o", where="job.sh:2:9")
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNode:
     monkeypatch.setattr(start, "_rlimits", lambda _: {})
     monkeypatch.setattr(start, "pinned", lambda *_: nullcontext([]))
+    monkeypatch.setattr(late_grant, "apply", lambda *_: None)  # see test_late_grant.py
     monkeypatch.setattr(users, "_EVENT_S", 0.01)
     return fake_node(tmp_path)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pbsdock.agent import start
+from pbsdock.agent import late_grant, start
 from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.node import Node
 from pbsdock.config.tables import parse
@@ -77,6 +77,7 @@ def _begin(
 ) -> Any:
     monkeypatch.setattr(start, "_rlimits", lambda _: {})
     monkeypatch.setattr(start, "pinned", lambda *_: nullcontext([]))
+    monkeypatch.setattr(late_grant, "apply", lambda *_: None)  # see test_late_grant.py
     monkeypatch.setattr(start, "_deliver", lambda *_: engine.may_fail("deliver"))
     jobs = Jobs(Ledger(tmp_path), lambda event, *_, **__: events.append(event))
     jobs.create(record)

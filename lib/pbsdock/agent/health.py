@@ -166,6 +166,7 @@ PROBES: dict[str, Probe] = {
     "engine-unreachable": engine,
     "image-gone": engine,
     "job-busy": nothing,
+    "no-job-file": nothing,
     "no-limits": nothing,
     "no-memory-for-jobs": memory,
     "pin-failed": disk,

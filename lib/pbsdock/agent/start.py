@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from pbsdock.agent import work_dir
+from pbsdock.agent import late_grant, work_dir
 from pbsdock.agent.call import read_call
 from pbsdock.agent.directories import check_workdir
 from pbsdock.agent.launch import cause_in_image, first_program, last_words, launch, launch_error, no_program
@@ -40,6 +40,7 @@ def start_job(node: Node, record: Record, request: wire.Message, caller: Caller)
     as before, unless the engine is away, which is told and left to the release.
     """
     began = time.monotonic()
+    late_grant.apply(node, record)
     plan, bound = record.planned, list(record.facts.bound)
     call = _call(node, record, request)
     if plan.stage_in and plan.workdir:

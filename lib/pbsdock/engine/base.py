@@ -218,6 +218,10 @@ class ContainerEngine(Protocol):
     def start(self, container: str) -> None:
         """Start a container."""
 
+    def limit(self, container: str, limits: Limits) -> None:
+        """Give a container, running or not, other limits; its memory stays limited where it was, and /dev/shm as it
+        is."""
+
     def inspect(self, container: str) -> ContainerState | None:
         """How a container is; None if there is none."""
 

@@ -124,7 +124,8 @@ class Announced(Protocol):
 class Live(Protocol):
     """A job that is alive on this node, as the manager itself tells of it; ``uid`` None where it does not say whose.
 
-    ``wrong`` says what of its resources cannot be understood, "" if nothing.
+    ``wrong`` says what of its resources cannot be understood, "" if nothing. ``has_more``: whether it was granted what
+    the arguments of its prepare hook cannot have told, or not all.
     """
 
     @property
@@ -133,6 +134,8 @@ class Live(Protocol):
     def uid(self) -> int | None: ...
     @property
     def wrong(self) -> str: ...
+    @property
+    def has_more(self) -> bool: ...
 
     def job(self, env: Mapping[str, str]) -> Job:
         """Look up the rest. *env* is the user's: of it only paths are taken, and only where they are what the manager

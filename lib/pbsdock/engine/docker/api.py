@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
+from pbsdock.core.plan import Limits
 from pbsdock.engine.base import (
     ContainerSpec,
     ContainerState,
@@ -22,7 +23,7 @@ from pbsdock.engine.base import (
     ListedContainer,
 )
 from pbsdock.engine.docker import answers, image_files
-from pbsdock.engine.docker.host_config import create_body
+from pbsdock.engine.docker.host_config import create_body, limit_fields
 from pbsdock.engine.docker.link import Link
 from pbsdock.engine.docker.seccomp import profile
 
@@ -85,6 +86,9 @@ class Engine:
 
     def start(self, container: str) -> None:
         self._link.ask("start", "POST", f"/containers/{quote(container)}/start")
+
+    def limit(self, container: str, limits: Limits) -> None:
+        self._link.ask("update", "POST", f"/containers/{quote(container)}/update", limit_fields(limits))
 
     def inspect(self, container: str) -> ContainerState | None:
         with _absent(404):

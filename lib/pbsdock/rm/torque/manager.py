@@ -70,7 +70,7 @@ class Torque(ResourceManager):
     def find(self, job_id: str) -> LiveJob | None:
         """By its .JB, which may come a moment after the job's shell. Raises BadValue."""
         parsed = parse_job_id(job_id)
-        pause, deadline = 0.02, time.monotonic() + _JOB_FILE_S
+        pause, deadline = 0.001, time.monotonic() + _JOB_FILE_S
         while (found := self._files.find(parsed)) is None and time.monotonic() < deadline:
             time.sleep(pause)
             pause = min(2 * pause, 0.32)
