@@ -197,5 +197,9 @@ class ResourceManager(Protocol):
     def chooses_shell(self, script: bytes) -> bool:
         """Whether the script asks for a shell, in the manager's own lines."""
 
+    def adopts(self) -> tuple[str, str]:
+        """By which program containers come into the manager's accounting on this node, and "" ; or "", and a sentence
+        that says why they cannot, what is lost by that, and what helps."""
+
     def adopt(self, first: int, hook: int) -> Adoption:
         """Have the container of process *first* counted as the job of the run hook *hook* (process ids)."""

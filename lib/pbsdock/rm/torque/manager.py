@@ -93,6 +93,20 @@ class Torque(ResourceManager):
         """Whether a ``#PBS`` line has the option -S."""
         return _SHELL_LINE.search(script) is not None
 
+    def adopts(self) -> tuple[str, str]:
+        """By pbs_track, looked for anew."""
+        if found := tools.find("pbs_track", self._client_dir):
+            return found, ""
+        where = f"in torque.client_dir, {self._client_dir}" if self._client_dir else "in the usual places"
+        beside = (
+            "" if self._client_dir else f", nor beside {' or '.join(tools.moms_prefixes()) or 'a pbs_mom that runs'}"
+        )
+        return "", (
+            f"pbs_track is not {where}{beside}: Torque counts no CPU time and memory of containers as the job's, and"
+            " suspending a job does not stop its container; install Torque's client programs, or name their directory"
+            " in torque.client_dir"
+        )
+
     def adopt(self, first: int, hook: int) -> Adoption:
         """By pbs_track, which mom obeys for the job's owner only: the run hook starts it."""
         if not os.access(self._pbs_track, os.X_OK) and time.monotonic() - self._looked_at > _LOOK_AGAIN_S:
