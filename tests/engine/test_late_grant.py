@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 
+import docker
 import pytest
 
+from pbsdock.core.plan import Limits
+from pbsdock.engine.make import connect
 from pbsdock.trial import spool
 from tests.conftest import IMAGE, Instance
 
@@ -57,3 +60,28 @@ def test_memory_no_container_may_have(instance: Instance, monkeypatch: pytest.Mo
     assert (done.exit_status, done.stdout, done.node_down) == (125, b"", None)
     assert b"-L memory asks for 1023999999998976 bytes on " in done.stderr
     assert instance.left() == []
+
+
+def test_a_container_that_runs_gets_other_limits(images: None) -> None:
+    """More and less memory and CPU time than it was made with, by the engine's own word."""
+    client, engine = docker.from_env(), connect("/var/run/docker.sock", 30.0)
+    container = client.containers.run(IMAGE, ["sleep", "60"], detach=True, mem_limit="32m", cpu_quota=50_000, init=True)
+    try:
+        for memory, millis in ((64, 2000), (16, 1000)):
+            given = Limits(
+                memory_bytes=memory << 20,
+                memory_swap_bytes=memory << 20,
+                cpu_millis=millis,
+                cpuset=None,
+                pids=50,
+                shm_bytes=1 << 20,
+            )
+            engine.limit(container.id, given)
+            container.reload()
+            found = container.attrs["HostConfig"]
+            assert (found["Memory"], found["CpuQuota"], found["PidsLimit"]) == (memory << 20, millis * 100, 50)
+            code, held = container.exec_run(["cat", "/sys/fs/cgroup/memory/memory.limit_in_bytes"])
+            assert (code, int(held)) == (0, memory << 20)
+    finally:
+        container.remove(force=True)
+        client.close()

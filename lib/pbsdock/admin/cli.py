@@ -233,7 +233,8 @@ def _doctor_engine(arguments: argparse.Namespace) -> int:
         return 1
     paths = load(arguments.paths)
     try:
-        settings = load_config(paths.config).engine
+        config = load_config(paths.config)
+        settings = config.engine
         engine = connect(settings.socket, settings.timeout_s)
         versions, capabilities = engine.components(), engine.info()
     except (ConfigError, HookError, EngineError, OSError) as error:
@@ -241,7 +242,7 @@ def _doctor_engine(arguments: argparse.Namespace) -> int:
         return 2
     findings = chain(
         judge_versions(versions),
-        judge_fitness(capabilities, settings.runtime),
+        judge_fitness(capabilities, settings.runtime, config.security.seccomp),
         judge_socket(settings.socket),
         judge_paths(paths),
     )

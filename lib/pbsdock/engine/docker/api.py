@@ -62,7 +62,12 @@ class Engine:
         return self._link.probe()
 
     def info(self) -> EngineCapabilities:
-        return answers.capabilities(self._link.ask("info", "GET", "/info"))
+        found = answers.capabilities(self._link.ask("info", "GET", "/info"))
+        if self._seccomp == "hpc":
+            # Asked anew whenever the connection was lost: another version's filter allows other calls. An engine
+            # without seccomp refuses every profile, and forbids no call either.
+            self._profile = profile(found.version) if found.has_seccomp else ""
+        return found
 
     def components(self) -> dict[str, str]:
         return answers.components(self._link.ask("version", "GET", "/version"))
@@ -75,11 +80,8 @@ class Engine:
         if self._seccomp != "hpc":
             return "" if self._seccomp == "engine" else self._seccomp
         if self._profile is None:
-            found = self.info()
-            # An engine without seccomp refuses every profile, and forbids no call either.
-            has_seccomp = any("seccomp" in option for option in found.security_options)
-            self._profile = profile(found.version) if has_seccomp else ""
-        return self._profile
+            self.info()
+        return self._profile or ""
 
     def attach(self, container: str) -> socket.socket:
         return self._link.stream("attach", f"/containers/{container}/attach?stream=1&stdin=1&stdout=1&stderr=1", b"")
