@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from pbsdock.rm.torque import (
@@ -18,6 +22,7 @@ from pbsdock.rm.torque import (
     parse_size,
     slots_on,
 )
+from pbsdock.rm.torque.facts import LiveJob
 
 
 @pytest.mark.parametrize(
@@ -499,3 +504,36 @@ def test_requests_a_server_makes_of_a_resource_list_count_once() -> None:
         )
     )
     assert found.tasks == ()
+
+
+@pytest.mark.parametrize(
+    ("more", "has_more"),
+    [
+        (b"", False),
+        (b"<node_exclusive>1</node_exclusive>", True),
+        (b"<node_exclusive>0</node_exclusive>", False),
+        (b"<request_version>2</request_version><req_information><memory.0>1kb</memory.0></req_information>", True),
+        (b"<Resource_List><other>" + b"x" * 1900 + b"</other></Resource_List>", True),
+    ],
+    ids=["-l", "-n", "not -n", "-L", "more than mom's buffer"],
+)
+def test_what_no_prologue_was_told(tmp_path: Path, more: bytes, has_more: bool) -> None:
+    """Of a long resource list mom leaves out what does not fit: a memory limit may be among it."""
+    file = parse_jb(JOB_FILE.replace(b"</attributes>", more + b"</attributes>"))
+
+    assert LiveJob("30.vm.JB", file, "vm", tmp_path, tmp_path).has_more is has_more
+
+
+@pytest.mark.parametrize(
+    ("exec_host", "slots"), [("alias/0-3", (4, 4)), ("alias/0-3+n2/0", (1, 5)), ("vm/0-1+n2/0", (2, 3))]
+)
+def test_slots_of_a_host_by_another_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exec_host: str, slots: tuple[int, int]
+) -> None:
+    """A job of one host is on this one, whatever the server calls it; of several, the least."""
+    monkeypatch.setattr("pbsdock.rm.torque.facts._job", lambda *_, **found: found)
+    monkeypatch.setattr("pbsdock.rm.torque.facts.pwd.getpwnam", lambda _: SimpleNamespace(pw_uid=1))
+    file = parse_jb(JOB_FILE.replace(b"vm/0+n2/0-2", exec_host.encode()))
+    found: Any = LiveJob("30.vm.JB", file, "vm", tmp_path, tmp_path).job({})
+
+    assert (found["slots_here"], found["slots_total"]) == slots
