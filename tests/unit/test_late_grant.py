@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,19 +86,17 @@ def test_a_container_with_fakes_that_waits_is_limited_too(tmp_path: Path, monkey
     assert node.engine.calls == [f"limit c to {64 * _MB}"]
 
 
-def test_cpus_of_its_own_with_fakes_are_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own and free ones; another job's stay that job's."""
-    node, record = _begun(tmp_path, monkeypatch, _tasks(lprocs=2), config="[limits]\ncpu = 'cpuset'")
+@pytest.mark.parametrize(("wanted", "cpuset"), [(1, "3"), (2, "2,3"), (3, "2,3,5"), (8, "2,3,5")])
+def test_cpus_of_its_own_with_fakes_are_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: int, cpuset: str
+) -> None:
+    """Its own and free ones, as many as there are; another job's stay that job's."""
+    node, record = _begun(tmp_path, monkeypatch, _tasks(lprocs=wanted), config="[limits]\ncpu = 'cpuset'")
     monkeypatch.setattr(node, "free_cpus", lambda: (2, 5))
-    record.plan = record.planned.__class__.from_dict(
-        {
-            **record.planned.to_dict(),
-            "limits": {**record.planned.to_dict()["limits"], "cpuset": "3", "cpu_millis": None},
-        }
-    )
+    record.plan = replace(record.planned, limits=replace(record.planned.limits, cpuset="3", cpu_millis=None))
     late_grant.apply(node, record)
 
-    assert (record.planned.limits.cpuset, record.planned.limits.cpu_millis) == ("2,3", None)
+    assert (record.planned.limits.cpuset, record.planned.limits.cpu_millis) == (cpuset, None)
     assert node.promised == {}
 
 

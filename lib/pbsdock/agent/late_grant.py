@@ -69,12 +69,16 @@ def apply(node: Node, record: Record) -> None:
 
 
 def _with_cpus(node: Node, record: Record, limits: Limits, settings: LimitsConfig) -> Limits:
-    """CPUs of its own where the site wants that: those it has, or others if it is to have more."""
+    """CPUs of its own where the site wants that: those it has, or others if it is to have more; all that are free
+    where that is not enough, since a cpuset that is there is not given up."""
     before = record.planned.limits
     own = parse_cpus(before.cpuset or "")
     if limits.cpu_millis == (len(own) * 1000 if own else before.cpu_millis):
         return replace(limits, cpu_millis=before.cpu_millis, cpuset=before.cpuset)
     with node.cpu_lock:
-        limits = with_cpus(limits, settings, sorted({*node.free_cpus(), *own}))
+        free = sorted({*node.free_cpus(), *own})
+        limits = with_cpus(limits, settings, free)
+        if own and not limits.cpuset:
+            limits = replace(limits, cpu_millis=None, cpuset=",".join(map(str, free)))
         node.promised[record.incarnation] = frozenset(parse_cpus(limits.cpuset or ""))
     return limits
