@@ -27,12 +27,14 @@ GRACE_S = 2.0
 _MOM = """
 user=$1 group=$2; shift 2; cd "$MOM_PRIV"
 ./prologue "$@" || exit
+printf '<job><jobid>%s</jobid><attributes/></job>' "$1" >"${SC%.SC}.JB"
 cd "$HOME"
 setpriv --reuid "$user" --regid "$group" --init-groups "$RUN" /bin/sh <<END || exit
 $SC
 END
 cd "$MOM_PRIV"
-exec ./epilogue "$1" "$2" "$3" "$4" $$ "$5" "" "$6" "" 0 "$8"
+./epilogue "$1" "$2" "$3" "$4" $$ "$5" "" "$6" "" 0 "$8" || exit
+rm -f "${SC%.SC}.JB"
 """
 
 

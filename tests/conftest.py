@@ -166,8 +166,12 @@ class Instance:
     def _cgroups(self) -> list[Path]:
         top = Path("/sys/fs/cgroup")
         if (top / "cgroup.controllers").exists():  # version 2: also what is above the jobs goes with the last one
+            mine = escape(self.name)
             return [
-                one for one in top.rglob(f"{escape(self.name)}*") if one.is_dir() and "pbsdock-agent." not in one.name
+                Path(directory) / name
+                for directory, below, _files in os.walk(top)  # which passes over what is being removed meanwhile
+                for name in below
+                if name.startswith(mine) and "pbsdock-agent." not in name
             ]
         bases = [one / self.name for one in top.iterdir() if not one.is_symlink()]
         return [one for base in bases if base.is_dir() for one in base.iterdir() if one.is_dir()]

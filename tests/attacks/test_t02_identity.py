@@ -150,6 +150,7 @@ def test_a_client_of_the_users_own(instance: Instance) -> None:
     trial = Trial(instance.request(f"#!/bin/sh\n#DOCKER --network none {IMAGE}\ntrue\n"))
     trial.prepare_files()
     assert trial.prologue() == 0
+    trial.spool.record(None)
     said = as_user(
         instance,
         """
@@ -164,7 +165,6 @@ def test_a_client_of_the_users_own(instance: Instance) -> None:
         user=USERS[0],
     )
     found = instance.inspect(trial.job_id)
-    trial.spool.record(None)
     trial.finish(0)
 
     assert said == ["started 1"]

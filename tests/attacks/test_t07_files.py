@@ -121,6 +121,7 @@ def test_a_directory_the_run_hook_names(instance: Instance, scratch: Path) -> No
         trial = Trial(instance.request(f"#!/bin/sh\n#DOCKER {IMAGE}\ntrue\n"))
         trial.prepare_files()
         assert trial.prologue() == 0
+        trial.spool.record(None)
         from tests.support.attack import as_user
 
         as_user(
@@ -135,7 +136,6 @@ def test_a_directory_the_run_hook_names(instance: Instance, scratch: Path) -> No
             f"/home/{USERS[0]}",
             user=USERS[0],
         )
-        trial.spool.record(None)
         trial.finish(0)
         found = list(shared.iterdir())
     finally:

@@ -196,6 +196,7 @@ def test_one_start_of_a_shell_at_a_time(instance: Instance) -> None:
     instance.trials.append(trial)
     trial.prepare_files()
     assert trial.prologue() == 0
+    trial.spool.record(None)
     said = as_user(
         instance,
         """
@@ -214,7 +215,6 @@ def test_one_start_of_a_shell_at_a_time(instance: Instance) -> None:
     """,
         trial.job_id,
     )
-    trial.spool.record(None)
     trial.finish(0)
 
     assert said.count("started") == 1, said

@@ -31,6 +31,7 @@ def _prepared(instance: Instance, user: str) -> Trial:
     trial = Trial(instance.request(f"#!/bin/sh\n#DOCKER {IMAGE}\ntrue\n", user=user))
     trial.prepare_files()
     assert trial.prologue() == 0
+    trial.spool.record(None)
     return trial
 
 

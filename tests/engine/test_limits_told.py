@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
+
+import pytest
+
 from tests.conftest import IMAGE, Instance
 
 
@@ -29,3 +34,29 @@ def test_as_many_processes_as_a_job_may_have(instance: Instance) -> None:
 
     assert done.exit_status != 0
     assert b"the job had 24 processes and threads, as many as it may at this site" in done.stderr
+
+
+@pytest.mark.skipif(
+    any(shutil.which(f"nvidia-container-{program}") for program in ("runtime-hook", "toolkit", "cli")),
+    reason="this engine can give GPUs",
+)
+def test_gpus_that_the_engine_cannot_give(instance: Instance) -> None:
+    """What was granted and what the node lacks, in words of ours; the node stays in service."""
+    good = instance.config.read_text()
+    instance.configure("[devices]\ngpus = true\n")
+    gpus = instance.mom_priv.parent / "aux/777.vmgpu"
+    gpus.parent.mkdir(exist_ok=True)
+    gpus.write_text(f"{socket.gethostname()}-gpu0\n{socket.gethostname()}-gpu3\n")
+    try:
+        script = f"#!/bin/sh\n#DOCKER --gpus all {IMAGE}\necho no\n"
+        done = instance.run(script, job_id="777.vm", resources="nodes=1:ppn=1:gpus=2")
+    finally:
+        gpus.unlink()
+        instance.configure(good)
+
+    assert (done.exit_status, done.stdout, done.node_down) == (125, b"", None)
+    assert done.stderr.decode() == (
+        f"pbsdock: --gpus: the job was granted GPU 0, 3 of {socket.gethostname()}, but the Docker engine there can give a"
+        " container none: it lacks NVIDIA's container toolkit; leave --gpus out, or tell the site\n"
+    )
+    assert instance.left() == []

@@ -112,12 +112,15 @@ class Bystander:
         (self.container,) = (
             one["container"] for one in instance.events(self.trial.job_id) if one["event"] == "job.started"
         )
-        wait_until("its task runs", lambda: bool(self._inspect()["ExecIDs"]))
-        self.task_id = self._inspect()["ExecIDs"][0]
+        wait_until("its task runs", lambda: bool(self._tasks(instance)))
+        self.task_id = self._tasks(instance)[0]
         self.before = self._identity()
 
     def _inspect(self) -> dict[str, Any]:
         return dict(self.ask(f"/containers/{self.container}/json"))
+
+    def _tasks(self, instance: Instance) -> list[str]:
+        return [one["task"] for one in instance.events(self.trial.job_id) if one["event"] == "task.started"]
 
     def _identity(self) -> tuple[str, int, str]:
         found = self._inspect()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from pbsdock.directive import parse
 from pbsdock.rm.base import Job
 from pbsdock.rm.torque import WORDS, grant_of, parse_job_id, parse_resource_list
+from pbsdock.rm.torque.tasks import TaskRequest
 
 parse_script = partial(parse.parse_script, words=WORDS)
 parse_options = partial(parse.parse_options, words=WORDS)
@@ -20,6 +22,8 @@ def job(
     slots_here: int = 1,
     slots_total: int | None = None,
     gpu_ids: tuple[str, ...] = (),
+    tasks: Sequence[TaskRequest] = (),
+    exclusive: bool = False,
     **changes: Any,
 ) -> Job:
     """Alice's job."""
@@ -41,5 +45,12 @@ def job(
         "job_file": "7.vm.JB",
     }
     total = slots_here if slots_total is None else slots_total
-    grant = grant_of(parse_resource_list(resources), slots_here=slots_here, slots_total=total, gpu_ids=gpu_ids)
+    grant = grant_of(
+        parse_resource_list(resources),
+        slots_here=slots_here,
+        slots_total=total,
+        gpu_ids=gpu_ids,
+        tasks=tasks,
+        exclusive=exclusive,
+    )
     return Job(id=parsed.text, safe=parsed.safe, grant=grant, words=WORDS, **{**facts, **changes})

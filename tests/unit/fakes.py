@@ -160,6 +160,9 @@ class FakeEngine(Failing):
         )
         self.called("start")
 
+    def limit(self, container: str, limits: Limits) -> None:
+        self.called(f"limit {container} to {limits.memory_bytes}")
+
     def find(self, container: str) -> FakeContainer | None:
         """By id or name."""
         return next((known for known in self.containers.values() if container in (known.id, known.name)), None)

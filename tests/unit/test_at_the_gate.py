@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pbsdock.agent import start, suspend, tasks
+from pbsdock.agent import late_grant, start, suspend, tasks
 from pbsdock.agent.channel import Channel
 from pbsdock.agent.first_process import LEADER
 from pbsdock.agent.runs import ExecRun, JobRun, TaskRun
@@ -66,6 +66,7 @@ def node(tmp_path: Path, lib: Path, first: FirstProcess, monkeypatch: pytest.Mon
     own = parse_limits(Path("/proc/self/limits").read_text())
     monkeypatch.setattr(start, "limits_of", lambda _caller: own)
     monkeypatch.setattr(tasks, "limits_of", lambda _caller: own)
+    monkeypatch.setattr(late_grant, "apply", lambda *_: None)  # see test_late_grant.py
     return made
 
 

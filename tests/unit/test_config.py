@@ -460,3 +460,34 @@ def test_links_in_a_circle(tmp_path: Path) -> None:
 def test_directory_instead_of_a_file(tmp_path: Path) -> None:
     """A directory is no configuration."""
     assert _distrust(tmp_path) == f"{tmp_path} is not a plain file"
+
+
+@pytest.mark.parametrize(
+    ("profile", "says"),
+    [
+        ("[]", "expected an object"),
+        ("{}", "expected a defaultAction, and an action of each of syscalls, such as SCMP_ACT_ERRNO, not None"),
+        ('{"defaultAction": "ALLOW"}', "expected a defaultAction, and an action of each of syscalls, such as"
+         " SCMP_ACT_ERRNO, not 'ALLOW'"),
+        ('{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": {"a": 1}}', "expected a list of objects as syscalls"),
+        ('{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": ["read"]}', "expected a list of objects as syscalls"),
+        ('{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["read"]}]}', "expected a defaultAction, and an action"
+         " of each of syscalls, such as SCMP_ACT_ERRNO, not None"),
+        ('{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": "read", "action": "SCMP_ACT_ALLOW"}]}',
+         "expected names, a list of strings, in each of syscalls"),
+        ('{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": null}', None),
+        ('{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"name": "bpf", "action": "SCMP_ACT_ERRNO", "args": null}]}', None),
+    ],
+)  # fmt: skip
+def test_a_seccomp_profile_is_looked_at(tmp_path: Path, profile: str, says: str | None) -> None:
+    """Before the first job: the engine would say so at the start of each."""
+    own = tmp_path / "seccomp.json"
+    own.write_text(profile)
+    text = tmp_path / "pbsdock.toml"
+    text.write_text(f'[security]\nseccomp = "{own}"\n')
+    if says is None:
+        load(text)
+        return
+    with pytest.raises(ConfigError) as caught:
+        load(text)
+    assert str(caught.value) == f"security.seccomp: {own} is no profile that can be read: {says}"

@@ -105,6 +105,15 @@ def test_an_image_that_was_built_here_has_no_digest() -> None:
         ("start", 400, 'exec: "/bin/sh/x": not a directory: unknown: Are you trying to mount a', Failure.NO_PROGRAM),
         ("create", 500, "Cannot mkdir: /bin/sh is not a directory", Failure.NO_DIRECTORY),
         ("start", 500, "no space left on device", Failure.OTHER),
+        ("start", 500, 'could not select device driver "nvidia" with capabilities: [[gpu]]', Failure.NO_GPUS),
+        ("create", 400, "failed to discover GPU vendor from CDI: no known GPU vendor found", Failure.NO_GPUS),
+        (
+            "start",
+            500,
+            "error running hook: nvidia-container-cli: initialization error: nvml error",
+            Failure.GPUS_FAILED,
+        ),
+        ("start", 400, 'exec: "nvidia-container-cli": executable file not found', Failure.NO_PROGRAM),
     ],
 )
 def test_why_the_engine_refused(doing: str, status: int, text: str, failure: Failure) -> None:

@@ -14,18 +14,22 @@ from typing import Any
 import pytest
 
 from pbsdock.engine.docker.api import Engine
+from pbsdock.engine.docker.seccomp import profile
+from tests.unit.test_rooms_engine import _SPEC
 
 _LEAST, _MOST = (1, 44), (1, 52)
 
 
 class FakeEngineOfToday(socketserver.ThreadingUnixStreamServer):
-    """Answers pings and GET /info, and refuses versions outside 1.44 to 1.52 in Docker's words."""
+    """Answers pings and GET /info, makes containers, and refuses versions outside 1.44 to 1.52 in Docker's words."""
 
     daemon_threads = True
 
     def __init__(self, path: Path) -> None:
         self.asked: list[str] = []
         self.is_well = True
+        self.version = "20.10.24"
+        self.created: list[Any] = []
         super().__init__(str(path), Handler)
 
 
@@ -46,7 +50,13 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "/version":
             self._answer(200, {"ApiVersion": "1.52", "MinAPIVersion": "1.44", "Components": []})
         else:
-            self._answer(200, {"Architecture": "x86_64"} if path == "/info" else "OK")
+            info = {"Architecture": "x86_64", "ServerVersion": self.server.version, "SecurityOptions": ["name=seccomp"]}
+            self._answer(200, info if path == "/info" else "OK")
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.created.append(json.loads(body))
+        self._answer(201, {"Id": "c"})
 
     def address_string(self) -> str:
         return "unix"
@@ -90,3 +100,17 @@ def test_a_fake_engine_that_is_out_of_order(fake: FakeEngineOfToday, tmp_path: P
 
     assert engine.probe()
     assert engine.down_because is None
+
+
+def test_a_fake_engine_that_is_upgraded_gets_its_own_filter(fake: FakeEngineOfToday, tmp_path: Path) -> None:
+    """What it allows by itself changes with its version, which is asked for whenever it was away."""
+    engine = Engine(str(tmp_path / "s"), 5.0, seccomp="hpc")
+    engine.create(_SPEC, "a")
+    engine.create(_SPEC, "b")
+    fake.version = "26.1.5"
+    engine.info()  # as the agent asks when its stream of events has ended
+    engine.create(_SPEC, "c")
+
+    given = [body["HostConfig"]["SecurityOpt"][1].removeprefix("seccomp=") for body in fake.created]
+    assert given == [profile("20.10.24"), profile("20.10.24"), profile("26.1.5")]
+    assert profile("20.10.24") != profile("26.1.5")

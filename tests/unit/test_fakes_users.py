@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pbsdock.agent import attached, start
+from pbsdock.agent import attached, late_grant, start
 from pbsdock.agent.channel import Channel
 from pbsdock.agent.requests import running as requests_of_runs
 from pbsdock.agent.runs import ExecRun, JobRun
@@ -35,6 +35,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNode:
     monkeypatch.setattr(start, "limits_of", lambda _: {})
     monkeypatch.setattr(attached, "pinned", lambda *_: nullcontext([]))
     monkeypatch.setattr(requests_of_runs, "_EVENT_S", 0.01)
+    monkeypatch.setattr(late_grant, "apply", lambda *_: None)  # see test_late_grant.py
     return fake_node(tmp_path)
 
 

@@ -53,6 +53,9 @@ class Site(Protocol):
     def end(self) -> None:
         """Have it over."""
 
+    def lose_tool(self) -> None:
+        """Take away the program by which containers come into the manager's accounting."""
+
     def lose(self) -> None:
         """Make what the manager knows of live jobs unreadable."""
 
@@ -114,6 +117,9 @@ class TorqueSite:
 
     def end(self) -> None:
         (self.priv / "jobs/7.vm.JB").unlink()
+
+    def lose_tool(self) -> None:
+        self.tool.unlink()
 
     def lose(self) -> None:
         (self.priv / "jobs").rename(self.priv / "hidden")
@@ -336,6 +342,15 @@ def test_adoption_says_what_it_did(site: Site) -> None:
     assert adoption.skipped == ""
     assert not {"pid", "task", "fds", "sentence", "code"} & set(adoption.told)
     assert all(isinstance(value, str) for value in adoption.told.values())
+
+
+def test_adoption_that_is_possible_or_not(site: Site) -> None:
+    """By what, or what is lost."""
+    program, lost = site.manager.adopts()
+    assert (os.access(program, os.X_OK), lost) == (True, "")
+    site.lose_tool()
+    program, lost = site.manager.adopts()
+    assert (program, ": Torque counts no CPU time and memory of containers as the job's" in lost) == ("", True)
 
 
 def test_words_are_all_there(site: Site) -> None:

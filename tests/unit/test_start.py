@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pbsdock.agent import attached, start
+from pbsdock.agent import attached, late_grant, start
 from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.node import Node
 from pbsdock.config.tables import parse
@@ -78,6 +78,7 @@ def _begin(
     monkeypatch.setattr(start, "limits_of", lambda _: {})
     monkeypatch.setattr(attached, "pinned", lambda *_: nullcontext([]))
     monkeypatch.setattr(attached, "deliver", lambda *_: engine.may_fail("deliver"))
+    monkeypatch.setattr(late_grant, "apply", lambda *_: None)  # see test_late_grant.py
     jobs = Jobs(Ledger(tmp_path), lambda event, *_, **__: events.append(event))
     jobs.create(record)
     save = jobs.save

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from pbsdock.rm.torque import (
     BadValue,
+    JobFile,
+    grant_of,
     parse_duration,
     parse_epilogue_argv,
     parse_jb,
@@ -16,6 +22,7 @@ from pbsdock.rm.torque import (
     parse_size,
     slots_on,
 )
+from pbsdock.rm.torque.facts import LiveJob
 
 
 @pytest.mark.parametrize(
@@ -410,3 +417,123 @@ def test_undefined_entity() -> None:
 def test_slots(exec_host: str, node: str, slots: tuple[int, int]) -> None:
     """Slots here and in all; a host by its full name where that is known, never those of two hosts together."""
     assert slots_on(exec_host, node) == slots
+
+
+# As pbs_mom 6.1 wrote it for qsub -L tasks=1:lprocs=2:memory=300mb -L tasks=2:lprocs=3:memory=100mb:swap=150mb.
+_REQUESTS = b"""
+      <task_count.0 flags="1">1</task_count.0>
+      <lprocs.0 flags="1">2</lprocs.0>
+      <total_memory.0 flags="1">307200kb</total_memory.0>
+      <memory.0 flags="1">307200kb</memory.0>
+      <thread_usage_policy.0 flags="1">allowthreads</thread_usage_policy.0>
+      <task_count.1 flags="1">2</task_count.1>
+      <lprocs.1 flags="1">3</lprocs.1>
+      <total_memory.1 flags="1">204800kb</total_memory.1>
+      <memory.1 flags="1">102400kb</memory.1>
+      <total_swap.1 flags="1">307200kb</total_swap.1>
+      <swap.1 flags="1">153600kb</swap.1>
+"""
+
+
+def _with_requests(requests: bytes, *more: bytes) -> JobFile:
+    text = b"<request_version>2</request_version><req_information>" + requests + b"</req_information>" + b"".join(more)
+    return parse_jb(JOB_FILE.replace(b"</attributes>", text + b"</attributes>"))
+
+
+def test_job_file_of_task_requests() -> None:
+    """-L is nowhere else: sizes are a task's, in bytes."""
+    first, second = _with_requests(_REQUESTS).tasks
+
+    assert (first.count, first.lprocs, first.memory, first.swap) == (1, 2, 300 << 20, None)
+    assert (second.count, second.lprocs, second.memory, second.swap) == (2, 3, 100 << 20, 150 << 20)
+
+
+@pytest.mark.parametrize(
+    ("requests", "slots", "memory", "swap", "cpus", "is_whole"),
+    [
+        (_REQUESTS, (1, 1), 500 << 20, 600 << 20, 8, False),
+        (_REQUESTS, (1, 2), 250 << 20, 300 << 20, 4, False),
+        (b"<memory.0>1gb</memory.0><task_count.0>2</task_count.0>", (3, 3), 2 << 30, None, 3, False),
+        (b"<swap.0>1gb</swap.0>", (1, 1), 1 << 30, 1 << 30, 1, False),
+        (b"<lprocs.0>all</lprocs.0>", (1, 1), None, None, 1, True),
+        (b"<task_count.0>4</task_count.0><lprocs.0>2</lprocs.0><memory.0>1kb</memory.0><hostlist.0>vm:ppn=6</hostlist.0>"
+         b"<hostlist.0>n2:ppn=2</hostlist.0>", (6, 8), 3 << 10, None, 6, False),
+        (b"<task_count.0>2</task_count.0><lprocs.0>2</lprocs.0><memory.0>1kb</memory.0><node.0>1</node.0>"
+         b"<hostlist.0>vm/0-3</hostlist.0><hostlist.0>n2/0-3</hostlist.0>", (4, 8), 1 << 10, None, 4, False),
+        (b"<task_count.0>3</task_count.0><memory.0>1kb</memory.0><hostlist.0>vm.a.org/0-1,5</hostlist.0>", (3, 3), 3 << 10,
+         None, 3, False),
+        (b"<task_count.0>2</task_count.0><memory.0>1kb</memory.0><hostlist.0>alias:ppn=2</hostlist.0>", (2, 2), 2 << 10,
+         None, 2, False),
+    ],
+    ids=["all here", "half here", "more slots than lprocs", "swap", "all", "ppn", "a node each", "domain", "another name"],
+)  # fmt: skip
+def test_grant_of_task_requests(
+    requests: bytes, slots: tuple[int, int], memory: int | None, swap: int | None, cpus: int, is_whole: bool
+) -> None:
+    """This node's part of -L: by the hosts the server wrote down, else by slots; never fewer CPUs than slots."""
+    tasks = _with_requests(requests).tasks
+    here, total = slots
+    found = grant_of(parse_resource_list(""), slots_here=here, slots_total=total, tasks=tasks, node="vm")
+
+    assert (found.memory_bytes, found.memory_swap_bytes, found.cpus) == (memory, swap, cpus)
+    assert (found.whole_node, found.memory_from) == (is_whole, "-L memory" if memory else "")
+
+
+def test_job_file_of_an_exclusive_job() -> None:
+    """qsub -n, as mom wrote it; one without has no such element."""
+    exclusive = _with_requests(b"", b'<node_exclusive flags="1">1</node_exclusive>').exclusive
+
+    assert (exclusive, parse_jb(JOB_FILE).exclusive) == (True, False)
+    assert grant_of(parse_resource_list("nodes=1"), slots_here=1, slots_total=1, exclusive=exclusive).whole_node
+
+
+def test_job_file_of_requests_that_make_no_sense() -> None:
+    """Told, and no request."""
+    found = _with_requests(b"<memory.0>lots</memory.0>")
+
+    assert found.tasks == ()
+    assert found.wrong.startswith("-L memory: 'lots' is not a size")
+
+
+def test_requests_a_server_makes_of_a_resource_list_count_once() -> None:
+    """With cgroups it writes some for -l as well, whose Resource_List is what counts."""
+    found = parse_jb(
+        JOB_FILE.replace(
+            b"</attributes>",
+            b"<req_information><memory.0>1kb</memory.0></req_information><request_version>1</request_version></attributes>",
+        )
+    )
+    assert found.tasks == ()
+
+
+@pytest.mark.parametrize(
+    ("more", "has_more"),
+    [
+        (b"", False),
+        (b"<node_exclusive>1</node_exclusive>", True),
+        (b"<node_exclusive>0</node_exclusive>", False),
+        (b"<request_version>2</request_version><req_information><memory.0>1kb</memory.0></req_information>", True),
+        (b"<Resource_List><other>" + b"x" * 1900 + b"</other></Resource_List>", True),
+    ],
+    ids=["-l", "-n", "not -n", "-L", "more than mom's buffer"],
+)
+def test_what_no_prologue_was_told(tmp_path: Path, more: bytes, has_more: bool) -> None:
+    """Of a long resource list mom leaves out what does not fit: a memory limit may be among it."""
+    file = parse_jb(JOB_FILE.replace(b"</attributes>", more + b"</attributes>"))
+
+    assert LiveJob("30.vm.JB", file, "vm", tmp_path, tmp_path).has_more is has_more
+
+
+@pytest.mark.parametrize(
+    ("exec_host", "slots"), [("alias/0-3", (4, 4)), ("alias/0-3+n2/0", (1, 5)), ("vm/0-1+n2/0", (2, 3))]
+)
+def test_slots_of_a_host_by_another_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exec_host: str, slots: tuple[int, int]
+) -> None:
+    """A job of one host is on this one, whatever the server calls it; of several, the least."""
+    monkeypatch.setattr("pbsdock.rm.torque.facts._job", lambda *_, **found: found)
+    monkeypatch.setattr("pbsdock.rm.torque.facts.pwd.getpwnam", lambda _: SimpleNamespace(pw_uid=1))
+    file = parse_jb(JOB_FILE.replace(b"vm/0+n2/0-2", exec_host.encode()))
+    found: Any = LiveJob("30.vm.JB", file, "vm", tmp_path, tmp_path).job({})
+
+    assert (found["slots_here"], found["slots_total"]) == slots

@@ -79,6 +79,13 @@ def test_resource_list_of_a_hook() -> None:
     )
 
 
+def test_resources_that_mom_is_not_told() -> None:
+    """The server keeps them: a trial must not obey what no hook would see."""
+    assert resource_text("nodes=1,naccesspolicy=singlejob,software=x,gres=a,other=b") == (
+        "nodes=1,gres=a,other=b,neednodes=1"
+    )
+
+
 def test_long_resource_list() -> None:
     """An item that does not fit into mom's 2,048 bytes is left out; a later one that fits is not."""
     assert packed([("a", "1"), ("other", "x" * 2040), ("mem", "1gb")]) == "a=1,mem=1gb"

@@ -47,6 +47,8 @@ def test_a_container_that_is_not_as_planned(observed: Observed, says: str) -> No
         (Failure.IMAGE_GONE, NodeFault, "image-gone"),
         (Failure.NO_NETWORK, Refusal, "no-such-network"),
         (Failure.OTHER, NodeFault, "engine-error"),
+        (Failure.NO_GPUS, Refusal, "gpus-not-here"),
+        (Failure.GPUS_FAILED, NodeFault, "gpus-failed"),
         (Failure.NO_DIRECTORY, Refusal, "workdir-closed"),
         (Failure.NO_PROGRAM, NodeFault, "engine-error"),  # of a container that could not even be created
     ],

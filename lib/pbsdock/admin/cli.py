@@ -89,6 +89,10 @@ def parser_for(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
     mounts.add_argument("--json", action="store_true", help="one JSON list")
     mounts.set_defaults(run=_doctor_mounts)
 
+    accounting = parts.add_parser("accounting", help="whether containers come into the resource manager's accounting")
+    accounting.add_argument("--json", action="store_true", help="one JSON list")
+    accounting.set_defaults(run=_doctor_accounting)
+
     config = verbs.add_parser("config", help="check the site's configuration file and show it")
     config.set_defaults(run=_config)
 
@@ -240,7 +244,8 @@ def _doctor_engine(arguments: argparse.Namespace) -> int:
         return 1
     paths = load(arguments.paths)
     try:
-        settings = load_config(paths.config).engine
+        config = load_config(paths.config)
+        settings = config.engine
         engine = connect(settings.socket, settings.timeout_s)
         versions, capabilities = engine.components(), engine.info()
     except (ConfigError, HookError, EngineError, OSError) as error:
@@ -248,7 +253,7 @@ def _doctor_engine(arguments: argparse.Namespace) -> int:
         return 2
     findings = chain(
         judge_versions(versions),
-        judge_fitness(capabilities, settings.runtime),
+        judge_fitness(capabilities, settings.runtime, config.security.seccomp),
         judge_socket(settings.socket),
         judge_paths(paths),
     )
@@ -279,6 +284,26 @@ def _doctor_mounts(arguments: argparse.Namespace) -> int:
         print(f"pbsdock: the jobs' records cannot be read ({error}); only root may", file=sys.stderr)
         return 2
     return report(iter(findings), sys.stdout, as_json=arguments.json)
+
+
+def _doctor_accounting(arguments: argparse.Namespace) -> int:
+    import socket
+
+    from pbsdock.admin.doctor.report import Finding, report
+    from pbsdock.config.tables import ConfigError
+    from pbsdock.config.tables import load as load_config
+    from pbsdock.core.paths import load
+    from pbsdock.rm.choose import manager
+
+    paths = load(arguments.paths)
+    try:
+        client_dir = load_config(paths.config).torque.client_dir
+    except (ConfigError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    program, lost = manager(paths, socket.gethostname(), client_dir=client_dir).adopts()
+    finding = Finding("Accounting", "containers", not lost, lost or f"{program} makes them the job's")
+    return report(iter([finding]), sys.stdout, as_json=arguments.json)
 
 
 def _config(arguments: argparse.Namespace) -> int:

@@ -112,7 +112,7 @@ def memory(node: Node) -> str:
 def fit_engine(node: Node) -> str:
     """Whether the engine, asked anew, can run jobs as they are planned."""
     try:
-        fitness.check(node.engine.info(), node.config.engine.runtime)
+        fitness.check(node.engine.info(), node.config.engine.runtime, node.config.security.seccomp)
         return ""
     except (HookError, EngineError) as error:
         return str(error)
@@ -165,10 +165,13 @@ PROBES: dict[str, Probe] = {
     "engine-error": engine,
     "engine-unreachable": engine,
     "first-process": engine,
+    "gpus-failed": nothing,
     "image-gone": engine,
     "job-busy": nothing,
+    "no-job-file": nothing,
     "no-limits": nothing,
     "no-memory-for-jobs": memory,
+    "no-seccomp": fit_engine,
     "pin-failed": disk,
     "prepare-failed": prepared,
     "private-images": private_images,

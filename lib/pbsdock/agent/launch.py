@@ -91,6 +91,15 @@ def launch_error(error: EngineError, plan: Plan, node: str) -> NodeFault | Refus
         return NodeFault("image-gone", f"image {plan.image!r} was removed from {node} after it had been checked")
     if error.failure is Failure.NO_NETWORK:
         return Refusal("no-such-network", f"network {plan.network!r} does not exist on {node}")
+    if error.failure is Failure.NO_GPUS:
+        return Refusal(
+            "gpus-not-here",
+            f"--gpus: the job was granted GPU {', '.join(plan.gpus)} of {node}, but the Docker engine there can give a"
+            " container none: it lacks NVIDIA's container toolkit; leave --gpus out, or tell the site",
+        )
+    if error.failure is Failure.GPUS_FAILED:
+        said = " ".join(str(error).split())[-300:]
+        return NodeFault("gpus-failed", f"--gpus: GPU {', '.join(plan.gpus)} of {node} cannot be given: {said}")
     if error.failure is Failure.NO_DIRECTORY:
         where = plan.workdir or "that the job starts in"
         if "ermission denied" in str(error):

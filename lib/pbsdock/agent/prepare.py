@@ -256,10 +256,10 @@ def must_exist(plan: Plan) -> list[str]:
 def _check_engine(node: Node) -> None:
     """Raises NodeFault. What is known of the engine may be old: it reads its list of runtimes anew when told to."""
     try:
-        fitness.check(node.engine_info(), node.config.engine.runtime)
+        fitness.check(node.engine_info(), node.config.engine.runtime, node.config.security.seccomp)
     except NodeFault:
         node.look_again()
-        fitness.check(node.engine_info(), node.config.engine.runtime)
+        fitness.check(node.engine_info(), node.config.engine.runtime, node.config.security.seccomp)
 
 
 def _image(node: Node, settings: ImagesConfig, plan: Plan, notify: Notify, began: float) -> Image:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pbsdock.agent import first_process, standing, work_dir
+from pbsdock.agent import first_process, late_grant, standing, work_dir
 from pbsdock.agent.attached import start_attached
 from pbsdock.agent.container_root import looking
 from pbsdock.agent.directories import check_workdir
@@ -46,6 +46,7 @@ def start_job(node: Node, record: Record, request: wire.Message, caller: Caller)
     as before, unless the engine is away, which is told and left to the release.
     """
     began = time.monotonic()
+    late_grant.apply(node, record)
     plan, bound = record.planned, list(record.facts.bound)
     call = call_of(node, record, request)
     if plan.stage_in and plan.workdir:

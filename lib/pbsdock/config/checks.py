@@ -38,6 +38,27 @@ def seccomp(text: str) -> str | None:
     return None if text in ("hpc", "engine") or _is_plain(text) else 'expected "hpc", "engine" or an absolute path'
 
 
+def seccomp_profile(found: object) -> str | None:
+    """A profile as Docker reads it: of one that is none, the engine says so at each job's start."""
+    if not isinstance(found, dict):
+        return "expected an object"
+    actions = [found.get("defaultAction")]
+    rules = found.get("syscalls") or []
+    if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+        return "expected a list of objects as syscalls"
+    actions += [rule.get("action") for rule in rules]
+    for action in actions:
+        if not isinstance(action, str) or not action.startswith("SCMP_ACT_"):
+            return (
+                f"expected a defaultAction, and an action of each of syscalls, such as SCMP_ACT_ERRNO, not {action!r}"
+            )
+    for rule in rules:
+        names = rule.get("names", [rule.get("name")])
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            return "expected names, a list of strings, in each of syscalls"
+    return None
+
+
 def cgroup_or_empty(text: str) -> str | None:
     """A cgroup as ``/proc/PID/cgroup`` shows it, not the root, or nothing."""
     plain = _is_plain(text) and text.strip("/") and not text.endswith("/") and "//" not in text

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pbsdock.config import checks
 from pbsdock.config.lines import Place, positions
 from pbsdock.config.reader import ConfigError, Reader, setting
 from pbsdock.config.sections import (
@@ -159,8 +160,8 @@ def seccomp_of(security: SecurityConfig) -> str:
     try:
         check_trusted(Path(security.seccomp))
         text = Path(security.seccomp).read_text(encoding="utf-8")
-        if not isinstance(json.loads(text), dict):
-            raise ValueError("expected an object")
+        if wrong := checks.seccomp_profile(json.loads(text)):
+            raise ValueError(wrong)
     except (OSError, ValueError) as error:
         raise ConfigError([f"security.seccomp: {security.seccomp} is no profile that can be read: {error}"]) from None
     return text

@@ -25,6 +25,8 @@ class Failure(Enum):
     NO_DIRECTORY = "no-directory"  # the directory to start in is none, or closed to the user
     IMAGE_GONE = "image-gone"
     NO_NETWORK = "no-network"
+    NO_GPUS = "no-gpus"  # it has nothing that could give a container any
+    GPUS_FAILED = "gpus-failed"  # what it has for that did not
     OTHER = "other"
 
 
@@ -164,6 +166,11 @@ class EngineCapabilities:
     default_runtime: str
     maps_user_ids: bool  # whether a container's user is another one on the host
 
+    @property
+    def has_seccomp(self) -> bool:
+        """Whether it can filter a container's system calls."""
+        return any("seccomp" in option for option in self.security_options)
+
 
 class EventKind(Enum):
     """What an engine tells by itself."""
@@ -219,6 +226,10 @@ class ContainerEngine(Protocol):
 
     def start(self, container: str) -> None:
         """Start a container."""
+
+    def limit(self, container: str, limits: Limits) -> None:
+        """Give a container, running or not, other limits; its memory stays limited where it was, and /dev/shm as it
+        is."""
 
     def inspect(self, container: str) -> ContainerState | None:
         """How a container is; None if there is none."""

@@ -6,11 +6,17 @@ from pbsdock.core.errors import NodeFault
 from pbsdock.engine.base import EngineCapabilities
 
 
-def check(engine: EngineCapabilities, runtime: str) -> None:
+def check(engine: EngineCapabilities, runtime: str, seccomp: str) -> None:
     """Raises NodeFault with a sentence for the admin: another node may run the job, so it is queued again.
 
-    *runtime* is ``engine.runtime``, empty for the engine's own default.
+    *runtime* is ``engine.runtime``, empty for the engine's own default, *seccomp* ``security.seccomp``.
     """
+    if seccomp.startswith("/") and not engine.has_seccomp:
+        raise NodeFault(
+            "no-seccomp",
+            f"security.seccomp = {seccomp!r}, but the Docker engine or its kernel has no seccomp, and it would start no"
+            ' container with a profile; "hpc" and "engine" do without there',
+        )
     if engine.maps_user_ids:
         raise NodeFault(
             "userns-remap",

@@ -16,6 +16,10 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "agent.error": ("Something unforeseen, survived.", ("where", "reason", "uid")),
     "client.refused": ("A client asked for what is not its own.", ("uid", "op", "reason")),
     "cgroup.created": ("The job's cgroup holds its limits.", ("cgroup",)),
+    "cgroup.changed": (
+        "The resource manager's file of the job grants other limits than its prologue was told; they are in force.",
+        ("memory_bytes", "cpu_millis", "cpuset", "ms"),
+    ),
     "cgroup.removed": ("The job's cgroup is gone.", ("cgroup",)),
     "container.mismatch": ("A started container was not what was planned and was stopped.", ("container", "reason")),
     "container.oom": ("The kernel killed a process of the job for memory.", ("limit_bytes", "peak_bytes")),

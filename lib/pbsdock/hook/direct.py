@@ -190,6 +190,7 @@ class Direct:
                 if self._pty is not None:
                     self._pty.resize()
             elif self._connection is None:
+                self._signals.note(number)
                 self._tell("signal", signal=number)  # results may be being staged out, which mom does not know of
             else:
                 # An adopted session gets the signal from mom itself, unless mom was restarted since and forgot it.

@@ -78,6 +78,8 @@ class Runner:
         for sentence in told.raw("sentence"):
             say(sentence.decode("utf-8", "replace"))
         code = told.number("code", REFUSED)
+        if self.signals.fatal:
+            self.signals.die(self.signals.fatal)
         if direct.end is not None and direct.end.kind == init.ENDED:
             number = direct.end.number & 0x7F
             if number and code == 128 + number:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pbsdock.config.tables import LEAST_MEMORY, LimitsConfig
 from pbsdock.core.errors import NodeFault, Refusal
-from pbsdock.core.plan import Limits, Mount, Tmpfs
+from pbsdock.core.plan import Limits, Mount, Plan, Tmpfs
 from pbsdock.directive.parse import Directive
 from pbsdock.policy.host import HostFacts, plain, position
 from pbsdock.rm.base import Job
@@ -42,6 +42,32 @@ def with_cpus(limits: Limits, settings: LimitsConfig, free: Sequence[int]) -> Li
     if settings.cpu != "cpuset" or not 0 < count <= len(free):
         return limits
     return replace(limits, cpu_millis=None, cpuset=",".join(str(cpu) for cpu in sorted(free)[:count]))
+
+
+def regranted(plan: Plan, job: Job, settings: LimitsConfig, host: HostFacts) -> Limits:
+    """The limits of a job that is planned already, by what is now known to be granted to it, without CPUs of its own.
+
+    Raises Refusal; NodeFault as :func:`limits_of`.
+    """
+    before = plan.limits
+    memory = _memory(job, settings, host)
+    most = memory or host.memory_bytes
+    for tmpfs in plan.tmpfs:
+        if tmpfs.size_bytes is not None and tmpfs.size_bytes > most:
+            raise Refusal("tmpfs-too-large", _too_large(tmpfs, most))
+    most_shm = _most_shm(settings, memory, host)
+    is_default = before.shm_bytes == _default_shm(settings, _most_shm(settings, before.memory_bytes, host))
+    if not is_default and before.shm_bytes > most_shm:
+        sentence = f"--shm-size asks for {before.shm_bytes} bytes; this job may have {most_shm}"
+        raise Refusal("shm-too-large", sentence)
+    return replace(
+        before,
+        memory_bytes=memory,
+        memory_swap_bytes=_swap(job, settings, memory),
+        cpu_millis=_cpu(job, settings, host),
+        cpuset=None,
+        shm_bytes=_default_shm(settings, most_shm) if is_default else before.shm_bytes,
+    )
 
 
 def _memory(job: Job, settings: LimitsConfig, host: HostFacts) -> int | None:
@@ -93,12 +119,19 @@ def _cpu(job: Job, settings: LimitsConfig, host: HostFacts) -> int | None:
     return (most if job.grant.whole_node else min(max(job.grant.cpus, 1), most)) * 1000
 
 
-def _shm(directive: Directive, settings: LimitsConfig, memory: int | None, host: HostFacts) -> int:
+def _most_shm(settings: LimitsConfig, memory: int | None, host: HostFacts) -> int:
     most = memory or host.memory_bytes
-    if settings.max_shm:
-        most = min(most, settings.max_shm)
+    return min(most, settings.max_shm) if settings.max_shm else most
+
+
+def _default_shm(settings: LimitsConfig, most: int) -> int:
+    return min(settings.shm or max(most // 2, 1), most)
+
+
+def _shm(directive: Directive, settings: LimitsConfig, memory: int | None, host: HostFacts) -> int:
+    most = _most_shm(settings, memory, host)
     if directive.shm_size is None:
-        return min(settings.shm or max(most // 2, 1), most)
+        return _default_shm(settings, most)
     if directive.shm_size > most:
         raise Refusal(
             "shm-too-large",
@@ -115,10 +148,13 @@ def tmpfs_of(directive: Directive, limits: Limits, host: HostFacts, mounts: Sequ
         if tmpfs.size_bytes is not None and tmpfs.size_bytes > most:
             raise Refusal(
                 "tmpfs-too-large",
-                f"{position(directive, 'tmpfs', index)}: --tmpfs {tmpfs.target} asks for {tmpfs.size_bytes} bytes; it"
-                f" lives in the job's memory of {most}",
+                f"{position(directive, 'tmpfs', index)}: {_too_large(tmpfs, most)}",
             )
     taken = {tmpfs.target for tmpfs in made} | {mount.target for mount in mounts}
     if directive.read_only and _TMP not in taken:
         made.append(Tmpfs(target=_TMP, size_bytes=None))  # most programs need one they can write to
     return tuple(made)
+
+
+def _too_large(tmpfs: Tmpfs, most: int) -> str:
+    return f"--tmpfs {tmpfs.target} asks for {tmpfs.size_bytes} bytes; it lives in the job's memory of {most}"

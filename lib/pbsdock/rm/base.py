@@ -126,7 +126,8 @@ class Announced(Protocol):
 class Live(Protocol):
     """A job that is alive on this node, as the manager itself tells of it; ``uid`` None where it does not say whose.
 
-    ``wrong`` says what of its resources cannot be understood, "" if nothing.
+    ``wrong`` says what of its resources cannot be understood, "" if nothing. ``has_more``: whether it was granted what
+    the arguments of its prepare hook cannot have told, or not all.
     """
 
     @property
@@ -135,6 +136,8 @@ class Live(Protocol):
     def uid(self) -> int | None: ...
     @property
     def wrong(self) -> str: ...
+    @property
+    def has_more(self) -> bool: ...
 
     def job(self, env: Mapping[str, str]) -> Job:
         """Look up the rest. *env* is the user's: of it only paths are taken, and only where they are what the manager
@@ -195,6 +198,10 @@ class ResourceManager(Protocol):
 
     def chooses_shell(self, script: bytes) -> bool:
         """Whether the script asks for a shell, in the manager's own lines."""
+
+    def adopts(self) -> tuple[str, str]:
+        """By which program containers come into the manager's accounting on this node, and "" ; or "", and a sentence
+        that says why they cannot, what is lost by that, and what helps."""
 
     def adopt(self, first: int, hook: int) -> Adoption:
         """Have the container of process *first* counted as the job of the run hook *hook* (process ids)."""

@@ -27,6 +27,11 @@ _RESOURCES = frozenset(
     " mppwidth naccesspolicy ncpus neednodes nice nodes nodect nodeset opsys other partition pcput pmem procs prologue"
     " pvmem qos reqattr size software tpn trl vmem walltime".split()
 )
+# What the server keeps to itself: without ATR_DFLAG_MOM there, and in no argument or .JB of a real mom's (observed).
+_OF_THE_SERVER = frozenset(
+    "advres arch depend feature flags gattr geometry host naccesspolicy nodect nodeset opsys partition qos reqattr"
+    " software tpn trl".split()
+)
 _TIMES = ("cput", "pcput", "walltime")
 _SIZES = ("mem", "vmem", "pmem", "pvmem", "file")
 
@@ -210,6 +215,7 @@ def resource_text(asked: str) -> str:
     if not any(key == "nodes" for key, _ in items):
         items.insert(0, ("nodes", "1:ppn=1"))
     nodes = next(value for key, value in items if key == "nodes")
+    items = [(key, value) for key, value in items if key not in _OF_THE_SERVER]
     return packed([*items, ("neednodes", nodes)])
 
 

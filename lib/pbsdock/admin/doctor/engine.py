@@ -48,10 +48,10 @@ def judge_versions(components: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding(name, "version", False, f"{text} has {names}")
 
 
-def judge_fitness(engine: EngineCapabilities, runtime: str) -> Iterator[Finding]:
-    """Whether it can run jobs at all; *runtime* is ``engine.runtime``. Pure."""
+def judge_fitness(engine: EngineCapabilities, runtime: str, seccomp: str) -> Iterator[Finding]:
+    """Whether it can run jobs at all; *runtime* is ``engine.runtime``, *seccomp* ``security.seccomp``. Pure."""
     try:
-        fitness.check(engine, runtime)
+        fitness.check(engine, runtime, seccomp)
     except NodeFault as error:
         yield Finding("Engine", "fitness", False, error.sentence)
         return

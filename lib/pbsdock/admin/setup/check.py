@@ -1,4 +1,4 @@
-"""Everything that is wrong with an installation, a sentence each."""
+"""Everything that is wrong with an installation, or lacking beside it, a sentence each."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ def check(places: Places, say: Callable[[str], None]) -> int:
                 say(f"version {version.name} stays until the next installation, or as long as processes run from it")
     for line in told:
         say(f"wrong: {line}")
+    if current is not None and not told:
+        for line in _lacking(current):
+            say(f"note: {line}")
     if not told:
         say(f"pbsdock is installed correctly in {places.mom_priv}")
     return 1 if told else 0
@@ -113,6 +116,13 @@ def _program(current: Version) -> Iterator[str]:
         for line in (done.stdout or done.stderr).splitlines():
             if not line.startswith("ok "):
                 yield line.removeprefix("NOT ")
+
+
+def _lacking(current: Version) -> Iterator[str]:
+    """What jobs run without, but not as well."""
+    for line in _command(current, "doctor", "accounting").stdout.splitlines():
+        if line.startswith("NOT "):
+            yield line.partition(": ")[2]
 
 
 def _command(version: Version, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -31,6 +31,9 @@ _NO_PROGRAM = re.compile(
     r"|executable file `[^`]*` not found|open executable: "
 )
 _NO_DIRECTORY = re.compile(r"\bchdir(?: to|:| `)|\bset cwd\b|[Cc]annot mkdir: ")
+# Where NVIDIA's container toolkit is not there: the words of engines up to 28, and of 29, which asks CDI.
+_NO_GPUS = re.compile(r"could not select device driver|discover GPU vendor|unresolvable CDI devices")
+_GPUS_FAILED = re.compile(r"nvidia-container-(?:cli|runtime)|\bnvml error\b")
 _KINDS = {"die": EventKind.CONTAINER_DIED, "exec_die": EventKind.EXEC_DIED, "oom": EventKind.OUT_OF_MEMORY}
 EVENTS = tuple(_KINDS)  # the actions worth asking for
 
@@ -47,6 +50,10 @@ def failure(doing: str, status: int, text: str) -> Failure:
     """Why the engine refused to do this; only its sentence, or its runtime's in it, tells (Engine 20.10 to 28)."""
     if doing in _STARTS and _EXEC.search(text):  # before the others: the name in it is the user's
         return Failure.NO_PROGRAM
+    if doing in (*_STARTS, "create") and _NO_GPUS.search(text):
+        return Failure.NO_GPUS
+    if doing in _STARTS and _GPUS_FAILED.search(text):
+        return Failure.GPUS_FAILED
     if doing in (*_STARTS, "create") and _NO_DIRECTORY.search(text):
         return Failure.NO_DIRECTORY
     if _NO_PROGRAM.search(text) and (doing == "exec start" or (doing in _STARTS and "mount" not in text)):

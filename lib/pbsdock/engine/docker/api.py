@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
+from pbsdock.core.plan import Limits
 from pbsdock.engine.base import (
     ContainerSpec,
     ContainerState,
@@ -22,7 +23,7 @@ from pbsdock.engine.base import (
     ListedContainer,
 )
 from pbsdock.engine.docker import answers, image_files
-from pbsdock.engine.docker.host_config import create_body
+from pbsdock.engine.docker.host_config import create_body, limit_fields
 from pbsdock.engine.docker.link import Link
 from pbsdock.engine.docker.seccomp import profile
 
@@ -61,7 +62,12 @@ class Engine:
         return self._link.probe()
 
     def info(self) -> EngineCapabilities:
-        return answers.capabilities(self._link.ask("info", "GET", "/info"))
+        found = answers.capabilities(self._link.ask("info", "GET", "/info"))
+        if self._seccomp == "hpc":
+            # Asked anew whenever the connection was lost: another version's filter allows other calls. An engine
+            # without seccomp refuses every profile, and forbids no call either.
+            self._profile = profile(found.version) if found.has_seccomp else ""
+        return found
 
     def components(self) -> dict[str, str]:
         return answers.components(self._link.ask("version", "GET", "/version"))
@@ -74,17 +80,17 @@ class Engine:
         if self._seccomp != "hpc":
             return "" if self._seccomp == "engine" else self._seccomp
         if self._profile is None:
-            found = self.info()
-            # An engine without seccomp refuses every profile, and forbids no call either.
-            has_seccomp = any("seccomp" in option for option in found.security_options)
-            self._profile = profile(found.version) if has_seccomp else ""
-        return self._profile
+            self.info()
+        return self._profile or ""
 
     def attach(self, container: str) -> socket.socket:
         return self._link.stream("attach", f"/containers/{container}/attach?stream=1&stdin=1&stdout=1&stderr=1", b"")
 
     def start(self, container: str) -> None:
         self._link.ask("start", "POST", f"/containers/{quote(container)}/start")
+
+    def limit(self, container: str, limits: Limits) -> None:
+        self._link.ask("update", "POST", f"/containers/{quote(container)}/update", limit_fields(limits))
 
     def inspect(self, container: str) -> ContainerState | None:
         with _absent(404):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pbsdock.core.plan import Tmpfs
+from pbsdock.core.plan import Limits, Tmpfs
 from pbsdock.engine.base import BindMount, ContainerSpec, Rlimits
 
 # Set below.
@@ -170,18 +170,25 @@ def host_config(spec: ContainerSpec, seccomp: str = "") -> dict[str, Any]:
         "OomScoreAdj": spec.oom_score_adj,
         "OomKillDisable": False,
         "Ulimits": _ulimits(spec.rlimits),
-        "PidsLimit": limits.pids,
-        "Memory": limits.memory_bytes or 0,
-        "MemorySwap": limits.memory_swap_bytes or 0,
-        "CpuPeriod": 100_000 if limits.cpu_millis else 0,
-        "CpuQuota": limits.cpu_millis * 100 if limits.cpu_millis else 0,
-        "CpusetCpus": limits.cpuset or "",
+        **limit_fields(limits),
         "Devices": [
             {"PathOnHost": device.path, "PathInContainer": device.path, "CgroupPermissions": device.permissions}
             for device in spec.devices
         ],
         "DeviceRequests": _gpus(spec.gpus),
         "Sysctls": dict(spec.sysctls),
+    }
+
+
+def limit_fields(limits: Limits) -> dict[str, Any]:
+    """The fields that can also be changed of a container that is there: 0 and "" then leave them as they are."""
+    return {
+        "PidsLimit": limits.pids,
+        "Memory": limits.memory_bytes or 0,
+        "MemorySwap": limits.memory_swap_bytes or 0,
+        "CpuPeriod": 100_000 if limits.cpu_millis else 0,
+        "CpuQuota": limits.cpu_millis * 100 if limits.cpu_millis else 0,
+        "CpusetCpus": limits.cpuset or "",
     }
 
 

@@ -17,7 +17,10 @@ from pbsdock.rm.torque.grant import gpus_on, grant_of
 from pbsdock.rm.torque.ids import JobId
 from pbsdock.rm.torque.jobfile import JobFile, of_host, slots_on
 from pbsdock.rm.torque.resources import Resources
+from pbsdock.rm.torque.tasks import TaskRequest
 from pbsdock.rm.torque.words import WORDS
+
+_SURELY_FITS = 1900  # bytes of a Resource_List in mom's buffer of 2,048, beside the neednodes= it adds
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +124,18 @@ class LiveJob:
         """What of the resources cannot be understood."""
         return self.file.wrong
 
+    @property
+    def has_more(self) -> bool:
+        """-L and -n are in no argument, and of a long Resource_List mom leaves out what does not fit."""
+        length = sum(len(f"{name}={value},") for name, value in self.file.resources.raw)
+        return bool(self.file.tasks) or self.file.exclusive or length > _SURELY_FITS
+
     def job(self, env: Mapping[str, str]) -> Job:
         """*env* is the run hook's, used for TMPDIR and the node file only. Raises KeyError for an unknown user."""
         file = self.file
         here, total = slots_on(file.exec_host, self.node) if file.exec_host else (1, 1)
+        if not here and "+" not in file.exec_host:  # one host by another of its names
+            here = total
         nodefile = _moms_own(env.get("PBS_NODEFILE"), self.id, self.spool / "aux")
         return _job(
             file.job_id,
@@ -143,6 +154,8 @@ class LiveJob:
             job_file=self.name,
             slots_here=max(1, here),
             slots_total=max(1, total, here),
+            tasks=file.tasks,
+            exclusive=file.exclusive,
         )
 
 
@@ -164,6 +177,8 @@ def _job(
     job_file: str,
     slots_here: int,
     slots_total: int,
+    tasks: Sequence[TaskRequest] = (),
+    exclusive: bool = False,
 ) -> Job:
     entry = pwd.getpwnam(user)
     groups = tuple(gid for gid in os.getgrouplist(user, entry.pw_gid) if gid != entry.pw_gid)
@@ -196,6 +211,9 @@ def _job(
             slots_total=slots_total,
             hosts=hosts,
             gpu_ids=gpus_on(_names_in(gpufile), node),
+            tasks=tasks,
+            node=node,
+            exclusive=exclusive,
         ),
         words=WORDS,
     )

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 from pbsdock.core.errors import BadValue
 from pbsdock.rm.torque.ids import JobId, parse_job_id
 from pbsdock.rm.torque.resources import Resources, understood
+from pbsdock.rm.torque.tasks import TaskRequest, parse_task_requests
 from pbsdock.rm.torque.values import is_number
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
@@ -38,6 +39,8 @@ class JobFile:
     node_id: int | None  # 0 on the mother superior
     start_time: int | None
     interactive: bool
+    tasks: tuple[TaskRequest, ...] = ()  # qsub -L
+    exclusive: bool = False  # qsub -n
     wrong: str = ""  # what of the resources cannot be understood
 
 
@@ -62,7 +65,13 @@ def parse_jb(data: bytes) -> JobFile:
         raise BadValue(f"the .JB is not well-formed: {error}") from None
     if not isinstance(root, ElementTree.Element) or root.tag != "job":
         raise BadValue("the .JB has no job in it; this file is not mom's")
-    resources, wrong = understood(_listed(root))
+    resources, wrong = understood(_listed(root, "Resource_List"))
+    tasks: tuple[TaskRequest, ...] = ()
+    try:
+        if _text(root, "request_version") != "1":  # a server with cgroups writes one for -l as well
+            tasks = parse_task_requests(_listed(root, "req_information"))
+    except BadValue as error:
+        wrong = wrong or str(error)
     owner = _text(root, "euser") or _text(root, "Job_Owner").partition("@")[0]
     return JobFile(
         job_id=parse_job_id(_text(root, "jobid")),
@@ -79,6 +88,8 @@ def parse_jb(data: bytes) -> JobFile:
         node_id=_maybe(_text(root, "nodeid")),
         start_time=_maybe(_text(root, "start_time")),
         interactive=_text(root, "interactive") not in ("", "0", "False"),  # the port qsub waits on
+        tasks=tasks,
+        exclusive=_text(root, "node_exclusive") not in ("", "0", "False"),
         wrong=wrong,
     )
 
@@ -92,8 +103,8 @@ def _text(root: ElementTree.Element, tag: str) -> str:
     return ""
 
 
-def _listed(root: ElementTree.Element) -> list[tuple[str, str]]:
-    return [(item.tag, (item.text or "").strip()) for item in root.iterfind("attributes/Resource_List/*")]
+def _listed(root: ElementTree.Element, tag: str) -> list[tuple[str, str]]:
+    return [(item.tag, (item.text or "").strip()) for item in root.iterfind(f"attributes/{tag}/*")]
 
 
 def _maybe(text: str) -> int | None:

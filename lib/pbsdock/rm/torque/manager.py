@@ -70,7 +70,7 @@ class Torque(ResourceManager):
     def find(self, job_id: str) -> LiveJob | None:
         """By its .JB, which may come a moment after the job's shell. Raises BadValue."""
         parsed = parse_job_id(job_id)
-        pause, deadline = 0.02, time.monotonic() + _JOB_FILE_S
+        pause, deadline = 0.001, time.monotonic() + _JOB_FILE_S
         while (found := self._files.find(parsed)) is None and time.monotonic() < deadline:
             time.sleep(pause)
             pause = min(2 * pause, 0.32)
@@ -92,6 +92,20 @@ class Torque(ResourceManager):
     def chooses_shell(self, script: bytes) -> bool:
         """Whether a ``#PBS`` line has the option -S."""
         return _SHELL_LINE.search(script) is not None
+
+    def adopts(self) -> tuple[str, str]:
+        """By pbs_track, looked for anew."""
+        if found := tools.find("pbs_track", self._client_dir):
+            return found, ""
+        where = f"in torque.client_dir, {self._client_dir}" if self._client_dir else "in the usual places"
+        beside = (
+            "" if self._client_dir else f", nor beside {' or '.join(tools.moms_prefixes()) or 'a pbs_mom that runs'}"
+        )
+        return "", (
+            f"pbs_track is not {where}{beside}: Torque counts no CPU time and memory of containers as the job's, and"
+            " suspending a job does not stop its container; install Torque's client programs, or name their directory"
+            " in torque.client_dir"
+        )
 
     def adopt(self, first: int, hook: int) -> Adoption:
         """By pbs_track, which mom obeys for the job's owner only: the run hook starts it."""
