@@ -389,7 +389,7 @@ def test_a_signal_that_comes_with_the_end_does_not_lose_it(agent: Agent, first: 
 
 
 def test_a_signal_after_the_end_is_the_agents(agent: Agent, first: FirstProcess) -> None:
-    """Results may be being staged out, which the agent then ends; the job's end stays what it was."""
+    """Results may be being staged out, which the agent then ends; a deleted job ends as a bare one does."""
     hook = agent.hook("/bin/sh", "-c", "exit 3")
     agent.let_in(first, results=1)
     assert _over(agent) == (init.ENDED, 3 << 8)
@@ -398,7 +398,7 @@ def test_a_signal_after_the_end_is_the_agents(agent: Agent, first: FirstProcess)
     agent.end(3)
 
     assert (message.op, message.number("signal")) == ("signal", signal.SIGTERM)
-    assert hook.wait(20) == 3
+    assert hook.wait(20) == -signal.SIGTERM
 
 
 # -- connections that break ---------------------------------------------------------------------------------------

@@ -80,15 +80,19 @@ def test_an_exclusive_job_with_fakes_has_all_cpus(tmp_path: Path, monkeypatch: p
     assert node.fake_cgroups.calls == ["create"]
 
 
-def test_a_container_with_fakes_that_waits_is_limited_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After its cgroup, below which it cannot have more."""
-    node, record = _begun(tmp_path, monkeypatch, _tasks(memory=64 * _MB))
+@pytest.mark.parametrize(("asked", "calls"), [({"lprocs": 2}, ["limit c to None"]), ({"memory": 64 * _MB}, [])])
+def test_a_container_with_fakes_that_waits_is_limited_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, int], calls: list[str]
+) -> None:
+    """After its cgroup, below which it cannot have more; or one with another /dev/shm is to take its place."""
+    node, record = _begun(tmp_path, monkeypatch, _tasks(**asked))
     waiting = Standing(bound=(), container="c", pid=os.getpid())
     node.jobs.stand(record, waiting)
     threading.Timer(0.1, waiting.over.set).start()  # it is being made
     late_grant.apply(node, record)
 
-    assert node.engine.calls == [f"limit c to {64 * _MB}"]
+    assert node.engine.calls == calls
+    assert node.jobs.standing_of(record) is (waiting if calls else None)
 
 
 @pytest.mark.parametrize(("wanted", "cpuset"), [(1, "3"), (2, "2,3"), (3, "2,3,5"), (8, "2,3,5")])

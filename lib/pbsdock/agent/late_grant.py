@@ -21,8 +21,7 @@ from pbsdock.policy.limits import regranted, with_cpus
 def apply(node: Node, record: Record) -> None:
     """Bring the plan, the job's cgroup, and its container if that is there, to what the manager's file grants.
 
-    The size of /dev/shm of a container that is there stays as it was made; what is in it counts as the job's memory.
-    Done again it changes nothing. Raises Refusal for what the job cannot have here, NodeFault; the limits in force are
+    A container that is there and whose /dev/shm has another size is made anew. Done again it changes nothing. Raises Refusal for what the job cannot have here, NodeFault; the limits in force are
     then the ones of before.
     """
     if record.facts.on_demand:  # planned from that file
@@ -53,8 +52,10 @@ def apply(node: Node, record: Record) -> None:
         if waiting is not None:
             waiting.over.wait()
         node.cgroups.create(record.cgroup, limits)
-        if waiting is not None and waiting.is_ready:
+        if waiting is not None and waiting.is_ready and limits.shm_bytes == plan.limits.shm_bytes:
             node.engine.limit(waiting.container, limits)
+        else:
+            node.jobs.drop_standing(record)  # one is made whose /dev/shm has the right size
         record.plan = replace(plan, limits=limits)
         record.save()
     except OSError as error:
