@@ -21,7 +21,9 @@ from pbsdock.policy.limits import regranted, with_cpus
 def apply(node: Node, record: Record) -> None:
     """Bring the plan, the job's cgroup, and its container if that is there, to what the manager's file grants.
 
-    A container that is there and whose /dev/shm has another size is made anew. Done again it changes nothing. Raises Refusal for what the job cannot have here, NodeFault; the limits in force are
+    A container that is there and whose /dev/shm has another size is made anew. Done again it changes nothing.
+
+    Raises Refusal for what the job cannot have here, NodeFault; the limits in force are
     then the ones of before.
     """
     if record.facts.on_demand:  # planned from that file
