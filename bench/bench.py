@@ -82,11 +82,13 @@ def p1(site: Site, identifier: str = "P1", pause_s: float = 0.0) -> None:
 def t1(site: Site) -> None:
     """100 tasks one after another in a container that stands ready, against as many bare processes by a first process
     of the host's own namespaces: both asked for over its socket, by the client that the run hook has."""
-    trial = site.trial("sleep 60")
+    trial = site.trial("echo up; sleep 60")
     if trial.begin() is not None:
         raise RuntimeError("the prologue failed")
     (place,) = (site.root / "run/pbsdock/work").glob(f"{trial.job_id}.*")
     path, number = f"{place}/init/{init.SOCKET}", itertools.count()
+    while b"up" not in trial.out_path.read_bytes():
+        time.sleep(0.01)
 
     def task(path: str) -> float:
         began = time.monotonic()
