@@ -42,6 +42,7 @@ def _prepared(instance: Instance) -> Iterator[Trial]:
     trial = Trial(instance.request(f"#!/bin/sh\n#DOCKER {IMAGE}\ntrue\n", user=ATTACKER))
     trial.prepare_files()
     assert trial.prologue() == 0
+    trial.spool.record(os.getpid())
     try:
         yield trial
     finally:
