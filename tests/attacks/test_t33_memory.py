@@ -277,11 +277,18 @@ def test_a_wide_job_starts_all_its_tasks_at_once(instance: Instance, agent: int)
             link = Link(sys.argv[1], 300.0)
             link.send(wire.Message("start", job=sys.argv[2], argv=[b"/bin/true"], env=environment, cwd=b"/"))
             answer, fds = link.recv()
-            [os.close(one) for one in fds]
             got.append(answer.op)
             link.sock.settimeout(60)
+            door, null = init.Connection(f"/proc/self/fd/{fds[0]}/socket", 60.0), os.open(os.devnull, os.O_RDWR)
+            task, env = answer.text("task"), answer.raw("env")
+            door.run(init.Run(task, [b"/bin/true"], env, b"/", umask=18, flags=init.SESSION), (null, null, null))
+            while (end := door.receive()).kind == init.PID:
+                pass
+            link.send(wire.Message("over", job=sys.argv[2], task=task, kind=end.kind, number=end.number))
             answer = link.recv()[0]
             got.append(f"{answer.op} {answer.text('code')}")
+            [os.close(one) for one in (*fds, null)]
+            door.close()
             link.close()
         threads = [threading.Thread(target=ask) for _ in range(256)]
         [one.start() for one in threads]

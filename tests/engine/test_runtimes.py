@@ -67,11 +67,11 @@ def test_what_a_real_engine_says_of_itself(scratch: Path, users: tuple[str, ...]
         mapped = connect(str(engine.socket), 20.0).info()
     finally:
         engine.unmake()
-    fitness.check(plain, "another")
+    fitness.check(plain, "another", "hpc")
     with pytest.raises(NodeFault) as lacking:
-        fitness.check(plain, "none-such")
+        fitness.check(plain, "none-such", "hpc")
     with pytest.raises(NodeFault) as mapping:
-        fitness.check(mapped, "")
+        fitness.check(mapped, "", "hpc")
 
     assert (lacking.value.code, mapping.value.code) == ("runtime-missing", "userns-remap")
 
