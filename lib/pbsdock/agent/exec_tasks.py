@@ -10,6 +10,7 @@ from pbsdock.agent import work_dir
 from pbsdock.agent.call import read_call, without_bytes
 from pbsdock.agent.protocols import RunsTasks
 from pbsdock.agent.runs import ExecRun
+from pbsdock.agent.task_end import conclude
 from pbsdock.core.errors import NodeFault, Refusal
 from pbsdock.core.record import Record
 from pbsdock.engine import spec as container
@@ -89,11 +90,5 @@ def finish_exec(node: RunsTasks, running: ExecRun) -> bool:
     except EngineError:
         code = _LOST  # the engine forgets every exec when it is restarted
         sentences.append(_RESTARTED)
-    with running.lock:
-        if running.ended is not None:
-            return True
-        running.ended = wire.Message("ended", code=code, sentence=[sentence.encode() for sentence in sentences])
-    node.emit("task.ended", running.record, task=running.name[:12], code=code)
-    running.end(running.ended)
-    node.jobs.drop(running)
+    conclude(node, running, running.name[:12], code, sentences)
     return True

@@ -188,15 +188,12 @@ def forget_end(path: Path, name: str) -> None:
 
 def is_polite(end: init.Answer) -> bool:
     """Whether a SIGTERM has ended it: then the first process waits for what it has left running. Pure."""
-    return end.kind == init.ENDED and end.number & 0x7F == signal.SIGTERM
+    return end.kind == init.ENDED and end.signal == signal.SIGTERM
 
 
 def exit_code(end: init.Answer, *, not_run: int) -> int:
     """The exit code a shell would report (128 and the signal); *not_run* for what could not be started. Pure."""
-    if end.kind != init.ENDED:
-        return not_run
-    number = end.number & 0x7F
-    return 128 + number if number else end.number >> 8 & 0xFF
+    return end.code if end.kind == init.ENDED else not_run
 
 
 def state_of(end: init.Answer, *, not_run: int) -> ContainerState:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import os
 import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from pbsdock.agent.programs import USUAL_PATH, Cause, Identity, Image
+from pbsdock.agent.programs import USUAL_PATH, Cause, Image
 from pbsdock.core.errors import NodeFault, Refusal
 from pbsdock.core.plan import Plan
 from pbsdock.engine.base import ContainerEngine, ContainerSpec, EngineError, Failure, FoundFile
@@ -19,7 +18,6 @@ from pbsdock.engine.spec import Call, closed_workdir, entrypoint
 _LOOK_S = 5.0
 _WORDS_S, _WORDS_BYTES = 0.5, 4096
 _FRAME = 8  # bytes of a frame's header
-_KERNELS = ("/proc", "/sys", "/dev")  # mounted in every container
 
 MakeSpec = Callable[[bool], ContainerSpec]  # whether the command is behind a shell line
 
@@ -132,13 +130,8 @@ def cause_in_image(engine: ContainerEngine, name: str, spec: ContainerSpec, prog
     beside = f"{name}-look"
     try:
         identifier = engine.create(bare, beside)
-        image = Image(
-            look=_looker(engine, identifier),
-            who=Identity(uid=spec.uid, gids=frozenset((spec.gid, *spec.groups))),
-            mounted=[*mounted, *_KERNELS],
-            machine=os.uname().machine,
-            search=search[0] if search else USUAL_PATH,
-        )
+        path = search[0] if search else USUAL_PATH
+        image = Image.of_container(_looker(engine, identifier), spec, path, mounted)
         return image.cause(program)
     except (EngineError, NodeFault):  # what failed is the job's start, and that is told in any case
         return None

@@ -5,18 +5,15 @@ Pure but for the look into the container, which the caller gives.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pbsdock.agent.launch import no_program
-from pbsdock.agent.programs import USUAL_PATH, Identity, Image, Look
+from pbsdock.agent.programs import USUAL_PATH, Image, Look
 from pbsdock.core.errors import Refusal
 from pbsdock.core.facts import ImageTraits
 from pbsdock.core.plan import Plan
-from pbsdock.engine.spec import PLAIN_SHELLS, Call, closed_workdir, entrypoint
-
-KERNELS = ("/proc", "/sys", "/dev")  # mounted in every container
+from pbsdock.engine.spec import PLAIN_SHELLS, Call, carriage_return, closed_workdir, entrypoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,13 +27,7 @@ class Command:
 
 def image_as_met(plan: Plan, look: Look, environment: Mapping[str, str], mounted: Sequence[str]) -> Image:
     """The container's files as the job's user meets them; *mounted* are the targets of what covers the image."""
-    return Image(
-        look=look,
-        who=Identity(uid=plan.uid, gids=frozenset((plan.gid, *plan.groups))),
-        mounted=[*mounted, *KERNELS],
-        machine=os.uname().machine,
-        search=environment.get("PATH") or USUAL_PATH,
-    )
+    return Image.of_container(look, plan, environment.get("PATH") or USUAL_PATH, mounted)
 
 
 def checked(plan: Plan, call: Call, command: Command, traits: ImageTraits, image: Image) -> Command:
@@ -64,11 +55,7 @@ def _check_interpreter(plan: Plan, call: Call, argv: Sequence[str], image: Image
     """Whether the script's own first line can be followed. Raises Refusal."""
     which = "which the script's first line names"
     if call.interpreter.endswith("\r"):
-        raise Refusal(
-            "no-interpreter",
-            f"the script's first line ends with a carriage return (CRLF), so that {call.interpreter!r} is looked for as"
-            " its interpreter; remove them with sed -i 's/\\r$//' SCRIPT",
-        )
+        raise Refusal("no-interpreter", carriage_return(call.interpreter))
     if (cause := image.cause(call.interpreter)) is not None:
         if cause.says.startswith(f"there is no {call.interpreter}"):
             raise Refusal("no-interpreter", f"image '{plan.image}' has no {call.interpreter}, {which}")

@@ -1,14 +1,17 @@
-"""Why a program of an image cannot be run by a job's user: its path is walked as the kernel would. Pure.
+"""Why a program of an image cannot be run by a job's user: its path is walked as the kernel would. Pure but
+for the machine's own name.
 
 What execve(2) answers leaves open which of several files it is about; "no such file" may be the loader's.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from pbsdock.core.pathrules import below
 from pbsdock.engine.base import FoundFile
@@ -16,6 +19,7 @@ from pbsdock.engine.base import FoundFile
 Look = Callable[[str], "FoundFile | None"]  # a path without links in it -> what is there
 
 USUAL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_KERNELS = ("/proc", "/sys", "/dev")  # mounted in every container
 _LINKS = 40  # as the kernel follows at most (path_resolution(7))
 _INTERPRETERS = 4  # likewise of scripts (execve(2))
 _PT_INTERP = 3
@@ -38,6 +42,17 @@ class Identity:
 
     uid: int
     gids: frozenset[int]
+
+
+class HasIdentity(Protocol):
+    """A plan, or a container's specification: who its processes are, in numbers."""
+
+    @property
+    def uid(self) -> int: ...
+    @property
+    def gid(self) -> int: ...
+    @property
+    def groups(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +82,18 @@ class Image:
     mounted: Sequence[str]
     machine: str
     search: str = USUAL_PATH  # PATH
+
+    @classmethod
+    def of_container(cls, look: Look, user: HasIdentity, search: str, mounted: Sequence[str]) -> Image:
+        """The files of a container as its *user* meets them; *search* is PATH, *mounted* are the targets of what
+        covers the image beside what the kernel has in every container."""
+        return cls(
+            look=look,
+            who=Identity(uid=user.uid, gids=frozenset((user.gid, *user.groups))),
+            mounted=[*mounted, *_KERNELS],
+            machine=os.uname().machine,
+            search=search,
+        )
 
     def cause(self, program: str) -> Cause | None:
         """Why *program*, a path or a name to be searched, cannot be run; None if nothing is found."""

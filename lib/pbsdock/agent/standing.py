@@ -13,6 +13,7 @@ from pbsdock.agent.launch import launch_error
 from pbsdock.agent.node import Node
 from pbsdock.agent.pinning import pinned
 from pbsdock.agent.stand import Standing
+from pbsdock.agent.starting import REMOVED_S
 from pbsdock.core.errors import HookError, NodeFault
 from pbsdock.core.facts import Bound
 from pbsdock.core.plan import Plan
@@ -21,7 +22,6 @@ from pbsdock.engine import spec as container
 from pbsdock.engine.base import EngineError
 from pbsdock.host.process import start_time
 
-_REMOVED_S = 10.0
 _CALLS = 3  # of the engine, each with its deadline
 
 
@@ -56,7 +56,7 @@ def take(node: Node, record: Record, bound: Sequence[Bound]) -> Standing:
         if standing.is_ready and standing.bound == tuple(bound):
             return standing
     # Also what an agent that was killed has left, of which this one knows nothing.
-    node.remove_container(record, _REMOVED_S)
+    node.remove_container(record, REMOVED_S)
     standing = Standing(tuple(bound))
     node.jobs.stand(record, standing)
     _make(node, record, standing)

@@ -60,13 +60,13 @@ def start_job(node: Node, record: Record, request: wire.Message, caller: Caller)
         run, stream = start_attached(node, record, call, limits, began)
         return run, Admission(stream.detach(), {})
     try:
-        pid, command = _at_the_gate(node, record, call, bound, limits, began)
+        pid, command, within = _at_the_gate(node, record, call, bound, limits, began)
     except BaseException:
         discard(node, record)
         raise
     run = JobRun(record=record, pid=pid, pid_start=record.facts.pid_start)
     node.jobs.add(run)
-    return run, admit(node, run, first_process.LEADER, command, limits)
+    return run, _admission(node, record, first_process.LEADER, command, within)
 
 
 def start_again(node: Node, record: Record, request: wire.Message, caller: Caller) -> tuple[Run, Admission]:
@@ -85,8 +85,18 @@ def start_again(node: Node, record: Record, request: wire.Message, caller: Calle
 def admit(node: Node, run: Run, name: str, command: Command, limits: Rlimits) -> Admission:
     """Let a run hook have *command* run by that *name*. Raises NodeFault."""
     try:
-        numbered = first_process.within(run.record.facts.pid, limits)
-        fd = first_process.open_directory(node.init_dir(run.record))
+        within = first_process.within(run.record.facts.pid, limits)
+    except OSError:
+        raise NodeFault("first-process", "the job's container is over") from None
+    return _admission(node, run.record, name, command, within)
+
+
+def _admission(
+    node: Node, record: Record, name: str, command: Command, within: Mapping[int, tuple[int, int]]
+) -> Admission:
+    """Raises NodeFault."""
+    try:
+        fd = first_process.open_directory(node.init_dir(record))
     except OSError:
         raise NodeFault("first-process", "the job's container is over") from None
     return Admission(
@@ -96,7 +106,7 @@ def admit(node: Node, run: Run, name: str, command: Command, limits: Rlimits) ->
             "argv": [os.fsencode(word) for word in command.argv],
             "env": [os.fsencode(f"{variable}={value}") for variable, value in command.environment.items()],
             "directory": [os.fsencode(command.directory)],
-            "limit": [b"%d %d %d" % (number, soft, hard) for number, (soft, hard) in numbered.items()],
+            "limit": [b"%d %d %d" % (number, soft, hard) for number, (soft, hard) in within.items()],
         },
     )
 
@@ -111,14 +121,14 @@ def command_for(record: Record, call: container.Call, pid: int) -> Command:
 
 def _at_the_gate(
     node: Node, record: Record, call: container.Call, bound: Sequence[Bound], limits: Rlimits, began: float
-) -> tuple[int, Command]:
-    """Raises Refusal, NodeFault."""
+) -> tuple[int, Command, Mapping[int, tuple[int, int]]]:
+    """The first process, what it is to run, and the limits it was opened with. Raises Refusal, NodeFault."""
     for _attempt in (1, 2):
         # Minted since the prologue, and needed only now: the gateway's time is hidden behind everybody else's.
         deliver(node, record, record.planned)
         waiting = standing.take(node, record, bound)
         try:
-            command = _open(node, record, call, waiting, limits)
+            command, within = _open(node, record, call, waiting, limits)
         except (_Over, OSError, NodeFault) as error:
             if waiting.is_ready:
                 if isinstance(error, NodeFault):
@@ -128,11 +138,13 @@ def _at_the_gate(
             node.jobs.drop_standing(record)
             continue  # an engine that was restarted has ended it
         note_start(node, record, waiting.container, waiting.pid, tty=call.tty, began=began)
-        return waiting.pid, command
+        return waiting.pid, command, within
     raise NodeFault("first-process", "the container's first process ended before the job began")
 
 
-def _open(node: Node, record: Record, call: container.Call, waiting: Standing, limits: Rlimits) -> Command:
+def _open(
+    node: Node, record: Record, call: container.Call, waiting: Standing, limits: Rlimits
+) -> tuple[Command, Mapping[int, tuple[int, int]]]:
     """Compare, check, let in. Raises _Over, OSError if it ended meanwhile; Refusal, NodeFault."""
     plan, pid = record.planned, waiting.pid
     with first_process.connected(node.init_dir(record), pid) as connection:
@@ -149,8 +161,9 @@ def _open(node: Node, record: Record, call: container.Call, waiting: Standing, l
         with looking(pid) as look:
             image = image_as_met(plan, look, command.environment, targets)
             command = checked(plan, call, command, record.facts.image, image)
-        first_process.open_gate(connection, first_process.within(pid, limits))
-    return command
+        within = first_process.within(pid, limits)
+        first_process.open_gate(connection, within)
+    return command, within
 
 
 def _command(record: Record, call: container.Call, pid: int) -> Command:

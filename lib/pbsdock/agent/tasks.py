@@ -15,13 +15,13 @@ from pbsdock.agent.not_run import not_run
 from pbsdock.agent.runs import TaskRun
 from pbsdock.agent.start import Admission, admit, command_for
 from pbsdock.agent.starting import limits_of
+from pbsdock.agent.task_end import conclude
 from pbsdock.core.errors import NodeFault, Refusal
 from pbsdock.core.record import Record
 from pbsdock.host.process import Caller
 from pbsdock.protocol import init, wire
 
 _MOST = 1000  # of one job at a time; the first process takes 1,024
-_KILLED = 137
 _SIGKILL = 9
 
 
@@ -54,11 +54,5 @@ def finish_task(node: Node, running: TaskRun) -> None:
     if end.kind != init.ENDED:
         sentences.append(not_run(record.planned, end))
     code = first_process.exit_code(end, not_run=127 if end.number == errno.ENOENT else 126)
-    with running.lock:
-        if running.ended is not None:
-            return
-        running.ended = wire.Message("ended", code=code, sentence=[sentence.encode() for sentence in sentences])
-    first_process.forget_end(directory, running.name)
-    node.emit("task.ended", record, task=running.name, code=code)
-    running.end(running.ended)
-    node.jobs.drop(running)
+    if conclude(node, running, running.name, code, sentences):
+        first_process.forget_end(directory, running.name)

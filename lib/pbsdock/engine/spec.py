@@ -156,11 +156,7 @@ def command(
 def _interpreter_checks(call: Call, image: str) -> list[str]:
     named = call.interpreter
     if named.endswith("\r"):
-        said = (
-            f"the script's first line ends with a carriage return (CRLF), so that {named!r} is looked for as its"
-            " interpreter; remove them with sed -i 's/\\r$//' SCRIPT"
-        )
-        return [_told(said)]
+        return [_told(carriage_return(named))]
     which = "which the script's first line names"
     missing = f"image '{image}' has no {named}, {which}"
     path = _quoted(named)
@@ -186,6 +182,14 @@ def _say(words: str) -> str:
 
 def _quoted(text: str) -> str:
     return shlex.quote(text) if text else ""
+
+
+def carriage_return(interpreter: str) -> str:
+    """The sentence on a script's first line that ends with one, which counts as part of the interpreter's name."""
+    return (
+        f"the script's first line ends with a carriage return (CRLF), so that {interpreter!r} is looked for as its"
+        " interpreter; remove them with sed -i 's/\\r$//' SCRIPT"
+    )
 
 
 def closed_workdir(image: str, workdir: str) -> str:

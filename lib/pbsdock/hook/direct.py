@@ -257,5 +257,4 @@ def _by_itself(end: init.Answer | None) -> wire.Message:
         path = f" {os.fsdecode(end.path)}" if end.path else ""
         why = f"the job's command was not started: {end.step}{path}: {os.strerror(end.number)}"
         return wire.Message("ended", code=REFUSED, sentence=why)
-    number = end.number & 0x7F
-    return wire.Message("ended", code=128 + number if number else end.number >> 8 & 0xFF)
+    return wire.Message("ended", code=end.code)

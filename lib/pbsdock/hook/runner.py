@@ -81,9 +81,8 @@ class Runner:
         if self.signals.fatal:
             self.signals.die(self.signals.fatal)
         if direct.end is not None and direct.end.kind == init.ENDED:
-            number = direct.end.number & 0x7F
-            if number and code == 128 + number:
-                self.signals.die(number)
+            if direct.end.signal and code == direct.end.code:
+                self.signals.die(direct.end.signal)
         return code & 0xFF
 
     def _raw_terminal(self) -> Terminal | None:

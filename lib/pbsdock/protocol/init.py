@@ -91,6 +91,16 @@ class Answer:
         self.host_pid = 0
         self.terminal = -1
 
+    @property
+    def signal(self) -> int:
+        """Of ENDED: what has killed it (wait(2), WTERMSIG); 0 if it ended by itself."""
+        return self.number & 0x7F
+
+    @property
+    def code(self) -> int:
+        """Of ENDED: the exit code as a shell reports it, 128 and the signal for what was killed."""
+        return 128 + self.signal if self.signal else self.number >> 8 & 0xFF
+
 
 def _message(
     kind: int,
