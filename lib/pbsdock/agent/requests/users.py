@@ -54,12 +54,12 @@ class UserRequests(OwnRequests):
             running, admission = self._started(record, message)
         is_job = isinstance(running, JobRun)
         try:
+            if record.facts.tty and is_job and not record.facts.first_process:
+                RunningRequests(self.session).resize(message)  # before anything can be typed
             self._tell_notices(record, is_job=is_job)
             self._admit(record, running, admission)
         finally:
             os.close(admission.fd)
-        if record.facts.tty and is_job and not record.facts.first_process:
-            RunningRequests(self.session).resize(message)
 
     def _tell_notices(self, record: Record, *, is_job: bool) -> None:
         if record.facts.nodes > 1 and is_job:
