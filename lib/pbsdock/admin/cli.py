@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pbsdock.admin.ask import told
 from pbsdock.protocol import wire
-from pbsdock.protocol.link import AgentGone, connect
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,8 +93,26 @@ def parser_for(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
     accounting.add_argument("--json", action="store_true", help="one JSON list")
     accounting.set_defaults(run=_doctor_accounting)
 
-    config = verbs.add_parser("config", help="check the site's configuration file and show it")
+    drain = verbs.add_parser("drain", help="no new container jobs on this node; those that run finish")
+    undrain = verbs.add_parser("undrain", help="take container jobs again")
+    from pbsdock.admin import drain as drains
+
+    drains.add_arguments(drain, undrain)
+    drain.set_defaults(run=drains.drain)
+    undrain.set_defaults(run=drains.undrain)
+
+    config = verbs.add_parser("config", help="check the site's configuration file and show it; diff; test SCRIPT")
     config.set_defaults(run=_config)
+    if argv is None or "config" in argv:
+        from pbsdock.admin.config.command import add_arguments as add_config_arguments
+
+        add_config_arguments(config)
+
+    reload = verbs.add_parser(
+        "reload", help="put the configuration file in force for new jobs, if nothing in it is wrong"
+    )
+    reload.add_argument("--json", action="store_true", help="one JSON object")
+    reload.set_defaults(run=_reload)
 
     setup = verbs.add_parser("setup", help="install, check or take out pbsdock, go back to the version before")
     if argv is None or "setup" in argv:
@@ -141,30 +159,10 @@ def _why(arguments: argparse.Namespace) -> int:
     return run(socket, arguments.job, as_json=arguments.json, watch=arguments.watch, out=sys.stdout)
 
 
-def _ask(arguments: argparse.Namespace, message: wire.Message) -> wire.Message | None:
-    from pbsdock.core.paths import load
-
-    if os.geteuid() != 0:
-        print("pbsdock: only root may ask the agent about all jobs; use sudo", file=sys.stderr)
-        return None
-    try:
-        link = connect(str(load(arguments.paths).socket), wait_s=0.0, timeout_s=300.0)
-        link.send(message)
-        answer, _fds = link.recv()
-    except AgentGone as error:
-        print(f"pbsdock: the agent does not answer ({error}); the next job's prologue starts it", file=sys.stderr)
-        return None
-    if answer.op in ("refused", "fault"):
-        print(f"pbsdock: {answer.text('sentence')}", file=sys.stderr)
-        return None
-    return answer
-
-
 def _ps(arguments: argparse.Namespace) -> int:
-    answer = _ask(arguments, wire.Message("list"))
-    if answer is None:
+    data = told(arguments.paths, wire.Message("list"))
+    if data is None:
         return 1
-    data = json.loads(answer.text("json"))
     if arguments.json:
         print(json.dumps(data, indent=1))
         return 0
@@ -172,16 +170,19 @@ def _ps(arguments: argparse.Namespace) -> int:
     for job in data["jobs"]:
         container = (job["container"] or "-")[:12]
         print(f"{job['job']:<24} {job['user']:<12} {job['state']:<10} {container:<12} {job['image'] or '-'}")
+    if data.get("drained"):
+        from pbsdock.admin.drain import shown
+
+        print(shown(data["drained"]))
     for problem in data["problems"]:
         print(f"ledger: {problem}", file=sys.stderr)
     return 1 if data["problems"] else 0
 
 
 def _reap(arguments: argparse.Namespace) -> int:
-    answer = _ask(arguments, wire.Message("reap", dry_run=int(arguments.dry_run)))
-    if answer is None:
+    data = told(arguments.paths, wire.Message("reap", dry_run=int(arguments.dry_run)))
+    if data is None:
         return 1
-    data = json.loads(answer.text("json"))
     if arguments.json:
         print(json.dumps(data, indent=1))
     elif data["blocked"]:
@@ -307,29 +308,15 @@ def _doctor_accounting(arguments: argparse.Namespace) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> int:
-    import dataclasses
+    from pbsdock.admin.config.command import show
 
-    from pbsdock.config.tables import ConfigError
-    from pbsdock.config.tables import load as load_config
-    from pbsdock.core.paths import load
+    return show(arguments)
 
-    paths = load(arguments.paths)
-    try:
-        config = load_config(paths.config)
-    except (ConfigError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    if config.engine.docker_config and os.geteuid() == 0:
-        from pbsdock.core.errors import NodeFault
-        from pbsdock.engine.credentials import load_site
 
-        try:
-            load_site(Path(config.engine.docker_config))
-        except NodeFault as error:
-            print(f"{paths.config.name}: engine.docker_config: {error}", file=sys.stderr)
-            return 2
-    print(json.dumps(dataclasses.asdict(config), indent=1))
-    return 0
+def _reload(arguments: argparse.Namespace) -> int:
+    from pbsdock.admin.config.command import reload
+
+    return reload(arguments)
 
 
 def _setup(arguments: argparse.Namespace) -> int:
