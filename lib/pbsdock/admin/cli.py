@@ -68,30 +68,10 @@ def parser_for(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
     reap.add_argument("--json", action="store_true", help="one JSON object")
     reap.set_defaults(run=_reap)
 
-    doctor = verbs.add_parser("doctor", help="prove a part of the site by using it")
-    parts = doctor.add_subparsers(required=True, metavar="PART")
-    stores = parts.add_parser("s3", help="mint, read, be denied, revoke, be denied: at each object store")
-    stores.add_argument("stores", nargs="*", metavar="STORE", help="only these; otherwise all")
-    stores.add_argument("--json", action="store_true", help="one JSON list")
-    stores.set_defaults(run=_doctor_s3)
+    doctor = verbs.add_parser("doctor", help="every check of node and site there is, or one part by using it")
+    from pbsdock.admin.doctor.command import add_arguments as add_doctor_arguments
 
-    engine = parts.add_parser("engine", help="known escapes of its version, who can reach it or change our files")
-    engine.add_argument("--json", action="store_true", help="one JSON list")
-    engine.set_defaults(run=_doctor_engine)
-
-    packages = parts.add_parser(
-        "packages", help="the installed packages: the lock's, unchanged, without known vulnerabilities"
-    )
-    packages.add_argument("--json", action="store_true", help="one JSON list")
-    packages.set_defaults(run=_doctor_packages)
-
-    mounts = parts.add_parser("mounts", help="what is mounted for jobs on this host: each of a job that needs it")
-    mounts.add_argument("--json", action="store_true", help="one JSON list")
-    mounts.set_defaults(run=_doctor_mounts)
-
-    accounting = parts.add_parser("accounting", help="whether containers come into the resource manager's accounting")
-    accounting.add_argument("--json", action="store_true", help="one JSON list")
-    accounting.set_defaults(run=_doctor_accounting)
+    add_doctor_arguments(doctor)
 
     drain = verbs.add_parser("drain", help="no new container jobs on this node; those that run finish")
     undrain = verbs.add_parser("undrain", help="take container jobs again")
@@ -199,112 +179,6 @@ def _events(arguments: argparse.Namespace) -> int:
     from pbsdock.admin.events import show_events
 
     return show_events(arguments)
-
-
-def _doctor_s3(arguments: argparse.Namespace) -> int:
-    import socket
-
-    from pbsdock.admin.doctor.report import report
-    from pbsdock.admin.doctor.stores import examine
-    from pbsdock.config.tables import ConfigError
-    from pbsdock.config.tables import load as load_config
-    from pbsdock.core.paths import load
-
-    if os.geteuid() != 0:
-        print("pbsdock: only root can read the node's identity; use sudo", file=sys.stderr)
-        return 1
-    paths = load(arguments.paths)
-    try:
-        config = load_config(paths.config)
-    except (ConfigError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    unknown = [name for name in arguments.stores if name not in config.s3]
-    if unknown or not config.s3:
-        known = ", ".join(config.s3) or "none"
-        print(f"pbsdock: there is no store {unknown[0] if unknown else ''!r}; configured are {known}", file=sys.stderr)
-        return 2
-    findings = examine(config, f"{paths.instance}@{socket.gethostname()}", arguments.stores)
-    return report(findings, sys.stdout, as_json=arguments.json)
-
-
-def _doctor_engine(arguments: argparse.Namespace) -> int:
-    from itertools import chain
-
-    from pbsdock.admin.doctor.engine import judge_fitness, judge_paths, judge_socket, judge_versions
-    from pbsdock.admin.doctor.report import report
-    from pbsdock.config.tables import ConfigError
-    from pbsdock.config.tables import load as load_config
-    from pbsdock.core.errors import HookError
-    from pbsdock.core.paths import load
-    from pbsdock.engine.base import EngineError
-    from pbsdock.engine.make import connect
-
-    if os.geteuid() != 0:
-        print("pbsdock: only root may ask the engine; use sudo", file=sys.stderr)
-        return 1
-    paths = load(arguments.paths)
-    try:
-        config = load_config(paths.config)
-        settings = config.engine
-        engine = connect(settings.socket, settings.timeout_s)
-        versions, capabilities = engine.components(), engine.info()
-    except (ConfigError, HookError, EngineError, OSError) as error:
-        print(f"pbsdock: {error}", file=sys.stderr)
-        return 2
-    findings = chain(
-        judge_versions(versions),
-        judge_fitness(capabilities, settings.runtime, config.security.seccomp),
-        judge_socket(settings.socket),
-        judge_paths(paths),
-    )
-    return report(iter(findings), sys.stdout, as_json=arguments.json)
-
-
-def _doctor_packages(arguments: argparse.Namespace) -> int:
-    from pbsdock.admin.doctor.packages import examine
-    from pbsdock.admin.doctor.report import report
-    from pbsdock.core.paths import load
-
-    try:
-        findings = list(examine(load(arguments.paths)))
-    except (OSError, ValueError) as error:
-        print(f"pbsdock: the installation cannot be read ({error}); run install.sh again", file=sys.stderr)
-        return 2
-    return report(iter(findings), sys.stdout, as_json=arguments.json)
-
-
-def _doctor_mounts(arguments: argparse.Namespace) -> int:
-    from pbsdock.admin.doctor.mounts import examine
-    from pbsdock.admin.doctor.report import report
-    from pbsdock.core.paths import load
-
-    try:
-        findings = list(examine(load(arguments.paths)))
-    except OSError as error:
-        print(f"pbsdock: the jobs' records cannot be read ({error}); only root may", file=sys.stderr)
-        return 2
-    return report(iter(findings), sys.stdout, as_json=arguments.json)
-
-
-def _doctor_accounting(arguments: argparse.Namespace) -> int:
-    import socket
-
-    from pbsdock.admin.doctor.report import Finding, report
-    from pbsdock.config.tables import ConfigError
-    from pbsdock.config.tables import load as load_config
-    from pbsdock.core.paths import load
-    from pbsdock.rm.choose import manager
-
-    paths = load(arguments.paths)
-    try:
-        client_dir = load_config(paths.config).torque.client_dir
-    except (ConfigError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    program, lost = manager(paths, socket.gethostname(), client_dir=client_dir).adopts()
-    finding = Finding("Accounting", "containers", not lost, lost or f"{program} makes them the job's")
-    return report(iter([finding]), sys.stdout, as_json=arguments.json)
 
 
 def _config(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pbsdock.core.errors import BadValue
 from pbsdock.core.pathrules import ClosedPaths
 from pbsdock.rm.base import Adoption, Ended, ResourceManager
-from pbsdock.rm.torque import tools
+from pbsdock.rm.torque import server, tools
 from pbsdock.rm.torque.args import parse_epilogue_argv, parse_prologue_argv
 from pbsdock.rm.torque.facts import LiveJob, Prologue
 from pbsdock.rm.torque.ids import parse_job_id
@@ -106,6 +106,14 @@ class Torque(ResourceManager):
             " suspending a job does not stop its container; install Torque's client programs, or name their directory"
             " in torque.client_dir"
         )
+
+    def heeds_errors(self) -> tuple[bool | None, str]:
+        """By qmgr."""
+        return server.heeds_errors(self._client_dir)
+
+    def is_running(self) -> bool:
+        """Whether root has a pbs_mom."""
+        return bool(tools.moms_prefixes())
 
     def adopt(self, first: int, hook: int) -> Adoption:
         """By pbs_track, which mom obeys for the job's owner only: the run hook starts it."""
