@@ -91,6 +91,11 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "stage.done": ("All files are where they belong.", ("direction", "files", "bytes", "skipped", "unverified")),
     "stage.failed": ("Some are not; the job was told.", ("direction", "code", "reason", "kept")),
     "store.failed": ("An object store did not do as asked.", ("store", "code", "reason")),
+    "ticket.issued": (
+        "The mother superior has signed what the job's other nodes prepare from (expires: seconds since the epoch).",
+        ("nodes", "expires"),
+    ),
+    "ticket.refused": ("A sister does not take the ticket that a task brought.", ("uid", "code", "reason")),
     "task.started": ("A TM task runs inside the job's container.", ("task", "pid")),
     "task.ended": ("A TM task is over.", ("task", "code")),
 }
@@ -108,6 +113,7 @@ AT_WILL: dict[str, tuple[int, float]] = {
     "store.failed": (20, 4),  # a container may ask for a session for ever while the store is down
     "task.ended": (600, 20),
     "task.started": (600, 20),
+    "ticket.refused": (20, 4),
 }
 _ALWAYS = ("ts", "seq", "event", "level", "node")
 COMMON = ("job", "incarnation", "user", "phase", "ms")

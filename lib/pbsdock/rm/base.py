@@ -127,7 +127,9 @@ class Live(Protocol):
     """A job that is alive on this node, as the manager itself tells of it; ``uid`` None where it does not say whose.
 
     ``wrong`` says what of its resources cannot be understood, "" if nothing. ``has_more``: whether it was granted what
-    the arguments of its prepare hook cannot have told, or not all.
+    the arguments of its prepare hook cannot have told, or not all. ``hosts`` are the job's, its mother superior first;
+    ``is_sister``: whether this node is another; ``slots`` it has here, 0 if none. ``run`` tells this run of the job
+    from others with its id, the same on all its nodes (:func:`pbsdock.core.ticket.run_of`); "" if nothing does.
     """
 
     @property
@@ -138,6 +140,14 @@ class Live(Protocol):
     def wrong(self) -> str: ...
     @property
     def has_more(self) -> bool: ...
+    @property
+    def hosts(self) -> tuple[str, ...]: ...
+    @property
+    def is_sister(self) -> bool: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def run(self) -> str: ...
 
     def job(self, env: Mapping[str, str]) -> Job:
         """Look up the rest. *env* is the user's: of it only paths are taken, and only where they are what the manager

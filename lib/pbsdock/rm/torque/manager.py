@@ -48,8 +48,11 @@ class Torque(ResourceManager):
         return Prologue(parse_prologue_argv(argv), env, self._node, self._spool)
 
     def ended(self, argv: Sequence[str], env: Mapping[str, str]) -> Ended:
-        """From the epilogue's arguments; whatever the others are, the first is enough. Raises BadValue."""
+        """From the epilogue's arguments; whatever the others are, the first is enough. On a sister the exit status in
+        them is always 0 (observed), and counts for nothing. Raises BadValue."""
         job_id = self.job_id(argv[0] if argv else "")
+        if env.get("PBS_NODENUM", "0") != "0":
+            return Ended(id=job_id, exit_status=None)
         try:
             return Ended(id=job_id, exit_status=parse_epilogue_argv(argv).exit_status)
         except BadValue:
