@@ -330,7 +330,7 @@ def test_epilogue_hands_over_all_arguments(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("hook", "asks"), [("prologue.parallel", ["sweep", "7.vm"]), ("epilogue.parallel", ["epilogue", *EPILOGUE])]
+    ("hook", "asks"), [("prologue.parallel", ["announce", *PROLOGUE]), ("epilogue.parallel", ["epilogue", *EPILOGUE])]
 )
 def test_a_sisters_hook_asks_in_the_background(site: Site, hook: str, asks: list[str]) -> None:
     """With a marker the client is started, the hook does not wait for it, and the answer is 0 whatever it does."""
@@ -415,6 +415,17 @@ def test_run_with_a_record_asks_the_client(site: Site, more: dict[str, str]) -> 
     site.call("run", ["/bin/sh", "-c", "a b"], _job_env(**more))
 
     assert site.asked() == site.client("run", "/bin/sh", "-c", "a b")
+
+
+def test_run_with_a_ticket_asks_the_client(site: Site) -> None:
+    """A sister's first task, of whose job nobody has heard there; not without a job."""
+    brought = _job_env(PBS_NODENUM="1", PBS_TASKNUM="3", PBSDOCK_TICKET="k1.x.y")
+
+    site.call("run", ["/bin/true"], brought)
+
+    assert site.asked() == site.client("run", "/bin/true")
+    done = site.call("run", ["/bin/echo", "bare"], {**brought, "PBS_JOBID": ""})
+    assert done.stdout == "bare\n"
 
 
 @pytest.mark.parametrize("kind", ["PBS_INTERACTIVE", "PBS_BATCH"])

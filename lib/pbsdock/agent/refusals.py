@@ -18,7 +18,7 @@ def new_record(node: Node, job: Job, bearer: Bearer | None = None) -> Record:
     record = Record.new(job_id=job.id, safe=job.safe, uid=job.uid, user=job.user, node=node.owner, boot_id=node.boot)
     if bearer is not None:
         record.incarnation = bearer.ticket.incarnation
-        record.note(mother=bearer.ticket.mother, ticket=bearer.text)
+        record.note(mother=bearer.ticket.mother, run=bearer.ticket.run, ticket=bearer.text)
     record.container_name = f"pbsdock-{record.safe}-{record.incarnation}"
     record.cgroup = record.name
     if job.script_path:

@@ -131,6 +131,23 @@ class RootRequests:
             phase="epilogue",
         )
 
+    def announce(self, message: wire.Message) -> None:
+        """A sister's prologue: what an earlier run of the job has left there goes."""
+        job_id = self.node.rm.job_id(argv_of(message)[0])
+        asked = time.monotonic()
+        older = self._of(job_id)
+        with self.session.kept_waiting():
+            live = self.node.rm.find(job_id)  # comes a moment after its prologue
+            with self.node.job_lock(job_id, 60.0):
+                # A first task may have been faster than this request.
+                left = [
+                    record
+                    for record in self._there(job_id, asked, older)
+                    if live is None or not live.run or record.facts.run != live.run
+                ]
+                count = prepare.sweep(self.node, left)
+        self.session.answer(wire.Message("swept", count=count))
+
     def sweep(self, message: wire.Message) -> None:
         job_id = self.node.rm.job_id(argv_of(message)[0])
         asked = time.monotonic()
