@@ -26,6 +26,8 @@ from pbsdock.agent.questions import Questions
 from pbsdock.agent.stores import Stores
 from pbsdock.agent.streams import Streams
 from pbsdock.agent.workers import Spawner
+from pbsdock.cluster.signing import Signer
+from pbsdock.cluster.signing import choose as choose_signer
 from pbsdock.config.lines import Place
 from pbsdock.config.tables import Config, seccomp_of
 from pbsdock.core.errors import HookError, NodeFault
@@ -45,6 +47,8 @@ from pbsdock.host.facts import boot_id, host_memory
 from pbsdock.policy.decide import HostFacts
 from pbsdock.policy.explain import Rules
 from pbsdock.rm.choose import manager
+
+_LOOK_FOR_SIGNER_S = 5.0
 
 
 class Node:
@@ -95,6 +99,19 @@ class Node:
         self.cpu_lock = threading.Lock()  # two jobs must not be given the same CPUs; nothing else is done under it
         self.promised: dict[str, frozenset[int]] = {}  # CPUs by incarnation, until its record is written
         self._info: EngineCapabilities | None = None
+        self._signer: Signer | None = None
+        self._signer_at = 0.0
+
+    @property
+    def signer(self) -> Signer | None:
+        """How this node signs what it tells the others; None where the site has no way, which may come later.
+
+        Raises SigningError.
+        """
+        if self._signer is None and time.monotonic() >= self._signer_at:
+            self._signer_at = time.monotonic() + _LOOK_FOR_SIGNER_S
+            self._signer = choose_signer(self.config.nodes, self.paths.config)
+        return self._signer
 
     # -- events -------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,8 @@ def new_record(node: Node, job: Job) -> Record:
     record.cgroup = record.name
     if job.script_path:
         record.script_path = job.script_path
-    record.note(job_file=job.job_file, nodes=max(1, len(job.grant.hosts)), on_demand=job.on_demand)
+    hosts = job.grant.hosts
+    record.note(job_file=job.job_file, nodes=max(1, len(hosts)), hosts=hosts, on_demand=job.on_demand)
     return record
 
 
