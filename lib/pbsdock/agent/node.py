@@ -101,6 +101,7 @@ class Node:
         self._info: EngineCapabilities | None = None
         self._signer: Signer | None = None
         self._signer_at = 0.0
+        self._signer_lock = threading.Lock()
 
     @property
     def signer(self) -> Signer | None:
@@ -108,10 +109,11 @@ class Node:
 
         Raises SigningError.
         """
-        if self._signer is None and time.monotonic() >= self._signer_at:
-            self._signer_at = time.monotonic() + _LOOK_FOR_SIGNER_S
-            self._signer = choose_signer(self.config.nodes, self.paths.config)
-        return self._signer
+        with self._signer_lock:
+            if self._signer is None and time.monotonic() >= self._signer_at:
+                self._signer = choose_signer(self.config.nodes, self.paths.config)
+                self._signer_at = time.monotonic() + _LOOK_FOR_SIGNER_S
+            return self._signer
 
     # -- events -------------------------------------------------------------------------------------------------
 

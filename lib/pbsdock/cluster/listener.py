@@ -1,8 +1,7 @@
 """The agent's TCP port for other nodes' agents: one signed request and one signed answer a connection.
 
 One thread takes connections, reads and writes, and never waits for anybody; a few workers check signatures and answer.
-Nothing of a request is parsed, and nothing at all is said, before its signature holds. Many methods because a
-connection goes through all of them: accepted, read, answered, written, closed.
+Nothing of a request is parsed, and nothing at all is said, before its signature holds.
 
 Who is bounded how: a connection has :data:`READ_S` to send its line, and as long again to take the answer. An address
 has two budgets, one for ports that only root can bind, which agents use: so no user of a node can use up its agent's.
@@ -64,6 +63,8 @@ class _Connection:
 
 class Listener:
     """*handlers*: operation -> what answers it, in a worker's thread; they must not take long.
+
+    Many methods because a connection goes through all of them: accepted, read, answered, written, closed.
 
     *name*: this node's; a request for another is refused. *emit* tells of events. Raises OSError if the port is taken;
     with *port* 0 the kernel chooses one.

@@ -14,6 +14,15 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "agent.adopted": ("After a restart the agent goes on with the records it found.", ("records", "running")),
     "agent.error": ("Something unforeseen, survived.", ("where", "reason", "uid")),
+    "channel.failed": (
+        "Agents of other nodes cannot ask this one; it is tried again.",
+        ("port", "reason"),
+    ),
+    "channel.listening": ("Agents of other nodes can ask this one; signer: munge or key.", ("port", "signer")),
+    "channel.refused": (
+        "A connection of another host was closed without an answer (untold: as many more since the last such line).",
+        ("address", "reason", "untold"),
+    ),
     "client.refused": ("A client asked for what is not its own.", ("uid", "op", "reason")),
     "cgroup.created": ("The job's cgroup holds its limits.", ("cgroup",)),
     "cgroup.changed": (

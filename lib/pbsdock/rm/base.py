@@ -198,6 +198,9 @@ class ResourceManager(Protocol):
     def live(self) -> frozenset[str]:
         """The ``job_file`` of every job that is alive here. Raises OSError if they cannot be read."""
 
+    def is_live(self, job_id: str) -> bool:
+        """Whether a job is alive here at this moment. Raises BadValue; OSError if that cannot be read."""
+
     def find(self, job_id: str) -> Live | None:
         """A live job; waits as long as a job's shell may be there before the manager's word of it. None if there is
         none. Raises BadValue."""

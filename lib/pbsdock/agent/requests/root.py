@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import time
 
-from pbsdock.agent import blame, prepare, script, stage
+from pbsdock.agent import blame, neighbours, prepare, script, stage
 from pbsdock.agent.channel import ClientGone
 from pbsdock.agent.finish import finish
+from pbsdock.agent.history import is_about
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
 from pbsdock.agent.requests.fields import argv_of, env_of
 from pbsdock.agent.session import Session
-from pbsdock.core.errors import BadValue, NodeFault
+from pbsdock.core.errors import BadValue, NodeFault, Refusal
 from pbsdock.core.facts import Usage
 from pbsdock.core.record import Record, State
 from pbsdock.protocol import wire
@@ -176,6 +177,18 @@ class RootRequests:
         ]
         told = {"jobs": rows, "problems": [str(problem) for problem in problems]}
         self.session.answer(wire.Message("jobs", json=json.dumps(told)))
+
+    def nodes(self, message: wire.Message) -> None:
+        """Tell of a job on all its nodes, whose agents are asked. Raises Refusal, BadValue."""
+        job = self.node.rm.job_id(message.text("job"))
+        records = [record for record in self.node.jobs.records() if is_about(record.job_id, job)]
+        if not records:
+            raise Refusal(
+                "no-such-job", f"{self.node.name} has no container of job {job} at this moment; pbsdock why tells more"
+            )
+        newest = max(records, key=lambda record: record.created)
+        told = {"job": newest.job_id, "nodes": neighbours.rows(self.node, newest)}
+        self.session.answer(wire.Message("nodes", json=json.dumps(told)))
 
 
 def _is_revoked(record: Record) -> bool:

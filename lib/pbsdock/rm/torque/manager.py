@@ -70,6 +70,12 @@ class Torque(ResourceManager):
         """The names of mom's .JB files. Raises OSError."""
         return frozenset(name for name in os.listdir(self._jobs) if name.endswith(".JB"))
 
+    def is_live(self, job_id: str) -> bool:
+        """By its .JB, looked for once. Raises BadValue, OSError."""
+        parsed = parse_job_id(job_id)
+        os.stat(self._jobs)
+        return self._files.find(parsed) is not None
+
     def find(self, job_id: str) -> LiveJob | None:
         """By its .JB, which may come a moment after the job's shell. Raises BadValue."""
         parsed = parse_job_id(job_id)
