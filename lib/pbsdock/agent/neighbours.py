@@ -14,6 +14,7 @@ from typing import Any
 
 from pbsdock.agent.findings import judge
 from pbsdock.agent.node import Node
+from pbsdock.agent.script import has_directive
 from pbsdock.cluster import client
 from pbsdock.cluster.channel import ChannelError, Request, is_same_host
 from pbsdock.cluster.listener import Handler, Listener
@@ -58,15 +59,27 @@ def job(node: Node, asked: Request) -> Row:
 def ticket(node: Node, asked: Request) -> Row:
     """A job's ticket, "" where there is none, and ``state``: that of its record, "unknown" without one.
 
-    The last is no proof of a job without a container: sisters are told of a job before its prologue runs here.
+    Sisters are told of a job before its prologue runs here; ``bare`` then: whether it will have no container.
     """
     record = node.jobs.newest(asked.job)
     if record is None:
-        return {"ticket": "", "state": "unknown", "alive": _is_alive(node, asked.job, None)}
+        return {"ticket": "", "state": "unknown", "bare": _is_bare(node, asked.job)}
     told: Row = {"ticket": record.facts.ticket, "state": record.state.value, "incarnation": record.incarnation}
     if record.refusal is not None:
         told |= {"code": record.refusal.code, "sentence": record.refusal.sentence}
     return told
+
+
+def _is_bare(node: Node, job_id: str) -> bool:
+    """Whether neither the job's script nor its request has a directive; where that cannot be told it is not bare."""
+    try:
+        live = node.rm.find(job_id, waits=False)
+        if live is None or live.is_sister or live.directive:
+            return False
+        path = live.job({}).script_path
+        return path is None or not has_directive(node.rm, path)
+    except (OSError, BadValue, KeyError):
+        return False
 
 
 def row(node: Node, job_id: str, record: Record | None) -> Row:

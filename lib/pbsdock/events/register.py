@@ -60,6 +60,10 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("image", "code", "reason", "tries", "after_s"),
     ),
     "image.failed": ("A pull failed.", ("image", "code", "sentence")),
+    "job.announced": (
+        "A sister has found out what a job is to run in there (prepared, bare, unknown), before its first task came.",
+        ("outcome", "reason"),
+    ),
     "job.adopted": ("Torque counts the container's processes as the job's.", ("pid",)),
     "job.adoption_skipped": ("Torque does not count the container's processes.", ("reason",)),
     "job.ended": ("The job's container is over.", ("code", "oom")),

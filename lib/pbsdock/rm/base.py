@@ -130,6 +130,7 @@ class Live(Protocol):
     the arguments of its prepare hook cannot have told, or not all. ``hosts`` are the job's, its mother superior first;
     ``is_sister``: whether this node is another; ``slots`` it has here, 0 if none. ``run`` tells this run of the job
     from others with its id, the same on all its nodes (:func:`pbsdock.core.ticket.run_of`); "" if nothing does.
+    ``directive`` is the user's own, that came with the request for the job instead of in its script.
     """
 
     @property
@@ -148,6 +149,8 @@ class Live(Protocol):
     def slots(self) -> int: ...
     @property
     def run(self) -> str: ...
+    @property
+    def directive(self) -> str: ...
 
     def job(self, env: Mapping[str, str]) -> Job:
         """Look up the rest. *env* is the user's: of it only paths are taken, and only where they are what the manager
@@ -201,9 +204,12 @@ class ResourceManager(Protocol):
     def is_live(self, job_id: str) -> bool:
         """Whether a job is alive here at this moment. Raises BadValue; OSError if that cannot be read."""
 
-    def find(self, job_id: str) -> Live | None:
-        """A live job; waits as long as a job's shell may be there before the manager's word of it. None if there is
+    def find(self, job_id: str, *, waits: bool = True) -> Live | None:
+        """A live job; *waits* as long as a job's shell may be there before the manager's word of it. None if there is
         none. Raises BadValue."""
+
+    def knows(self, job_id: str) -> bool | None:
+        """Whether the manager's server has the job, not over; None where it cannot be asked. May take ten seconds."""
 
     def shell_chosen(self, uid: int, argv: Sequence[str], job_file: str) -> bool:
         """Whether the program the job is run by was asked for by its user, as far as the manager knows: an image

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-from pbsdock.agent import blame, neighbours, prepare, script, stage
+from pbsdock.agent import announced, blame, neighbours, prepare, script, stage
 from pbsdock.agent.channel import ClientGone
 from pbsdock.agent.finish import finish
 from pbsdock.agent.history import is_about
@@ -47,7 +47,7 @@ class RootRequests:
 
     def _aborted(self, argv: list[str], env: dict[str, str], reason: str) -> wire.Message:
         """What names no job can have no record to be told from, and would be the same on every node."""
-        if not script.has_directive(self.node.rm, argv, env):
+        if not script.has_directive(self.node.rm, self.node.rm.script_named(argv, env)):
             return wire.Message("prepared", state="none")
         job = self.node.rm.named(argv, env)
         self.node.emit("job.refused", job=job, code="bad-arguments", sentence=reason, phase="prologue")
@@ -82,6 +82,9 @@ class RootRequests:
             for record in mine:
                 record.note(exit_status=ended.exit_status)
             clean = all([release(self.node, record, why="epilogue") for record in mine])
+            if not self._of(job_id):
+                self.node.paths.unmark(job_id)  # of one that was announced alone
+                self.node.arrivals.forget(job_id)
             for record in mine:
                 self._finished(record, ended.exit_status)
         if not clean:
@@ -133,7 +136,7 @@ class RootRequests:
         )
 
     def announce(self, message: wire.Message) -> None:
-        """A sister's prologue: what an earlier run of the job has left there goes."""
+        """A sister's prologue: what an earlier run of the job has left there goes; what the job is is found out."""
         job_id = self.node.rm.job_id(argv_of(message)[0])
         asked = time.monotonic()
         older = self._of(job_id)
@@ -148,6 +151,10 @@ class RootRequests:
                 ]
                 count = prepare.sweep(self.node, left)
         self.session.answer(wire.Message("swept", count=count))
+        if live is not None and live.is_sister and self.node.config.nodes.port and self.node.signer is not None:
+            if self.node.config.nodes.without_ticket == "refuse":
+                self.node.paths.mark(job_id)
+            announced.ask(self.node, live)
 
     def sweep(self, message: wire.Message) -> None:
         job_id = self.node.rm.job_id(argv_of(message)[0])

@@ -7,7 +7,8 @@ import re
 import socket
 from collections.abc import Mapping
 
-from pbsdock.agent import prepare, stage, tickets
+from pbsdock.agent import announced, prepare, stage, tickets
+from pbsdock.agent.arrivals import Outcome
 from pbsdock.agent.blame import told_fault
 from pbsdock.agent.exec_tasks import finish_exec, start_exec
 from pbsdock.agent.refusals import refuse
@@ -26,8 +27,13 @@ from pbsdock.host.process import Caller, start_time
 from pbsdock.protocol import wire
 from pbsdock.staging.made import UMASK
 
+_ANNOUNCED_S = 1000.0
 _EXEC = re.compile(r"[0-9a-f]{64}")  # the engine's name of an exec
 _TASK = re.compile(r"task-[0-9a-f]{16}")  # a task's, as the first process has it
+
+
+class _Bare(Exception):
+    """The job has no container."""
 
 
 class UserRequests(OwnRequests):
@@ -39,7 +45,11 @@ class UserRequests(OwnRequests):
             raise Refusal("root-start", "a job is never started as root; install the run hook as $job_starter only")
         record = self._own(message)
         if record is None or record.facts.mother:
-            record = self._by_ticket(message, record)
+            try:
+                record = self._by_ticket(message, record)
+            except _Bare:
+                self.session.answer(wire.Message("bare"))
+                return
         if record is None or (message.text("directive") and prepare.is_of_script(record)):
             record = self._on_demand(message) or record
         if record is None:
@@ -132,6 +142,8 @@ class UserRequests(OwnRequests):
         """What is there already, or what the ticket that a sister's task brings makes; None where it brings none."""
         environment = env_of(message)
         text = tickets.of_task(environment)
+        if not text and record is None and not message.text("directive"):
+            return self._announced(message)
         if not text or (record is not None and tickets.is_of(record, text)):
             return record
         live = self.node.rm.find(message.text("job"))
@@ -141,6 +153,24 @@ class UserRequests(OwnRequests):
             return record
         bearer = tickets.checked(self.node, live, text, self.session.peer.uid)
         return prepare.from_ticket(self.node, live.job(environment), bearer, self.session.notify, live.wrong)
+
+    def _announced(self, message: wire.Message) -> Record | None:
+        """What the mother superior says of the job of a task without a ticket. Raises Refusal, _Bare."""
+        live = self.node.rm.find(message.text("job"), waits=False)
+        if live is None or not live.is_sister or live.uid != self.session.peer.uid:
+            return None
+        arrival = announced.ask(self.node, live)
+        self.session.answer(wire.Message("waiting"))
+        arrival.over.wait(_ANNOUNCED_S)
+        if (record := self.node.jobs.newest(live.id)) is not None:
+            return record
+        if arrival.outcome is Outcome.BARE or self.node.config.nodes.without_ticket == "bare":
+            raise _Bare
+        raise Refusal(
+            "no-ticket",
+            f"nobody can say what this task of job {live.id} is to run in on {self.node.name}: it brings no ticket, and"
+            f" {arrival.why or 'its first node gives no answer'}; nothing was started",
+        )
 
     def _on_demand(self, message: wire.Message) -> Record | None:
         directive = message.text("directive")

@@ -147,6 +147,11 @@ class LiveJob:
         return slots_on(self.file.exec_host, self.node)[0] if self.file.exec_host else 0
 
     @property
+    def directive(self) -> str:
+        """Of qsub -v."""
+        return dict(self.file.variables).get("PBSDOCK", "")
+
+    @property
     def run(self) -> str:
         """By the job's cookie, made anew for each run; it is no secret on a node (the .JB is 0644, observed)."""
         return run_of(self.file.cookie, self.id)
