@@ -69,7 +69,7 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "job.ended": ("The job's container is over.", ("code", "oom")),
     "job.fault": ("The node could not do its part.", ("code", "sentence")),
     "job.finished": (
-        "The job is released; what it was and what it used.",
+        "The job is released; what it was and what it used here, and (all_…, on its first node) on all that have told.",
         (
             "exit_status",
             "code",
@@ -81,6 +81,10 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
             "io_read_bytes",
             "io_write_bytes",
             "pids_peak",
+            "all_nodes",
+            "all_told",
+            "all_cpu_seconds",
+            "all_memory_peak_bytes",
             "run_s",
             "total_s",
         ),

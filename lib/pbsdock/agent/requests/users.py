@@ -79,6 +79,11 @@ class UserRequests(OwnRequests):
                 "tasks on the other nodes of this job run there without the container: this site's nodes have no way to"
                 " agree on it, which is munge or a key of the cluster (pbsdock setup key)"
             )
+        if record.facts.ticket and is_job and record.planned.network != "host":
+            self.session.notify(
+                f"network {record.planned.network!r}: nothing in the container can start processes on the job's other"
+                f" nodes, since {self.node.rm.words.name} listens on the host's own network; leave out --network for MPI"
+            )
         if (late := record.facts.late_line) and is_job:
             self.session.notify(late_sentence(late, contained=True))
 
