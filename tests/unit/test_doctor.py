@@ -22,7 +22,7 @@ from pbsdock.config.tables import parse
 from pbsdock.core.errors import NodeFault
 from pbsdock.engine import credentials
 from pbsdock.engine.base import EngineError
-from pbsdock.rm.torque import server
+from pbsdock.rm.torque import settings
 
 _OK, _WARN = table.ok("a", "b", "well"), table.warn("a", "b", "so so", "see to it")
 _WRONG, _UNKNOWN = table.wrong("a", "b", "ill", "mend it"), table.unknown("a", "b", "who knows")
@@ -128,8 +128,8 @@ def test_what_the_server_says(tmp_path: Path, answer: tuple[int, str, str], heed
     (tmp_path / "qmgr").write_text("#!/bin/sh\n")
     (tmp_path / "qmgr").chmod(0o755)
 
-    assert server.heeds_errors(str(tmp_path), lambda _command: answer)[0] is heeds
-    assert server.heeds_errors(str(tmp_path / "nowhere"))[0] is None
+    assert settings.heeds_errors(str(tmp_path), lambda _command: answer)[0] is heeds
+    assert settings.heeds_errors(str(tmp_path / "nowhere"))[0] is None
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ def parser_for(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
     why.set_defaults(run=_why)
 
     ps = verbs.add_parser("ps", help="list the jobs with containers on this node")
+    ps.add_argument("--job", metavar="ID", help="on all nodes of this job instead, by its id or its number alone")
     ps.add_argument("--json", action="store_true", help="one JSON object")
     ps.set_defaults(run=_ps)
 
@@ -140,6 +141,11 @@ def _why(arguments: argparse.Namespace) -> int:
 
 
 def _ps(arguments: argparse.Namespace) -> int:
+    if arguments.job:
+        from pbsdock.admin.nodes import show
+
+        answer = told(arguments.paths, wire.Message("nodes", job=arguments.job))
+        return 1 if answer is None else show(answer, as_json=arguments.json, out=sys.stdout)
     data = told(arguments.paths, wire.Message("list"))
     if data is None:
         return 1

@@ -1,44 +1,37 @@
-"""What pbs_server is asked from a node: its settings, by qmgr, where that is installed and may ask."""
+"""What pbs_server says of a job, asked by qstat. Facts: qstat.c, pbs_error.h and trqauthd of Torque 6.1."""
 
 from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable
 
-from pbsdock.rm.torque import tools
-
-_ANSWER_S = 3.0
-
-
-def heeds_errors(
-    client_dir: str = "", run: Callable[[list[str]], tuple[int, str, str]] | None = None
-) -> tuple[bool | None, str]:
-    """Whether the server takes a node out of service that reports an error (``down_on_error``); None where it cannot be
-    asked. The second is a sentence."""
-    program = tools.find("qmgr", client_dir)
-    if not program:
-        return None, "there is no qmgr here to ask the server"
-    code, out, err = (run or _run)([program, "-c", "print server"])
-    if code:
-        return None, f"the server cannot be asked: {' '.join((err or out).split())[-160:] or f'qmgr exits {code}'}"
-    found = re.search(r"^set server down_on_error = (\S+)", out, re.MULTILINE)
-    if found is not None and found[1].lower() == "true":
-        return True, "the server takes a node out of service that reports an error"
-    return False, "the server keeps sending jobs to a node that reports an error: set server down_on_error is not True"
+_UNKNOWN_JOB = 153  # qstat's exit status is PBSE_UNKJOBID, 15001, of which eight bits are left
+_STATE = re.compile(r"^\s*job_state = (\S)$", re.MULTILINE)
+_OVER = "C"  # completed: kept for a while, for whoever asks
+_TIMEOUT_S = 10.0
 
 
-def _run(command: list[str]) -> tuple[int, str, str]:
+def knows(qstat: str, job_id: str) -> bool | None:
+    """Whether the server has a job that is not over; None where it cannot be asked, or gives no answer."""
+    if not qstat:
+        return None
     try:
         done = subprocess.run(
-            command,
+            [qstat, "-f", job_id],
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=_ANSWER_S,
+            timeout=_TIMEOUT_S,
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+            cwd="/",
             check=False,
-            stdin=subprocess.DEVNULL,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return 1, "", str(error)
-    return done.returncode, done.stdout, done.stderr
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode == _UNKNOWN_JOB and "Unknown Job Id" in done.stderr:
+        return False
+    state = _STATE.search(done.stdout)
+    if done.returncode != 0 or state is None:
+        return None
+    return state[1] != _OVER
