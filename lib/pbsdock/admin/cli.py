@@ -334,6 +334,16 @@ def _config(arguments: argparse.Namespace) -> int:
         except NodeFault as error:
             print(f"{paths.config.name}: engine.docker_config: {error}", file=sys.stderr)
             return 2
+    if config.nodes.sign_with != "munge" and os.geteuid() == 0:
+        from pbsdock.cluster.signing import SigningError, key_file, read_key
+
+        file = key_file(config.nodes, paths.config)
+        try:
+            if config.nodes.sign_with == "key" or os.path.lexists(file):
+                read_key(file)
+        except SigningError as error:
+            print(f"{paths.config.name}: nodes.key_file: {error}", file=sys.stderr)
+            return 2
     print(json.dumps(dataclasses.asdict(config), indent=1))
     return 0
 
