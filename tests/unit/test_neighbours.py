@@ -121,7 +121,7 @@ def test_a_blind_witness_with_fakes_says_nothing(tmp_path: Path) -> None:
 def test_a_ticket_with_fakes(tmp_path: Path) -> None:
     """With its record's state; of a refused job its sentence; of none that it is not known."""
     node = _node(tmp_path, "n1")
-    assert neighbours.ticket(node, _asked("ticket")) == {"ticket": "", "state": "unknown", "alive": False}
+    assert neighbours.ticket(node, _asked("ticket")) == {"ticket": "", "state": "unknown", "bare": False}
     record = _known(node, State.PREPARING)
     assert neighbours.ticket(node, _asked("ticket"))["state"] == "preparing"
     record.note(ticket="k1.x.y")

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pbsdock.agent import outage
+from pbsdock.agent.arrivals import Arrivals
 from pbsdock.agent.attempts import Attempts
 from pbsdock.agent.health_flag import HealthFlag
 from pbsdock.agent.history import History
@@ -96,11 +97,13 @@ class Node:
         self.attempts = Attempts(paths.state_dir / "attempts.json")
         self.planning = Planning()
         self.questions = Questions()
+        self.arrivals = Arrivals()
         self.cpu_lock = threading.Lock()  # two jobs must not be given the same CPUs; nothing else is done under it
         self.promised: dict[str, frozenset[int]] = {}  # CPUs by incarnation, until its record is written
         self._info: EngineCapabilities | None = None
         self._signer: Signer | None = None
         self._signer_at = 0.0
+        self._signer_lock = threading.Lock()
 
     @property
     def signer(self) -> Signer | None:
@@ -108,10 +111,11 @@ class Node:
 
         Raises SigningError.
         """
-        if self._signer is None and time.monotonic() >= self._signer_at:
-            self._signer_at = time.monotonic() + _LOOK_FOR_SIGNER_S
-            self._signer = choose_signer(self.config.nodes, self.paths.config)
-        return self._signer
+        with self._signer_lock:
+            if self._signer is None and time.monotonic() >= self._signer_at:
+                self._signer = choose_signer(self.config.nodes, self.paths.config)
+                self._signer_at = time.monotonic() + _LOOK_FOR_SIGNER_S
+            return self._signer
 
     # -- events -------------------------------------------------------------------------------------------------
 
@@ -251,14 +255,13 @@ class Node:
 
     def mark(self, record: Record) -> None:
         """Show the hooks that this job is ours."""
-        self.paths.markers.mkdir(mode=0o711, exist_ok=True)
-        (self.paths.markers / record.job_id).touch(mode=0o644)
+        self.paths.mark(record.job_id)
 
     def unmark(self, record: Record) -> None:
         """Take the marker away, unless a newer incarnation of the job needs it."""
         newest = self.jobs.newest(record.job_id)
         if newest is None or newest.incarnation == record.incarnation:
-            (self.paths.markers / record.job_id).unlink(missing_ok=True)
+            self.paths.unmark(record.job_id)
 
     def work_dir(self, record: Record) -> Path:
         """Root-only directory of a job's generated files."""

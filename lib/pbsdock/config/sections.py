@@ -241,10 +241,10 @@ class NodesConfig:
     port: int = setting(
         15010, "TCP port on which the agent answers the other nodes' agents; 0: none.", least=0, most=65535
     )
-    without_ticket: Literal["refuse", "bare"] = setting(
-        "refuse",
-        "A task on another node than the job's first, of which nobody can say what it runs in: refuse, or bare (as"
-        " without pbsdock).",
+    without_ticket: Literal["bare", "refuse"] = setting(
+        "bare",
+        "A task on another node than the job's first that brings no ticket, where the first gives no answer: bare, as"
+        " without pbsdock, since it may be a job without a container; or refuse.",
     )
     clock_skew_s: float = setting(
         900.0, "How far two nodes' clocks may be apart, seconds; older requests are refused.", least=1, most=86400
