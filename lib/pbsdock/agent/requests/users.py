@@ -164,7 +164,7 @@ class UserRequests(OwnRequests):
         live = self.node.rm.find(message.text("job"), waits=False)
         if live is None or not live.is_sister or live.uid != self.session.peer.uid:
             return None
-        arrival = announced.ask(self.node, live)
+        arrival = announced.ask(self.node, live, env_of(message))
         self.session.answer(wire.Message("waiting"))
         arrival.over.wait(_ANNOUNCED_S)
         if (record := self.node.jobs.newest(live.id)) is not None:
