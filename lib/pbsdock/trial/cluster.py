@@ -96,10 +96,9 @@ class Cluster:
             self._keeper.wait(_DOWN_S)
             self._keeper = None
 
-    def copy_image(self, image: str) -> None:
-        """Have an image of this host's engine on all nodes. Raises RuntimeError."""
-        for node in self.nodes:
-            node.copy_image(image, self.engine_here)
+    def copy_image(self, image: str) -> bool:
+        """Have an image of this host's engine on all nodes; False if it is not here. Raises RuntimeError."""
+        return all([node.copy_image(image, self.engine_here) for node in self.nodes])
 
     # -- the start ----------------------------------------------------------------------------------------------------
 
@@ -224,6 +223,7 @@ class Cluster:
             own(target)
         own(Path("/var/lib/docker"))
         own(Path("/var/lib/containerd"))
+        own(Path("/etc/docker"), _copy_engine_files)
         if tmpdir:
             own(Path(tmpdir))
         own(paths.config.parent, lambda copy: _copy_tree(paths.config.parent, copy))
@@ -268,6 +268,14 @@ def _copy_tree(original: Path, copy: Path) -> None:
         elif path.is_file():
             shutil.copyfile(path, target)
             _like(path, target)
+
+
+def _copy_engine_files(copy: Path) -> None:
+    """Certificates of registries and the like; not the key that an engine's identity comes from."""
+    original = Path("/etc/docker")
+    if original.is_dir():
+        _copy_tree(original, copy)
+        (copy / "key.json").unlink(missing_ok=True)
 
 
 def _copy_mom_priv(original: Path, copy: Path) -> None:

@@ -133,23 +133,25 @@ class EmulatedNode:
         if done.returncode:
             raise RuntimeError(f"the agent of {self.name} does not start: {done.stdout}{done.stderr}".rstrip())
 
-    def copy_image(self, image: str, engine_here: str) -> None:
+    def copy_image(self, image: str, engine_here: str) -> bool:
         """Have *image*, a name or an id of this host's engine at unix socket *engine_here*, on the node too.
 
-        Its id stays, and its tags; not the digests of the registry it came from. Raises RuntimeError.
+        Its id stays, and its tags; not the digests of the registry it came from. False: it is not here. Raises
+        RuntimeError.
         """
         here = ["docker", "-H", f"unix://{engine_here}"]
         asked = [*here, "image", "inspect", "--format", "{{.Id}}{{range .RepoTags}} {{.}}{{end}}", image]
         found = subprocess.run(asked, capture_output=True, text=True, check=False)
         if found.returncode:
-            raise RuntimeError(f"{image} is not on this host: {found.stderr.strip()}")
+            return False
         image_id, *tags = found.stdout.split()
         if self.docker("image", "inspect", "--format", "x", *tags, image_id).returncode == 0:
-            return
+            return True
         with subprocess.Popen([*here, "save", *(tags or [image_id])], stdout=subprocess.PIPE) as saving:
             loaded = self.docker("load", "-q", stdin=saving.stdout)
         if saving.returncode or loaded.returncode:
             raise RuntimeError(f"{image} cannot be copied to {self.name}: {loaded.stderr.strip()}")
+        return True
 
     def close(self) -> None:
         """Close what this process has open of the node; its end is the keeper's."""

@@ -139,9 +139,8 @@ class Process:
 
 def _pid_here(pidfd: int) -> int:
     for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "Pid":
-            return int(value)
+        if line.startswith("Pid:"):
+            return int(line.removeprefix("Pid:"))
     return -1
 
 

@@ -42,10 +42,10 @@ def _read_text(file: BinaryIO) -> str:
     digits = b""
     while (letter := file.read(1)) != b":":
         digits += letter
-        if not letter.isdigit() or len(digits) > 9:
+        if not letter.isdigit() or len(digits) > len(str(_LONGEST)):
             raise ValueError("a text without a length")
-    if (length := int(digits or b"0")) > _LONGEST:
-        raise ValueError("a text too long")
+    if not digits or (length := int(digits)) > _LONGEST:
+        raise ValueError(f"a text of length {digits!r}")
     data = file.read(length)
     if len(data) != length:
         raise ValueError("a text that ends early")

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
+from pbsdock.directive.parse import DirectiveError, parse_script
+from pbsdock.rm.choose import words
 from pbsdock.trial import environment
 from pbsdock.trial.cluster import Cluster
 from pbsdock.trial.hooks import append
@@ -33,6 +35,7 @@ class WideTrial(Trial):
         except ValueError:
             self.tm.close()
             raise
+        self.cluster = cluster
         self.sisters = [
             Sister(cluster.node(place.node), self.request, self.spool, number)
             for number, place in enumerate(self.job.placement)
@@ -53,11 +56,26 @@ class WideTrial(Trial):
 
     def verdict(self) -> int | None:
         """Have the sisters join; the prologue runs only if all have."""
+        missing = not self._copy_image()
         self._on_sisters(Sister.join)
         if all(sister.joined for sister in self.sisters):
-            return super().verdict()
+            status = super().verdict()
+            if missing:  # the prologue may have pulled it
+                self._copy_image()
+            return status
         self._on_sisters(lambda sister: sister.leave(hooks=False))
         return NOT_JOINED
+
+    def _copy_image(self) -> bool:
+        """Copy the image of the job's directive to the sisters, which reach no registry; False: it is not here."""
+        try:
+            directive = parse_script(self.request.script or b"", words())
+        except DirectiveError:
+            return True
+        if directive is None or self.request.bare:
+            return True
+        image, engine = directive.image.canonical, self.cluster.engine_here
+        return all([sister.node.copy_image(image, engine) for sister in self.sisters])
 
     def begin(self) -> Outcome | None:
         """As of any job."""
