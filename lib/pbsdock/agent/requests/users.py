@@ -82,7 +82,7 @@ class UserRequests(OwnRequests):
         if record.facts.ticket and is_job and record.planned.network != "host":
             self.session.notify(
                 f"network {record.planned.network!r}: nothing in the container can start processes on the job's other"
-                f" nodes, since {self.node.rm.words.name} listens on the host's own network; leave out --network for MPI"
+                f" nodes, since {self.node.rm.words.name} listens on the host's own network; MPI needs network host"
             )
         if (late := record.facts.late_line) and is_job:
             self.session.notify(late_sentence(late, contained=True))
