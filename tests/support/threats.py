@@ -59,6 +59,7 @@ ROWS = {
     37: "mounts by link",
     38: "requests taken for faults",
     39: "clients that do not read",
+    40: "what nodes tell each other",
 }
 _NAMED = re.compile(r"/test_t(\d\d)_")
 _counts: dict[int, Counter[str]] = {number: Counter() for number in ROWS}

@@ -139,6 +139,12 @@ CASES: dict[str, tuple[Story, str, str]] = {
         "the job was ended at its walltime: it ran for 1 min 1 s of the 1 min it asked for; ask for more with"
         " qsub -l walltime=HH:MM:SS",
     ),
+    "walltime, of which the start took a little": (
+        story(143, ended_at=1061.6, exit_status=271),
+        "walltime",
+        "the job was ended at its walltime: it ran for 1 min of the 1 min it asked for; ask for more with"
+        " qsub -l walltime=HH:MM:SS",
+    ),
     "too many processes": (
         story(2, used=Usage(pids_hit=True)),
         "too-many-processes",

@@ -162,7 +162,8 @@ def test_a_prologue_with_fakes_that_is_gone_leaves_nothing_prepared(
 
 def test_a_prologue_with_fakes_that_names_no_job_is_ended(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would be the same on every node; a plain job is none of ours."""
-    monkeypatch.setattr(root.script, "has_directive", lambda _rm, argv, _env: argv[0] == "?")
+    monkeypatch.setattr(node.rm, "script_named", lambda argv, _env: argv[0])
+    monkeypatch.setattr(root.script, "has_directive", lambda _rm, path: path == "?")
     (aborted,) = ask(node, 0, wire.Message("prepare", argv=b"?"))
     (plain,) = ask(node, 0, wire.Message("prepare", argv=b"!"))
 

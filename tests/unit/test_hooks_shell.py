@@ -329,20 +329,22 @@ def test_epilogue_hands_over_all_arguments(site: Site) -> None:
     assert site.asked() == site.client("epilogue", *EPILOGUE)
 
 
-@pytest.mark.parametrize("hook", ["prologue.parallel", "epilogue.parallel"])
-def test_a_sisters_hook_sweeps_in_the_background(site: Site, hook: str) -> None:
+@pytest.mark.parametrize(
+    ("hook", "asks"), [("prologue.parallel", ["announce", *PROLOGUE]), ("epilogue.parallel", ["epilogue", *EPILOGUE])]
+)
+def test_a_sisters_hook_asks_in_the_background(site: Site, hook: str, asks: list[str]) -> None:
     """With a marker the client is started, the hook does not wait for it, and the answer is 0 whatever it does."""
     site.mark()
     stub = (site.base / "python3").read_text()
     (site.base / "python3").write_text(stub.replace("#!/bin/sh\n", "#!/bin/sh\nsleep 1\n").replace("exit 0", "exit 9"))
 
     began = time.monotonic()
-    done = site.call(hook, PROLOGUE)
+    done = site.call(hook, PROLOGUE if hook.startswith("prologue") else EPILOGUE)
     took = time.monotonic() - began
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert took < 0.8
-    assert site.asked(wait_s=10.0) == site.client("sweep", "7.vm")
+    assert site.asked(wait_s=10.0) == site.client(*asks)
 
 
 @pytest.mark.parametrize("hook", ["prologue.parallel", "epilogue.parallel"])
@@ -413,6 +415,17 @@ def test_run_with_a_record_asks_the_client(site: Site, more: dict[str, str]) -> 
     site.call("run", ["/bin/sh", "-c", "a b"], _job_env(**more))
 
     assert site.asked() == site.client("run", "/bin/sh", "-c", "a b")
+
+
+def test_run_with_a_ticket_asks_the_client(site: Site) -> None:
+    """A sister's first task, of whose job nobody has heard there; not without a job."""
+    brought = _job_env(PBS_NODENUM="1", PBS_TASKNUM="3", PBSDOCK_TICKET="k1.x.y")
+
+    site.call("run", ["/bin/true"], brought)
+
+    assert site.asked() == site.client("run", "/bin/true")
+    done = site.call("run", ["/bin/echo", "bare"], {**brought, "PBS_JOBID": ""})
+    assert done.stdout == "bare\n"
 
 
 @pytest.mark.parametrize("kind", ["PBS_INTERACTIVE", "PBS_BATCH"])

@@ -54,6 +54,7 @@ def parser_for(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
     why.set_defaults(run=_why)
 
     ps = verbs.add_parser("ps", help="list the jobs with containers on this node")
+    ps.add_argument("--job", metavar="ID", help="on all nodes of this job instead, by its id or its number alone")
     ps.add_argument("--json", action="store_true", help="one JSON object")
     ps.set_defaults(run=_ps)
 
@@ -161,6 +162,11 @@ def _ask(arguments: argparse.Namespace, message: wire.Message) -> wire.Message |
 
 
 def _ps(arguments: argparse.Namespace) -> int:
+    if arguments.job:
+        from pbsdock.admin.nodes import show
+
+        told = _ask(arguments, wire.Message("nodes", job=arguments.job))
+        return 1 if told is None else show(json.loads(told.text("json")), as_json=arguments.json, out=sys.stdout)
     answer = _ask(arguments, wire.Message("list"))
     if answer is None:
         return 1

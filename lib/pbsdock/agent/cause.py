@@ -21,6 +21,7 @@ _KILLED, _TERMINATED = 128 + signal.SIGKILL, 128 + signal.SIGTERM
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGTRAP)
 _BUS_ERROR = 128 + signal.SIGBUS
 _NEAR_FULL = 0.98
+_BEFORE_START_S = 1.0  # a walltime counts from the run hook's own start, which comes before its container's
 _SHM = "/dev/shm"  # noqa: S108 - words
 
 # What a user is to do about a refusal, where its sentence does not say so itself.
@@ -185,7 +186,7 @@ def _out_of_memory(story: Story, words: Words) -> Cause | None:
 
 def _walltime(story: Story, words: Words) -> Cause | None:
     run, most = story.run_s, story.walltime_s
-    if run is None or not most or run < most or not _is_signalled(story):
+    if run is None or not most or run < most - _BEFORE_START_S or not _is_signalled(story):
         return None
     said = (
         f"the job was ended at its walltime: it ran for {duration(run)} of the {duration(most)} it asked for; ask for"

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pbsdock.agent import outage
+from pbsdock.agent.arrivals import Arrivals
 from pbsdock.agent.attempts import Attempts
 from pbsdock.agent.health_flag import HealthFlag
 from pbsdock.agent.history import History
@@ -26,6 +27,8 @@ from pbsdock.agent.questions import Questions
 from pbsdock.agent.stores import Stores
 from pbsdock.agent.streams import Streams
 from pbsdock.agent.workers import Spawner
+from pbsdock.cluster.signing import Signer
+from pbsdock.cluster.signing import choose as choose_signer
 from pbsdock.config.lines import Place
 from pbsdock.config.tables import Config, seccomp_of
 from pbsdock.core.errors import HookError, NodeFault
@@ -45,6 +48,8 @@ from pbsdock.host.facts import boot_id, host_memory
 from pbsdock.policy.decide import HostFacts
 from pbsdock.policy.explain import Rules
 from pbsdock.rm.choose import manager
+
+_LOOK_FOR_SIGNER_S = 5.0
 
 
 class Node:
@@ -92,9 +97,25 @@ class Node:
         self.attempts = Attempts(paths.state_dir / "attempts.json")
         self.planning = Planning()
         self.questions = Questions()
+        self.arrivals = Arrivals()
         self.cpu_lock = threading.Lock()  # two jobs must not be given the same CPUs; nothing else is done under it
         self.promised: dict[str, frozenset[int]] = {}  # CPUs by incarnation, until its record is written
         self._info: EngineCapabilities | None = None
+        self._signer: Signer | None = None
+        self._signer_at = 0.0
+        self._signer_lock = threading.Lock()
+
+    @property
+    def signer(self) -> Signer | None:
+        """How this node signs what it tells the others; None where the site has no way, which may come later.
+
+        Raises SigningError.
+        """
+        with self._signer_lock:
+            if self._signer is None and time.monotonic() >= self._signer_at:
+                self._signer = choose_signer(self.config.nodes, self.paths.config)
+                self._signer_at = time.monotonic() + _LOOK_FOR_SIGNER_S
+            return self._signer
 
     # -- events -------------------------------------------------------------------------------------------------
 
@@ -234,14 +255,13 @@ class Node:
 
     def mark(self, record: Record) -> None:
         """Show the hooks that this job is ours."""
-        self.paths.markers.mkdir(mode=0o711, exist_ok=True)
-        (self.paths.markers / record.job_id).touch(mode=0o644)
+        self.paths.mark(record.job_id)
 
     def unmark(self, record: Record) -> None:
         """Take the marker away, unless a newer incarnation of the job needs it."""
         newest = self.jobs.newest(record.job_id)
         if newest is None or newest.incarnation == record.incarnation:
-            (self.paths.markers / record.job_id).unlink(missing_ok=True)
+            self.paths.unmark(record.job_id)
 
     def work_dir(self, record: Record) -> Path:
         """Root-only directory of a job's generated files."""

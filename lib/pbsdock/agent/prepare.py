@@ -1,7 +1,8 @@
-"""Prepare a job: facts, directive, policy, plan, record, image, cgroup, files. One function with two callers.
+"""Prepare a job: facts, directive, policy, plan, record, image, cgroup, files. One function with three callers.
 
 The prologue calls it when the script's directive is known; a run hook calls it on demand for a job that is alive on
-this node, with a script or without: whoever submits it may name an image.
+this node, with a script or without: whoever submits it may name an image; a task of a job of several nodes calls it on
+a sister, with the ticket of the mother superior.
 """
 
 from __future__ import annotations
@@ -10,22 +11,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pbsdock.agent import logins, own_files, stage, standing, work_dir
+from pbsdock.agent import logins, own_files, stage, standing, tickets, work_dir
 from pbsdock.agent.blame import told_fault
 from pbsdock.agent.node import Node, ms_since, parse_cpus
 from pbsdock.agent.refusals import new_record, refuse, refused
 from pbsdock.agent.release import release
 from pbsdock.agent.script import read_script
 from pbsdock.agent.stage_items import item_of
+from pbsdock.agent.tickets import Bearer
 from pbsdock.config.tables import ImagesConfig
 from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.core.facts import Bound, uptime
-from pbsdock.core.plan import Plan
+from pbsdock.core.plan import Plan, PullPolicy
 from pbsdock.core.record import Record, State
+from pbsdock.core.ticket import Ticket
 from pbsdock.core.trail import Decision, Phase
 from pbsdock.directive.parse import (
     Directive,
     DirectiveError,
+    directive_lines,
     directive_text,
     late_line,
     parse_options,
@@ -38,6 +42,7 @@ from pbsdock.host import mounts
 from pbsdock.policy.decide import decide, effective
 from pbsdock.policy.limits import with_cpus
 from pbsdock.policy.mounts import rules_of
+from pbsdock.policy.sister import narrowed
 from pbsdock.rm.base import Job
 
 Notify = Callable[[str], None]
@@ -50,6 +55,8 @@ class Reasons:
 
     asked: str
     decided: tuple[Decision, ...]
+    directive: str = ""  # whole, for sisters
+    is_script: bool = True
 
 
 def from_prologue(node: Node, argv: Sequence[str], env: Mapping[str, str], notify: Notify) -> Record | None:
@@ -84,7 +91,7 @@ def from_prologue(node: Node, argv: Sequence[str], env: Mapping[str, str], notif
             return refused(node, job, Refusal("bad-directive", str(error)), asked)
         except Refusal as error:
             return refused(node, job, error, asked)
-        why = Reasons(asked, node.rules.decided(job, directive, plan))
+        why = Reasons(asked, node.rules.decided(job, directive, plan), directive_lines(script))
         record = _prepare(node, job, plan, script, notify, began, why)
         if job.id in node.attempts:
             node.attempts.forget(job.id)
@@ -116,8 +123,44 @@ def on_demand(node: Node, job: Job, text: str, notify: Notify, wrong: str = "") 
             return refused(node, job, Refusal("bad-directive", str(error)), asked)
         except Refusal as error:
             return refused(node, job, error, asked)
-        why = Reasons(asked, node.rules.decided(job, directive, plan))
+        why = Reasons(asked, node.rules.decided(job, directive, plan), text, is_script=False)
         return _prepare(node, job, plan, script, notify, began, why)
+
+
+def from_ticket(node: Node, job: Job, bearer: Bearer, notify: Notify, wrong: str = "") -> Record:
+    """Prepare a live job on a sister from what its mother superior has decided, under this node's policy as well.
+
+    *job*, and what is *wrong* with its resources, come from the resource manager's own file. What was prepared from the
+    same ticket and is not over is returned as it is. Raises NodeFault.
+    """
+    began = time.monotonic()
+    job = replace(job, on_demand=True, script_path=None)
+    ticket = bearer.ticket
+    with node.job_lock(job.id, 120.0):
+        made = node.jobs.newest(job.id)
+        if made is not None and tickets.is_of(made, bearer.text):
+            return made
+        sweep_older(node, job.id)
+        asked = ticket.directive[:_ASKED]
+        try:
+            with node.planning.turn(job.uid, job.user):
+                directive = _directive_of(node, job, ticket)
+                plan = narrowed(_decide(node, job, directive, wrong), ticket, node.name)
+        except DirectiveError as error:
+            return refused(node, job, Refusal("bad-directive", str(error)), asked, bearer)
+        except Refusal as error:
+            return refused(node, job, error, asked, bearer)
+        why = Reasons(asked, node.rules.decided(job, directive, plan))
+        return _prepare(node, job, plan, None, notify, began, why, bearer)
+
+
+def _directive_of(node: Node, job: Job, ticket: Ticket) -> Directive:
+    """As the mother superior has read it. Raises DirectiveError."""
+    if not ticket.is_script:
+        return parse_options(ticket.directive, node.rm.words)
+    lines = ticket.directive.encode("utf-8", "surrogateescape")
+    directive = parse_script(lines, node.rm.words, filename=job.name or "script")
+    return directive if directive is not None else parse_options("", node.rm.words)
 
 
 def is_of_script(record: Record) -> bool:
@@ -145,9 +188,16 @@ def sweep(node: Node, older: Sequence[Record]) -> int:
 
 
 def _prepare(
-    node: Node, job: Job, plan: Plan, script: bytes | None, notify: Notify, began: float, why: Reasons
+    node: Node,
+    job: Job,
+    plan: Plan,
+    script: bytes | None,
+    notify: Notify,
+    began: float,
+    why: Reasons,
+    bearer: Bearer | None = None,
 ) -> Record:
-    record = new_record(node, job)
+    record = new_record(node, job, bearer)
     record.note(asked=why.asked, decided=why.decided)
     plan = _with_cpus(node, job, plan, record)
     record.plan = plan
@@ -163,7 +213,7 @@ def _prepare(
     try:
         node.mark(record)
         node.emit("job.planned", record, image=plan.image, queue=plan.queue, network=plan.network, phase="prologue")
-        _carry_out(node, job, record, plan, script, notify, began)
+        _carry_out(node, job, record, plan, script, notify, began, why, bearer)
     except Refusal as error:
         return refuse(node, record, error)
     except (HookError, EngineError, OSError) as error:
@@ -198,14 +248,24 @@ def _with_cpus(node: Node, job: Job, plan: Plan, record: Record) -> Plan:
 
 
 def _carry_out(
-    node: Node, job: Job, record: Record, plan: Plan, script: bytes | None, notify: Notify, began: float
+    node: Node,
+    job: Job,
+    record: Record,
+    plan: Plan,
+    script: bytes | None,
+    notify: Notify,
+    began: float,
+    why: Reasons,
+    bearer: Bearer | None,
 ) -> None:
     _check_engine(node)
     began_image = time.monotonic()
-    image = _image(node, effective(node.config, job).images, plan, notify, began)
+    image = _image(node, effective(node.config, job).images, plan, notify, began, bearer)
     came, ms = "pulled" if image.is_fetched else "was here", ms_since(began_image)
     record.put_down(Phase(name="image", at=time.time() - ms / 1000, ms=ms, note=came))
     record.image_id, record.image_digest = image.id, image.digest
+    if bearer is None:
+        tickets.issue(node, job, record, plan, why.directive, is_script=why.is_script)
     bound = _bind(node, job, record, plan, script, notify)
     record.note(own_files=tuple(own_files.write(node, job, record, plan, script)), bound=tuple(bound))
     for option in (*plan.stage_in, *plan.stage_out):
@@ -262,7 +322,9 @@ def _check_engine(node: Node) -> None:
         fitness.check(node.engine_info(), node.config.engine.runtime, node.config.security.seccomp)
 
 
-def _image(node: Node, settings: ImagesConfig, plan: Plan, notify: Notify, began: float) -> Image:
+def _image(
+    node: Node, settings: ImagesConfig, plan: Plan, notify: Notify, began: float, bearer: Bearer | None
+) -> Image:
     left = node.config.prologue.alarm_s - node.config.prologue.margin_s - (time.monotonic() - began)
     told = False
 
@@ -273,13 +335,19 @@ def _image(node: Node, settings: ImagesConfig, plan: Plan, notify: Notify, began
             notify(text)
 
     with logins.asker(node.config.engine.docker_config, settings, plan) as asker:
-        return node.images.ensure(
-            plan.image,
-            pull=plan.pull,
-            platform=plan.platform,
-            inactivity_s=settings.inactivity_s,
-            total_s=max(1.0, min(settings.total_s, left)),
-            max_bytes=settings.max_bytes,
-            asker=asker,
-            progress=progress,
-        )
+
+        def ensure(reference: str, pull: PullPolicy) -> Image:
+            return node.images.ensure(
+                reference,
+                pull=pull,
+                platform=plan.platform,
+                inactivity_s=settings.inactivity_s,
+                total_s=max(1.0, min(settings.total_s, left)),
+                max_bytes=settings.max_bytes,
+                asker=asker,
+                progress=progress,
+            )
+
+        if bearer is not None:
+            return tickets.image_of(node, bearer.ticket, ensure, plan.pull)
+        return ensure(plan.image, plan.pull)

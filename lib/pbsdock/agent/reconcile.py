@@ -17,6 +17,7 @@ from pbsdock.agent.findings import Finding, Snapshot, claims, dead_records, judg
 from pbsdock.agent.node import Node
 from pbsdock.agent.release import release
 from pbsdock.agent.teardown import remove_work
+from pbsdock.agent.witness import FORSAKEN, forsaken, is_idle
 from pbsdock.core.errors import HookError, NodeFault
 from pbsdock.core.facts import uptime
 from pbsdock.core.record import Record
@@ -63,6 +64,9 @@ def _pass(node: Node, *, dry_run: bool) -> Pass:
         return result
     grace, cap = node.config.reaper.grace_s, node.config.reaper.cap
     dead, strays = dead_records(seen, grace), orphans(seen, grace)
+    if not dry_run:
+        node.arrivals.keep(node.rm.is_live)
+    dead += forsaken(node, list(seen.records), grace)
     result.findings = [*(finding for _record, finding in dead), *strays]
     if dry_run:
         return result
@@ -88,7 +92,9 @@ def _look(node: Node) -> Snapshot:
         raise OSError(f"engine: {node.engine.down_because}")
     containers = node.engine.labelled(node.label)
     cgroups = node.cgroups.names()
-    files, markers, pinned = _names(node.paths.work), _names(node.paths.markers), _names(node.paths.pins)
+    files, pinned = _names(node.paths.work), _names(node.paths.pins)
+    announced = node.arrivals.jobs()  # their markers are older than their records
+    markers = tuple(job for job in _names(node.paths.markers) if job not in announced)
     credentials = node.stores.listed()
     # Read last: whatever was listed above had its record written before it was made.
     records, problems = node.jobs.records_and_problems()
@@ -123,7 +129,7 @@ def _release_dead(node: Node, record: Record, finding: Finding, grace_s: float) 
                 return False  # its epilogue was faster
             # Judged again: a prologue that took longer than the grace may just have ended, and its job be alive.
             verdict = judge(record, boot=node.boot, job_files=node.rm.live(), up_s=uptime(), grace_s=grace_s)
-            if not verdict.is_dead:
+            if not (verdict.is_dead or (finding.why == FORSAKEN and is_idle(node, record, grace_s))):
                 return False
             gone = release(node, record, why=finding.why)
     except NodeFault:

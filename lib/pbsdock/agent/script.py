@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
 
 from pbsdock.agent.programs import env_program
 from pbsdock.core.errors import Refusal
@@ -44,10 +43,9 @@ def read_script(path: str, uid: int) -> bytes | None:
         os.close(fd)
 
 
-def has_directive(rm: ResourceManager, argv: Sequence[str], env: Mapping[str, str]) -> bool:
-    """Whether the script of a prologue whose arguments make no sense has a directive: a plain job is none of ours."""
+def has_directive(rm: ResourceManager, path: str) -> bool:
+    """Whether a job's script has a directive, also one that is wrong; what cannot be read may have one."""
     try:
-        path = rm.script_named(argv, env)
         script = read_script(path, os.lstat(path).st_uid)
         return script is not None and parse_script(script, rm.words) is not None
     except FileNotFoundError:

@@ -8,7 +8,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
-from pbsdock.agent import vigil
+from pbsdock.agent import neighbours, vigil
 from pbsdock.agent.finish import begin_stage_out
 from pbsdock.agent.listener import Listener
 from pbsdock.agent.memory import few_arenas, heap
@@ -76,6 +76,7 @@ def serve(paths: Paths, service: Service) -> int:
     adopt(node)
     Watcher(node).start()
     _offer_sessions(node)
+    neighbours.listen(node)
     listener = Listener(node, respond)
     listening = listener.open(service)
     monitoring.start(listener.load)

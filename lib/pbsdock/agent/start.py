@@ -21,6 +21,7 @@ from pbsdock.agent.verify import wrong_with
 from pbsdock.core.errors import NodeFault, Refusal
 from pbsdock.core.facts import Bound
 from pbsdock.core.record import Record, State
+from pbsdock.core.ticket import VARIABLE
 from pbsdock.engine import spec as container
 from pbsdock.engine.base import Rlimits
 from pbsdock.host.process import Caller
@@ -64,9 +65,22 @@ def start_job(node: Node, record: Record, request: wire.Message, caller: Caller)
     except BaseException:
         discard(node, record)
         raise
+    assert command is not None
     run = JobRun(record=record, pid=pid, pid_start=record.facts.pid_start)
     node.jobs.add(run)
     return run, _admission(node, record, first_process.LEADER, command, within)
+
+
+def start_for_tasks(node: Node, record: Record, caller: Caller) -> None:
+    """Let tasks into the container of a sister, where the job has no command of its own; *caller* is the first one's
+    run hook, whose limits are mom's. Raises Refusal, NodeFault; the job is as ready as before then."""
+    began = time.monotonic()
+    try:
+        pid, _command, _within = _at_the_gate(node, record, None, record.facts.bound, limits_of(caller), began)
+    except BaseException:
+        discard(node, record)
+        raise
+    node.jobs.add(JobRun(record=record, pid=pid, pid_start=record.facts.pid_start))
 
 
 def start_again(node: Node, record: Record, request: wire.Message, caller: Caller) -> tuple[Run, Admission]:
@@ -120,8 +134,8 @@ def command_for(record: Record, call: container.Call, pid: int) -> Command:
 
 
 def _at_the_gate(
-    node: Node, record: Record, call: container.Call, bound: Sequence[Bound], limits: Rlimits, began: float
-) -> tuple[int, Command, Mapping[int, tuple[int, int]]]:
+    node: Node, record: Record, call: container.Call | None, bound: Sequence[Bound], limits: Rlimits, began: float
+) -> tuple[int, Command | None, Mapping[int, tuple[int, int]]]:
     """The first process, what it is to run, and the limits it was opened with. Raises Refusal, NodeFault."""
     for _attempt in (1, 2):
         # Minted since the prologue, and needed only now: the gateway's time is hidden behind everybody else's.
@@ -137,14 +151,15 @@ def _at_the_gate(
                 raise NodeFault("first-process", sentence) from None
             node.jobs.drop_standing(record)
             continue  # an engine that was restarted has ended it
-        note_start(node, record, waiting.container, waiting.pid, tty=call.tty, began=began)
+        is_terminal = call is not None and call.tty
+        note_start(node, record, waiting.container, waiting.pid, tty=is_terminal, began=began)
         return waiting.pid, command, within
     raise NodeFault("first-process", "the container's first process ended before the job began")
 
 
 def _open(
-    node: Node, record: Record, call: container.Call, waiting: Standing, limits: Rlimits
-) -> tuple[Command, Mapping[int, tuple[int, int]]]:
+    node: Node, record: Record, call: container.Call | None, waiting: Standing, limits: Rlimits
+) -> tuple[Command | None, Mapping[int, tuple[int, int]]]:
     """Compare, check, let in. Raises _Over, OSError if it ended meanwhile; Refusal, NodeFault."""
     plan, pid = record.planned, waiting.pid
     with first_process.connected(node.init_dir(record), pid) as connection:
@@ -156,23 +171,29 @@ def _open(
         if wrong:
             node.emit("container.mismatch", record, level="error", container=waiting.container, reason=wrong)
             raise NodeFault("container-mismatch", f"the container was stopped before the job began: {wrong}")
-        command = _command(record, call, pid)
-        targets = [mount.target for mount in waiting.bound] + [tmpfs.target for tmpfs in plan.tmpfs]
-        with looking(pid) as look:
-            image = image_as_met(plan, look, command.environment, targets)
-            command = checked(plan, call, command, record.facts.image, image)
+        command = None if call is None else _runnable(record, call, waiting)
         within = first_process.within(pid, limits)
         first_process.open_gate(connection, within)
     return command, within
+
+
+def _runnable(record: Record, call: container.Call, waiting: Standing) -> Command:
+    """What *call* comes to in the waiting container. Raises OSError if that is over, Refusal for what cannot be run."""
+    plan, command = record.planned, _command(record, call, waiting.pid)
+    targets = [mount.target for mount in waiting.bound] + [tmpfs.target for tmpfs in plan.tmpfs]
+    with looking(waiting.pid) as look:
+        image = image_as_met(plan, look, command.environment, targets)
+        return checked(plan, call, command, record.facts.image, image)
 
 
 def _command(record: Record, call: container.Call, pid: int) -> Command:
     """Raises OSError if the first process is over."""
     plan = record.planned
     own = (pair.partition("=") for pair in container.environment(plan, call, record.facts.image))
+    ticket = {VARIABLE: record.facts.ticket} if record.facts.ticket else {}
     return Command(
         argv=call.argv,
-        environment={**first_process.environment_of(pid), **{name: value for name, _, value in own}},
+        environment={**first_process.environment_of(pid), **{name: value for name, _, value in own}, **ticket},
         directory=container.working_directory(plan, call, record.facts.bound),
     )
 

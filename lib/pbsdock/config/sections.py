@@ -224,6 +224,34 @@ class AgentConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodesConfig:
+    """Jobs on several nodes, whose agents sign what they tell each other."""
+
+    sign_with: Literal["auto", "munge", "key"] = setting(
+        "auto",
+        "What all nodes sign with: munge; key, the file below; auto: munge where munged answers, else key where there"
+        " is one.",
+    )
+    key_file: str = setting(
+        "",
+        "The cluster's key, the same on all nodes and readable by root alone (pbsdock setup key); empty: cluster.key"
+        " beside this file.",
+        check=checks.path_or_empty,
+    )
+    port: int = setting(
+        15010, "TCP port on which the agent answers the other nodes' agents; 0: none.", least=0, most=65535
+    )
+    without_ticket: Literal["bare", "refuse"] = setting(
+        "bare",
+        "A task on another node than the job's first that brings no ticket, where the first gives no answer: bare, as"
+        " without pbsdock, since it may be a job without a container; or refuse.",
+    )
+    clock_skew_s: float = setting(
+        900.0, "How far two nodes' clocks may be apart, seconds; older requests are refused.", least=1, most=86400
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PrologueConfig:
     """The time mom grants."""
 

@@ -33,6 +33,7 @@ from pbsdock.config.sections import (
     MetricsConfig,
     MountsConfig,
     NetworkConfig,
+    NodesConfig,
     PrologueConfig,
     ReaperConfig,
     SecurityConfig,
@@ -62,6 +63,7 @@ __all__ = [
     "MetricsConfig",
     "MountsConfig",
     "NetworkConfig",
+    "NodesConfig",
     "Override",
     "PrologueConfig",
     "ReaperConfig",
@@ -119,6 +121,7 @@ class Config:
     users: UsersConfig = field(default_factory=UsersConfig)
     interactive: InteractiveConfig = field(default_factory=InteractiveConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
+    nodes: NodesConfig = field(default_factory=NodesConfig)
     prologue: PrologueConfig = field(default_factory=PrologueConfig)
     reaper: ReaperConfig = field(default_factory=ReaperConfig)
     events: EventsConfig = field(default_factory=EventsConfig)

@@ -121,6 +121,10 @@ class Facts:
     on_demand: bool = False  # made for the run hook, by qsub -v PBSDOCK=…
     job_file: str = ""  # what the resource manager calls its file of the job
     nodes: int = 1  # of the whole job
+    hosts: tuple[str, ...] = ()  # of the whole job, the mother superior first; empty where they are not known
+    ticket: str = ""  # as signed: what the job's sisters prepare the same from
+    mother: str = ""  # on a sister, the node whose ticket this was prepared from
+    run: str = ""  # on a sister, the ticket's name for this run of the job
     own_files: tuple[tuple[str, str], ...] = ()  # made by root: source, target
     bound: tuple[Bound, ...] = ()
     path_rules: PathRules | None = None  # of the site for the job's owner, as of its prologue

@@ -32,6 +32,15 @@ class Paths:
         """One empty file per job with a record: what the hooks look for before they start an interpreter."""
         return self.run_dir / "jobs"
 
+    def mark(self, job_id: str) -> None:
+        """Show the hooks that this job is ours. Raises OSError."""
+        self.markers.mkdir(mode=0o711, exist_ok=True)
+        (self.markers / job_id).touch(mode=0o644)
+
+    def unmark(self, job_id: str) -> None:
+        """Take that back. Raises OSError."""
+        (self.markers / job_id).unlink(missing_ok=True)
+
     @property
     def work(self) -> Path:
         """Root-only directory of what is bind-mounted into containers: script copies, passwd, group."""

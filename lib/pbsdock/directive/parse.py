@@ -28,6 +28,7 @@ __all__ = [
     "TmpfsOption",
     "TooLong",
     "Volume",
+    "directive_lines",
     "directive_text",
     "expand",
     "late_line",
@@ -119,6 +120,12 @@ def directive_text(data: bytes) -> str:
             break
         found.append(line.decode("utf-8", "replace"))
     return "\n".join(found)
+
+
+def directive_lines(data: bytes) -> str:
+    """The ``#DOCKER`` lines at the head, whole: what another node reads as a script to come to the same."""
+    marks = (mark for mark in _MARK.finditer(data, 0, _header(data)) if mark.group() == _WORD)
+    return "".join(f"{_line_at(data, mark.start()).decode('utf-8', 'surrogateescape')}\n" for mark in marks)
 
 
 def late_line(data: bytes) -> int:

@@ -119,6 +119,17 @@ class Images:
         self._check(reference, image, platform, max_bytes)
         return image
 
+    def same(self, reference: str, image_id: str) -> Image | None:
+        """The image with that very id, if it is here, by whatever name, and is not somebody's own.
+
+        *reference* is what it is called elsewhere. Raises NodeFault.
+        """
+        found = self.inspect(image_id)
+        if found is None or self.private.holds(parse_image(reference).name, found.id):
+            return None
+        self.emit("image.present", image=reference, image_id=found.id, digest=None, private=False)
+        return Image(id=found.id, digest=None, architecture=found.architecture, size=found.size_bytes)
+
     # -- by whose right -----------------------------------------------------------------------------------------
 
     def _fetch(

@@ -14,6 +14,15 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "agent.adopted": ("After a restart the agent goes on with the records it found.", ("records", "running")),
     "agent.error": ("Something unforeseen, survived.", ("where", "reason", "uid")),
+    "channel.failed": (
+        "Agents of other nodes cannot ask this one; it is tried again.",
+        ("port", "reason"),
+    ),
+    "channel.listening": ("Agents of other nodes can ask this one; signer: munge or key.", ("port", "signer")),
+    "channel.refused": (
+        "A connection of another host was closed without an answer (untold: as many more since the last such line).",
+        ("address", "reason", "untold"),
+    ),
     "client.refused": ("A client asked for what is not its own.", ("uid", "op", "reason")),
     "cgroup.created": ("The job's cgroup holds its limits.", ("cgroup",)),
     "cgroup.changed": (
@@ -51,12 +60,16 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("image", "code", "reason", "tries", "after_s"),
     ),
     "image.failed": ("A pull failed.", ("image", "code", "sentence")),
+    "job.announced": (
+        "A sister has found out what a job is to run in there (prepared, bare, unknown), before its first task came.",
+        ("outcome", "reason"),
+    ),
     "job.adopted": ("Torque counts the container's processes as the job's.", ("pid",)),
     "job.adoption_skipped": ("Torque does not count the container's processes.", ("reason",)),
     "job.ended": ("The job's container is over.", ("code", "oom")),
     "job.fault": ("The node could not do its part.", ("code", "sentence")),
     "job.finished": (
-        "The job is released; what it was and what it used.",
+        "The job is released; what it was and what it used here, and (all_…, on its first node) on all that have told.",
         (
             "exit_status",
             "code",
@@ -68,6 +81,10 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
             "io_read_bytes",
             "io_write_bytes",
             "pids_peak",
+            "all_nodes",
+            "all_told",
+            "all_cpu_seconds",
+            "all_memory_peak_bytes",
             "run_s",
             "total_s",
         ),
@@ -91,6 +108,11 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "stage.done": ("All files are where they belong.", ("direction", "files", "bytes", "skipped", "unverified")),
     "stage.failed": ("Some are not; the job was told.", ("direction", "code", "reason", "kept")),
     "store.failed": ("An object store did not do as asked.", ("store", "code", "reason")),
+    "ticket.issued": (
+        "The mother superior has signed what the job's other nodes prepare from (expires: seconds since the epoch).",
+        ("nodes", "expires"),
+    ),
+    "ticket.refused": ("A sister does not take the ticket that a task brought.", ("uid", "code", "reason")),
     "task.started": ("A TM task runs inside the job's container.", ("task", "pid")),
     "task.ended": ("A TM task is over.", ("task", "code")),
 }
@@ -108,6 +130,7 @@ AT_WILL: dict[str, tuple[int, float]] = {
     "store.failed": (20, 4),  # a container may ask for a session for ever while the store is down
     "task.ended": (600, 20),
     "task.started": (600, 20),
+    "ticket.refused": (20, 4),
 }
 _ALWAYS = ("ts", "seq", "event", "level", "node")
 COMMON = ("job", "incarnation", "user", "phase", "ms")

@@ -35,6 +35,8 @@ class Runner:
         except AgentGone:
             say("the pbsdock agent on this node did not answer; the job was not started, please submit it again")
             return REFUSED
+        if answer.op == "bare":
+            return _become(argv)
         if answer.op != "started" or not fds:
             say(answer.text("sentence", "the agent gave no answer that can be understood"))
             return REFUSED
@@ -117,6 +119,18 @@ class Runner:
 
 def _import_direct() -> None:
     import pbsdock.hook.direct  # noqa: F401 - while the agent is at work, instead of before
+
+
+def _become(argv: list[str]) -> int:
+    """Run the command of a job without a container in this process's place, as mom would have without us."""
+    import _signal  # type: ignore[import-not-found]  # typeshed has no stub; `signal` would import enum
+
+    _signal.set_wakeup_fd(-1)
+    try:
+        os.execvp(argv[0], argv)
+    except OSError as error:
+        say(f"{argv[0]}: {error.strerror}")
+        return 127
 
 
 def _umask() -> int:

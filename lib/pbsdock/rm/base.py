@@ -127,7 +127,10 @@ class Live(Protocol):
     """A job that is alive on this node, as the manager itself tells of it; ``uid`` None where it does not say whose.
 
     ``wrong`` says what of its resources cannot be understood, "" if nothing. ``has_more``: whether it was granted what
-    the arguments of its prepare hook cannot have told, or not all.
+    the arguments of its prepare hook cannot have told, or not all. ``hosts`` are the job's, its mother superior first;
+    ``is_sister``: whether this node is another; ``slots`` it has here, 0 if none. ``run`` tells this run of the job
+    from others with its id, the same on all its nodes (:func:`pbsdock.core.ticket.run_of`); "" if nothing does.
+    ``directive`` is the user's own, that came with the request for the job instead of in its script.
     """
 
     @property
@@ -138,6 +141,16 @@ class Live(Protocol):
     def wrong(self) -> str: ...
     @property
     def has_more(self) -> bool: ...
+    @property
+    def hosts(self) -> tuple[str, ...]: ...
+    @property
+    def is_sister(self) -> bool: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def run(self) -> str: ...
+    @property
+    def directive(self) -> str: ...
 
     def job(self, env: Mapping[str, str]) -> Job:
         """Look up the rest. *env* is the user's: of it only paths are taken, and only where they are what the manager
@@ -188,9 +201,15 @@ class ResourceManager(Protocol):
     def live(self) -> frozenset[str]:
         """The ``job_file`` of every job that is alive here. Raises OSError if they cannot be read."""
 
-    def find(self, job_id: str) -> Live | None:
-        """A live job; waits as long as a job's shell may be there before the manager's word of it. None if there is
+    def is_live(self, job_id: str) -> bool:
+        """Whether a job is alive here at this moment. Raises BadValue; OSError if that cannot be read."""
+
+    def find(self, job_id: str, *, waits: bool = True) -> Live | None:
+        """A live job; *waits* as long as a job's shell may be there before the manager's word of it. None if there is
         none. Raises BadValue."""
+
+    def knows(self, job_id: str) -> bool | None:
+        """Whether the manager's server has the job, not over; None where it cannot be asked. May take ten seconds."""
 
     def shell_chosen(self, uid: int, argv: Sequence[str], job_file: str) -> bool:
         """Whether the program the job is run by was asked for by its user, as far as the manager knows: an image

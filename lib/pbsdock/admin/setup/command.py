@@ -12,6 +12,7 @@ from typing import Any
 
 from pbsdock.admin.setup import environment
 from pbsdock.admin.setup.check import check
+from pbsdock.admin.setup.cluster_key import make_key
 from pbsdock.admin.setup.errors import SetupError
 from pbsdock.admin.setup.install import Order, install, rollback
 from pbsdock.admin.setup.places import Places, plain_path
@@ -45,6 +46,7 @@ class Options:
 
     verb: str = "install"
     dry_run: bool = False
+    replace: bool = False
     mom_priv: str = ""
     prefix: str = ""
     root: str = ""
@@ -69,6 +71,8 @@ def run(options: Options) -> int:
         count = environment.fetch(python, Source(Path(options.source)), Path(options.fetch))
         print(f"fetched {count} packages into {options.fetch}; install with --wheels {options.fetch}")
         return 0
+    if options.verb == "key":
+        return _key(options)
     places = _places(options)
     if os.geteuid() != 0:
         raise SetupError("must be run as root")
@@ -82,6 +86,15 @@ def run(options: Options) -> int:
         raise SetupError("--source is missing: the checkout to install from, where install.sh lies")
     order = Order(places=places, source=Source(Path(options.source)), python=python, wheels=wheels)
     return install(order, print, dry_run=options.dry_run)
+
+
+def _key(options: Options) -> int:
+    """A key is also made on a host without mom, from which an admin copies it to the nodes."""
+    if os.geteuid() != 0:
+        raise SetupError("must be run as root")
+    known = options.installed
+    root = Path(options.root) if options.root else known.root if known else Path("/")
+    return make_key(root / "etc/pbsdock/pbsdock.toml", print, replace=options.replace)
 
 
 def _places(options: Options) -> Places:
@@ -156,9 +169,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             )
             added.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
 
+    key = verbs.add_parser("key", help="make the key that all nodes of the cluster sign with, where there is no munge")
+    key.add_argument("--replace", action="store_true", help="make another although there is one")
+    key.add_argument("--root", default="", metavar="DIR", help="of an instance below DIR")
+
 
 def called(arguments: argparse.Namespace, installed: Places | None) -> int:
     """Run ``pbsdock setup VERB``; returns the exit code."""
-    names = ("verb", "mom_priv", "prefix", "root", "source", "python", "wheels", "dry_run")
+    names = ("verb", "mom_priv", "prefix", "root", "source", "python", "wheels", "dry_run", "replace")
     given: dict[str, Any] = {name: value for name in names if (value := getattr(arguments, name, ""))}
     return _report("pbsdock setup", Options(**given, installed=installed))

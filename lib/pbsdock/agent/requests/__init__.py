@@ -12,7 +12,8 @@ from pbsdock.agent.session import Session
 from pbsdock.core.errors import Refusal
 from pbsdock.protocol import wire
 
-_OF_ROOT = {op: op for op in ("prepare", "failed", "release", "sweep", "reap")} | {"list": "list_jobs"}
+_OF_ROOT = {op: op for op in ("prepare", "failed", "release", "announce", "sweep", "reap", "nodes")}
+_OF_ROOT["list"] = "list_jobs"
 _OF_USERS = frozenset({"start", "rejoin"})
 _OF_RUN_HOOKS = frozenset({"signal", "resize", "adopted", "over", "eof"})
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
+from dataclasses import asdict
 
-from pbsdock.agent import blame, prepare, script, stage
+from pbsdock.agent import all_nodes, announced, blame, neighbours, prepare, script, stage
 from pbsdock.agent.channel import ClientGone
 from pbsdock.agent.finish import finish
+from pbsdock.agent.history import is_about
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
 from pbsdock.agent.requests.fields import argv_of, env_of
 from pbsdock.agent.session import Session
-from pbsdock.core.errors import BadValue, NodeFault
+from pbsdock.core.errors import BadValue, NodeFault, Refusal
 from pbsdock.core.facts import Usage
 from pbsdock.core.record import Record, State
 from pbsdock.protocol import wire
@@ -46,7 +49,7 @@ class RootRequests:
 
     def _aborted(self, argv: list[str], env: dict[str, str], reason: str) -> wire.Message:
         """What names no job can have no record to be told from, and would be the same on every node."""
-        if not script.has_directive(self.node.rm, argv, env):
+        if not script.has_directive(self.node.rm, self.node.rm.script_named(argv, env)):
             return wire.Message("prepared", state="none")
         job = self.node.rm.named(argv, env)
         self.node.emit("job.refused", job=job, code="bad-arguments", sentence=reason, phase="prologue")
@@ -75,14 +78,19 @@ class RootRequests:
         mine = self._there(job_id, asked, mine)
         early = bool(mine) and all(record.state is State.ENDED and _is_revoked(record) for record in mine)
         if early:
-            self.session.answer(wire.Message("released", clean=1))
+            self._answer_released(clean=True)
         with self.node.job_lock(job_id, 90.0):
             mine = self._there(job_id, asked, mine)
             for record in mine:
                 record.note(exit_status=ended.exit_status)
             clean = all([release(self.node, record, why="epilogue") for record in mine])
-            for record in mine:
-                self._finished(record, ended.exit_status)
+            if not self._of(job_id):
+                self.node.paths.unmark(job_id)  # of one that was announced alone
+                self.node.arrivals.forget(job_id)
+        if not early:
+            self._answer_released(clean=clean)
+        for record in mine:  # mom need not wait for what other nodes tell of it
+            self._finished(record, ended.exit_status)
         if not clean:
             self.node.emit(
                 "job.fault",
@@ -91,7 +99,9 @@ class RootRequests:
                 code="release-failed",
                 sentence="the release is not complete; the reaper goes on with it",
             )
-        if not early:
+
+    def _answer_released(self, *, clean: bool) -> None:
+        with suppress(ClientGone):  # what is left to do is done without it
             self.session.answer(wire.Message("released", clean=int(clean)))
 
     def _of(self, job_id: str) -> list[Record]:
@@ -113,6 +123,7 @@ class RootRequests:
         usage = record.facts.usage or Usage()
         end = record.exit
         started = record.facts.started_at
+        total = all_nodes.of_job(self.node, record) if record.facts.ticket and not record.facts.mother else None
         self.node.emit(
             "job.finished",
             record,
@@ -126,10 +137,32 @@ class RootRequests:
             io_read_bytes=usage.io_read_bytes,
             io_write_bytes=usage.io_write_bytes,
             pids_peak=usage.pids_peak,
+            **({f"all_{name}": value for name, value in asdict(total).items()} if total is not None else {}),
             run_s=round(end.at - started, 3) if started and end and end.at else None,
             total_s=round(time.time() - record.created, 3),
             phase="epilogue",
         )
+
+    def announce(self, message: wire.Message) -> None:
+        """A sister's prologue: what an earlier run of the job has left there goes; what the job is is found out."""
+        job_id = self.node.rm.job_id(argv_of(message)[0])
+        asked = time.monotonic()
+        older = self._of(job_id)
+        with self.session.kept_waiting():
+            live = self.node.rm.find(job_id)  # comes a moment after its prologue
+            with self.node.job_lock(job_id, 60.0):
+                # A first task may have been faster than this request.
+                left = [
+                    record
+                    for record in self._there(job_id, asked, older)
+                    if live is None or not live.run or record.facts.run != live.run
+                ]
+                count = prepare.sweep(self.node, left)
+        self.session.answer(wire.Message("swept", count=count))
+        if live is not None and live.is_sister and self.node.config.nodes.port and self.node.signer is not None:
+            if self.node.config.nodes.without_ticket == "refuse":
+                self.node.paths.mark(job_id)
+            announced.ask(self.node, live, env_of(message))
 
     def sweep(self, message: wire.Message) -> None:
         job_id = self.node.rm.job_id(argv_of(message)[0])
@@ -159,6 +192,18 @@ class RootRequests:
         ]
         told = {"jobs": rows, "problems": [str(problem) for problem in problems]}
         self.session.answer(wire.Message("jobs", json=json.dumps(told)))
+
+    def nodes(self, message: wire.Message) -> None:
+        """Tell of a job on all its nodes, whose agents are asked. Raises Refusal, BadValue."""
+        job = self.node.rm.job_id(message.text("job"))
+        records = [record for record in self.node.jobs.records() if is_about(record.job_id, job)]
+        if not records:
+            raise Refusal(
+                "no-such-job", f"{self.node.name} has no container of job {job} at this moment; pbsdock why tells more"
+            )
+        newest = max(records, key=lambda record: record.created)
+        told = {"job": newest.job_id, "nodes": neighbours.rows(self.node, newest)}
+        self.session.answer(wire.Message("nodes", json=json.dumps(told)))
 
 
 def _is_revoked(record: Record) -> bool:

@@ -7,7 +7,8 @@ import re
 import socket
 from collections.abc import Mapping
 
-from pbsdock.agent import prepare, stage
+from pbsdock.agent import announced, prepare, stage, tickets
+from pbsdock.agent.arrivals import Outcome
 from pbsdock.agent.blame import told_fault
 from pbsdock.agent.exec_tasks import finish_exec, start_exec
 from pbsdock.agent.refusals import refuse
@@ -15,7 +16,7 @@ from pbsdock.agent.requests.fields import env_of
 from pbsdock.agent.requests.own import OwnRequests
 from pbsdock.agent.requests.running import RunningRequests, lose_output
 from pbsdock.agent.runs import ExecRun, JobRun, Run, TaskRun
-from pbsdock.agent.start import Admission, is_of_leader, start_again, start_job
+from pbsdock.agent.start import Admission, is_of_leader, start_again, start_for_tasks, start_job
 from pbsdock.agent.tasks import start_task
 from pbsdock.core.errors import HookError, Refusal
 from pbsdock.core.facts import Exit
@@ -26,8 +27,13 @@ from pbsdock.host.process import Caller, start_time
 from pbsdock.protocol import wire
 from pbsdock.staging.made import UMASK
 
+_ANNOUNCED_S = 1000.0
 _EXEC = re.compile(r"[0-9a-f]{64}")  # the engine's name of an exec
 _TASK = re.compile(r"task-[0-9a-f]{16}")  # a task's, as the first process has it
+
+
+class _Bare(Exception):
+    """The job has no container."""
 
 
 class UserRequests(OwnRequests):
@@ -38,6 +44,12 @@ class UserRequests(OwnRequests):
         if self.session.peer.uid == 0:
             raise Refusal("root-start", "a job is never started as root; install the run hook as $job_starter only")
         record = self._own(message)
+        if record is None or record.facts.mother:
+            try:
+                record = self._by_ticket(message, record)
+            except _Bare:
+                self.session.answer(wire.Message("bare"))
+                return
         if record is None or (message.text("directive") and prepare.is_of_script(record)):
             record = self._on_demand(message) or record
         if record is None:
@@ -62,8 +74,16 @@ class UserRequests(OwnRequests):
             os.close(admission.fd)
 
     def _tell_notices(self, record: Record, *, is_job: bool) -> None:
-        if record.facts.nodes > 1 and is_job:
-            self.session.notify("tasks on the other nodes of this job run there without the container")
+        if record.facts.nodes > 1 and is_job and not record.facts.ticket:
+            self.session.notify(
+                "tasks on the other nodes of this job run there without the container: this site's nodes have no way to"
+                " agree on it, which is munge or a key of the cluster (pbsdock setup key)"
+            )
+        if record.facts.ticket and is_job and record.planned.network != "host":
+            self.session.notify(
+                f"network {record.planned.network!r}: nothing in the container can start processes on the job's other"
+                f" nodes, since {self.node.rm.words.name} listens on the host's own network; MPI needs network host"
+            )
         if (late := record.facts.late_line) and is_job:
             self.session.notify(late_sentence(late, contained=True))
 
@@ -91,6 +111,8 @@ class UserRequests(OwnRequests):
         return Caller(peer.pid, peer.uid, peer.started)
 
     def _started(self, record: Record, message: wire.Message) -> tuple[Run, Admission]:
+        if record.state is State.READY and record.facts.mother:
+            start_for_tasks(self.node, record, self._caller())
         if record.state is State.READY:
             try:
                 return start_job(self.node, record, message, self._caller())
@@ -121,6 +143,40 @@ class UserRequests(OwnRequests):
         for sentence in said:
             self.session.notify(sentence)
 
+    def _by_ticket(self, message: wire.Message, record: Record | None) -> Record | None:
+        """What is there already, or what the ticket that a sister's task brings makes; None where it brings none."""
+        environment = env_of(message)
+        text = tickets.of_task(environment)
+        if not text and record is None and not message.text("directive"):
+            return self._announced(message)
+        if not text or (record is not None and tickets.is_of(record, text)):
+            return record
+        live = self.node.rm.find(message.text("job"))
+        if live is None:
+            raise Refusal("no-such-job", f"job {message.text('job')} is not alive on {self.node.name}")
+        if not live.is_sister:
+            return record
+        bearer = tickets.checked(self.node, live, text, self.session.peer.uid)
+        return prepare.from_ticket(self.node, live.job(environment), bearer, self.session.notify, live.wrong)
+
+    def _announced(self, message: wire.Message) -> Record | None:
+        """What the mother superior says of the job of a task without a ticket. Raises Refusal, _Bare."""
+        live = self.node.rm.find(message.text("job"), waits=False)
+        if live is None or not live.is_sister or live.uid != self.session.peer.uid:
+            return None
+        arrival = announced.ask(self.node, live, env_of(message))
+        self.session.answer(wire.Message("waiting"))
+        arrival.over.wait(_ANNOUNCED_S)
+        if (record := self.node.jobs.newest(live.id)) is not None:
+            return record
+        if arrival.outcome is Outcome.BARE or self.node.config.nodes.without_ticket == "bare":
+            raise _Bare
+        raise Refusal(
+            "no-ticket",
+            f"nobody can say what this task of job {live.id} is to run in on {self.node.name}: it brings no ticket, and"
+            f" {arrival.why or 'its first node gives no answer'}; nothing was started",
+        )
+
     def _on_demand(self, message: wire.Message) -> Record | None:
         directive = message.text("directive")
         if not directive:
@@ -133,6 +189,8 @@ class UserRequests(OwnRequests):
         return prepare.on_demand(self.node, live.job(env_of(message)), directive, self.session.notify, live.wrong)
 
     def _adoption(self, record: Record, running: Run) -> Mapping[str, str]:
+        if record.facts.mother:
+            return {}  # Torque's tools hang where they are run on a sister (observed)
         adoption = self.node.rm.adopt(running.pid, self.session.peer.pid)
         if adoption.skipped:
             self.node.emit("job.adoption_skipped", record, reason=adoption.skipped)

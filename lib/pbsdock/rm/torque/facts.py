@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pbsdock.core.ticket import run_of
 from pbsdock.rm.base import Job
 from pbsdock.rm.torque.args import PrologueArgs
 from pbsdock.rm.torque.grant import gpus_on, grant_of
 from pbsdock.rm.torque.ids import JobId
-from pbsdock.rm.torque.jobfile import JobFile, of_host, slots_on
+from pbsdock.rm.torque.jobfile import JobFile, hosts_of, of_host, slots_on
 from pbsdock.rm.torque.resources import Resources
 from pbsdock.rm.torque.tasks import TaskRequest
 from pbsdock.rm.torque.words import WORDS
@@ -130,6 +131,31 @@ class LiveJob:
         length = sum(len(f"{name}={value},") for name, value in self.file.resources.raw)
         return bool(self.file.tasks) or self.file.exclusive or length > _SURELY_FITS
 
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Of exec_host."""
+        return hosts_of(self.file.exec_host)
+
+    @property
+    def is_sister(self) -> bool:
+        """By the place of this node in the host list, which the mother superior has at 0."""
+        return bool(self.file.node_id)
+
+    @property
+    def slots(self) -> int:
+        """Of exec_host."""
+        return slots_on(self.file.exec_host, self.node)[0] if self.file.exec_host else 0
+
+    @property
+    def directive(self) -> str:
+        """Of qsub -v."""
+        return dict(self.file.variables).get("PBSDOCK", "")
+
+    @property
+    def run(self) -> str:
+        """By the job's cookie, made anew for each run; it is no secret on a node (the .JB is 0644, observed)."""
+        return run_of(self.file.cookie, self.id)
+
     def job(self, env: Mapping[str, str]) -> Job:
         """*env* is the run hook's, used for TMPDIR and the node file only. Raises KeyError for an unknown user."""
         file = self.file
@@ -149,7 +175,7 @@ class LiveJob:
             nodefile=nodefile,
             gpufile=_gpufile(self.spool, self.id),
             node=self.node,
-            names=_names_in(nodefile),
+            names=_names_in(nodefile) or self.hosts,
             interactive=True,
             job_file=self.name,
             slots_here=max(1, here),

@@ -41,6 +41,7 @@ class JobFile:
     interactive: bool
     tasks: tuple[TaskRequest, ...] = ()  # qsub -L
     exclusive: bool = False  # qsub -n
+    cookie: str = ""  # made by the mother superior for this run of the job (generate_cookie in mom's start_exec.c)
     wrong: str = ""  # what of the resources cannot be understood
 
 
@@ -90,6 +91,7 @@ def parse_jb(data: bytes) -> JobFile:
         interactive=_text(root, "interactive") not in ("", "0", "False"),  # the port qsub waits on
         tasks=tasks,
         exclusive=_text(root, "node_exclusive") not in ("", "0", "False"),
+        cookie=_text(root, "cookie"),
         wrong=wrong,
     )
 
@@ -130,6 +132,11 @@ def slots_on(exec_host: str, node: str) -> tuple[int, int]:
         host, _, indices = part.partition("/")
         counts[host] = counts.get(host, 0) + sum(_indices(piece) for piece in indices.split(","))
     return of_host(counts, node), sum(counts.values())
+
+
+def hosts_of(exec_host: str) -> tuple[str, ...]:
+    """The hosts of ``vm/0+n2/0-2``, each once, the mother superior first."""
+    return tuple(dict.fromkeys(part.partition("/")[0] for part in exec_host.split("+") if part))
 
 
 def of_host(counts: Mapping[str, int], node: str) -> int:

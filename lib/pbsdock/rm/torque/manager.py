@@ -12,7 +12,7 @@ from pathlib import Path
 from pbsdock.core.errors import BadValue
 from pbsdock.core.pathrules import ClosedPaths
 from pbsdock.rm.base import Adoption, Ended, ResourceManager
-from pbsdock.rm.torque import tools
+from pbsdock.rm.torque import server, tools
 from pbsdock.rm.torque.args import parse_epilogue_argv, parse_prologue_argv
 from pbsdock.rm.torque.facts import LiveJob, Prologue
 from pbsdock.rm.torque.ids import parse_job_id
@@ -48,8 +48,11 @@ class Torque(ResourceManager):
         return Prologue(parse_prologue_argv(argv), env, self._node, self._spool)
 
     def ended(self, argv: Sequence[str], env: Mapping[str, str]) -> Ended:
-        """From the epilogue's arguments; whatever the others are, the first is enough. Raises BadValue."""
+        """From the epilogue's arguments; whatever the others are, the first is enough. On a sister the exit status in
+        them is always 0 (observed), and counts for nothing. Raises BadValue."""
         job_id = self.job_id(argv[0] if argv else "")
+        if env.get("PBS_NODENUM", "0") != "0":
+            return Ended(id=job_id, exit_status=None)
         try:
             return Ended(id=job_id, exit_status=parse_epilogue_argv(argv).exit_status)
         except BadValue:
@@ -67,10 +70,20 @@ class Torque(ResourceManager):
         """The names of mom's .JB files. Raises OSError."""
         return frozenset(name for name in os.listdir(self._jobs) if name.endswith(".JB"))
 
-    def find(self, job_id: str) -> LiveJob | None:
+    def is_live(self, job_id: str) -> bool:
+        """By its .JB, looked for once. Raises BadValue, OSError."""
+        parsed = parse_job_id(job_id)
+        os.stat(self._jobs)
+        return self._files.find(parsed) is not None
+
+    def knows(self, job_id: str) -> bool | None:
+        """As qstat says."""
+        return server.knows(tools.find("qstat", self._client_dir), job_id)
+
+    def find(self, job_id: str, *, waits: bool = True) -> LiveJob | None:
         """By its .JB, which may come a moment after the job's shell. Raises BadValue."""
         parsed = parse_job_id(job_id)
-        pause, deadline = 0.001, time.monotonic() + _JOB_FILE_S
+        pause, deadline = 0.001, time.monotonic() + (_JOB_FILE_S if waits else 0.0)
         while (found := self._files.find(parsed)) is None and time.monotonic() < deadline:
             time.sleep(pause)
             pause = min(2 * pause, 0.32)

@@ -1,0 +1,234 @@
+"""The other nodes of the cluster: what their agents may ask this one, and what this one asks theirs.
+
+Every question is of root of another node, by its signature; none changes anything here.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+from pbsdock.agent.findings import judge
+from pbsdock.agent.node import Node
+from pbsdock.agent.script import has_directive
+from pbsdock.cluster import client
+from pbsdock.cluster.channel import ChannelError, Request, is_same_host
+from pbsdock.cluster.listener import Handler, Listener
+from pbsdock.cluster.signing import SigningError
+from pbsdock.core.errors import BadValue, HookError
+from pbsdock.core.facts import Level, Usage, uptime
+from pbsdock.core.record import Record, State
+from pbsdock.core.story import OVER
+from pbsdock.engine.base import EngineError
+
+_AGAIN_S = 30.0  # between two tries to listen
+_ROW_S = 5.0  # for one node's row of a job
+_AT_ONCE = 16
+_IMAGE_S = 3.0
+
+Row = dict[str, Any]
+
+
+def ask(node: Node, host: str, op: str, job: str, *, timeout_s: float = _ROW_S, **fields: Any) -> dict[str, Any]:
+    """What the agent of *host* answers. Raises ChannelError, SigningError. Never on a thread that others wait for."""
+    port = node.config.nodes.port
+    if not port:
+        raise ChannelError("no-channel", "nodes.port is 0: this site's agents do not ask each other")
+    signer = node.signer
+    if signer is None:
+        sentence = f"{node.name} has neither munge nor a key of the cluster, so no other node believes it"
+        raise ChannelError("no-channel", sentence)
+    return client.ask(signer, host, port, op, job, timeout_s=timeout_s, sender=node.name, **fields)
+
+
+# -- what others ask --------------------------------------------------------------------------------------------------
+
+
+def handlers(node: Node) -> dict[str, Handler]:
+    """Every question there is. They raise OSError."""
+    return {
+        "job": lambda asked: job(node, asked),
+        "ticket": lambda asked: ticket(node, asked),
+        "image": lambda asked: image(node, asked),
+    }
+
+
+def job(node: Node, asked: Request) -> Row:
+    """What this node knows of a job, or with an incarnation of what is over: see :func:`row`. Raises OSError."""
+    found = row(node, asked.job, node.jobs.newest(asked.job))
+    wanted = asked.fields.get("incarnation")
+    if wanted is None or found.get("incarnation") == wanted:
+        return found
+    for story in node.history.of(asked.job, None):
+        if story.incarnation == wanted:
+            return {**found, "state": OVER, "incarnation": wanted, "usage": asdict(story.used or Usage())}
+    return found
+
+
+def ticket(node: Node, asked: Request) -> Row:
+    """A job's ticket, "" where there is none, and ``state``: that of its record, "unknown" without one.
+
+    Sisters are told of a job before its prologue runs here; ``bare`` then: whether it will have no container.
+    """
+    record = node.jobs.newest(asked.job)
+    if record is None:
+        return {"ticket": "", "state": "unknown", "bare": _is_bare(node, asked.job)}
+    told: Row = {"ticket": record.facts.ticket, "state": record.state.value, "incarnation": record.incarnation}
+    if record.refusal is not None:
+        told |= {"code": record.refusal.code, "sentence": record.refusal.sentence}
+    return told
+
+
+def image(node: Node, asked: Request) -> Row:
+    """Whether this node's engine has the image with that id; None where it cannot be asked."""
+    try:
+        return {"has": node.images.inspect(str(asked.fields.get("image_id"))) is not None}
+    except HookError:
+        return {"has": None}
+
+
+def without_image(node: Node, hosts: Sequence[str], job_id: str, image_id: str) -> list[str]:
+    """Those of *hosts* that say that they do not have an image; who gives no answer is not among them."""
+
+    def lacks(host: str) -> bool:
+        try:
+            return ask(node, host, "image", job_id, timeout_s=_IMAGE_S, image_id=image_id).get("has") is False
+        except (ChannelError, SigningError):
+            return False
+
+    others = [host for host in hosts if not is_same_host(host, node.name)]
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ask") as pool:
+        return [host for host, found in zip(others, pool.map(lacks, others), strict=True) if found]
+
+
+def _is_bare(node: Node, job_id: str) -> bool:
+    """Whether neither the job's script nor its request has a directive; where that cannot be told it is not bare."""
+    try:
+        live = node.rm.find(job_id, waits=False)
+        if live is None or live.is_sister or live.directive:
+            return False
+        path = live.job({}).script_path
+        return path is None or not has_directive(node.rm, path)
+    except (OSError, BadValue, KeyError):
+        return False
+
+
+def row(node: Node, job_id: str, record: Record | None) -> Row:
+    """A job on this node. Times are seconds since the epoch, sizes bytes; None for what is not known.
+
+    ``alive``: whether it lives here by its record and the resource manager's file, None where that cannot be read.
+    """
+    told: Row = {
+        "node": node.name,
+        "state": record.state.value if record is not None else "none",
+        "alive": _is_alive(node, job_id, record),
+    }
+    if record is None:
+        return told
+    usage, level = _used(node, record)
+    return told | {
+        "incarnation": record.incarnation,
+        "user": record.user,
+        "image": record.plan.image if record.plan is not None else None,
+        "image_id": record.image_id,
+        "image_digest": record.image_digest,
+        "since": record.created,
+        "started_at": record.facts.started_at,
+        "hosts": list(record.facts.hosts),
+        "tasks": node.tasks(record),
+        "memory_limit_bytes": record.plan.limits.memory_bytes if record.plan is not None else None,
+        "memory_bytes": level.memory_bytes,
+        "usage": asdict(usage),
+        "exit": record.exit.code if record.exit is not None else None,
+    }
+
+
+def _is_alive(node: Node, job_id: str, record: Record | None) -> bool | None:
+    try:
+        if record is None:
+            return node.rm.is_live(job_id)
+        grace_s = node.config.reaper.grace_s
+        verdict = judge(record, boot=node.boot, job_files=node.rm.live(), up_s=uptime(), grace_s=grace_s)
+        return not verdict.is_dead
+    except (OSError, BadValue):
+        return None
+
+
+def _used(node: Node, record: Record) -> tuple[Usage, Level]:
+    if record.state is State.RUNNING:
+        with suppress(HookError, EngineError, OSError):
+            return node.cgroups.usage(record.cgroup), node.cgroups.level(record.cgroup)
+    return record.facts.usage or Usage(), Level()
+
+
+# -- all nodes of a job -----------------------------------------------------------------------------------------------
+
+
+def rows(node: Node, record: Record) -> list[Row]:
+    """A job on each of its nodes, this one first. One that does not answer has ``state`` "no-answer", and ``problem``,
+    a sentence."""
+    mine = row(node, record.job_id, record)
+    others = [host for host in record.facts.hosts if not is_same_host(host, node.name)]
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ask") as pool:
+        theirs = list(pool.map(lambda host: _row_of(node, host, record.job_id), others))
+    # A host whose name is not its own may turn out to be this one.
+    return [mine, *(found for found in theirs if found["node"] != mine["node"])]
+
+
+def _row_of(node: Node, host: str, job_id: str) -> Row:
+    try:
+        return {"node": host, **ask(node, host, "job", job_id)}
+    except (ChannelError, SigningError) as error:
+        return {"node": host, "state": "no-answer", "code": error.code, "problem": error.sentence}
+
+
+# -- listening --------------------------------------------------------------------------------------------------------
+
+
+def listen(node: Node) -> None:
+    """Listen as soon as there is something to sign with and the port is free; neither is waited for here."""
+    if node.config.nodes.port:
+        threading.Thread(target=_Opening(node).run, name="neighbours", daemon=True).start()
+
+
+class _Opening:
+    """Tries until this node listens, and tells once of each thing that is in the way.
+
+    Jobs of one node are not concerned, so the node stays in service.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._problem = ""
+
+    def run(self) -> None:
+        while not self.succeeds():
+            time.sleep(_AGAIN_S)
+
+    def succeeds(self) -> bool:
+        node, settings = self._node, self._node.config.nodes
+        try:
+            signer = node.signer
+            if signer is None:
+                return False  # a site of jobs on one node needs none
+            skew_s = settings.clock_skew_s
+            listener = Listener(signer, settings.port, node.name, handlers(node), node.emit, skew_s=skew_s)
+            listener.start()
+        except SigningError as error:
+            self._tell(error.sentence)
+            return False
+        except (OSError, RuntimeError) as error:
+            self._tell(getattr(error, "strerror", None) or str(error))
+            return False
+        node.emit("channel.listening", port=listener.port, signer=signer.name)
+        return True
+
+    def _tell(self, reason: str) -> None:
+        if reason != self._problem:
+            self._problem = reason
+            self._node.emit("channel.failed", level="warning", port=self._node.config.nodes.port, reason=reason)

@@ -1,0 +1,1 @@
+"""What the agents of a cluster's nodes tell each other, signed."""
