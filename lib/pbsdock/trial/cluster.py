@@ -24,7 +24,7 @@ from pbsdock.trial.namespaces import EmulatedNode
 from pbsdock.trial.request import BadRequest, mom_config
 
 _DIRECTORY, _STEM = "/var/tmp", "pbsdock-nodes."  # noqa: S108 - mkdtemp makes it; what is in /tmp is the node's own
-_INTERFACE = "pbsdock-try"
+_INTERFACE = "pbsdock-try"  # and the number of its subnet
 _SUBNETS = tuple(f"10.213.{number}" for number in range(1, 255))
 _PREFIX = 24
 _UP_S = 60.0
@@ -109,6 +109,7 @@ class Cluster:
         self.directory.chmod(0o755)
         compiler = self._compile()
         subnet = _free_subnet()
+        interface = f"{_INTERFACE}{subnet.rpartition('.')[2]}"
         launchers = []
         for number, name in enumerate(self.names, 2):
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -124,7 +125,7 @@ class Cluster:
             self.nodes.append(node)
         plan = {
             "stem": _STEM,
-            "interface": _INTERFACE,
+            "interface": interface,
             "prefix": _PREFIX,
             "launcher": str(Path(launcher.__file__)),
             "env": {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
@@ -138,7 +139,7 @@ class Cluster:
         for node, theirs, pid in zip(self.nodes, launchers, pids, strict=True):
             theirs.close()
             node.pid = pid
-        for command in (["addr", "add", f"{subnet}.1/{_PREFIX}", "dev", _INTERFACE], ["link", "set", _INTERFACE, "up"]):
+        for command in (["addr", "add", f"{subnet}.1/{_PREFIX}", "dev", interface], ["link", "set", interface, "up"]):
             subprocess.run(["/usr/bin/env", "ip", *command], check=True)
         _in_parallel([lambda node=node: self._start_daemons(node) for node in self.nodes])  # type: ignore[misc]
         if compiler is not None and compiler.wait():

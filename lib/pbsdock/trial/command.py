@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from pbsdock.core.paths import Paths, load
+from pbsdock.core.paths import Paths
 from pbsdock.rm.torque import BadValue, parse_nodes
 from pbsdock.trial.hooks import NOT_RUN, TIMED_OUT
 from pbsdock.trial.mom import Trial
@@ -137,6 +137,8 @@ def _owner(arguments: argparse.Namespace) -> str:
 
 
 def _paths(arguments: argparse.Namespace) -> Paths:
+    from pbsdock.core.paths import load
+
     try:
         return load(arguments.paths)
     except (OSError, ValueError) as error:
