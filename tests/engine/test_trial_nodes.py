@@ -525,3 +525,15 @@ def test_pull_from_this_hosts_registry(cluster: TwoNodes) -> None:
         pulled = cluster.sister.docker("pull", "-q", image)
 
     assert pulled.returncode == 0, pulled.stderr
+
+
+def test_a_second_cluster(cluster: TwoNodes) -> None:
+    """Names and addresses are those of the first: it is refused, and disturbs nothing."""
+    script = Path(pwd.getpwnam(USERS[0]).pw_dir) / "second.sh"
+    script.write_text("true\n")
+
+    done = cluster.mother.instance.command("try", "--user", USERS[0], "--nodes", "2", str(script))
+
+    assert done.returncode == 2
+    assert "another pbsdock try --nodes is under way on this host; wait for its end" in done.stderr
+    assert cluster.run("pbsdsh -u -s -o hostname\n").stdout.split() == [cluster.mother.name.encode(), b"n2"]
