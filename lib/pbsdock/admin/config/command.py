@@ -71,6 +71,16 @@ def read(paths: Paths) -> tuple[Config, Mapping[Place, int]] | None:
         except NodeFault as error:
             print(f"{paths.config.name}: engine.docker_config: {error}", file=sys.stderr)
             return None
+    if config.nodes.sign_with != "munge" and os.geteuid() == 0:
+        from pbsdock.cluster.signing import SigningError, key_file, read_key
+
+        file = key_file(config.nodes, paths.config)
+        try:
+            if config.nodes.sign_with == "key" or os.path.lexists(file):
+                read_key(file)
+        except SigningError as error:
+            print(f"{paths.config.name}: nodes.key_file: {error}", file=sys.stderr)
+            return None
     return config, lines
 
 

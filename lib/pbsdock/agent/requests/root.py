@@ -162,7 +162,7 @@ class RootRequests:
         if live is not None and live.is_sister and self.node.config.nodes.port and self.node.signer is not None:
             if self.node.config.nodes.without_ticket == "refuse":
                 self.node.paths.mark(job_id)
-            announced.ask(self.node, live)
+            announced.ask(self.node, live, env_of(message))
 
     def sweep(self, message: wire.Message) -> None:
         job_id = self.node.rm.job_id(argv_of(message)[0])

@@ -82,7 +82,7 @@ class UserRequests(OwnRequests):
         if record.facts.ticket and is_job and record.planned.network != "host":
             self.session.notify(
                 f"network {record.planned.network!r}: nothing in the container can start processes on the job's other"
-                f" nodes, since {self.node.rm.words.name} listens on the host's network; for MPI leave out --network"
+                f" nodes, since {self.node.rm.words.name} listens on the host's own network; MPI needs network host"
             )
         if (late := record.facts.late_line) and is_job:
             self.session.notify(late_sentence(late, contained=True))
@@ -164,7 +164,7 @@ class UserRequests(OwnRequests):
         live = self.node.rm.find(message.text("job"), waits=False)
         if live is None or not live.is_sister or live.uid != self.session.peer.uid:
             return None
-        arrival = announced.ask(self.node, live)
+        arrival = announced.ask(self.node, live, env_of(message))
         self.session.answer(wire.Message("waiting"))
         arrival.over.wait(_ANNOUNCED_S)
         if (record := self.node.jobs.newest(live.id)) is not None:
