@@ -15,6 +15,7 @@ from pbsdock.agent.script import env_finds, interpreter
 from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record
 from pbsdock.engine.accounts import group, passwd
+from pbsdock.policy.mpi import mentioned
 from pbsdock.rm.base import Job
 from pbsdock.s3.environment import DIRECTORY, has_credentials
 from pbsdock.stores import files
@@ -40,6 +41,7 @@ def write(node: Node, job: Job, record: Record, plan: Plan, script: bytes | None
             script_names_shell=node.rm.chooses_shell(script),
             interpreter=interpreter(script),
             env_finds=env_finds(script),
+            mpi_own=mentioned(script) if record.facts.nodes > 1 else (),
             script_sha256=hashlib.sha256(script).hexdigest(),
         )
         made.append((str(directory / "script"), job.script_path))

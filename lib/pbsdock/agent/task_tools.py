@@ -78,16 +78,18 @@ def environment(node: Node, record: Record, own: Mapping[str, str]) -> dict[str,
     if TARGET not in {target for _source, target in record.facts.own_files}:
         return dict(own)
     found = {**own, "PATH": f"{_BIN}:{own.get('PATH') or USUAL_PATH}"}
-    if not node.config.nodes.mpi_defaults or record.planned.network != "host":
+    node_file = own.get(node.rm.words.node_file_variable, "")
+    # On another network neither the manager nor other nodes can be reached.
+    if not node_file or not node.config.nodes.mpi_defaults or record.planned.network != "host":
         return found
     setting = mpi.Setting(
         agent=f"{_BIN}/{_AGENT}",
-        node_file=own.get(node.rm.words.node_file_variable, ""),
+        node_file=node_file,
         virtual_interfaces=interfaces.virtual_bridges(),
         copies_between_processes=node.config.security.seccomp == "hpc",
         has_own_cpus=bool(record.planned.limits.cpuset),
     )
-    return {**mpi.defaults(setting, own), **found}
+    return {**mpi.defaults(setting, {*own, *record.facts.mpi_own}), **found}
 
 
 def _untrusted(client: ClientTool) -> str:

@@ -1,12 +1,16 @@
 """What makes an ordinary mpirun work across the nodes of a job: variables that its launcher reads. Pure.
 
-Each is set only where neither the user nor the image has set it, or another that says the same. Names are those of
-Open MPI 4.1 (ompi_info), Open MPI 5.0 with PRRTE 3 (prte_info), MPICH 4 (Hydra) and Intel MPI 2021.
+Each is set only where neither the user nor the image has set it, or another that says the same, and where the script
+does not name it: Open MPI ends where an interface list to include and another to exclude are given, even where one is
+an option and the other a variable (observed). On the first node alone, where launchers run: they pass on what they have
+read, and what a sister's processes find besides would come between.
+
+Names are those of Open MPI 4.1 (ompi_info), Open MPI 5.0 with PRRTE 3 (prte_info), MPICH 4 (Hydra) and Intel MPI 2021.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 
 _LOOPBACK = "127.0.0.0/8"
@@ -16,9 +20,9 @@ _LOOPBACK = "127.0.0.0/8"
 class Setting:
     """What the defaults depend on.
 
-    ``agent`` is what takes the place of a remote shell, ``node_file`` the path of the list of hosts ("" on a node that
-    has none), ``virtual_interfaces`` lead to no other node; ``copies_between_processes``: whether a process may read
-    another's memory (process_vm_readv(2)); ``has_own_cpus``: whether no other job uses this job's.
+    ``agent`` is what takes the place of a remote shell, ``node_file`` the path of the list of hosts,
+    ``virtual_interfaces`` lead to no other node; ``copies_between_processes``: whether a process may read another's
+    memory (process_vm_readv(2)); ``has_own_cpus``: whether no other job uses this job's.
     """
 
     agent: str
@@ -60,10 +64,9 @@ def table(setting: Setting) -> tuple[Default, ...]:
         Default("OMPI_MCA_hwloc_base_binding_policy", free, ("OMPI_MCA_rmaps_base_mapping_policy",)),
         # Open MPI 4 and 5: what processes use among themselves
         Default("OMPI_MCA_btl_tcp_if_exclude", no_tcp, ("OMPI_MCA_btl_tcp_if_include",)),
-        # Open MPI 5: PRRTE
+        # Open MPI 5: PRRTE, whose daemons leave their session whatever a variable says (only an option keeps them)
         Default("PRTE_MCA_plm_ssh_agent", setting.agent, ("PRTE_MCA_prte_ssh_agent", "PRTE_MCA_plm")),
         Default("PRTE_MCA_plm_ssh_no_tree_spawn", "1"),
-        Default("PRTE_MCA_prte_leave_session_attached", "1"),
         Default("PRTE_MCA_prte_default_hostfile", setting.node_file),
         Default("PRTE_MCA_prte_if_exclude", no_tcp, ("PRTE_MCA_prte_if_include", "PRTE_MCA_oob_tcp_if_include")),
         Default("PRTE_MCA_hwloc_default_binding_policy", free),
@@ -80,10 +83,25 @@ def table(setting: Setting) -> tuple[Default, ...]:
     )
 
 
-def defaults(setting: Setting, own: Mapping[str, str]) -> dict[str, str]:
-    """The variables to add to those that the job has of its *own*. Pure."""
+def mentioned(script: bytes) -> tuple[str, ...]:
+    """The variables, or options that say the same, that a script names anywhere. Pure."""
+    return tuple(name for name in sorted(_NAMES) if name.rpartition("_MCA_")[2].encode() in script)
+
+
+def defaults(setting: Setting, own: Collection[str]) -> dict[str, str]:
+    """The variables to add to those of which the job has set, or named, its *own*. Pure."""
     return {
         default.name: default.value
         for default in table(setting)
         if default.value and not any(name in own for name in (default.name, *default.unless))
     }
+
+
+_NAMES = {
+    name
+    for default in table(
+        Setting(agent="", node_file="", virtual_interfaces=(), copies_between_processes=False, has_own_cpus=False)
+    )
+    for name in (default.name, *default.unless)
+    if name.rpartition("_MCA_")[2] not in ("plm", "smsc")  # parts of other words
+}
