@@ -8,7 +8,7 @@ import os
 import pwd
 from pathlib import Path
 
-from pbsdock.agent import first_process
+from pbsdock.agent import first_process, task_tools
 from pbsdock.agent.image_profile import GROUP, PASSWD
 from pbsdock.agent.node import Node
 from pbsdock.agent.script import env_finds, interpreter
@@ -45,6 +45,7 @@ def write(node: Node, job: Job, record: Record, plan: Plan, script: bytes | None
         made.append((str(directory / "script"), job.script_path))
     if record.facts.first_process:
         first_process.make_directory(node.init_dir(record), plan.uid, plan.gid)
+    made += task_tools.provide(node, record)
     if has_credentials(plan):
         files.make(node.store_dir(record), plan.uid, plan.gid)
         made.append((str(node.store_dir(record)), DIRECTORY))
