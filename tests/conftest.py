@@ -25,7 +25,7 @@ from pbsdock.trial import Outcome, Request, Trial, run_job
 from tests.support import quick_setup
 from tests.support.agents import agents, kill_agents
 
-pytest_plugins = ["tests.support.laps", "tests.support.threats"]
+pytest_plugins = ["tests.support.cluster", "tests.support.laps", "tests.support.sisters", "tests.support.threats"]
 ROOT = Path(__file__).resolve().parent.parent
 # Of this run alone: another run on the same engine must not lose its images when this one tidies up.
 _RUN = f"pbsdock-test-{os.getpid()}"
@@ -123,12 +123,16 @@ class Instance:
 
     def inspect(self, job: str) -> dict[str, Any]:
         """What the engine says of a job's container."""
-        client = docker.from_env()
+        client = self.engine()
         try:
             (found,) = client.api.containers(all=True, filters={"label": [f"pbsdock.job={job}"]})
             return dict(client.api.inspect_container(found["Id"]))
         finally:
             client.close()
+
+    def engine(self) -> docker.DockerClient:
+        """A client of the engine; to be closed."""
+        return docker.from_env()
 
     def agent_pids(self) -> list[int]:
         """Supervisor and worker."""
@@ -178,7 +182,7 @@ class Instance:
 
     def present(self) -> list[str]:
         """The same, asked once."""
-        client = docker.from_env()
+        client = self.engine()
         try:
             found = [
                 f"container {one['Names'][0]}"

@@ -28,22 +28,36 @@ def running(*words: str | bytes) -> list[int]:
     return found
 
 
-def agents(root: Path) -> list[int]:
-    """Supervisor and worker of the instance below *root*, in this order whatever their numbers."""
-    pids = running("pbsdock.agent.daemon", f"{root / 'opt/pbsdock'}/")
-    return sorted(pids, key=lambda pid: (_parent(pid) in pids, process.start_time(pid), pid))
+def agents(root: Path, node: int | None = None) -> list[int]:
+    """Supervisor and worker of the instance below *root*, in this order whatever their numbers.
+
+    Those of this host; or those of an emulated node, which has the same directories, by its first process *node*.
+    """
+    space = _pid_namespace(node or os.getpid())
+    pids = [
+        pid for pid in running("pbsdock.agent.daemon", f"{root / 'opt/pbsdock'}/") if _pid_namespace(pid) in (space, "")
+    ]
+    return sorted(pids, key=lambda pid: (parent(pid) in pids, process.start_time(pid), pid))
 
 
-def kill_agents(root: Path) -> None:
+def _pid_namespace(pid: int) -> str:
+    """ "" if the process is over."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return ""
+
+
+def kill_agents(root: Path, node: int | None = None) -> None:
     """Kill the agent, and what its supervisor forks meanwhile; another one that systemd starts at once is left alone.
 
     Returns when the last thread of each has ended: until then its lock and its socket are there. Raises AssertionError.
     """
-    pids = set(agents(root))
+    pids = set(agents(root, node))
     sessions = {process.session(pid) for pid in pids}
     deadline = time.monotonic() + _END_S
     while True:
-        pids |= {pid for pid in agents(root) if process.session(pid) in sessions}
+        pids |= {pid for pid in agents(root, node) if process.session(pid) in sessions}
         left = [pid for pid in pids if not _has_ended(pid)]
         if not left:
             return
@@ -57,7 +71,8 @@ def kill_agents(root: Path) -> None:
         time.sleep(0.02)
 
 
-def _parent(pid: int) -> int:
+def parent(pid: int) -> int:
+    """0 if the process is over."""
     try:
         return int(process.stat(pid)[1])
     except (OSError, IndexError, ValueError):

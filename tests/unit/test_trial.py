@@ -48,11 +48,13 @@ def _job(tmp_path: Path, **options: object) -> Job:
         ({"resources": "walltime=x"}, "-l walltime=x: 'x' is not a time; write seconds or [[DD:]HH:]MM:SS"),
         (
             {"resources": "nodes=2:ppn=2"},
-            "-l nodes=2:ppn=2: only jobs of one node can be tried here; ask for nodes=1:ppn=N",
+            "-l nodes=2:ppn=2: only jobs of one node can be tried here; ask for nodes=1:ppn=N, or have the other"
+            " nodes emulated with --nodes 2:ppn=2",
         ),
         (
             {"resources": "nodes=1+1"},
-            "-l nodes=1+1: only jobs of one node can be tried here; ask for nodes=1:ppn=N",
+            "-l nodes=1+1: only jobs of one node can be tried here; ask for nodes=1:ppn=N, or have the other"
+            " nodes emulated with --nodes 1+1",
         ),
         ({"array_index": -1}, "-t -1: the index of an array element is 0 or more"),
         ({"variables": {"A=B": "x"}}, "-v: 'A=B' cannot be a variable; write NAME=VALUE, without NUL bytes"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 
 from pbsdock.agent import neighbours, prepare, tickets
 from pbsdock.agent.arrivals import Arrival, Outcome
@@ -26,20 +27,23 @@ _FAILURES = 3  # one after another, until the mother superior is given up
 _PAST = (State.RUNNING, State.STAGING, State.ENDED, State.REFUSED, State.RELEASING)
 
 
-def ask(node: Node, live: Live) -> Arrival:
-    """Begin to ask, in a thread of its own, unless that is under way or done for this run of the job."""
+def ask(node: Node, live: Live, env: Mapping[str, str]) -> Arrival:
+    """Begin to ask, in a thread of its own, unless that is under way or done for this run of the job.
+
+    *env* is a hook's of the job on this node, see :meth:`pbsdock.rm.base.Live.job`.
+    """
     arrival, is_new = node.arrivals.of(live.id, live.run)
     if is_new:
         try:
-            threading.Thread(target=_ask, args=(node, live, arrival), name="arrival", daemon=True).start()
+            threading.Thread(target=_ask, args=(node, live, env, arrival), name="arrival", daemon=True).start()
         except RuntimeError as error:  # no thread more can be had
             _conclude(node, live.id, arrival, Outcome.UNKNOWN, str(error))
     return arrival
 
 
-def _ask(node: Node, live: Live, arrival: Arrival) -> None:
+def _ask(node: Node, live: Live, env: Mapping[str, str], arrival: Arrival) -> None:
     try:
-        outcome, why = _find_out(node, live)
+        outcome, why = _find_out(node, live, env)
     except (HookError, EngineError, OSError) as error:  # the job's first task meets it again, and is told
         outcome, why = Outcome.UNKNOWN, str(error)
     except Exception as error:  # whoever waits must be let go
@@ -57,7 +61,7 @@ def _conclude(node: Node, job_id: str, arrival: Arrival, outcome: Outcome, why: 
     node.emit("job.announced", job=job_id, outcome=outcome.value, reason=why or None)
 
 
-def _find_out(node: Node, live: Live) -> tuple[Outcome, str]:
+def _find_out(node: Node, live: Live, env: Mapping[str, str]) -> tuple[Outcome, str]:
     """Raises HookError, EngineError, OSError."""
     mother = live.hosts[0] if live.hosts else ""
     pause, deadline, failures = _FIRST_PAUSE_S, time.monotonic() + _MOST_S, 0
@@ -72,7 +76,7 @@ def _find_out(node: Node, live: Live) -> tuple[Outcome, str]:
             told = {}
         if text := str(told.get("ticket") or ""):
             bearer = tickets.checked(node, live, text, live.uid if live.uid is not None else -1)
-            prepare.from_ticket(node, live.job({}), bearer, lambda _sentence: None, live.wrong)
+            prepare.from_ticket(node, live.job(env), bearer, lambda _sentence: None, live.wrong)
             return Outcome.PREPARED, ""
         if told.get("bare"):
             return Outcome.BARE, ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -22,11 +23,13 @@ from pbsdock.cluster.signing import SigningError
 from pbsdock.core.errors import BadValue, HookError
 from pbsdock.core.facts import Level, Usage, uptime
 from pbsdock.core.record import Record, State
+from pbsdock.core.story import OVER
 from pbsdock.engine.base import EngineError
 
 _AGAIN_S = 30.0  # between two tries to listen
 _ROW_S = 5.0  # for one node's row of a job
 _AT_ONCE = 16
+_IMAGE_S = 3.0
 
 Row = dict[str, Any]
 
@@ -48,12 +51,23 @@ def ask(node: Node, host: str, op: str, job: str, *, timeout_s: float = _ROW_S, 
 
 def handlers(node: Node) -> dict[str, Handler]:
     """Every question there is. They raise OSError."""
-    return {"job": lambda asked: job(node, asked), "ticket": lambda asked: ticket(node, asked)}
+    return {
+        "job": lambda asked: job(node, asked),
+        "ticket": lambda asked: ticket(node, asked),
+        "image": lambda asked: image(node, asked),
+    }
 
 
 def job(node: Node, asked: Request) -> Row:
-    """What this node knows of a job: see :func:`row`. Raises OSError."""
-    return row(node, asked.job, node.jobs.newest(asked.job))
+    """What this node knows of a job, or with an incarnation of what is over: see :func:`row`. Raises OSError."""
+    found = row(node, asked.job, node.jobs.newest(asked.job))
+    wanted = asked.fields.get("incarnation")
+    if wanted is None or found.get("incarnation") == wanted:
+        return found
+    for story in node.history.of(asked.job, None):
+        if story.incarnation == wanted:
+            return {**found, "state": OVER, "incarnation": wanted, "usage": asdict(story.used or Usage())}
+    return found
 
 
 def ticket(node: Node, asked: Request) -> Row:
@@ -68,6 +82,28 @@ def ticket(node: Node, asked: Request) -> Row:
     if record.refusal is not None:
         told |= {"code": record.refusal.code, "sentence": record.refusal.sentence}
     return told
+
+
+def image(node: Node, asked: Request) -> Row:
+    """Whether this node's engine has the image with that id; None where it cannot be asked."""
+    try:
+        return {"has": node.images.inspect(str(asked.fields.get("image_id"))) is not None}
+    except HookError:
+        return {"has": None}
+
+
+def without_image(node: Node, hosts: Sequence[str], job_id: str, image_id: str) -> list[str]:
+    """Those of *hosts* that say that they do not have an image; who gives no answer is not among them."""
+
+    def lacks(host: str) -> bool:
+        try:
+            return ask(node, host, "image", job_id, timeout_s=_IMAGE_S, image_id=image_id).get("has") is False
+        except (ChannelError, SigningError):
+            return False
+
+    others = [host for host in hosts if not is_same_host(host, node.name)]
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ask") as pool:
+        return [host for host, found in zip(others, pool.map(lacks, others), strict=True) if found]
 
 
 def _is_bare(node: Node, job_id: str) -> bool:

@@ -240,6 +240,8 @@ class Stores:
             try:
                 self._minter(store).revoke(name)
                 self.emit("credentials.revoked", record, store=store, handle=name)
+                for other in self._names_elsewhere(record, store):
+                    self._minter(store).revoke(other)
             except Refusal as error:
                 left.append(error.sentence)
         known.forget(record.incarnation)
@@ -294,6 +296,14 @@ class Stores:
         from pbsdock.stores.secret import name_of
 
         return name_of(self.owner, record.incarnation, store)
+
+    def _names_elsewhere(self, record: Record, store: str) -> list[str]:
+        """On the mother superior, what the job's sisters call theirs: one that was lost cannot revoke them itself."""
+        from pbsdock.stores.secret import name_of
+
+        instance, _, here = self.owner.partition("@")
+        hosts = record.facts.hosts[1:] if record.facts.ticket and not record.facts.mother else ()
+        return [name_of(f"{instance}@{host}", record.incarnation, store) for host in hosts if host != here]
 
     def _make(self, name: str, store: StoreConfig) -> Minter:
         from pbsdock.stores.make import minter_of

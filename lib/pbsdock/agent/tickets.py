@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pbsdock.agent import neighbours
 from pbsdock.cluster.signing import SigningError
 from pbsdock.core.errors import Refusal
 from pbsdock.core.plan import Plan, PullPolicy
 from pbsdock.core.record import Record, State
+from pbsdock.core.sizes import some
 from pbsdock.core.ticket import LONGEST, VARIABLE, Known, Ticket, TicketError, check, ticket_for
 from pbsdock.directive.image_ref import parse_image
 from pbsdock.engine.images import Image
@@ -42,6 +44,8 @@ def issue(node: Node, job: Job, record: Record, plan: Plan, directive: str, *, i
     """
     if len(job.grant.hosts) < 2 or node.signer is None or not record.facts.first_process:
         return
+    if record.image_digest is None:
+        _must_be_everywhere(node, job, record, plan)
     live = node.rm.find(job.id)
     ticket = ticket_for(
         plan,
@@ -64,6 +68,17 @@ def issue(node: Node, job: Job, record: Record, plan: Plan, directive: str, *, i
         )
     record.note(ticket=text)
     node.emit("ticket.issued", record, nodes=len(job.grant.hosts), expires=int(ticket.expires_at))
+
+
+def _must_be_everywhere(node: Node, job: Job, record: Record, plan: Plan) -> None:
+    """Look for an image that comes from no registry on the job's other nodes. Raises Refusal where one says no."""
+    lacking = neighbours.without_image(node, job.grant.hosts, job.id, record.image_id or "")
+    if lacking:
+        raise Refusal(
+            "image-not-on-node",
+            f"image {plan.image!r} is on {node.name}, comes from no registry, and is not on {some(lacking)}; push it to"
+            " a registry, load it on every node of the job, or ask for one node",
+        )
 
 
 def of_task(environment: Mapping[str, str]) -> str:

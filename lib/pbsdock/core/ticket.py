@@ -18,9 +18,7 @@ from pbsdock.core.plan import Plan
 
 VERSION = 1
 VARIABLE = "PBSDOCK_TICKET"
-LONGEST = (
-    60_000  # characters of a signed one: a variable may have 128 KiB (execve(2)), and launchers copy it into words
-)
+LONGEST = 32_000  # characters of a signed one: the agents' channel takes it as well, and launchers copy it into words
 _KIND = b"ticket\0"  # what else is signed by the same key begins otherwise
 _UNPACKED = 1 << 20
 _NO_WALLTIME_S = 400 * 86400.0

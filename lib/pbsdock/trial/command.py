@@ -10,18 +10,22 @@ import re
 import select
 import shlex
 import signal
+import socket
 import sys
 import termios
 import threading
 import tty
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from pbsdock.core.paths import Paths
+from pbsdock.rm.torque import BadValue, parse_nodes
 from pbsdock.trial.hooks import NOT_RUN, TIMED_OUT
 from pbsdock.trial.mom import Trial
-from pbsdock.trial.request import BadRequest, Outcome, Request
+from pbsdock.trial.nodes import sisters
+from pbsdock.trial.request import NOT_JOINED, BadRequest, Outcome, Request
 
 _HONOURED = ("-l", "-N", "-q", "-S", "-v", "-t")
 _NAME_LIMIT = 15  # qsub's own cut of a name taken from the script's file
@@ -40,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-S", dest="shell", help="shell")
     parser.add_argument("-t", dest="array_index", metavar="INDEX", help="run as this element of an array")
     parser.add_argument("-I", dest="interactive", action="store_true", help="interactive, on this terminal")
+    parser.add_argument(
+        "--nodes",
+        metavar="SPEC",
+        help="emulate the other nodes of a job on this host; SPEC is that of -l nodes=SPEC, such as 3:ppn=2",
+    )
     parser.add_argument("--bare", action="store_true", help="without pbsdock's hooks, for comparison")
     parser.add_argument("--json", action="store_true", help="say how it ended as one JSON object")
 
@@ -114,7 +123,8 @@ def _script(arguments: argparse.Namespace) -> bytes | None:
         raise BadRequest(f"{arguments.script} cannot be read: {error.strerror}") from None
 
 
-def _owner(arguments: argparse.Namespace) -> str:
+def owner_of(arguments: argparse.Namespace) -> str:
+    """Who submits: --user, else the script's owner, else who called sudo. Raises BadRequest."""
     owner: str | None = arguments.user
     if owner is None and arguments.script is not None:
         uid = os.stat(arguments.script).st_uid
@@ -127,17 +137,22 @@ def _owner(arguments: argparse.Namespace) -> str:
     return owner or "root"
 
 
-def request(arguments: argparse.Namespace) -> Request:
-    """What the arguments and the script's own #PBS lines ask for; arguments win. Raises BadRequest."""
+def _paths(arguments: argparse.Namespace) -> Paths:
     from pbsdock.core.paths import load
 
-    if os.geteuid() != 0:
-        raise BadRequest("pbsdock try stands in for pbs_mom and needs root; use sudo")
     try:
-        mom_priv = load(arguments.paths).mom_priv
+        return load(arguments.paths)
     except (OSError, ValueError) as error:
         raise BadRequest(f"no installed instance is found: {error}") from None
+
+
+def request(arguments: argparse.Namespace) -> Request:
+    """What the arguments and the script's own #PBS lines ask for; arguments win. Raises BadRequest."""
+    if os.geteuid() != 0:
+        raise BadRequest("pbsdock try stands in for pbs_mom and needs root; use sudo")
+    mom_priv = _paths(arguments).mom_priv
     script = _script(arguments)
+    nodes = [] if arguments.nodes is None else [f"nodes={arguments.nodes}"]
     lines = pbs_lines(script or b"", arguments.script or "script")
 
     def last(option: str, given: str | None, default: str | None) -> str | None:
@@ -147,9 +162,9 @@ def request(arguments: argparse.Namespace) -> Request:
     name = last("-N", arguments.name, Path(arguments.script or "STDIN").name[:_NAME_LIMIT])
     return Request(
         mom_priv=mom_priv,
-        user=_owner(arguments),
+        user=owner_of(arguments),
         script=script,
-        resources=merged(arguments.resources, lines.get("-l", [])),
+        resources=merged(nodes, arguments.resources, lines.get("-l", [])),
         variables={**variables(",".join(lines.get("-v", []))), **variables(arguments.variables)},
         name=name or "STDIN",
         queue=last("-q", arguments.queue, None) or "batch",
@@ -165,10 +180,32 @@ def request(arguments: argparse.Namespace) -> Request:
 def main(arguments: argparse.Namespace) -> int:
     """``pbsdock try``; the exit code is the job's as a shell would see it, 2 for a wrong request."""
     try:
-        trial = Trial(request(arguments))
+        with ExitStack() as stack:
+            trial = _trial(arguments, stack)
+            return _run(trial, arguments)
     except BadRequest as error:
         print(f"pbsdock try: {error}", file=sys.stderr)
         return 2
+
+
+def _trial(arguments: argparse.Namespace, stack: ExitStack) -> Trial:
+    """The job, with the emulated nodes it asks for, which end with *stack*. Raises BadRequest."""
+    if arguments.nodes is None:
+        return Trial(request(arguments))
+    asked = request(arguments)
+    if asked.script is None:
+        raise BadRequest("an interactive job is tried on one node; leave out either -I or --nodes")
+    try:
+        names = sisters(parse_nodes(arguments.nodes), socket.gethostname())
+    except BadValue as error:
+        raise BadRequest(f"--nodes {arguments.nodes}: {error}") from None
+    from pbsdock.trial.cluster import Cluster
+    from pbsdock.trial.wide import WideTrial
+
+    return WideTrial(asked, stack.enter_context(Cluster(_paths(arguments), names)))
+
+
+def _run(trial: Trial, arguments: argparse.Namespace) -> int:
     if trial.begin() is None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: threading.Thread(target=trial.qdel, daemon=True).start())
@@ -200,6 +237,8 @@ def report(outcome: Outcome, *, interactive: bool, as_json: bool) -> None:
 
 
 def _why(outcome: Outcome) -> str:
+    if outcome.exit_status == NOT_JOINED:
+        return f"a prologue.parallel of a sister's failed; Torque records {NOT_JOINED} and queues the job again"
     if outcome.session_id is not None:
         return f"the job's shell could not be started; Torque records {outcome.exit_status}"
     how = {

@@ -17,9 +17,9 @@ _MOMS_IN_TASKS = ("PATH", "PBS_VNODENUM")
 
 
 def node_count(nodes: str) -> int:
-    """PBS_NUM_NODES as mom counts it: the leading number, so that a node asked for by name counts as none."""
-    leading = re.match(r"[0-9]+", nodes)
-    return int(leading.group()) if leading else 0
+    """PBS_NUM_NODES as mom counts it: the leading number of each part, none at all if a named node comes first."""
+    numbers = [re.match(r"[0-9]+", part) for part in nodes.split("+")]
+    return sum(int(number.group()) for number in numbers if number) if numbers[0] else 0
 
 
 def _slots(job: Job) -> dict[str, str]:
@@ -27,15 +27,15 @@ def _slots(job: Job) -> dict[str, str]:
     return {"PBS_NUM_NODES": str(count), "PBS_NUM_PPN": str(job.ppn if count else 1)}
 
 
-def for_hooks(job: Job) -> dict[str, str]:
-    """The environment of prologue and epilogue: no PBS_JOBID, nothing of -v."""
+def for_hooks(job: Job, node: int = 0) -> dict[str, str]:
+    """That of prologue and epilogue: no PBS_JOBID, nothing of -v, no node file on a sister (*node* 1 ...)."""
     env = {
         **MOM,
         **_slots(job),
         "PBS_MSHOST": job.host,
-        "PBS_NODEFILE": job.nodefile_text,
-        "PBS_NODENUM": "0",
-        "PBS_NP": str(job.ppn),
+        **({"PBS_NODEFILE": job.nodefile_text} if node == 0 else {}),
+        "PBS_NODENUM": str(node),
+        "PBS_NP": str(job.slots),
         "PBS_O_WORKDIR": job.work_dir,
         "PBS_RESOURCE_NODES": job.nodes,
     }
@@ -75,7 +75,7 @@ def for_job(job: Job) -> dict[str, str]:
         "PBS_JOBCOOKIE": job.cookie,
         "PBS_NODENUM": "0",
         "PBS_TASKNUM": "1",
-        "PBS_MOMPORT": "15003",
+        "PBS_MOMPORT": str(job.mom_port),
         "PBS_NODEFILE": job.nodefile_text,
         "PBS_GPUFILE": f"{job.nodefile_text}gpu",
         "PBS_MICFILE": f"{job.nodefile_text}mic",
@@ -83,8 +83,10 @@ def for_job(job: Job) -> dict[str, str]:
         **_slots(job),
         "PBS_VERSION": "TORQUE-6.1",
         "PBS_VNODENUM": "0",
-        "PBS_NP": str(job.ppn),
+        "PBS_NP": str(job.slots),
     }
+    if job.client_dir:
+        env["PATH"] = f"{job.client_dir}:{MOM['PATH']}"
     if job.resources.walltime is not None:
         env["PBS_WALLTIME"] = str(job.resources.walltime)
     if job.tmp and not any(name.startswith("TMPDIR") for name in job.variables):
@@ -94,8 +96,13 @@ def for_job(job: Job) -> dict[str, str]:
     return {**env, "PBS_ENVIRONMENT": "PBS_BATCH", "ENVIRONMENT": "BATCH"}
 
 
-def for_task(job: Job, number: int, asked: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a TM task; *asked* is the spawning program's, and overrides even PBS_TASKNUM (observed)."""
-    env = {name: value for name, value in for_job(job).items() if name not in _NOT_FOR_TASKS}
+def for_task(job: Job, number: int, asked: Mapping[str, str], *, node: int = 0, slot: int = 0) -> dict[str, str]:
+    """The environment of a TM task; *asked* is the spawning program's, and overrides even PBS_TASKNUM (observed).
+
+    *node* is the node's place in the host list (0: this host), *slot* that of the virtual node in the node file.
+    """
+    left_out = _NOT_FOR_TASKS if node == 0 else (*_NOT_FOR_TASKS, "PBS_NODEFILE")
+    env = {name: value for name, value in for_job(job).items() if name not in left_out}
+    env |= {"PBS_NODENUM": str(node), "PBS_VNODENUM": str(slot), "HOSTNAME": job.placement[node].node}
     mine = {name: env[name] for name in _MOMS_IN_TASKS}
     return {**env, "PBS_TASKNUM": str(number), **asked, **mine}

@@ -44,6 +44,17 @@ def accepted(path: Path, *, as_user: bool) -> bool:
     )
 
 
+def status_of(process: Process, alarm_s: float, kill_again_s: float) -> int | None:
+    """Wait for a hook's end, and kill its session at the alarm."""
+    if not process.ended(alarm_s):
+        kill_session(process.pid, signal.SIGKILL)
+        if not process.ended(kill_again_s):
+            kill_session(process.pid, signal.SIGKILL)
+            process.ended(kill_again_s)
+        return TIMED_OUT
+    return process.returncode
+
+
 class Hooks:
     """The hooks of one mom_priv, run for one job."""
 
@@ -65,13 +76,7 @@ class Hooks:
         except FileNotFoundError:
             return None
         process = self.last = self._start(path, arguments, terminal, as_user=as_user)
-        if not process.ended(self.alarm_s):
-            kill_session(process.pid, signal.SIGKILL)
-            if not process.ended(self.kill_again_s):
-                kill_session(process.pid, signal.SIGKILL)
-                process.ended(self.kill_again_s)
-            return TIMED_OUT
-        return process.returncode
+        return status_of(process, self.alarm_s, self.kill_again_s)
 
     def job_descriptors(self, stack: ExitStack, terminal: int | None) -> dict[int, int]:
         """Those of the job itself; 9 to 14 are mom's, and stay open in everything the job starts."""

@@ -22,6 +22,7 @@ from typing import Any
 
 _ABOVE = 100  # descriptors are first moved above every number a specification can name
 _MOST_FDS = 64
+_SET_NAME = 15
 
 
 def in_session(session: int) -> list[int]:
@@ -112,6 +113,9 @@ def _arrange(spec: dict[str, Any], high: list[int]) -> None:
             os.dup2(null, target, inheritable=True)
     for target, index in spec["fds"]:
         os.dup2(high[index], target, inheritable=True)
+    for target in spec["closed"]:
+        os.close(target)
+    signal.pthread_sigmask(signal.SIG_BLOCK, spec["blocked"])
     if spec["terminal"]:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     for name, value in spec["limits"].items():
@@ -127,6 +131,25 @@ def _arrange(spec: dict[str, Any], high: list[int]) -> None:
         raise
 
 
+def _fork_demux(kept: list[int]) -> None:
+    """What a job of several nodes finds beside it: pbs_demux, a child it never started (``src/resmom/pbs_demux.c``)."""
+    parent = os.getpid()
+    if os.fork() == 0:
+        for fd in range(3, max(_ABOVE, *kept)):
+            if fd not in kept:
+                try:
+                    os.close(fd)
+                except OSError:
+                    continue
+        os.closerange(_ABOVE, _ABOVE + _MOST_FDS * 2)
+        import ctypes  # here alone: it would cost every start of the launcher
+
+        ctypes.CDLL(None).prctl(_SET_NAME, b"pbs_demux", 0, 0, 0)
+        while os.getppid() == parent:
+            time.sleep(10)
+        os._exit(0)
+
+
 def _child(spec: dict[str, Any], fds: list[int], status: int) -> None:
     """What the child does; never returns."""
     try:
@@ -139,6 +162,8 @@ def _child(spec: dict[str, Any], fds: list[int], status: int) -> None:
     except OSError as error:
         os.write(status, json.dumps({"error": str(error)}).encode())
         os._exit(254)
+    if spec["demux"]:
+        _fork_demux([target for target, _ in spec["fds"]])
     try:
         os.execve(spec["program"], spec["argv"], dict(spec["env"]))
     except OSError as error:

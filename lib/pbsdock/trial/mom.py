@@ -20,7 +20,7 @@ from pbsdock.trial import environment, node_check
 from pbsdock.trial.hooks import NOT_RUN, TIMED_OUT, Hooks, append
 from pbsdock.trial.launcher import kill_all, kill_session
 from pbsdock.trial.process import Process, Spec, spawn
-from pbsdock.trial.request import ABORT, REQUEUE, Outcome, Request, mom_config, resolve
+from pbsdock.trial.request import ABORT, NOT_JOINED, REQUEUE, Outcome, Request, mom_config, resolve
 from pbsdock.trial.spool import Spool
 
 _DELIVERIES = 2  # mom walks the session two to four times for one signal (observed)
@@ -169,6 +169,7 @@ class Trial:
                     environment.for_job(self.job),
                     self.hooks.job_descriptors(stack, self.slave),
                     terminal=self.job.interactive,
+                    demux=len(self.job.placement) > 1,
                 ),
                 before=self.spool.record,
             )
@@ -187,6 +188,7 @@ class Trial:
         fds: Mapping[int, int],
         *,
         terminal: bool = False,
+        demux: bool = False,
     ) -> Spec:
         starter, entry = self._starter(), self.job.entry
         return Spec(
@@ -202,6 +204,7 @@ class Trial:
             limits=self.job.limits,
             terminal=terminal,
             witness=str(self.spool.job_file),
+            demux=demux,
             complaint=_NO_SHELL,
             failed=254,
         )
@@ -309,19 +312,23 @@ class Trial:
         self.slave = self.terminal = None
         return bytes(self.screen)
 
+    def verdict(self) -> int | None:
+        """All that comes before the job's shell; the job's exit status if that ends it, else None."""
+        return exit_status(self.prologue(), interactive=self.job.interactive)
+
     def begin(self) -> Outcome | None:
         """Prologue and start, again after a requeue as often as the request says; an Outcome if it never started."""
         while True:
             self.started += 1
             self.prepare_files()
-            verdict = exit_status(self.prologue(), interactive=self.job.interactive)
+            verdict = self.verdict()
             if verdict is None:
                 self.start()
                 return None
             if not self.request.bare:
                 self.spool.record(None, verdict)
             outcome = self.finish(verdict, node_check.down(self.config, self.request.mom_priv))
-            if verdict != REQUEUE or outcome.node_down or self.started >= self.request.requeue_limit:
+            if verdict not in (REQUEUE, NOT_JOINED) or outcome.node_down or self.started >= self.request.requeue_limit:
                 return outcome
             self._outcome = None
 

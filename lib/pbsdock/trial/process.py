@@ -38,6 +38,9 @@ class Spec:
     limits: Mapping[str, int] = field(default_factory=dict)  # names as in RLIMIT_AS, without the prefix
     terminal: bool = False  # descriptor 0 becomes the controlling terminal
     witness: str | None = None  # removed if we die first: a .JB says that the job is alive
+    closed: Sequence[int] = ()  # descriptors, of 0 to 2, that the child does not even have as /dev/null
+    blocked: Sequence[int] = ()  # signals
+    demux: bool = False  # a child of its own beside the program, as pbs_demux is
     complaint: str = "execv of {program} failed: {why}\n"
     failed: int = 255  # exit code when the program cannot be executed
 
@@ -45,7 +48,8 @@ class Spec:
 class Process:
     """A child of the launcher, leader of its own session; the methods are those of ``subprocess.Popen``."""
 
-    def __init__(self, answers: socket.socket) -> None:
+    def __init__(self, answers: socket.socket, *, elsewhere: bool = False) -> None:
+        """*elsewhere*: the launcher is in a PID namespace of its own."""
         self._answers = answers
         self._lock = threading.Lock()
         self.returncode: int | None = None
@@ -54,9 +58,10 @@ class Process:
         self.cpu_seconds = 0.0
         self.peak_kib = 0
         first, fds = self._receive()
-        self.pid = int(first["pid"])
         self._pidfd = fds[0]
         os.set_inheritable(self._pidfd, False)
+        self.pid_there = int(first["pid"])
+        self.pid = _pid_here(self._pidfd) if elsewhere else self.pid_there  # -1 if it is over already
 
     def _receive(self, flags: int = 0) -> tuple[dict[str, Any], list[int]]:
         fds = array.array("i")
@@ -132,6 +137,13 @@ class Process:
             os.close(pidfd)
 
 
+def _pid_here(pidfd: int) -> int:
+    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
+        if line.startswith("Pid:"):
+            return int(line.removeprefix("Pid:"))
+    return -1
+
+
 class _Launcher:
     """One launcher for each process that tries jobs, started when first needed."""
 
@@ -166,8 +178,13 @@ def _launcher() -> _Launcher:
         return _current
 
 
-def spawn(spec: Spec, before: Callable[[int], None] | None = None) -> Process:
-    """Start a process. *before* is called with its pid while it still waits to execute its program."""
+def spawn(
+    spec: Spec, before: Callable[[int], None] | None = None, launcher_there: socket.socket | None = None
+) -> Process:
+    """Start a process. *before* is called with its pid while it still waits to execute its program.
+
+    *launcher_there* is the socket of the launcher of an emulated node; None: here.
+    """
     fds = list(dict.fromkeys(spec.fds.values()))
     gate = os.pipe() if before else None
     passed = [*fds, gate[0]] if gate else fds
@@ -184,12 +201,15 @@ def spawn(spec: Spec, before: Callable[[int], None] | None = None) -> Process:
         "limits": dict(spec.limits),
         "terminal": spec.terminal,
         "witness": spec.witness,
+        "closed": list(spec.closed),
+        "blocked": list(spec.blocked),
+        "demux": spec.demux,
         "complaint": spec.complaint,
         "failed": spec.failed,
         "hold": len(fds) if gate else None,
     }
     try:
-        process = _request(body, passed)
+        process = _request(body, passed, launcher_there)
         if before and gate:
             before(process.pid)
             os.write(gate[1], b"x")
@@ -200,11 +220,12 @@ def spawn(spec: Spec, before: Callable[[int], None] | None = None) -> Process:
     return process
 
 
-def _request(body: Mapping[str, object], fds: Sequence[int]) -> Process:
+def _request(body: Mapping[str, object], fds: Sequence[int], there: socket.socket | None) -> Process:
     """A memory file carries the specification: an environment can be larger than any datagram."""
     answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs, open(os.memfd_create("pbsdock-trial"), "wb") as file:
         file.write(json.dumps(body).encode())
         file.flush()
-        socket.send_fds(_launcher().requests, [b"spawn"], [theirs.fileno(), file.fileno(), *fds])
-    return Process(answers)
+        requests = there or _launcher().requests
+        socket.send_fds(requests, [b"spawn"], [theirs.fileno(), file.fileno(), *fds])
+    return Process(answers, elsewhere=there is not None)

@@ -11,13 +11,16 @@ import re
 import resource
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pbsdock.rm.torque import BadValue, JobId, Resources, parse_duration, parse_job_id, parse_resource_list, parse_size
+from pbsdock.trial.nodes import NodeSlots, place
 
 ABORT, REQUEUE = -2, -14  # exit_status Torque records when a prologue fails (observed)
+NOT_JOINED = -3  # and when a sister's prologue.parallel fails: a requeue too (observed)
+MOM_PORT = 15003
 _SIGNAL = 256
 _LARGEST = (1 << 63) - 1
 _ARGUMENT = 2048  # bytes of the buffer mom packs a Resource_List into; what does not fit is left out
@@ -71,6 +74,9 @@ class Request:
     requeue_limit: int = 1  # starts at most; a real mom knows no limit
     window: tuple[int, int] = (24, 80)
     term: str = "xterm"
+    sisters: Sequence[str] | None = None  # the emulated nodes there are; None: jobs of one node alone
+    mom_port: int = MOM_PORT  # where mom, or what stands for it, answers TM
+    client_dir: str = ""  # put before mom's PATH; "": nothing
 
 
 @dataclass(slots=True, kw_only=True)
@@ -122,6 +128,7 @@ class Job:
     resources: Resources
     nodes: str
     ppn: int
+    placement: tuple[NodeSlots, ...]  # this host first
     variables: Mapping[str, str]
     work_dir: str
     tmp: Path | None
@@ -130,6 +137,13 @@ class Job:
     shell: str
     term: str
     limits: Mapping[str, int]
+    mom_port: int = MOM_PORT
+    client_dir: str = ""
+
+    @property
+    def slots(self) -> int:
+        """All slots of the job (PBS_NP)."""
+        return sum(node.slots for node in self.placement)
 
 
 def resolve(request: Request, config: Mapping[str, str]) -> Job:
@@ -143,8 +157,7 @@ def resolve(request: Request, config: Mapping[str, str]) -> Job:
     except BadValue as error:
         raise BadRequest(f"-l {request.resources}: {error}") from None
     nodes = next((value for key, value in resources.raw if key == "nodes"), "1")
-    if len(resources.nodes) > 1 or any(node.count != 1 for node in resources.nodes):
-        raise BadRequest(f"-l nodes={nodes}: only jobs of one node can be tried here; ask for nodes=1:ppn=N")
+    placement = _placement(request, resources, nodes, host)
     if request.array_index is not None and request.array_index < 0:
         raise BadRequest(f"-t {request.array_index}: the index of an array element is 0 or more")
     for key in request.variables:
@@ -168,7 +181,8 @@ def resolve(request: Request, config: Mapping[str, str]) -> Job:
         resource_text=text,
         resources=resources,
         nodes=nodes,
-        ppn=resources.nodes[0].ppn if resources.nodes else 1,
+        ppn=_first_ppn(nodes),
+        placement=placement,
         variables=dict(request.variables),
         work_dir=request.work_dir or entry.pw_dir,
         tmp=Path(tmp) / job_id.text if tmp else None,
@@ -177,7 +191,29 @@ def resolve(request: Request, config: Mapping[str, str]) -> Job:
         shell=request.shell or entry.pw_shell or "/bin/sh",
         term=request.term,
         limits=limits,
+        mom_port=request.mom_port,
+        client_dir=request.client_dir,
     )
+
+
+def _placement(request: Request, resources: Resources, nodes: str, host: str) -> tuple[NodeSlots, ...]:
+    if request.sisters is None:
+        if len(resources.nodes) > 1 or any(node.count != 1 for node in resources.nodes):
+            raise BadRequest(
+                f"-l nodes={nodes}: only jobs of one node can be tried here; ask for nodes=1:ppn=N, or have the other"
+                f" nodes emulated with --nodes {nodes}"
+            )
+        return (NodeSlots(node=host, slots=resources.nodes[0].ppn if resources.nodes else 1),)
+    try:
+        return place(resources.nodes, host, request.sisters)
+    except BadValue as error:
+        raise BadRequest(f"-l nodes={nodes}: {error}") from None
+
+
+def _first_ppn(nodes: str) -> int:
+    """PBS_NUM_PPN as mom reads it: the first ppn there is, be it another part's (``InitUserEnv``)."""
+    found = re.search(r"ppn=([0-9]+)", nodes)
+    return int(found.group(1)) if found else 1
 
 
 def _user(name: str) -> pwd.struct_passwd:

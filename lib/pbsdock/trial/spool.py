@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from pbsdock.trial.environment import variable_list
+from pbsdock.trial.nodes import exec_host
 from pbsdock.trial.request import Job
 
 
@@ -33,7 +34,8 @@ class Spool:
             directory.mkdir(parents=True, exist_ok=True)
             directory.chmod(mode)
         self.start_time = int(time.time())
-        self._write(self.nodefile, f"{self.job.host}\n".encode() * self.job.ppn, 0o644, owner=False)
+        lines = [f"{node.node}\n" * node.slots for node in self.job.placement]
+        self._write(self.nodefile, "".join(lines).encode(), 0o644, owner=False)
         for path in (self.out, self.err):
             self._write(path, b"", 0o600)
         if script is not None:
@@ -75,14 +77,13 @@ def _attribute(name: str, value: str, flags: int = 1) -> str:
     return f'    <{name} flags="{flags}">{escape(value)}</{name}>\n'
 
 
-def job_file(job: Job, session: int | None, exit_status: int, start_time: int) -> str:
-    """A .JB: elements, their order and flags as mom wrote them (observed).
+def job_file(job: Job, session: int | None, exit_status: int, start_time: int, node: int = 0) -> str:
+    """A .JB: elements, their order and flags as mom wrote them (observed). *node* is ``nodeid``, 1 ... on a sister.
 
     Variables are joined by commas that nothing escapes, and none is left if one holds a control character (observed).
     """
     pairs = [f"{name}={value}" for name, value in variable_list(job).items()]
     joined = "" if any(ord(letter) < 32 for pair in pairs for letter in pair) else ",".join(pairs)
-    exec_host = f"{job.host}/0" if job.ppn == 1 else f"{job.host}/0-{job.ppn - 1}"
     resources = "".join(f'      <{key} flags="3">{escape(value)}</{key}>\n' for key, value in job.resources.raw)
     attributes = [
         _attribute("Job_Name", job.name),
@@ -91,8 +92,8 @@ def job_file(job: Job, session: int | None, exit_status: int, start_time: int) -
         _attribute("queue", job.queue),
         _attribute("server", job.host),
         _attribute("Checkpoint", "u"),
-        _attribute("exec_host", exec_host),
-        _attribute("exec_port", "15003"),
+        _attribute("exec_host", exec_host(job.placement)),
+        _attribute("exec_port", "+".join("15003" for _ in job.placement)),
         _attribute("interactive", "15099") if job.interactive else "",
         _attribute("Join_Path", "n"),
         _attribute("Keep_Files", "n"),
@@ -117,6 +118,6 @@ def job_file(job: Job, session: int | None, exit_status: int, start_time: int) -
         f"  <exit_status>{exit_status}</exit_status>\n  <execution_uid>{job.entry.pw_uid}</execution_uid>\n"
         f"  <execution_gid>{job.entry.pw_gid}</execution_gid>\n  <attributes>\n{''.join(attributes)}  </attributes>\n"
         "  <socket_stdout>-1</socket_stdout>\n  <socket_stderr>-1</socket_stderr>\n  <taskid>2</taskid>\n"
-        "  <nodeid>0</nodeid>\n</job>"
+        f"  <nodeid>{node}</nodeid>\n</job>"
     )
     return text.encode("utf-8", "replace").decode()

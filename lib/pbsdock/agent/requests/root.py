@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
+from dataclasses import asdict
 
-from pbsdock.agent import announced, blame, neighbours, prepare, script, stage
+from pbsdock.agent import all_nodes, announced, blame, neighbours, prepare, script, stage
 from pbsdock.agent.channel import ClientGone
 from pbsdock.agent.finish import finish
 from pbsdock.agent.history import is_about
@@ -76,17 +78,18 @@ class RootRequests:
         mine = self._there(job_id, asked, mine)
         early = bool(mine) and all(record.state is State.ENDED and _is_revoked(record) for record in mine)
         if early:
-            self.session.answer(wire.Message("released", clean=1))
+            self._answer_released(clean=True)
         with self.node.job_lock(job_id, 90.0):
             mine = self._there(job_id, asked, mine)
             for record in mine:
                 record.note(exit_status=ended.exit_status)
             clean = all([release(self.node, record, why="epilogue") for record in mine])
-            if not self._of(job_id):
-                self.node.paths.unmark(job_id)  # of one that was announced alone
-                self.node.arrivals.forget(job_id)
-            for record in mine:
-                self._finished(record, ended.exit_status)
+            if not self._of(job_id) and self.node.arrivals.forget(job_id):
+                self.node.paths.unmark(job_id)
+        if not early:
+            self._answer_released(clean=clean)
+        for record in mine:  # mom need not wait for what other nodes tell of it
+            self._finished(record, ended.exit_status)
         if not clean:
             self.node.emit(
                 "job.fault",
@@ -95,7 +98,9 @@ class RootRequests:
                 code="release-failed",
                 sentence="the release is not complete; the reaper goes on with it",
             )
-        if not early:
+
+    def _answer_released(self, *, clean: bool) -> None:
+        with suppress(ClientGone):  # what is left to do is done without it
             self.session.answer(wire.Message("released", clean=int(clean)))
 
     def _of(self, job_id: str) -> list[Record]:
@@ -117,6 +122,7 @@ class RootRequests:
         usage = record.facts.usage or Usage()
         end = record.exit
         started = record.facts.started_at
+        total = all_nodes.of_job(self.node, record) if record.facts.ticket and not record.facts.mother else None
         self.node.emit(
             "job.finished",
             record,
@@ -130,6 +136,7 @@ class RootRequests:
             io_read_bytes=usage.io_read_bytes,
             io_write_bytes=usage.io_write_bytes,
             pids_peak=usage.pids_peak,
+            **({f"all_{name}": value for name, value in asdict(total).items()} if total is not None else {}),
             run_s=round(end.at - started, 3) if started and end and end.at else None,
             total_s=round(time.time() - record.created, 3),
             phase="epilogue",
@@ -154,7 +161,7 @@ class RootRequests:
         if live is not None and live.is_sister and self.node.config.nodes.port and self.node.signer is not None:
             if self.node.config.nodes.without_ticket == "refuse":
                 self.node.paths.mark(job_id)
-            announced.ask(self.node, live)
+            announced.ask(self.node, live, env_of(message))
 
     def sweep(self, message: wire.Message) -> None:
         job_id = self.node.rm.job_id(argv_of(message)[0])
@@ -182,7 +189,12 @@ class RootRequests:
             }
             for record in records
         ]
-        told = {"jobs": rows, "problems": [str(problem) for problem in problems]}
+        drained = self.node.drain.now()
+        told = {
+            "jobs": rows,
+            "problems": [str(problem) for problem in problems],
+            "drained": drained.to_dict() if drained else None,
+        }
         self.session.answer(wire.Message("jobs", json=json.dumps(told)))
 
     def nodes(self, message: wire.Message) -> None:
