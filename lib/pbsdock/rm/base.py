@@ -33,6 +33,7 @@ class Grant:
     gpus: int = 0
     gpu_ids: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    host_slots: tuple[int, ...] = ()  # of each of them
     walltime_s: int | None = None
 
 
