@@ -63,12 +63,15 @@ lock:
 	/usr/bin/python3 lock/advisories.py
 
 .PHONY: setup
-setup: .venv/stamp lib/pbsdock/init/pbsdock-init
+setup: .venv/stamp lib/pbsdock/init/pbsdock-init lib/pbsdock/init/tm-agent
 	@sh tests/setup.sh store
 
 # As installing the checkout in place has done it; again when its source has changed.
 lib/pbsdock/init/pbsdock-init: $(wildcard init/*.[ch]) lib/pbsdock/admin/setup/first_process.py | .venv/stamp
 	$(PYTHON) -c 'from pathlib import Path; from pbsdock.admin.setup import first_process; first_process.compile_to(Path("$@"), Path("init"))'
+
+lib/pbsdock/init/tm-agent: init/tm-agent.c lib/pbsdock/admin/setup/first_process.py | .venv/stamp
+	$(PYTHON) -c 'from pathlib import Path; from pbsdock.admin.setup import first_process; first_process.compile_to(Path("$@"), Path("init"), first_process.TM_AGENT)'
 
 .venv/stamp: setup.cfg pyproject.toml lock/test.txt
 	@sh tests/setup.sh

@@ -19,14 +19,15 @@ class BuildWithFirstProcess(build_py):
 
     def run(self) -> None:
         """Raises SystemExit, with a sentence."""
-        program = HERE / "lib/pbsdock" / first_process.NAME
-        try:
-            first_process.compile_to(program, HERE / "init")
-        except SetupError as error:
-            program.unlink(missing_ok=True)  # what an older source was compiled to
-            if not self.editable_mode:
-                raise SystemExit(f"the first process of containers is missing: {error}") from None
-            print(f"the first process of containers is missing: {error}", file=sys.stderr)
+        for program in first_process.PROGRAMS:
+            path = HERE / "lib/pbsdock" / program.name
+            try:
+                first_process.compile_to(path, HERE / "init", program)
+            except SetupError as error:
+                path.unlink(missing_ok=True)  # what an older source was compiled to
+                if not self.editable_mode:
+                    raise SystemExit(f"the first process of containers is missing: {error}") from None
+                print(f"the first process of containers is missing: {error}", file=sys.stderr)
         super().run()
 
 

@@ -102,6 +102,7 @@ class Node:
         self.questions = Questions()
         self.arrivals = Arrivals()
         self.cpu_lock = threading.Lock()  # two jobs must not be given the same CPUs; nothing else is done under it
+        self.tools_lock = threading.Lock()
         self.promised: dict[str, frozenset[int]] = {}  # CPUs by incarnation, until its record is written
         self.planned_by: dict[str, Config] = {}  # by incarnation, until it is released
         self._info: EngineCapabilities | None = None

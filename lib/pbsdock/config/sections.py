@@ -260,6 +260,11 @@ class NodesConfig:
         "A task on another node than the job's first that brings no ticket, where the first gives no answer: bare, as"
         " without pbsdock, since it may be a job without a container; or refuse.",
     )
+    mpi_defaults: bool = setting(
+        True,
+        "Whether jobs on several nodes get the variables by which Open MPI, MPICH and Intel MPI start their processes"
+        " on all of them, where neither the job nor the image has set them.",
+    )
     clock_skew_s: float = setting(
         900.0, "How far two nodes' clocks may be apart, seconds; older requests are refused.", least=1, most=86400
     )

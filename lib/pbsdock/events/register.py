@@ -115,6 +115,10 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "stage.done": ("All files are where they belong.", ("direction", "files", "bytes", "skipped", "unverified")),
     "stage.failed": ("Some are not; the job was told.", ("direction", "code", "reason", "kept")),
     "store.failed": ("An object store did not do as asked.", ("store", "code", "reason")),
+    "tools.lacking": (
+        "Jobs on several nodes do not get the manager's own program for tasks in their containers.",
+        ("reason",),
+    ),
     "ticket.issued": (
         "The mother superior has signed what the job's other nodes prepare from (expires: seconds since the epoch).",
         ("nodes", "expires"),
@@ -138,6 +142,7 @@ AT_WILL: dict[str, tuple[int, float]] = {
     "task.ended": (600, 20),
     "task.started": (600, 20),
     "ticket.refused": (20, 4),
+    "tools.lacking": (20, 4),
 }
 _ALWAYS = ("ts", "seq", "event", "level", "node")
 COMMON = ("job", "incarnation", "user", "phase", "ms")
