@@ -46,7 +46,7 @@ _BARE = """export OPAL_PREFIX={root}/usr PATH={root}/usr/bin:$PATH LD_LIBRARY_PA
 cat >{home}/tm-agent <<'END'
 #!/bin/sh
 host=$1; shift
-exec pbsdsh -h "$host" -o -e LD_LIBRARY_PATH,OPAL_PREFIX -- /bin/sh -c "$*"
+exec pbsdsh -h "$host" -o -e LD_LIBRARY_PATH,OPAL_PREFIX -- /bin/sh -c "export PATH=$PATH; $*"
 END
 chmod +x {home}/tm-agent
 sort $PBS_NODEFILE | uniq -c | while read slots host; do echo $host slots=$slots; done >{home}/hosts
