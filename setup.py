@@ -1,4 +1,4 @@
-"""Compile the first process of containers (init/) into the package; everything else is in setup.cfg."""
+"""Compile the programs in C (init/) into the package; everything else is in setup.cfg."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ class BuildWithFirstProcess(build_py):
 
     def run(self) -> None:
         """Raises SystemExit, with a sentence."""
-        program = HERE / "lib/pbsdock" / first_process.NAME
         try:
-            first_process.compile_to(program, HERE / "init")
+            for program in first_process.PROGRAMS:
+                first_process.compile_to(HERE / "lib/pbsdock" / program.name, HERE / "init", program)
         except SetupError as error:
-            program.unlink(missing_ok=True)  # what an older source was compiled to
+            for program in first_process.PROGRAMS:
+                (HERE / "lib/pbsdock" / program.name).unlink(missing_ok=True)  # what an older source was compiled to
             if not self.editable_mode:
                 raise SystemExit(f"the first process of containers is missing: {error}") from None
             print(f"the first process of containers is missing: {error}", file=sys.stderr)

@@ -17,13 +17,15 @@ import tempfile
 import termios
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from pbsdock.admin.setup import first_process as admin_first_process
 from pbsdock.agent import first_process
 from pbsdock.protocol import init, wire
 from tests.conftest import ROOT, wait_until
@@ -32,12 +34,36 @@ from tests.support.first_process import OWNER, FirstProcess, build
 pytestmark = [pytest.mark.skipif(os.getuid() != 0, reason="making namespaces needs root"), pytest.mark.timeout(60)]
 _LEADER = first_process.LEADER
 _HOOK = "from pbsdock.hook.client import hook; hook()"
-_IMPATIENT = """
+
+
+class Before(NamedTuple):
+    """What makes a run hook another for a test: Python that is run in it first, C that is compiled in front of it."""
+
+    python: str
+    c: str
+
+
+def _patience(*, connect_s: float = 60, agent_s: float | None = None, give_up_s: float = 600) -> Before:
+    python = f"""
 from pbsdock.hook import agent_link, direct
-direct._AGENT_AT_WORK_S = direct._AGENT_AWAY_S = 0.3
+direct._CONNECT_S, agent_link._GIVE_UP_S = {connect_s}, {give_up_s}
 """
+    if agent_s is not None:
+        python += f"direct._AGENT_AT_WORK_S = direct._AGENT_AWAY_S = {agent_s}\n"
+    work_ms, away_ms = (120_000, 5_000) if agent_s is None else (int(agent_s * 1000),) * 2
+    c = f"""
+#define IMPATIENT
+enum {{ ADOPT_AFTER_MS = 500, CONNECT_MS = {int(connect_s * 1000)}, GIVE_UP_MS = {int(give_up_s * 1000)} }};
+enum {{ AGENT_AWAY_MS = {away_ms}, AGENT_AT_WORK_MS = {work_ms} }};
+"""
+    return Before(python, c)
+
+
+_IMPATIENT = _patience(agent_s=0.3)
+_HOPELESS = _patience(agent_s=0.3, give_up_s=0.5)
 # A connection that breaks when the pid has come: the first process sees its end, as of a client that is gone.
-_BROKEN = """
+_BROKEN = Before(
+    """
 from pbsdock.protocol import init
 receive, seen = init.Connection.receive, []
 def broken(self):
@@ -47,7 +73,27 @@ def broken(self):
         self.sock.shutdown(2)
     return answer
 init.Connection.receive = broken
-"""
+""",
+    """
+#define _GNU_SOURCE
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/socket.h>
+static ssize_t broken(int fd, struct msghdr *m, int flags) {
+	static bool is_seen;
+	uint32_t reply[3] = { 0 };
+	ssize_t got = recvmsg(fd, m, flags);
+	if (got == sizeof reply)
+		memcpy(reply, m->msg_iov->iov_base, sizeof reply);
+	if (reply[1] == 1 && !is_seen) /* PID */
+		is_seen = !shutdown(fd, SHUT_RDWR);
+	return got;
+}
+#define recvmsg broken
+""",
+)
+_AS_IT_IS = Before("", "")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +112,8 @@ def first(program: Path) -> Iterator[FirstProcess]:
 class Agent:
     """The agent's end, in a directory that users reach; it does nothing but what a test has it do."""
 
-    def __init__(self) -> None:
+    def __init__(self, programs: Callable[[str], Path] | None) -> None:
+        self.programs = programs  # of the hook in C, by what is compiled in front of it; None: the one in Python
         self.directory = Path(tempfile.mkdtemp(prefix="pbsdock-agent."))
         self.directory.chmod(0o755)
         self.hooks: list[subprocess.Popen[bytes]] = []
@@ -81,12 +128,16 @@ class Agent:
         self.listener.listen()
         self.listener.settimeout(20)
 
-    def hook(self, *argv: str, before: str = "", **more: Any) -> subprocess.Popen[bytes]:
-        """A run hook of that command's, which has asked for its start; *before* is run in it first."""
+    def hook(self, *argv: str, before: Before = _AS_IT_IS, **more: Any) -> subprocess.Popen[bytes]:
+        """A run hook of that command's, which has asked for its start."""
         more = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
         environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "lib"), "PBS_JOBID": "7.vm"}
+        words = [sys.executable, "-c", before.python + _HOOK, "--run-dir", str(self.directory), "run"]
+        if self.programs is not None:
+            program = shutil.copy(self.programs(before.c), self.directory / f"run-{len(self.hooks)}")
+            words = [str(program), str(self.directory / "agent.sock"), "", str(len(words)), *words]
         process = subprocess.Popen(
-            [sys.executable, "-c", before + _HOOK, "--run-dir", str(self.directory), "run", *argv],
+            [*words, *argv],
             user=OWNER,
             group=OWNER,
             extra_groups=[],
@@ -136,9 +187,19 @@ class Agent:
         self.peer.close()
 
 
+@pytest.fixture(scope="module", params=["python", "c", "sanitized"])
+def programs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path] | None:
+    """The run hook in Python, that in C, and that with the compiler's sanitizers, which end it at the first fault."""
+    if request.param == "python":
+        return None
+    is_sanitized = request.param == "sanitized"
+    of = admin_first_process.RUN
+    return cache(lambda before: build(tmp_path_factory, sanitized=is_sanitized, of=of, before=before))
+
+
 @pytest.fixture
-def agent() -> Iterator[Agent]:
-    made = Agent()
+def agent(programs: Callable[[str], Path] | None) -> Iterator[Agent]:
+    made = Agent(programs)
     yield made
     for process in made.hooks:
         process.kill()
@@ -306,7 +367,7 @@ def test_what_could_not_be_run_is_told(
 
 def test_a_first_process_that_does_not_listen_is_told(agent: Agent, first: FirstProcess) -> None:
     """Nothing was started, and the hook says so itself."""
-    hook = agent.hook("/bin/sh", before="from pbsdock.hook import direct; direct._CONNECT_S = 0.3\n")
+    hook = agent.hook("/bin/sh", before=_patience(connect_s=0.3))
     Path(first.path).unlink()
     agent.let_in(first)
 
@@ -448,7 +509,7 @@ def test_what_runs_already_is_joined(agent: Agent, first: FirstProcess) -> None:
 @pytest.mark.parametrize(("answer", "code"), [("ended", 137), ("refused", 125), ("away", 125)])
 def test_a_first_process_that_is_killed(agent: Agent, first: FirstProcess, answer: str, code: int) -> None:
     """The agent is told that nothing is known, and knows more, or does not."""
-    hook = agent.hook("/bin/sh", "-c", "echo up; sleep 60", before=_IMPATIENT + "agent_link._GIVE_UP_S = 0.5\n")
+    hook = agent.hook("/bin/sh", "-c", "echo up; sleep 60", before=_HOPELESS)
     agent.let_in(first)
     assert hook.stdout is not None
     assert hook.stdout.readline() == b"up\n"
@@ -505,7 +566,7 @@ def test_an_agent_that_is_at_work_for_results_is_waited_for(agent: Agent, first:
 
 def test_an_agent_that_stays_away_is_given_up(agent: Agent, first: FirstProcess) -> None:
     """Results or not."""
-    hook = agent.hook("/bin/sh", "-c", "exit 3", before=_IMPATIENT + "agent_link._GIVE_UP_S = 0.5\n")
+    hook = agent.hook("/bin/sh", "-c", "exit 3", before=_HOPELESS)
     agent.let_in(first, results=1)
     _over(agent)
     agent.go()
@@ -520,10 +581,7 @@ def test_an_agent_that_is_restarted_does_not_disturb_the_job(agent: Agent, first
         "-c",
         "read line; exit 3",
         stdin=subprocess.PIPE,
-        before="""
-from pbsdock.hook import agent_link
-agent_link._GIVE_UP_S = 0.3
-""",
+        before=_patience(give_up_s=0.3),
     )
     agent.let_in(first, results=1)
     agent.go()

@@ -37,7 +37,9 @@ def fetch(python: Path, source: Source, to: Path) -> int:
         for file in files:
             shutil.copy(file, to)
     with suppress(SetupError):  # the hosts compile it themselves, or say that they cannot
-        first_process.compile_to(to / first_process.carried(source.first_process), source.first_process)
+        for program in first_process.PROGRAMS:
+            carried = first_process.carried(source.first_process, program)
+            first_process.compile_to(to / carried, source.first_process, program)
     return len(files)
 
 
@@ -200,9 +202,12 @@ def _put_program(source: Source, library: Path, wheels: Path | None) -> str:
     specifies them.
     """
     shutil.copytree(source.package, library / "pbsdock", ignore=shutil.ignore_patterns("__pycache__"))
-    program = library / "pbsdock" / first_process.NAME
-    shutil.rmtree(program.parent, ignore_errors=True)  # whatever an older source was compiled to
-    lacking = first_process.provide(program, source.first_process, wheels)
+    compiled = {library / "pbsdock" / program.name: program for program in first_process.PROGRAMS}
+    for path in compiled:
+        shutil.rmtree(path.parent, ignore_errors=True)  # whatever an older source was compiled to
+    lacking = ""
+    for path, program in compiled.items():
+        lacking = lacking or first_process.provide(path, source.first_process, wheels, program)
     about = library / f"pbsdock-{source.version}.dist-info"
     about.mkdir()
     shutil.copyfile(source.directory / "LICENSE", about / "LICENSE")
@@ -213,7 +218,7 @@ def _put_program(source: Source, library: Path, wheels: Path | None) -> str:
     )
     files = [path for top in (library / "pbsdock", about) for path in sorted(top.rglob("*")) if path.is_file()]
     for path in files:
-        path.chmod(0o755 if path == program else 0o644)
+        path.chmod(0o755 if path in compiled else 0o644)
     rows = [_row(str(path.relative_to(library)), path.read_bytes()) for path in files]
     _write_record(about / "RECORD", [*rows, [f"{about.name}/RECORD", "", ""]])
     return lacking

@@ -1,7 +1,8 @@
-"""The first process of containers: compiled where there is a compiler, else taken from where one was.
+"""The programs in C, the first process of containers and the run hook: compiled where there is a compiler, else taken from
+where one was.
 
-It is a static program, so that it runs in every image: what is compiled on one host runs on all of its processor.
-musl makes it a tenth as large as glibc does; either will do.
+They are static, so that the first process runs in every image: what is compiled on one host runs on all of its
+processor. musl makes them a tenth as large as glibc does; either will do. Without the run hook's there is that in Python.
 """
 
 from __future__ import annotations
@@ -12,11 +13,21 @@ import platform
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 from pbsdock.admin.setup.errors import SetupError
 
-NAME = "init/pbsdock-init"  # below the package
-SOURCES = ("init.c", "message.h", "session.h")
+
+class Program(NamedTuple):
+    """Its name below the package, and its sources, of which the first is compiled."""
+
+    name: str
+    sources: tuple[str, ...]
+
+
+INIT = Program("init/pbsdock-init", ("init.c", "message.h", "session.h"))
+RUN = Program("init/pbsdock-run", ("run.c", "message.h", "request.h", "wire.h"))
+PROGRAMS = (INIT, RUN)
 COMPILERS = ("musl-gcc", "cc", "gcc")
 # Nothing of the day, the place or the machine is in the file: the same compiler makes the same bytes anywhere.
 FLAGS = (
@@ -41,14 +52,14 @@ def compiler() -> str | None:
     return next((found for name in (named, *COMPILERS) if name and (found := shutil.which(name))), None)
 
 
-def compile_to(path: Path, source: Path) -> None:
-    """Compile the directory *source* into *path*, 0755. Raises SetupError, in one sentence."""
+def compile_to(path: Path, source: Path, program: Program = INIT) -> None:
+    """Compile *program* from the directory *source* into *path*, 0755. Raises SetupError, in one sentence."""
     cc = compiler()
     if cc is None:
         raise SetupError("there is no C compiler; apt-get install gcc libc6-dev (or musl-tools)")
     path.parent.mkdir(exist_ok=True)
     fresh = path.with_name(f".{path.name}.new")
-    command = [cc, *FLAGS, "-o", str(fresh.absolute()), SOURCES[0]]
+    command = [cc, *FLAGS, "-o", str(fresh.absolute()), program.sources[0]]
     done = subprocess.run(
         command, cwd=source, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
     )
@@ -56,27 +67,27 @@ def compile_to(path: Path, source: Path) -> None:
         fresh.unlink(missing_ok=True)
         lines = [line for line in done.stderr.splitlines() if "error" in line or "cannot find" in line]
         said = (lines or done.stderr.splitlines() or ["it says nothing"])[0]
-        raise SetupError(f"{cc} cannot compile {source}/{SOURCES[0]}: {said}")
+        raise SetupError(f"{cc} cannot compile {source}/{program.sources[0]}: {said}")
     fresh.chmod(0o755)
     os.replace(fresh, path)
 
 
-def carried(source: Path) -> str:
+def carried(source: Path, program: Program = INIT) -> str:
     """The name in a directory of wheels: of just these sources, for this processor."""
-    digest = hashlib.sha256(b"".join((source / name).read_bytes() for name in SOURCES)).hexdigest()
-    return f"pbsdock-init-{digest[:16]}-{platform.machine()}"
+    digest = hashlib.sha256(b"".join((source / name).read_bytes() for name in program.sources)).hexdigest()
+    return f"{Path(program.name).name}-{digest[:16]}-{platform.machine()}"
 
 
-def provide(path: Path, source: Path, wheels: Path | None) -> str:
-    """Put it at *path*, from *wheels* if it is there; returns why it cannot be had, or ""."""
-    found = wheels / carried(source) if wheels is not None else None
+def provide(path: Path, source: Path, wheels: Path | None, program: Program = INIT) -> str:
+    """Put *program* at *path*, from *wheels* if it is there; returns why it cannot be had, or ""."""
+    found = wheels / carried(source, program) if wheels is not None else None
     if found is not None and found.is_file():
         path.parent.mkdir(exist_ok=True)
         shutil.copyfile(found, path)
         path.chmod(0o755)
         return ""
     try:
-        compile_to(path, source)
+        compile_to(path, source, program)
     except SetupError as error:
         return str(error)
     return ""
