@@ -56,7 +56,7 @@ static const int forwarded[] = { SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGU
 static const char *agent_socket, *hook, *job;
 static char **interpreter, **command;
 static struct stream agent = { .fd = -1 }, first = { .fd = -1 };
-static sigset_t as_found;
+static sigset_t as_found, blocked;
 static int signals, fatal, directory = -1;
 static char cwd[PATH_MAX];
 static mode_t own_umask;
@@ -97,7 +97,7 @@ static void say(const char *before, const char *text, const char *behind) {
 
 /* -- signals: blocked from the beginning, read from a descriptor -- */
 static void block_signals(void) {
-	sigset_t caught, blocked;
+	sigset_t caught;
 	sigemptyset(&caught);
 	for (size_t i = 0; i < sizeof forwarded / sizeof *forwarded; i++)
 		sigaddset(&caught, forwarded[i]);
@@ -344,6 +344,7 @@ static void listen_to_agent(void) {
 static _Noreturn void hand_over(void) {
 	sigprocmask(SIG_SETMASK, &as_found, NULL);
 	execv(interpreter[0], interpreter);
+	sigprocmask(SIG_BLOCK, &blocked, NULL);
 	say("the job was not started: cannot execute ", interpreter[0], "");
 	_exit(REFUSED);
 }
@@ -357,6 +358,7 @@ static _Noreturn void become_command(void) {
 	else
 		execvp(command[0], command);
 	const char *why = strerror(errno);
+	sigprocmask(SIG_BLOCK, &blocked, NULL);
 	say(command[0], ": ", why);
 	_exit(127);
 }

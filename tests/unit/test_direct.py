@@ -94,6 +94,7 @@ static ssize_t broken(int fd, struct msghdr *m, int flags) {
 """,
 )
 _AS_IT_IS = Before("", "")
+_RUN_HOOK = "/hooks/run"
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +132,20 @@ class Agent:
     def hook(self, *argv: str, before: Before = _AS_IT_IS, **more: Any) -> subprocess.Popen[bytes]:
         """A run hook of that command's, which has asked for its start."""
         more = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
-        environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "lib"), "PBS_JOBID": "7.vm"}
-        words = [sys.executable, "-c", before.python + _HOOK, "--run-dir", str(self.directory), "run"]
+        environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "lib"), "PBS_JOBID": "7.vm", "PBS_O_LANG": "é"}
+        words = [
+            sys.executable,
+            "-c",
+            before.python + _HOOK,
+            "--run-dir",
+            str(self.directory),
+            "--hook",
+            _RUN_HOOK,
+            "run",
+        ]
         if self.programs is not None:
             program = shutil.copy(self.programs(before.c), self.directory / f"run-{len(self.hooks)}")
-            words = [str(program), str(self.directory / "agent.sock"), "", str(len(words)), *words]
+            words = [str(program), str(self.directory / "agent.sock"), _RUN_HOOK, str(len(words)), *words]
         process = subprocess.Popen(
             [*words, *argv],
             user=OWNER,
@@ -194,7 +204,9 @@ def programs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         return None
     is_sanitized = request.param == "sanitized"
     of = admin_first_process.RUN
-    return cache(lambda before: build(tmp_path_factory, sanitized=is_sanitized, of=of, before=before))
+    made = cache(lambda before: build(tmp_path_factory, sanitized=is_sanitized, of=of, before=before))
+    made("")  # no test that is about time waits for the compiler
+    return made
 
 
 @pytest.fixture
@@ -460,6 +472,109 @@ def test_a_signal_after_the_end_is_the_agents(agent: Agent, first: FirstProcess)
 
     assert (message.op, message.number("signal")) == ("signal", signal.SIGTERM)
     assert hook.wait(20) == -signal.SIGTERM
+
+
+# -- Torque's accounting ------------------------------------------------------------------------------------------
+
+
+def _tools(agent: Agent, *names: str, script: str = "exit 0") -> str:
+    """Torque's client programs, which write down how they were called; returns pbs_track's path."""
+    place = agent.directory / "torque bin"
+    place.mkdir()
+    os.chown(place, OWNER, OWNER)
+    for name in names:
+        text = f"""#!/bin/sh
+{{ echo "{name} $*"; env | grep -v '^PWD=' | sort; cut -d' ' -f5 /proc/self/stat; readlink /proc/self/fd/0
+grep -E '^Sig(Blk|Ign)' /proc/self/status; }} >>"{place}/calls"
+{script}
+"""
+        (place / name).write_text(text)
+        (place / name).chmod(0o755)
+    return str(place / "pbs_track")
+
+
+def _calls(agent: Agent) -> list[str]:
+    lines = (agent.directory / "torque bin/calls").read_text().splitlines()
+    # Signals 32 and 33 are a C library's own.
+    assert not [line for line in lines if line.startswith("Sig") and int(line.split()[1], 16) & 0x7FFFFFFF]
+    assert "PBS_JOBID=7.vm" in lines
+    assert "PATH=/usr/bin:/bin" in lines
+    assert not [line for line in lines if line.startswith("PYTHON")]
+    return [line for line in lines if line.startswith("pbs")]
+
+
+@pytest.mark.parametrize("task", ["", "task-1"])
+def test_a_session_is_counted_by_torque(agent: Agent, first: FirstProcess, task: str) -> None:
+    """Half a second after the start, of a leader behind a task that takes a place in mom's file; with little environment.
+    From then on signals come from mom itself."""
+    hook = agent.hook("/bin/sh", "-c", "trap 'exit 9' USR1; trap 'exit 8' USR2; echo $$; while :; do sleep 0.02; done")
+    began = time.monotonic()
+    tools = _tools(agent, "pbs_track", "pbsdsh")
+    agent.let_in(first, name=task or _LEADER, task=task, pbs_track=tools)
+    assert hook.stdout is not None
+    hook.stdout.readline()
+    with open(f"/proc/{first.pid}/task/{first.pid}/children") as file:
+        pid = int(file.read().split()[0])
+    message = agent.next()
+    assert (message.op, message.raw("status"), message.text("task")) == ("adopted", [b"0"], task)
+    assert 0.4 < time.monotonic() - began < 10
+    placed = [] if task else [f"pbsdsh -n 0 {_RUN_HOOK}"]
+    assert _calls(agent) == [*placed, f"pbs_track -j 7.vm -a {pid}"]
+    hook.send_signal(signal.SIGUSR1)
+    hook.send_signal(signal.SIGCONT)
+    message = agent.next()
+    assert (message.op, message.number("signal")) == ("signal", signal.SIGCONT)
+    time.sleep(0.2)
+    os.kill(pid, signal.SIGUSR2)
+    assert _over(agent) == (init.ENDED, 8 << 8)
+    agent.end(8)
+    assert hook.wait(20) == 8
+
+
+@pytest.mark.parametrize(
+    ("names", "script", "status"),
+    [(["pbs_track"], "exit 7", 7), (["pbs_track"], "kill -9 $$", -9), (["pbsdsh"], "exit 0", 127), ([], "", 127)],
+)
+def test_a_session_that_is_not_counted(
+    agent: Agent, first: FirstProcess, names: list[str], script: str, status: int
+) -> None:
+    """What the tool ended with is told; signals still go to the job."""
+    hook = agent.hook("/bin/sh", "-c", _TRAPS.format("USR1"))
+    agent.let_in(first, pbs_track=_tools(agent, *names, script=script))
+    message = agent.next()
+    assert (message.op, message.number("status")) == ("adopted", status)
+    hook.send_signal(signal.SIGUSR1)
+    assert _over(agent) == (init.ENDED, 9 << 8)
+    agent.end(9)
+    assert hook.wait(20) == 9
+
+
+def test_a_tool_that_runs_when_the_job_is_over_is_killed(agent: Agent, first: FirstProcess) -> None:
+    """There is nothing to count any more."""
+    hook = agent.hook("/bin/sh", "-c", "sleep 1; exit 4")
+    tools = _tools(agent, "pbs_track", script="exec sleep 777")
+    agent.let_in(first, name="task-1", task="task-1", pbs_track=tools)
+    assert _over(agent) == (init.ENDED, 4 << 8)
+    agent.end(4)
+
+    assert hook.wait(20) == 4
+    assert not [one for one in Path("/proc").glob("[0-9]*/cmdline") if one.read_bytes() == b"sleep\x00777\x00"]
+
+
+def test_what_is_joined_is_not_counted(agent: Agent, first: FirstProcess) -> None:
+    """Process 1 itself has sent that answer, whose session it is not."""
+    hook = agent.hook("/bin/sh", "-c", "sleep 1.2; exit 9", before=_BROKEN)
+    tools = _tools(agent, "pbs_track")
+    agent.let_in(first, pbs_track=tools)
+    pid = first.pid
+    told = [agent.next()]
+    while told[-1].op != "over":
+        told.append(agent.next())
+    agent.end(9)
+    assert hook.wait(20) == 9
+    calls = _calls(agent)
+    assert len(calls) == 1
+    assert not calls[0].endswith(f" {pid}")
 
 
 # -- connections that break ---------------------------------------------------------------------------------------

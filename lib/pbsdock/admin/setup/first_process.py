@@ -1,8 +1,8 @@
-"""The programs in C, the first process of containers and the run hook: compiled where there is a compiler, else taken from
-where one was.
+"""The programs in C, the first process of containers and the run hook: compiled where there is a compiler, else taken
+from where one was.
 
 They are static, so that the first process runs in every image: what is compiled on one host runs on all of its
-processor. musl makes them a tenth as large as glibc does; either will do. Without the run hook's there is that in Python.
+processor. musl makes them a tenth as large as glibc does; either will do. The run hook is there in Python too.
 """
 
 from __future__ import annotations
