@@ -20,7 +20,7 @@ from pbsdock.cluster.channel import MOST_LINE, Request, answer_line, request_lin
 from pbsdock.cluster.client import ask
 from pbsdock.cluster.signing import KeySigner
 from tests.conftest import IMAGE, Instance, wait_until
-from tests.support.attack import begin_as, is_healthy, works
+from tests.support.attack import as_user, begin_as, is_healthy, works
 from tests.support.ports import free_port
 from tests.support.threats import seconds
 
@@ -101,7 +101,8 @@ def test_forged_edited_and_foreign_words(door: Door) -> None:
     genuine = request_line(door.signer, door.request()).decode().strip()
     stranger = KeySigner(os.urandom(32))
     other = request_line(door.signer, door.request(job="8.s")).decode().strip()
-    ticket = json.dumps({"v": 1, "job": "7.s", "kind": "ticket"}).encode()
+    like = {"v": 1, "op": "job", "job": "7.s", "from": "n2", "to": _NODE, "at": time.time(), "nonce": "n"}
+    ticket = json.dumps({**like, "kind": "ticket"}).encode()
     forged = [
         request_line(stranger, door.request()).decode().strip(),
         genuine.rpartition(".")[0] + "." + other.rpartition(".")[2],
@@ -199,6 +200,36 @@ def test_half_open_clients_of_a_user(door: Door) -> None:
     assert slowest < 2.0
     assert int(said.splitlines()[-1].split()[1]) > 50
     assert len(_descriptors(door.worker)) < 100
+
+
+def test_silent_and_slow_clients_of_a_user_are_let_go(door: Door) -> None:
+    """After five seconds, whether they say nothing or a byte now and then."""
+    said = as_user(
+        door.instance,
+        """
+        began, left = time.monotonic(), []
+        for _ in range(8):
+            left.append(socket.create_connection(("localhost", int(sys.argv[2])), 1))
+            left[-1].setblocking(False)
+        while left and time.monotonic() < began + 30:
+            for index, one in enumerate([*left]):
+                try:
+                    if index % 2:
+                        one.send(b"k")
+                    if one.recv(10):
+                        print("answered")
+                    raise ConnectionError
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    left.remove(one)
+                    print(round(time.monotonic() - began, 1))
+            time.sleep(0.2)
+        """,
+        str(door.port),
+    )
+    assert len(said) == 8
+    assert all(4.0 < float(after) < 9.0 for after in said)
 
 
 def test_floods_of_a_user(door: Door) -> None:

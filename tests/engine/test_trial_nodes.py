@@ -481,6 +481,25 @@ def test_contained_on_the_mother(cluster: TwoNodes) -> None:
     assert ids[0] == ids[1] != ""
 
 
+def test_contained_on_both(cluster: TwoNodes) -> None:
+    """With a key of the cluster, a task that brings the job's ticket runs in a container of the sister's own engine."""
+    cluster.share_key()
+    home = Path(pwd.getpwnam(USERS[0]).pw_dir)
+    shutil.copy(cluster.client_dir / "pbsdsh", home / "pbsdsh")
+    script = f"""#!/bin/sh
+#DOCKER {IMAGE}
+~/pbsdsh -h n2 -o -e PBSDOCK_TICKET -- /bin/sh -c 'hostname; ls /.dockerenv; id -un; sleep 1'
+"""
+
+    job = cluster.begin(script)
+    wait_until("a container is there", lambda: bool(cluster.sister.docker("ps", "-q").stdout))
+    done = job.result()
+
+    assert done.exit_status == 0, done.stderr
+    assert done.stdout.decode().split() == ["n2", "/.dockerenv", USERS[0]], done.stderr
+    wait_until("the container is gone", lambda: not cluster.sister.docker("ps", "-aq").stdout)
+
+
 def test_containers_on_a_sister(cluster: TwoNodes) -> None:
     """A container with the host's network is in the sister's, with her host name."""
     cluster.cluster.copy_image(IMAGE)
@@ -506,3 +525,15 @@ def test_pull_from_this_hosts_registry(cluster: TwoNodes) -> None:
         pulled = cluster.sister.docker("pull", "-q", image)
 
     assert pulled.returncode == 0, pulled.stderr
+
+
+def test_a_second_cluster(cluster: TwoNodes) -> None:
+    """Names and addresses are those of the first: it is refused, and disturbs nothing."""
+    script = Path(pwd.getpwnam(USERS[0]).pw_dir) / "second.sh"
+    script.write_text("true\n")
+
+    done = cluster.mother.instance.command("try", "--user", USERS[0], "--nodes", "2", str(script))
+
+    assert done.returncode == 2
+    assert "another pbsdock try --nodes is under way on this host; wait for its end" in done.stderr
+    assert cluster.run("pbsdsh -u -s -o hostname\n").stdout.split() == [cluster.mother.name.encode(), b"n2"]

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pbsdock.trial import keeper
+from pbsdock.core.paths import load
+from pbsdock.trial import BadRequest, keeper
+from pbsdock.trial.cluster import Cluster
+from pbsdock.trial.namespaces import EmulatedNode
 from tests.conftest import IMAGE, USERS, Instance, wait_until
 from tests.support.agents import parent, running
 
@@ -87,6 +90,30 @@ def test_a_killed_keeper(instance: Instance, script: Path) -> None:
     assert again.returncode == 0, again.stderr
     wait_until("nothing is left", lambda: not _left(instance), 20)
     _forget(instance)
+
+
+def test_containers_end_with_their_node(instance: Instance) -> None:
+    """Also those of the node's engine, with their cgroups, and whatever the node's agent has made."""
+    with Cluster(load(instance.home / "paths.json"), ["n2"]) as cluster:
+        (node,) = cluster.nodes
+        assert cluster.copy_image(IMAGE)
+        started = node.docker("run", "-d", "--network=host", IMAGE, "sleep", "62.5")
+        during = _left(instance)
+
+    assert started.returncode == 0, started.stderr
+    assert [line for line in during if "/pbsdock-try-2" in line] != []
+    assert _left(instance) == []
+    assert running("sleep", "62.5") == []
+
+
+def test_a_node_that_does_not_come_up(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence, and what had come up already is gone."""
+    monkeypatch.setattr(EmulatedNode, "start_agent", lambda *_: (_ for _ in ()).throw(RuntimeError("no agent")))
+
+    with pytest.raises(BadRequest, match=r"^nodes cannot be emulated: no agent$"):
+        Cluster(load(instance.home / "paths.json"), ["n2", "n3"]).open()
+
+    assert _left(instance) == []
 
 
 def _forget(instance: Instance) -> None:

@@ -8,6 +8,7 @@ copied to the sister's engine from this host's; ``nodes[1].emulated.forward(port
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from typing import Any
 import docker
 import pytest
 
+from pbsdock.cluster.signing import KEY_FILE
 from pbsdock.core.paths import Paths, load
 from pbsdock.trial import Outcome
 from pbsdock.trial.cluster import Cluster
@@ -132,6 +134,25 @@ class TwoNodes:
         for node in nodes or self.nodes:
             node.instance.configure(text)
 
+    def share_key(self) -> None:
+        """Give all nodes one key, so that their agents believe each other; the fixture takes it away."""
+        key = secrets.token_hex(32)
+        for node in self.nodes:
+            path = node.instance.config.with_name(KEY_FILE)
+            path.write_text(f"{key}\n")
+            path.chmod(0o600)
+            node.kill_agent()  # it is read at the start
+        self.sister.instance.start_agent()
+
+    def forget_key(self) -> None:
+        """Take the key away."""
+        keys = [node.instance.config.with_name(KEY_FILE) for node in self.nodes]
+        if any(key.exists() for key in keys):
+            for node, key in zip(self.nodes, keys, strict=True):
+                key.unlink(missing_ok=True)
+                node.kill_agent()
+            self.sister.instance.start_agent()
+
     def end_all(self) -> None:
         """End what a failed test left running."""
         with ExitStack() as stack:
@@ -167,6 +188,7 @@ def cluster(two_nodes: TwoNodes, instance: Instance) -> Iterator[TwoNodes]:
     good = sister.config.read_text()
     with ExitStack() as stack:
         stack.callback(_put_back, sister, good)
+        stack.callback(two_nodes.forget_key)
         stack.callback(wait_until, "the sister is empty", lambda: not sister.left(), 20)
         stack.callback(two_nodes.end_all)
         yield two_nodes

@@ -116,6 +116,9 @@ class FakeEngine(Failing):
     def components(self) -> dict[str, str]:
         return {"fake": "1"}
 
+    def check_login(self, registry: str, login: Mapping[str, str]) -> None:
+        self.called(f"check_login {registry}")
+
     def add(self, name: str, *, created_at: float = 0.0, **labels: str) -> FakeContainer:
         """A container that is there already; labels by the end of their names."""
         named = {f"pbsdock.{label}": value for label, value in labels.items()}

@@ -23,6 +23,9 @@ Series = dict[str, str]  # series -> values in the notation of promtool, one a m
 # All is well: no alert. A rate of refusals and failures that every site has.
 WELL: Series = {
     'pbsdock_node_in_service{instance="n1"}': "1x60",
+    'pbsdock_node_drained{instance="n1"}': "0x60",
+    'pbsdock_node_in_service{instance="n2"}': "0x60",
+    'pbsdock_node_drained{instance="n2"}': "1x60",
     'pbsdock_engine_up{instance="n1"}': "1x60",
     'pbsdock_engine_ping_seconds{instance="n1"}': "0.002x60",
     'pbsdock_engine_disk_avail_bytes{instance="n1"}': "50x60",

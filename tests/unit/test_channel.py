@@ -24,6 +24,7 @@ from pbsdock.agent.workers import Worker
 from pbsdock.config.tables import parse
 from pbsdock.core.record import Record
 from pbsdock.core.waiting import hung_up, readable, writable
+from pbsdock.policy.explain import Rules
 from pbsdock.protocol import wire
 from pbsdock.staging.order import Order
 from tests.unit.records import fake_jobs
@@ -146,6 +147,7 @@ def test_what_was_begun_is_released_whatever_happens(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(prepare, "release", lambda node, one, why: released.append(one.incarnation))
     node: Any = SimpleNamespace(
         promised={},
+        planned_by={},
         mark=lambda _: None,
         jobs=fake_jobs(),
         emit=lambda *_, **__: None,
@@ -154,7 +156,7 @@ def test_what_was_begun_is_released_whatever_happens(monkeypatch: pytest.MonkeyP
     )
     job: Any = SimpleNamespace(id=SimpleNamespace(text="1.s"))
     with pytest.raises(type(error)):
-        prepare._prepare(node, job, plan, b"", lambda _: None, 0.0, prepare.Reasons("", ()))
+        prepare._prepare(node, job, plan, b"", lambda _: None, 0.0, prepare.Reasons("", Rules(node.config), ()))
 
     assert released == [record.incarnation]
     assert record.facts.fault is not None

@@ -336,7 +336,7 @@ def test_a_directive_with_fakes_is_prepared_on_demand_once(node: FakeNode) -> No
 
 def test_a_site_with_fakes_can_refuse_containers_on_demand(node: FakeNode) -> None:
     """By its configuration."""
-    node.config = replace(node.config, interactive=replace(node.config.interactive, allow=False))
+    node.reconfigure(replace(node.config, interactive=replace(node.config.interactive, allow=False)), {})
     made = prepare.on_demand(node, _JOB, "alpine:3", lambda _: None)
 
     assert made.refusal is not None

@@ -22,7 +22,7 @@ from pbsdock.agent.runs import ExecRun, JobRun, Run
 from pbsdock.agent.session import Peer, Session
 from pbsdock.agent.start import Admission
 from pbsdock.agent.streams import Streams
-from pbsdock.config.tables import AgentConfig, InteractiveConfig, PrologueConfig
+from pbsdock.config.tables import AgentConfig, Config, InteractiveConfig, PrologueConfig
 from pbsdock.core.ledger import Ledger
 from pbsdock.core.record import Record, State
 from pbsdock.policy.explain import Rules
@@ -58,7 +58,8 @@ def _node(events: list[str], **parts: Any) -> Any:
         ),
         job_lock=lambda *_: nullcontext(),
         rm=Torque(Path("/none/mom_priv"), "n1"),
-        rules=Rules(),
+        rules=Rules(Config(interactive=InteractiveConfig(allow=False))),
+        planned_by={},
         **parts,
     )
 

@@ -254,11 +254,11 @@ def test_the_end_of_a_job_without_a_status(site: Site) -> None:
 def test_live_jobs_by_their_files(site: Site) -> None:
     """The name a job is announced with is the name it is alive by, from its beginning to its end."""
     job = site.manager.announced(*site.hook()).job()
-    assert site.manager.live() == frozenset()
+    assert (site.manager.live(), site.manager.is_live(site.job_id)) == (frozenset(), False)
     site.begin()
-    assert site.manager.live() == {job.job_file}
+    assert (site.manager.live(), site.manager.is_live(site.job_id)) == ({job.job_file}, True)
     site.end()
-    assert site.manager.live() == frozenset()
+    assert (site.manager.live(), site.manager.is_live(site.job_id)) == (frozenset(), False)
 
 
 def test_what_cannot_be_read_is_not_empty(site: Site) -> None:
@@ -266,6 +266,8 @@ def test_what_cannot_be_read_is_not_empty(site: Site) -> None:
     site.lose()
     with pytest.raises(OSError, match="No such file"):
         site.manager.live()
+    with pytest.raises(OSError, match="No such file"):
+        site.manager.is_live(site.job_id)
 
 
 def test_a_live_job_is_found(site: Site) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import stat
@@ -16,8 +17,10 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from pbsdock.admin.cli import main
 from pbsdock.cluster.signing import MOST_KEY, KeySigner, MungeSigner, SigningError, choose, key_file, read_key
 from pbsdock.config.sections import NodesConfig
+from pbsdock.core.paths import Paths
 from tests.conftest import ROOT
 from tests.support.munge import Munged, needs_munge
 
@@ -339,6 +342,30 @@ def test_setup_key(tmp_path: Path) -> None:
     unsafe = _setup_key(tmp_path, "--replace")
     assert unsafe.returncode == 1
     assert "is writable by others" in unsafe.stderr
+
+
+@as_root
+def test_config_looks_at_the_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where it is there or has to be; so does install.sh --check, which asks the same command."""
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    paths = tmp_path / "paths.json"
+    places = dict.fromkeys(Paths.__dataclass_fields__, str(tmp_path)) | {"config": str(etc / "pbsdock.toml")}
+    paths.write_text(json.dumps(places))
+
+    def config(text: str = "") -> tuple[int, str]:
+        (etc / "pbsdock.toml").write_text(text)
+        return main(["--paths", str(paths), "config"]), capsys.readouterr().err
+
+    assert config() == (0, "")
+    code, said = config("[nodes]\nsign_with = 'key'\n")
+    assert (code, said.split(":")[:2]) == (2, ["pbsdock.toml", " nodes.key_file"])
+    (etc / "cluster.key").write_bytes(KEY)
+    (etc / "cluster.key").chmod(0o640)
+    assert "chmod 600" in config()[1]
+    assert config("[nodes]\nsign_with = 'munge'\n") == (0, "")
+    (etc / "cluster.key").chmod(0o600)
+    assert config() == (0, "")
 
 
 def test_setup_key_says_what_it_does() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import pwd
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from pbsdock.rm.torque import BadValue, parse_jb, parse_nodes
 from pbsdock.trial import BadRequest, Request
 from pbsdock.trial import environment as environments
+from pbsdock.trial.namespaces import EmulatedNode
 from pbsdock.trial.nodes import NodeSlots, exec_host, place, sisters, slot_owners
 from pbsdock.trial.request import Job, resolve
 from pbsdock.trial.spool import job_file
@@ -147,6 +150,21 @@ def test_a_sisters_task(tmp_path: Path) -> None:
     assert env["PATH"] == environments.MOM["PATH"]
     assert env["HOSTNAME"] == "n2"
     assert "PBS_NODEFILE" not in env
+
+
+def test_paths_of_a_node(tmp_path: Path) -> None:
+    """An absolute link would lead out of /proc/PID/root, so it is followed before."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        node = EmulatedNode(
+            name="n2", address="", number=2, log=tmp_path, engine_socket=tmp_path, requests=ours, pid=os.getpid()
+        )
+        root = f"/proc/{os.getpid()}/root"
+
+        assert node.path(tmp_path / "link/jobs/7.JB") == Path(f"{root}{os.path.realpath(tmp_path)}/real/jobs/7.JB")
+        assert node.path("/") == Path(root)
 
 
 def test_more_nodes_than_there_are(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pbsdock.admin.ask import told
 from pbsdock.protocol import wire
-from pbsdock.protocol.link import AgentGone, connect
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,33 +69,31 @@ def parser_for(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
     reap.add_argument("--json", action="store_true", help="one JSON object")
     reap.set_defaults(run=_reap)
 
-    doctor = verbs.add_parser("doctor", help="prove a part of the site by using it")
-    parts = doctor.add_subparsers(required=True, metavar="PART")
-    stores = parts.add_parser("s3", help="mint, read, be denied, revoke, be denied: at each object store")
-    stores.add_argument("stores", nargs="*", metavar="STORE", help="only these; otherwise all")
-    stores.add_argument("--json", action="store_true", help="one JSON list")
-    stores.set_defaults(run=_doctor_s3)
+    doctor = verbs.add_parser("doctor", help="every check of node and site there is, or one part by using it")
+    from pbsdock.admin.doctor.command import add_arguments as add_doctor_arguments
 
-    engine = parts.add_parser("engine", help="known escapes of its version, who can reach it or change our files")
-    engine.add_argument("--json", action="store_true", help="one JSON list")
-    engine.set_defaults(run=_doctor_engine)
+    add_doctor_arguments(doctor)
 
-    packages = parts.add_parser(
-        "packages", help="the installed packages: the lock's, unchanged, without known vulnerabilities"
-    )
-    packages.add_argument("--json", action="store_true", help="one JSON list")
-    packages.set_defaults(run=_doctor_packages)
+    drain = verbs.add_parser("drain", help="no new container jobs on this node; those that run finish")
+    undrain = verbs.add_parser("undrain", help="take container jobs again")
+    from pbsdock.admin import drain as drains
 
-    mounts = parts.add_parser("mounts", help="what is mounted for jobs on this host: each of a job that needs it")
-    mounts.add_argument("--json", action="store_true", help="one JSON list")
-    mounts.set_defaults(run=_doctor_mounts)
+    drains.add_arguments(drain, undrain)
+    drain.set_defaults(run=drains.drain)
+    undrain.set_defaults(run=drains.undrain)
 
-    accounting = parts.add_parser("accounting", help="whether containers come into the resource manager's accounting")
-    accounting.add_argument("--json", action="store_true", help="one JSON list")
-    accounting.set_defaults(run=_doctor_accounting)
-
-    config = verbs.add_parser("config", help="check the site's configuration file and show it")
+    config = verbs.add_parser("config", help="check the site's configuration file and show it; diff; test SCRIPT")
     config.set_defaults(run=_config)
+    if argv is None or "config" in argv:
+        from pbsdock.admin.config.command import add_arguments as add_config_arguments
+
+        add_config_arguments(config)
+
+    reload = verbs.add_parser(
+        "reload", help="put the configuration file in force for new jobs, if nothing in it is wrong"
+    )
+    reload.add_argument("--json", action="store_true", help="one JSON object")
+    reload.set_defaults(run=_reload)
 
     setup = verbs.add_parser("setup", help="install, check or take out pbsdock, go back to the version before")
     if argv is None or "setup" in argv:
@@ -142,35 +140,15 @@ def _why(arguments: argparse.Namespace) -> int:
     return run(socket, arguments.job, as_json=arguments.json, watch=arguments.watch, out=sys.stdout)
 
 
-def _ask(arguments: argparse.Namespace, message: wire.Message) -> wire.Message | None:
-    from pbsdock.core.paths import load
-
-    if os.geteuid() != 0:
-        print("pbsdock: only root may ask the agent about all jobs; use sudo", file=sys.stderr)
-        return None
-    try:
-        link = connect(str(load(arguments.paths).socket), wait_s=0.0, timeout_s=300.0)
-        link.send(message)
-        answer, _fds = link.recv()
-    except AgentGone as error:
-        print(f"pbsdock: the agent does not answer ({error}); the next job's prologue starts it", file=sys.stderr)
-        return None
-    if answer.op in ("refused", "fault"):
-        print(f"pbsdock: {answer.text('sentence')}", file=sys.stderr)
-        return None
-    return answer
-
-
 def _ps(arguments: argparse.Namespace) -> int:
     if arguments.job:
         from pbsdock.admin.nodes import show
 
-        told = _ask(arguments, wire.Message("nodes", job=arguments.job))
-        return 1 if told is None else show(json.loads(told.text("json")), as_json=arguments.json, out=sys.stdout)
-    answer = _ask(arguments, wire.Message("list"))
-    if answer is None:
+        answer = told(arguments.paths, wire.Message("nodes", job=arguments.job))
+        return 1 if answer is None else show(answer, as_json=arguments.json, out=sys.stdout)
+    data = told(arguments.paths, wire.Message("list"))
+    if data is None:
         return 1
-    data = json.loads(answer.text("json"))
     if arguments.json:
         print(json.dumps(data, indent=1))
         return 0
@@ -178,16 +156,19 @@ def _ps(arguments: argparse.Namespace) -> int:
     for job in data["jobs"]:
         container = (job["container"] or "-")[:12]
         print(f"{job['job']:<24} {job['user']:<12} {job['state']:<10} {container:<12} {job['image'] or '-'}")
+    if data.get("drained"):
+        from pbsdock.admin.drain import shown
+
+        print(shown(data["drained"]))
     for problem in data["problems"]:
         print(f"ledger: {problem}", file=sys.stderr)
     return 1 if data["problems"] else 0
 
 
 def _reap(arguments: argparse.Namespace) -> int:
-    answer = _ask(arguments, wire.Message("reap", dry_run=int(arguments.dry_run)))
-    if answer is None:
+    data = told(arguments.paths, wire.Message("reap", dry_run=int(arguments.dry_run)))
+    if data is None:
         return 1
-    data = json.loads(answer.text("json"))
     if arguments.json:
         print(json.dumps(data, indent=1))
     elif data["blocked"]:
@@ -206,136 +187,16 @@ def _events(arguments: argparse.Namespace) -> int:
     return show_events(arguments)
 
 
-def _doctor_s3(arguments: argparse.Namespace) -> int:
-    import socket
-
-    from pbsdock.admin.doctor.report import report
-    from pbsdock.admin.doctor.stores import examine
-    from pbsdock.config.tables import ConfigError
-    from pbsdock.config.tables import load as load_config
-    from pbsdock.core.paths import load
-
-    if os.geteuid() != 0:
-        print("pbsdock: only root can read the node's identity; use sudo", file=sys.stderr)
-        return 1
-    paths = load(arguments.paths)
-    try:
-        config = load_config(paths.config)
-    except (ConfigError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    unknown = [name for name in arguments.stores if name not in config.s3]
-    if unknown or not config.s3:
-        known = ", ".join(config.s3) or "none"
-        print(f"pbsdock: there is no store {unknown[0] if unknown else ''!r}; configured are {known}", file=sys.stderr)
-        return 2
-    findings = examine(config, f"{paths.instance}@{socket.gethostname()}", arguments.stores)
-    return report(findings, sys.stdout, as_json=arguments.json)
-
-
-def _doctor_engine(arguments: argparse.Namespace) -> int:
-    from itertools import chain
-
-    from pbsdock.admin.doctor.engine import judge_fitness, judge_paths, judge_socket, judge_versions
-    from pbsdock.admin.doctor.report import report
-    from pbsdock.config.tables import ConfigError
-    from pbsdock.config.tables import load as load_config
-    from pbsdock.core.errors import HookError
-    from pbsdock.core.paths import load
-    from pbsdock.engine.base import EngineError
-    from pbsdock.engine.make import connect
-
-    if os.geteuid() != 0:
-        print("pbsdock: only root may ask the engine; use sudo", file=sys.stderr)
-        return 1
-    paths = load(arguments.paths)
-    try:
-        config = load_config(paths.config)
-        settings = config.engine
-        engine = connect(settings.socket, settings.timeout_s)
-        versions, capabilities = engine.components(), engine.info()
-    except (ConfigError, HookError, EngineError, OSError) as error:
-        print(f"pbsdock: {error}", file=sys.stderr)
-        return 2
-    findings = chain(
-        judge_versions(versions),
-        judge_fitness(capabilities, settings.runtime, config.security.seccomp),
-        judge_socket(settings.socket),
-        judge_paths(paths),
-    )
-    return report(iter(findings), sys.stdout, as_json=arguments.json)
-
-
-def _doctor_packages(arguments: argparse.Namespace) -> int:
-    from pbsdock.admin.doctor.packages import examine
-    from pbsdock.admin.doctor.report import report
-    from pbsdock.core.paths import load
-
-    try:
-        findings = list(examine(load(arguments.paths)))
-    except (OSError, ValueError) as error:
-        print(f"pbsdock: the installation cannot be read ({error}); run install.sh again", file=sys.stderr)
-        return 2
-    return report(iter(findings), sys.stdout, as_json=arguments.json)
-
-
-def _doctor_mounts(arguments: argparse.Namespace) -> int:
-    from pbsdock.admin.doctor.mounts import examine
-    from pbsdock.admin.doctor.report import report
-    from pbsdock.core.paths import load
-
-    try:
-        findings = list(examine(load(arguments.paths)))
-    except OSError as error:
-        print(f"pbsdock: the jobs' records cannot be read ({error}); only root may", file=sys.stderr)
-        return 2
-    return report(iter(findings), sys.stdout, as_json=arguments.json)
-
-
-def _doctor_accounting(arguments: argparse.Namespace) -> int:
-    import socket
-
-    from pbsdock.admin.doctor.report import Finding, report
-    from pbsdock.config.tables import ConfigError
-    from pbsdock.config.tables import load as load_config
-    from pbsdock.core.paths import load
-    from pbsdock.rm.choose import manager
-
-    paths = load(arguments.paths)
-    try:
-        client_dir = load_config(paths.config).torque.client_dir
-    except (ConfigError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    program, lost = manager(paths, socket.gethostname(), client_dir=client_dir).adopts()
-    finding = Finding("Accounting", "containers", not lost, lost or f"{program} makes them the job's")
-    return report(iter([finding]), sys.stdout, as_json=arguments.json)
-
-
 def _config(arguments: argparse.Namespace) -> int:
-    import dataclasses
+    from pbsdock.admin.config.command import show
 
-    from pbsdock.config.tables import ConfigError
-    from pbsdock.config.tables import load as load_config
-    from pbsdock.core.paths import load
+    return show(arguments)
 
-    paths = load(arguments.paths)
-    try:
-        config = load_config(paths.config)
-    except (ConfigError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    if config.engine.docker_config and os.geteuid() == 0:
-        from pbsdock.core.errors import NodeFault
-        from pbsdock.engine.credentials import load_site
 
-        try:
-            load_site(Path(config.engine.docker_config))
-        except NodeFault as error:
-            print(f"{paths.config.name}: engine.docker_config: {error}", file=sys.stderr)
-            return 2
-    print(json.dumps(dataclasses.asdict(config), indent=1))
-    return 0
+def _reload(arguments: argparse.Namespace) -> int:
+    from pbsdock.admin.config.command import reload
+
+    return reload(arguments)
 
 
 def _setup(arguments: argparse.Namespace) -> int:

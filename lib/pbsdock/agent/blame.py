@@ -34,6 +34,10 @@ def failed(node: Node, argv: Sequence[str], env: Mapping[str, str], error: Excep
     if fault.code == "agent-error" and fault is not error:
         node.emit("agent.error", level="error", where="prepare", reason=repr(error)[:500])
     job_id = node.rm.named(argv, env)
+    if fault.code == "drained":  # no failure of anybody's, and not counted as one
+        node.emit("job.fault", level="warning", code=fault.code, sentence=fault.sentence, job=job_id)
+        _remember(node, argv, env, fault)
+        raise fault
     confirmed = fault.sentence if node.health_flag.is_set_for(fault.code) else health.look(node, fault.code)
     node.emit("job.fault", level="error", code=fault.code, sentence=fault.sentence, job=job_id)
     if confirmed:

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def shed(paths: Paths, *, foreground: bool = False) -> None:
             except (OSError, ValueError):
                 continue
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to read the configuration again
     if not foreground:  # a service manager has put us where we belong
         _leave_cgroups()
     for name in ("AS", "DATA", "RSS", "CPU", "FSIZE", "NPROC", "STACK"):
@@ -159,13 +161,24 @@ def _in_force(paths: Paths) -> str | None:
 
 def _supervise(paths: Paths, lock: int) -> int:
     deaths = 0
+    worker = 0
+
+    def hang_up(number: int, _frame: object) -> None:
+        with suppress(ProcessLookupError):
+            if worker:
+                os.kill(worker, number)
+
+    signal.signal(signal.SIGHUP, hang_up)
     while True:
         began = time.monotonic()
-        child = os.fork()
+        # Held back until it is known whom to hand it on to, and the worker knows what to do with it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+        child = worker = os.fork()
         if child == 0:
             # The worker dies with its supervisor's lock still held by itself: one agent per node either way.
             os.set_inheritable(lock, False)
             os._exit(_serve(paths))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
         stop = False
 
         def pass_on(number: int, _frame: object, child: int = child) -> None:

@@ -66,11 +66,13 @@ class NodeCollector:
 
     def _agent(self) -> dict[str, Values]:
         connections, running, queued = self._load()
+        is_drained = self._node.drain.now() is not None
         return {
             "connections": {(): connections},
             "requests_running": {(): running},
             "requests_queued": {(): queued},
-            "node_in_service": {(): int(not self._node.paths.unhealthy.exists())},
+            "node_in_service": {(): int(not self._node.paths.unhealthy.exists() and not is_drained)},
+            "node_drained": {(): int(is_drained)},
             "agent_threads": {(): threading.active_count()},
             "agent_info": {(self._version,): 1},
         }

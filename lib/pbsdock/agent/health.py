@@ -162,6 +162,7 @@ PROBES: dict[str, Probe] = {
     "credentials-not-delivered": disk,
     "credentials-stay": nothing,
     "disk-full": layers,
+    "drained": nothing,
     "engine-error": engine,
     "engine-unreachable": engine,
     "first-process": engine,

@@ -49,6 +49,11 @@ class History:
         self._size: int | None = None  # of all files; None until they have been counted
         self._due = 0.0  # monotonic
 
+    def reconfigure(self, config: HistoryConfig) -> None:
+        """Keep by this from now on."""
+        self._config = config
+        self._due = 0.0
+
     def keep(self, story: Story) -> None:
         """Write it down, in place of what was written of the same incarnation."""
         if not self._config.days:

@@ -44,7 +44,7 @@ def apply(node: Node, record: Record) -> None:
         job = live.job({})
     except KeyError:
         raise NodeFault("unknown-user", f"user {record.user!r} of job {record.job_id} is not known here") from None
-    settings = effective(node.config, job).limits
+    settings = effective(node.config_of(record), job).limits
     limits = regranted(plan, job, settings, node.host())
     try:
         limits = _with_cpus(node, record, limits, settings)

@@ -15,8 +15,10 @@ from typing import Any
 from pbsdock.agent import outage
 from pbsdock.agent.arrivals import Arrivals
 from pbsdock.agent.attempts import Attempts
+from pbsdock.agent.drain import Drain
 from pbsdock.agent.health_flag import HealthFlag
 from pbsdock.agent.history import History
+from pbsdock.agent.host_facts import closed_paths, host_facts
 from pbsdock.agent.image_profile import ImageProfiles
 from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.locks import Locks
@@ -44,7 +46,7 @@ from pbsdock.engine.private import PrivateImages
 from pbsdock.events.stream import EventStream
 from pbsdock.host.cgroup.base import JobCgroup
 from pbsdock.host.cgroup.detect import choose
-from pbsdock.host.facts import boot_id, host_memory
+from pbsdock.host.facts import boot_id
 from pbsdock.policy.decide import HostFacts
 from pbsdock.policy.explain import Rules
 from pbsdock.rm.choose import manager
@@ -92,6 +94,7 @@ class Node:
         self.spawner = Spawner(paths.lib)
         self.rm = manager(paths, self.name, client_dir=config.torque.client_dir)
         self.health_flag = HealthFlag(paths.unhealthy, self)
+        self.drain = Drain(paths.drained)
         self._cgroups: JobCgroup | None = None
         self._locks = Locks()
         self.attempts = Attempts(paths.state_dir / "attempts.json")
@@ -100,6 +103,7 @@ class Node:
         self.arrivals = Arrivals()
         self.cpu_lock = threading.Lock()  # two jobs must not be given the same CPUs; nothing else is done under it
         self.promised: dict[str, frozenset[int]] = {}  # CPUs by incarnation, until its record is written
+        self.planned_by: dict[str, Config] = {}  # by incarnation, until it is released
         self._info: EngineCapabilities | None = None
         self._signer: Signer | None = None
         self._signer_at = 0.0
@@ -204,9 +208,7 @@ class Node:
 
     def host(self) -> HostFacts:
         """What policy needs to know of this execution host."""
-        return HostFacts(
-            node=self.name, memory_bytes=host_memory(), cpus=len(os.sched_getaffinity(0)), closed=self.closed_paths()
-        )
+        return host_facts(self.name, self.closed_paths())
 
     def closed_paths(self) -> ClosedPaths:
         """The paths of this host that are not given to containers."""
@@ -214,10 +216,7 @@ class Node:
             root = self.engine_info().root_dir
         except (HookError, EngineError):
             root = ""  # nothing can be prepared then either, and that is told in its place
-        paths = self.paths
-        own = (*self.rm.closed.sealed, paths.run_dir, paths.state_dir, paths.log_dir, paths.config.parent)
-        sealed = [str(path) for path in (*((root,) if root else ()), *own)]
-        return ClosedPaths(guarded=self.rm.closed.guarded, sealed=tuple(sealed))
+        return closed_paths(self.paths, self.rm, root)
 
     def free_cpus(self) -> tuple[int, ...]:
         """CPUs no other job on this node has for itself; one whose container is over has none any more."""
@@ -276,6 +275,16 @@ class Node:
         return self.work_dir(record) / "init"
 
     # -- the site ----------------------------------------------------------------------------------------------
+
+    def reconfigure(self, config: Config, lines: Mapping[Place, int]) -> None:
+        """Have this in force for what begins from now on; each job keeps what it was planned by."""
+        self.rules = Rules(config, lines)
+        self.config = config
+        self.history.reconfigure(config.history)
+
+    def config_of(self, record: Record) -> Config:
+        """What a job was planned by; after a restart what is in force."""
+        return self.planned_by.get(record.incarnation, self.config)
 
     def check_logins(self) -> None:
         """Whether the site's registry logins can be used. Raises NodeFault."""

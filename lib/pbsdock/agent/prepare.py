@@ -19,7 +19,7 @@ from pbsdock.agent.release import release
 from pbsdock.agent.script import read_script
 from pbsdock.agent.stage_items import item_of
 from pbsdock.agent.tickets import Bearer
-from pbsdock.config.tables import ImagesConfig
+from pbsdock.config.tables import Config, ImagesConfig
 from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.core.facts import Bound, uptime
 from pbsdock.core.plan import Plan, PullPolicy
@@ -40,6 +40,7 @@ from pbsdock.engine.base import EngineError
 from pbsdock.engine.images import Image
 from pbsdock.host import mounts
 from pbsdock.policy.decide import decide, effective
+from pbsdock.policy.explain import Rules
 from pbsdock.policy.limits import with_cpus
 from pbsdock.policy.mounts import rules_of
 from pbsdock.policy.sister import narrowed
@@ -51,12 +52,18 @@ _ASKED = 2000  # characters of a directive that are kept for a person
 
 @dataclass(frozen=True, slots=True)
 class Reasons:
-    """What ``pbsdock why`` tells of a plan: the directive as written, and what was decided by which rule."""
+    """What a plan is made by, and what ``pbsdock why`` tells of it: the directive, and the decisions."""
 
     asked: str
+    rules: Rules
     decided: tuple[Decision, ...]
     directive: str = ""  # whole, for sisters
     is_script: bool = True
+
+    @property
+    def config(self) -> Config:
+        """The configuration it was decided by, which is its to the end."""
+        return self.rules.config
 
 
 def from_prologue(node: Node, argv: Sequence[str], env: Mapping[str, str], notify: Notify) -> Record | None:
@@ -75,6 +82,7 @@ def from_prologue(node: Node, argv: Sequence[str], env: Mapping[str, str], notif
             sentence = f"user {announced.user!r} of job {announced.id} is not known here"
             raise NodeFault("unknown-user", sentence) from None
         asked = ""
+        rules = node.rules  # the same to the end, whatever is reloaded meanwhile
         try:
             with node.planning.turn(job.uid, job.user):
                 script = read_script(announced.script_path, job.uid)
@@ -82,16 +90,17 @@ def from_prologue(node: Node, argv: Sequence[str], env: Mapping[str, str], notif
                 if script is None:
                     return None
                 asked = directive_text(script)
-                is_strict = node.config.directive.late == "refuse"
+                is_strict = rules.config.directive.late == "refuse"
                 directive = parse_script(script, node.rm.words, filename=name, refuses_late=is_strict)
                 if directive is None:
                     return None
-                plan = _decide(node, job, directive, announced.wrong)
+                node.drain.check(node.name)
+                plan = _decide(node, rules.config, job, directive, announced.wrong)
         except DirectiveError as error:
             return refused(node, job, Refusal("bad-directive", str(error)), asked)
         except Refusal as error:
             return refused(node, job, error, asked)
-        why = Reasons(asked, node.rules.decided(job, directive, plan), directive_lines(script))
+        why = Reasons(asked, rules, rules.decided(job, directive, plan), directive_lines(script))
         record = _prepare(node, job, plan, script, notify, began, why)
         if job.id in node.attempts:
             node.attempts.forget(job.id)
@@ -111,19 +120,20 @@ def on_demand(node: Node, job: Job, text: str, notify: Notify, wrong: str = "") 
         if made is not None and not is_of_script(made):
             return made
         sweep(node, [made] if made is not None else [])
-        if not node.config.interactive.allow:
+        rules = node.rules
+        if not rules.config.interactive.allow:
             return refused(node, job, Refusal("on-demand-off", "this site does not start containers on demand"))
         asked = text[:_ASKED]
         try:
             with node.planning.turn(job.uid, job.user):
                 script = read_script(job.script_path, job.uid) if job.script_path else None
                 directive = parse_options(text, node.rm.words)
-                plan = _decide(node, job, directive, wrong)
+                plan = _decide(node, rules.config, job, directive, wrong)
         except DirectiveError as error:
             return refused(node, job, Refusal("bad-directive", str(error)), asked)
         except Refusal as error:
             return refused(node, job, error, asked)
-        why = Reasons(asked, node.rules.decided(job, directive, plan), text, is_script=False)
+        why = Reasons(asked, rules, rules.decided(job, directive, plan), text, is_script=False)
         return _prepare(node, job, plan, script, notify, began, why)
 
 
@@ -142,15 +152,16 @@ def from_ticket(node: Node, job: Job, bearer: Bearer, notify: Notify, wrong: str
             return made
         sweep_older(node, job.id)
         asked = ticket.directive[:_ASKED]
+        rules = node.rules
         try:
             with node.planning.turn(job.uid, job.user):
                 directive = _directive_of(node, job, ticket)
-                plan = narrowed(_decide(node, job, directive, wrong), ticket, node.name)
+                plan = narrowed(_decide(node, rules.config, job, directive, wrong), ticket, node.name)
         except DirectiveError as error:
             return refused(node, job, Refusal("bad-directive", str(error)), asked, bearer)
         except Refusal as error:
             return refused(node, job, error, asked, bearer)
-        why = Reasons(asked, node.rules.decided(job, directive, plan))
+        why = Reasons(asked, rules, rules.decided(job, directive, plan))
         return _prepare(node, job, plan, None, notify, began, why, bearer)
 
 
@@ -168,11 +179,11 @@ def is_of_script(record: Record) -> bool:
     return not record.facts.on_demand and record.state in (State.READY, State.REFUSED)
 
 
-def _decide(node: Node, job: Job, directive: Directive, wrong: str) -> Plan:
+def _decide(node: Node, config: Config, job: Job, directive: Directive, wrong: str) -> Plan:
     """The plan, as if no other job had CPUs of its own. Under no lock but the job's: it costs what a user writes."""
     if wrong:
         raise Refusal("bad-resources", f"what the job asks for with {job.words.request} cannot be understood: {wrong}")
-    return decide(job, directive, node.config, node.host())
+    return decide(job, directive, config, node.host())
 
 
 def sweep_older(node: Node, job_id: str) -> int:
@@ -199,7 +210,8 @@ def _prepare(
 ) -> Record:
     record = new_record(node, job, bearer)
     record.note(asked=why.asked, decided=why.decided)
-    plan = _with_cpus(node, job, plan, record)
+    node.planned_by[record.incarnation] = why.config
+    plan = _with_cpus(node, why.config, job, plan, record)
     record.plan = plan
     late = late_line(script) if script is not None else 0
     record.note(asked_at=began, late_line=late, first_process=standing.is_wanted(node))
@@ -237,8 +249,8 @@ def steps_of(plan: Plan) -> list[str]:
     return steps
 
 
-def _with_cpus(node: Node, job: Job, plan: Plan, record: Record) -> Plan:
-    settings = effective(node.config, job).limits
+def _with_cpus(node: Node, config: Config, job: Job, plan: Plan, record: Record) -> Plan:
+    settings = effective(config, job).limits
     if settings.cpu != "cpuset":
         return plan
     with node.cpu_lock:
@@ -258,15 +270,16 @@ def _carry_out(
     why: Reasons,
     bearer: Bearer | None,
 ) -> None:
-    _check_engine(node)
+    config = why.config
+    _check_engine(node, config)
     began_image = time.monotonic()
-    image = _image(node, effective(node.config, job).images, plan, notify, began, bearer)
+    image = _image(node, config, effective(config, job).images, plan, notify, began, bearer)
     came, ms = "pulled" if image.is_fetched else "was here", ms_since(began_image)
     record.put_down(Phase(name="image", at=time.time() - ms / 1000, ms=ms, note=came))
     record.image_id, record.image_digest = image.id, image.digest
     if bearer is None:
         tickets.issue(node, job, record, plan, why.directive, is_script=why.is_script)
-    bound = _bind(node, job, record, plan, script, notify)
+    bound = _bind(node, config, job, record, plan, script, notify)
     record.note(own_files=tuple(own_files.write(node, job, record, plan, script)), bound=tuple(bound))
     for option in (*plan.stage_in, *plan.stage_out):
         item_of(record, plan, option)  # refuses what lies in a mount that was left out
@@ -283,10 +296,12 @@ def _carry_out(
         stage.begin_in(node, record, plan)
 
 
-def _bind(node: Node, job: Job, record: Record, plan: Plan, script: bytes | None, notify: Notify) -> list[Bound]:
+def _bind(
+    node: Node, config: Config, job: Job, record: Record, plan: Plan, script: bytes | None, notify: Notify
+) -> list[Bound]:
     """Resolve the mounts, and look whether what is to be in them is there. Raises Refusal."""
     user = mounts.User.of(plan)
-    allowed = effective(node.config, job).mounts
+    allowed = effective(config, job).mounts
     rules = rules_of(plan.home, allowed, node.closed_paths(), tmpdir_by_user=plan.interactive)
     bound, skipped = mounts.resolve(plan.mounts, user, rules)
     for mount, reason in skipped:
@@ -313,19 +328,19 @@ def must_exist(plan: Plan) -> list[str]:
     return paths + ([plan.workdir] if plan.workdir and not plan.stage_in else [])
 
 
-def _check_engine(node: Node) -> None:
+def _check_engine(node: Node, config: Config) -> None:
     """Raises NodeFault. What is known of the engine may be old: it reads its list of runtimes anew when told to."""
     try:
-        fitness.check(node.engine_info(), node.config.engine.runtime, node.config.security.seccomp)
+        fitness.check(node.engine_info(), config.engine.runtime, config.security.seccomp)
     except NodeFault:
         node.look_again()
-        fitness.check(node.engine_info(), node.config.engine.runtime, node.config.security.seccomp)
+        fitness.check(node.engine_info(), config.engine.runtime, config.security.seccomp)
 
 
 def _image(
-    node: Node, settings: ImagesConfig, plan: Plan, notify: Notify, began: float, bearer: Bearer | None
+    node: Node, config: Config, settings: ImagesConfig, plan: Plan, notify: Notify, began: float, bearer: Bearer | None
 ) -> Image:
-    left = node.config.prologue.alarm_s - node.config.prologue.margin_s - (time.monotonic() - began)
+    left = config.prologue.alarm_s - config.prologue.margin_s - (time.monotonic() - began)
     told = False
 
     def progress(text: str) -> None:
@@ -334,7 +349,7 @@ def _image(
             told = True
             notify(text)
 
-    with logins.asker(node.config.engine.docker_config, settings, plan) as asker:
+    with logins.asker(config.engine.docker_config, settings, plan) as asker:
 
         def ensure(reference: str, pull: PullPolicy) -> Image:
             return node.images.ensure(

@@ -33,6 +33,7 @@ def release(node: Node, record: Record, *, why: str, keep: bool = False) -> bool
         _remember(node, record, before, why, ms_since(began))
         node.unmark(record)
         node.jobs.remove(record)
+        node.planned_by.pop(record.incarnation, None)
         _tell_run_hook(node, record, why)
     node.emit("release.done", record, why=why, ms=ms_since(began), phase="release")
     return True

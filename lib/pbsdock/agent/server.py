@@ -16,6 +16,7 @@ from pbsdock.agent.monitoring import Monitoring
 from pbsdock.agent.node import Node
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
+from pbsdock.agent.reload import Hangups
 from pbsdock.agent.requests import respond
 from pbsdock.agent.runs import JobRun
 from pbsdock.agent.service import Service
@@ -55,6 +56,7 @@ def adopt(node: Node) -> None:
 
 def serve(paths: Paths, service: Service) -> int:
     """Run the agent until it is told to stop; returns its exit code."""
+    hangups = Hangups()
     for problem in untrusted(paths):
         return _unusable(paths, "untrusted-files", f"pbsdock does not run from files others can change: {problem}")
     try:
@@ -82,6 +84,9 @@ def serve(paths: Paths, service: Service) -> int:
     monitoring.start(listener.load)
     heap.started()
     threading.Thread(target=lambda: reconcile(node), daemon=True).start()
+    hangups.follow(node)
+    if (drained := node.drain.now()) is not None:
+        node.emit("node.drained", reason=drained.reason, since=int(drained.since))
     vigil.keep(node, is_watched=bool(service.watchdog_s))
     service.ready(str(paths.socket), lambda: not node.pulse.stuck())
     listener.serve_for_ever(listening)

@@ -33,17 +33,19 @@ def setting(
     size: bool = False,
     check: Check | None = None,
     formerly: Mapping[Any, Any] | None = None,
+    restart: bool = False,
 ) -> Any:
     """A documented setting. With *size* the file may say "64mb" and the value is bytes; *check* judges each string.
 
-    *formerly* has values that earlier releases took, and what they mean now.
+    *formerly* has values that earlier releases took, and what they mean now. With *restart* a change counts only once
+    the agent has been started anew.
     """
     if most is None and size:
         most = MOST_BYTES
     elif most is None and isinstance(default, float):
         most = MOST_SECONDS
     metadata = {"doc": doc, "least": least, "most": most, "size": size, "check": check, "formerly": formerly or {}}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={**metadata, "restart": restart})
 
 
 class ConfigError(ValueError):

@@ -2,6 +2,8 @@
 
 Every setting is a dataclass field with its default, bounds and documentation; the parser, the commented file in etc/
 and the manual page are checked against these fields.
+
+Long because it is one table, with a text for each key.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from pbsdock.config.reader import setting
 class EngineConfig:
     """The Docker Engine of the node."""
 
-    socket: str = setting("/var/run/docker.sock", "The engine's unix socket.", check=checks.path)
-    timeout_s: float = setting(20.0, "Deadline of one engine call, seconds.", least=1, most=300)
+    socket: str = setting("/var/run/docker.sock", "The engine's unix socket.", check=checks.path, restart=True)
+    timeout_s: float = setting(20.0, "Deadline of one engine call, seconds.", least=1, most=300, restart=True)
     docker_config: str = setting(
         "",
         "Root-only docker config.json with the site's registry credentials; empty: none.",
@@ -45,6 +47,7 @@ class SecurityConfig:
         " between one's own processes (numactl, UCX, Open MPI); or the path of a profile, root's own, as docker run"
         " --security-opt seccomp= takes it.",
         check=checks.seccomp,
+        restart=True,
     )
 
 
@@ -56,6 +59,7 @@ class TorqueConfig:
         "",
         "Where pbs_track is; empty: the usual places, then beside pbs_mom's own program.",
         check=checks.path_or_empty,
+        restart=True,
     )
 
 
@@ -176,6 +180,7 @@ class CgroupConfig:
         "A delegated cgroup below which jobs go, such as /system.slice/pbs_mom.service; empty: the root. Needs"
         " version 2 and the driver cgroupfs.",
         check=checks.cgroup_or_empty,
+        restart=True,
     )
 
 
@@ -211,7 +216,9 @@ class InteractiveConfig:
 class AgentConfig:
     """The agent's socket."""
 
-    max_connections: int = setting(1024, "Connections at a time; a user gets a quarter and 8.", least=32, most=65536)
+    max_connections: int = setting(
+        1024, "Connections at a time; a user gets a quarter and 8.", least=32, most=65536, restart=True
+    )
     request_timeout_s: float = setting(30.0, "A request must have arrived whole after so many seconds.", least=1)
     credentials_port: int = setting(
         97,
@@ -219,8 +226,9 @@ class AgentConfig:
         " 144; 0: none.",
         least=0,
         most=143,
+        restart=True,
     )
-    message_bytes: int = setting(4 << 20, "Largest request.", least=65536, most=64 << 20, size=True)
+    message_bytes: int = setting(4 << 20, "Largest request.", least=65536, most=64 << 20, size=True, restart=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,15 +239,21 @@ class NodesConfig:
         "auto",
         "What all nodes sign with: munge; key, the file below; auto: munge where munged answers, else key where there"
         " is one.",
+        restart=True,
     )
     key_file: str = setting(
         "",
         "The cluster's key, the same on all nodes and readable by root alone (pbsdock setup key); empty: cluster.key"
         " beside this file.",
         check=checks.path_or_empty,
+        restart=True,
     )
     port: int = setting(
-        15010, "TCP port on which the agent answers the other nodes' agents; 0: none.", least=0, most=65535
+        15010,
+        "TCP port on which the agent answers the other nodes' agents; 0: none.",
+        least=0,
+        most=65535,
+        restart=True,
     )
     without_ticket: Literal["bare", "refuse"] = setting(
         "bare",
@@ -273,11 +287,14 @@ class EventsConfig:
     """The event stream."""
 
     file: str = setting(
-        "", "The file of the stream; empty: events.jsonl in the instance's log directory.", check=checks.path_or_empty
+        "",
+        "The file of the stream; empty: events.jsonl in the instance's log directory.",
+        check=checks.path_or_empty,
+        restart=True,
     )
-    journald: bool = setting(False, "Whether events go to the systemd journal as well.")
-    max_field: int = setting(4096, "Longest text of one field, characters.", least=64, most=1 << 20)
-    max_line: int = setting(32768, "Longest line, bytes.", least=1024, most=16 << 20)
+    journald: bool = setting(False, "Whether events go to the systemd journal as well.", restart=True)
+    max_field: int = setting(4096, "Longest text of one field, characters.", least=64, most=1 << 20, restart=True)
+    max_line: int = setting(32768, "Longest line, bytes.", least=1024, most=16 << 20, restart=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,14 +306,16 @@ class MetricsConfig:
         "The directory of node_exporter's textfile collector; nothing is written while it does not exist. auto:"
         " /var/lib/prometheus/node-exporter, but none for an instance below --root. Empty: none.",
         check=checks.path_auto_or_empty,
+        restart=True,
     )
     interval_s: float = setting(15.0, "Seconds between two writings of that file.", least=1, most=3600)
     listen: str = setting(
         "",
         'Where metrics can be had by HTTP: "127.0.0.1:PORT", "[::1]:PORT" or a unix socket\'s path. Empty: nowhere.',
         check=checks.loopback_or_empty,
+        restart=True,
     )
-    socket_group: str = setting("", "The group that may connect to that unix socket; empty: root alone.")
+    socket_group: str = setting("", "The group that may connect to that unix socket; empty: root alone.", restart=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,28 +362,48 @@ class StoreRules:
 class StoreConfig(StoreRules):
     """An object store behind a Ceph RADOS gateway; NAME is what directives call it, and the first is the default."""
 
-    endpoint: str = setting("", "The gateway's address, as nodes and containers reach it.", check=checks.endpoint)
-    region: str = setting("us-east-1", "The region in signatures: the zonegroup's API name.", check=checks.region)
-    path_style: bool = setting(True, "Whether the bucket is in the path; otherwise it is in the host's name.")
+    endpoint: str = setting(
+        "", "The gateway's address, as nodes and containers reach it.", check=checks.endpoint, restart=True
+    )
+    region: str = setting(
+        "us-east-1", "The region in signatures: the zonegroup's API name.", check=checks.region, restart=True
+    )
+    path_style: bool = setting(
+        True, "Whether the bucket is in the path; otherwise it is in the host's name.", restart=True
+    )
     ca_bundle: str = setting(
         "",
         "Certificates (PEM) of the authority that signed the gateway's; empty: the host's own list.",
         check=checks.path_or_empty,
+        restart=True,
     )
     kind: Literal["role", "key"] = setting(
-        "role", "What a job gets: a session of a role of its own, or a key of a gateway user of its own."
+        "role",
+        "What a job gets: a session of a role of its own, or a key of a gateway user of its own.",
+        restart=True,
     )
     identity: str = setting(
-        "", "Root-only file with the node's own access_key and secret_key.", check=checks.path_or_empty
+        "",
+        "Root-only file with the node's own access_key and secret_key.",
+        check=checks.path_or_empty,
+        restart=True,
     )
-    lifetime_s: float = setting(43200.0, "Longest session, seconds; a longer job's is refreshed.", least=60, most=43200)
-    grace_s: float = setting(600.0, "How long a session outlives the job's walltime, seconds.", least=0, most=43200)
-    skew_s: float = setting(300.0, "How far the gateway's clock may be off, seconds.", least=1, most=900)
-    timeout_s: float = setting(5.0, "Deadline of one question to the gateway, seconds.", least=0.1, most=60)
+    lifetime_s: float = setting(
+        43200.0, "Longest session, seconds; a longer job's is refreshed.", least=60, most=43200, restart=True
+    )
+    grace_s: float = setting(
+        600.0, "How long a session outlives the job's walltime, seconds.", least=0, most=43200, restart=True
+    )
+    skew_s: float = setting(300.0, "How far the gateway's clock may be off, seconds.", least=1, most=900, restart=True)
+    timeout_s: float = setting(
+        5.0, "Deadline of one question to the gateway, seconds.", least=0.1, most=60, restart=True
+    )
     share: bool = setting(
-        True, "Whether what jobs write is opened to the bucket's owner, by a statement in the bucket's policy."
+        True,
+        "Whether what jobs write is opened to the bucket's owner, by a statement in the bucket's policy.",
+        restart=True,
     )
-    parallel: int = setting(10, "Requests at a time while files are staged.", least=1, most=64)
+    parallel: int = setting(10, "Requests at a time while files are staged.", least=1, most=64, restart=True)
     probe: tuple[str, ...] = setting(
         (),
         "Two buckets for `pbsdock doctor s3`: it asks for the first and must be denied the second.",

@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 import sys
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pbsdock.config.reader import named_type, table_type, toml_value
 from pbsdock.config.tables import OVERRIDABLE, Config, Override
 
+_RESTART = " (*)"  # see the files' heads
 _UNITS = (("tb", 40), ("gb", 30), ("mb", 20), ("kb", 10))
 
 
@@ -35,7 +36,11 @@ def describe() -> Iterator[Setting]:
             if "doc" in field.metadata:
                 value: Any = field.default
                 default = _size(value) if field.metadata["size"] else toml_value(value)
-                yield Setting(section=section, key=field.name, default=default, doc=field.metadata["doc"])
+                yield Setting(section=section, key=field.name, default=default, doc=_doc(field.metadata))
+
+
+def _doc(metadata: Mapping[str, Any]) -> str:
+    return f"{metadata['doc']}{_RESTART}" if metadata["restart"] else str(metadata["doc"])
 
 
 def _sections() -> Iterator[tuple[str, type]]:
@@ -61,6 +66,7 @@ def commented() -> str:
     lines = [
         "# pbsdock's site policy. Every key is shown with its default; unknown keys are refused.",
         "# `pbsdock config` checks the file; docs/configuration.md explains it. Only root may be able to write it.",
+        "# `pbsdock reload` puts it in force; (*): only once the agent has been started anew.",
     ]
     for section, title, rows in _by_section():
         lines += ["", f"# {title}", _heading(section)]

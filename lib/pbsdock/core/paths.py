@@ -56,6 +56,11 @@ class Paths:
         """The health flag: one sentence; its presence takes the node out of service."""
         return self.run_dir / "unhealthy"
 
+    @property
+    def drained(self) -> Path:
+        """One sentence for mom, while an admin keeps new container jobs away; outlives a reboot."""
+        return self.state_dir / "drained"
+
 
 def load(path: Path) -> Paths:
     """Read the file install.sh wrote. Raises OSError or ValueError."""

@@ -214,6 +214,9 @@ class ContainerEngine(Protocol):
     def components(self) -> dict[str, str]:
         """Name -> version, of the engine and what it runs containers with."""
 
+    def check_login(self, registry: str, login: Mapping[str, str]) -> None:
+        """Have the engine log in at a registry, as it would for a pull."""
+
     def create(self, spec: ContainerSpec, name: str) -> str:
         """Create a container; returns its id."""
 

@@ -84,10 +84,19 @@ class Logins:
         kept = ("identitytoken",) if plain.get("identitytoken") else ("username", "password")
         return {key: str(plain[key]) for key in kept if plain.get(key)}
 
+    def registries(self) -> tuple[str, ...]:
+        """Those that the file itself names, by host and port."""
+        named = (*self._config.auths, *self._config.cred_helpers)
+        return tuple(dict.fromkeys("docker.io" if "docker.io" in name else _host(name) for name in named))
+
     def missing_helper(self) -> str:
         """The first helper program that is not installed, "" if there is none."""
         programs = (store.program for store in self._config._stores.values() if store.exe is None)
         return next(programs, "")
+
+
+def _host(name: str) -> str:
+    return name.partition("://")[2].partition("/")[0] if "://" in name else name.partition("/")[0]
 
 
 def parse(data: bytes, *, with_helpers: bool) -> Logins:

@@ -53,10 +53,7 @@ def retry_after(reference: str) -> float | None:
     following nothing, for at most five seconds.
     """
     image = parse_image(reference)
-    host = _HUB if image.registry == "docker.io" else image.registry
-    # As the engine does by itself: plain HTTP for this host's own registries.
-    name = host.rsplit(":", 1)[0]
-    plain = name == "localhost" or name.startswith("127.")
+    host, plain = host_of(image.registry)
     kind = http.client.HTTPConnection if plain else http.client.HTTPSConnection
     connection = kind(host, timeout=_HEAD_S)
     watch = threading.Timer(_HEAD_S, _cut, [connection])
@@ -72,6 +69,14 @@ def retry_after(reference: str) -> float | None:
     finally:
         watch.cancel()
         connection.close()
+
+
+def host_of(registry: str) -> tuple[str, bool]:
+    """Host and port of a registry by its name in references, and whether it speaks plain HTTP: as the engine does by
+    itself, for this host's own registries."""
+    host = _HUB if registry == "docker.io" else registry
+    name = host.rsplit(":", 1)[0]
+    return host, name == "localhost" or name.startswith("127.")
 
 
 def _path(image: ImageRef) -> str:

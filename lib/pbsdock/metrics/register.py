@@ -112,6 +112,7 @@ READ: dict[str, Metric] = {
     "reaper_last_pass_seconds": _gauge("How long it took."),
     "orphans_left": _gauge("What that pass found and could not remove."),
     "node_in_service": _gauge("Whether the node check lets the scheduler use this node (1) or not (0)."),
+    "node_drained": _gauge("Whether an admin keeps new container jobs away (1) or not (0)."),
     "agent_threads": _gauge("Threads of the agent."),
     "agent_info": _gauge("Always 1; the label has the agent's version.", "version"),
 }

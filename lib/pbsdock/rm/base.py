@@ -222,5 +222,12 @@ class ResourceManager(Protocol):
         """By which program containers come into the manager's accounting on this node, and "" ; or "", and a sentence
         that says why they cannot, what is lost by that, and what helps."""
 
+    def heeds_errors(self) -> tuple[bool | None, str]:
+        """Whether the manager takes a node out of service whose node check reports an error, and a sentence; None where
+        that cannot be asked from here."""
+
+    def is_running(self) -> bool:
+        """Whether the manager's daemon runs on this node."""
+
     def adopt(self, first: int, hook: int) -> Adoption:
         """Have the container of process *first* counted as the job of the run hook *hook* (process ids)."""

@@ -24,7 +24,7 @@ from pbsdock.trial.namespaces import EmulatedNode
 from pbsdock.trial.request import BadRequest, mom_config
 
 _DIRECTORY, _STEM = "/var/tmp", "pbsdock-nodes."  # noqa: S108 - mkdtemp makes it; what is in /tmp is the node's own
-_INTERFACE = "pbsdock-try"
+_INTERFACE = "pbsdock-try"  # and the number of its subnet
 _SUBNETS = tuple(f"10.213.{number}" for number in range(1, 255))
 _PREFIX = 24
 _UP_S = 60.0
@@ -109,6 +109,7 @@ class Cluster:
         self.directory.chmod(0o755)
         compiler = self._compile()
         subnet = _free_subnet()
+        interface = f"{_INTERFACE}{subnet.rpartition('.')[2]}"
         launchers = []
         for number, name in enumerate(self.names, 2):
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -124,7 +125,7 @@ class Cluster:
             self.nodes.append(node)
         plan = {
             "stem": _STEM,
-            "interface": _INTERFACE,
+            "interface": interface,
             "prefix": _PREFIX,
             "launcher": str(Path(launcher.__file__)),
             "env": {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
@@ -138,11 +139,11 @@ class Cluster:
         for node, theirs, pid in zip(self.nodes, launchers, pids, strict=True):
             theirs.close()
             node.pid = pid
-        for command in (["addr", "add", f"{subnet}.1/{_PREFIX}", "dev", _INTERFACE], ["link", "set", _INTERFACE, "up"]):
+        for command in (["addr", "add", f"{subnet}.1/{_PREFIX}", "dev", interface], ["link", "set", interface, "up"]):
             subprocess.run(["/usr/bin/env", "ip", *command], check=True)
         _in_parallel([lambda node=node: self._start_daemons(node) for node in self.nodes])  # type: ignore[misc]
-        if compiler is not None and compiler.wait():
-            raise RuntimeError("pbsdsh cannot be compiled")
+        if why := _why_not(compiler):  # jobs that start no tasks can be tried all the same
+            print(f"pbsdock try: jobs find no pbsdsh, since {why}", file=sys.stderr)
 
     def _refuse_shared(self) -> None:
         for path in (self.paths.home, self.paths.python, self.paths.config, self.paths.mom_priv, Path(sys.executable)):
@@ -154,14 +155,14 @@ class Cluster:
             raise BadRequest("nodes cannot be emulated: ip (iproute2) and nsenter (util-linux) are needed")
 
     def _compile(self) -> subprocess.Popen[bytes] | None:
-        """Begin to make pbsdsh; without a compiler there is none, and jobs can start no tasks."""
+        """Begin to make pbsdsh."""
         self.client_dir.mkdir()
         self.client_dir.chmod(0o755)
         source = Path(__file__).with_name("pbsdsh.c")
         if not (compiler := shutil.which("cc")):
-            print("pbsdock try: no C compiler (cc) is here, so jobs find no pbsdsh", file=sys.stderr)
             return None
-        return subprocess.Popen([compiler, "-static", "-O1", "-o", str(self.client_dir / "pbsdsh"), str(source)])
+        command = [compiler, "-static", "-O1", "-o", str(self.client_dir / "pbsdsh"), str(source)]
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     def _start_keeper(self, launchers: Sequence[int]) -> list[int]:
         self._control, theirs = socket.socketpair()
@@ -293,6 +294,14 @@ def _engine_settings() -> dict[str, object]:
     except (OSError, ValueError):
         return {}
     return {name: here[name] for name in _ENGINE_SETTINGS if name in here}
+
+
+def _why_not(compiler: subprocess.Popen[bytes] | None) -> str:
+    """Why there is no pbsdsh, "" if there is."""
+    if compiler is None:
+        return "no C compiler (cc) is here"
+    said = compiler.communicate()[1].decode(errors="replace")
+    return f"it cannot be compiled: {said.strip()[-500:]}" if compiler.returncode else ""
 
 
 def _free_subnet() -> str:

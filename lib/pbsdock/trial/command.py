@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from pbsdock.core.paths import Paths, load
+from pbsdock.core.paths import Paths
 from pbsdock.rm.torque import BadValue, parse_nodes
 from pbsdock.trial.hooks import NOT_RUN, TIMED_OUT
 from pbsdock.trial.mom import Trial
@@ -123,7 +123,8 @@ def _script(arguments: argparse.Namespace) -> bytes | None:
         raise BadRequest(f"{arguments.script} cannot be read: {error.strerror}") from None
 
 
-def _owner(arguments: argparse.Namespace) -> str:
+def owner_of(arguments: argparse.Namespace) -> str:
+    """Who submits: --user, else the script's owner, else who called sudo. Raises BadRequest."""
     owner: str | None = arguments.user
     if owner is None and arguments.script is not None:
         uid = os.stat(arguments.script).st_uid
@@ -137,6 +138,8 @@ def _owner(arguments: argparse.Namespace) -> str:
 
 
 def _paths(arguments: argparse.Namespace) -> Paths:
+    from pbsdock.core.paths import load
+
     try:
         return load(arguments.paths)
     except (OSError, ValueError) as error:
@@ -159,7 +162,7 @@ def request(arguments: argparse.Namespace) -> Request:
     name = last("-N", arguments.name, Path(arguments.script or "STDIN").name[:_NAME_LIMIT])
     return Request(
         mom_priv=mom_priv,
-        user=_owner(arguments),
+        user=owner_of(arguments),
         script=script,
         resources=merged(nodes, arguments.resources, lines.get("-l", [])),
         variables={**variables(",".join(lines.get("-v", []))), **variables(arguments.variables)},

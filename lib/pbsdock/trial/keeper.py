@@ -22,6 +22,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,8 @@ def main(directory: Path, number: int) -> int:
             pass
         for node in nodes:
             node.kill()
+        with suppress(subprocess.SubprocessError):  # else it would go a moment after the keeper
+            _ip(["link del port0"])
         _set_hosts([])
         _clear(directory)
     return 0

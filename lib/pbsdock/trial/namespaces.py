@@ -38,8 +38,12 @@ class EmulatedNode:
     _forwarded: list[socket.socket] = field(default_factory=list)
 
     def path(self, path: Path | str) -> Path:
-        """A path in the node, as this host can open it."""
-        return Path(f"/proc/{self.pid}/root") / str(path).lstrip("/")
+        """A path in the node, as this host can open it.
+
+        Directories are the same on all nodes, so links are followed here: from there they would lead out of the node.
+        """
+        where = Path(path)
+        return Path(f"/proc/{self.pid}/root") / os.path.realpath(where.parent).lstrip("/") / where.name
 
     def spawn(self, spec: Spec, before: Callable[[int], None] | None = None) -> Process:
         """Start a process in the node; ``pid`` of what is returned is this host's number for it."""

@@ -78,10 +78,10 @@ class Sister:
 
     def leave(self, *, hooks: bool = True) -> None:
         """Kill the tasks without any grace, run the epilogues, remove the files. *hooks* False: an aborted start."""
-        if not self.joined:
-            return
-        self.joined = False
-        with self.node.mom:
+        with self.node.mom:  # who comes second waits until the first is done
+            if not self.joined:
+                return
+            self.joined = False
             sessions = [task.pid for task in self.tasks]
             for number in (signal.SIGTERM, signal.SIGKILL):
                 for session in sessions:

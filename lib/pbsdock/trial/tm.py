@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from pbsdock.trial.launcher import kill_session
 from pbsdock.trial.process import Process
@@ -25,7 +25,19 @@ _CONNECT_S = 5.0
 _PORTS = ("TM_STDOUT_PORT", "TM_STDERR_PORT")
 
 Outputs = tuple[int, int] | None  # descriptors for a task's stdout and stderr; None: the job's own
-Spawner = Callable[[int, Sequence[str], Mapping[str, str], Outputs], tuple[int, Process]]
+
+
+class Tasks(Protocol):
+    """The tasks of a job, by their numbers."""
+
+    def knows(self, number: int) -> bool:
+        """Whether a task has this number, be it one that is just being started."""
+
+    def task_of(self, number: int) -> Process | None:
+        """The task of this number, if it has started."""
+
+    def spawn(self, slot: int, argv: Sequence[str], env: Mapping[str, str], outputs: Outputs) -> tuple[int, Process]:
+        """Start a task on a virtual node; returns its number too. Raises OSError, RuntimeError."""
 
 
 def read_message(file: BinaryIO) -> list[str]:
@@ -61,9 +73,9 @@ class TaskManager:
         self._closed = False
         self._connections: set[socket.socket] = set()
 
-    def serve(self, job: tuple[str, str], slots: int, knows: Callable[[int], Process | None], spawn: Spawner) -> None:
-        """Begin to answer for *job*, its id and cookie; *knows* gives the task of a number."""
-        self._job, self._slots, self._knows, self._spawn = job, slots, knows, spawn
+    def serve(self, job: tuple[str, str], slots: int, tasks: Tasks) -> None:
+        """Begin to answer for *job*, its id and cookie, which has so many virtual nodes."""
+        self._job, self._slots, self._tasks = job, slots, tasks
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
@@ -99,11 +111,11 @@ class TaskManager:
     def _is_ours(self, message: Sequence[str]) -> bool:
         if len(message) != 4 or message[0] != "init" or not message[3].isdigit():
             return False
-        return (message[1], message[2]) == self._job and self._knows(int(message[3])) is not None
+        return (message[1], message[2]) == self._job and self._tasks.knows(int(message[3]))
 
     def _obey(self, message: Sequence[str], answers: _Answers) -> None:
         if message[0] == "kill":
-            task = self._knows(int(message[1]))
+            task = self._tasks.task_of(int(message[1]))
             if task is not None and task.poll() is None:
                 kill_session(task.pid, int(message[2]))
         elif message[0] == "spawn":
@@ -131,7 +143,7 @@ class TaskManager:
                         doors.append(socket.create_connection((HOST, int(env[name])), _CONNECT_S))
                         doors[-1].settimeout(None)
             outputs = (doors[0].fileno(), doors[1].fileno()) if len(doors) == len(_PORTS) else None
-            return self._spawn(slot, argv, env, outputs)
+            return self._tasks.spawn(slot, argv, env, outputs)
         finally:
             for door in doors:
                 door.close()

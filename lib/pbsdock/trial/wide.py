@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -24,7 +25,10 @@ _STOPS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGCONT)
 
 
 class WideTrial(Trial):
-    """One job on this host, the mother, and on emulated sisters."""
+    """One job on this host, the mother, and on emulated sisters.
+
+    Many methods because it is a Trial, with the tasks of its job for TM.
+    """
 
     def __init__(self, request: Request, cluster: Cluster) -> None:
         self.tm = TaskManager()
@@ -44,7 +48,7 @@ class WideTrial(Trial):
         self._owners = slot_owners(self.job.placement)
         self._numbers = 1
         self._by_number: dict[int, Process] = {}
-        self.tm.serve((self.job_id, self.job.cookie), self.job.slots, self._task_of, self._spawn)
+        self.tm.serve((self.job_id, self.job.cookie), self.job.slots, self)
 
     # -- the start ----------------------------------------------------------------------------------------------------
 
@@ -75,7 +79,11 @@ class WideTrial(Trial):
         if directive is None or self.request.bare:
             return True
         image, engine = directive.image.canonical, self.cluster.engine_here
-        return all([sister.node.copy_image(image, engine) for sister in self.sisters])
+        try:
+            return all([sister.node.copy_image(image, engine) for sister in self.sisters])
+        except RuntimeError as error:
+            print(f"pbsdock try: {error}", file=sys.stderr)
+            return True
 
     def begin(self) -> Outcome | None:
         """As of any job."""
@@ -97,12 +105,18 @@ class WideTrial(Trial):
         self, argv: Sequence[str], env: Mapping[str, str] | None = None, stdout: int | None = None, slot: int = 0
     ) -> Process:
         """Start a TM task on the node of virtual node *slot*."""
-        return self._spawn(slot, argv, env or {}, None if stdout is None else (stdout, stdout))[1]
+        return self.spawn(slot, argv, env or {}, None if stdout is None else (stdout, stdout))[1]
 
-    def _task_of(self, number: int) -> Process | None:
+    def knows(self, number: int) -> bool:
+        """Whether a task has this number, be it one that is just being started."""
+        return 1 <= number <= self._numbers
+
+    def task_of(self, number: int) -> Process | None:
+        """The task of this number, if it has started."""
         return self.leader if number == 1 else self._by_number.get(number)
 
-    def _spawn(self, slot: int, argv: Sequence[str], env: Mapping[str, str], outputs: Outputs) -> tuple[int, Process]:
+    def spawn(self, slot: int, argv: Sequence[str], env: Mapping[str, str], outputs: Outputs) -> tuple[int, Process]:
+        """Start a task on a virtual node; returns its number too. Raises RuntimeError if that node has left the job."""
         with self._task_lock:
             self._numbers += 1
             number = self._numbers

@@ -54,6 +54,15 @@ def wrong(places: Places, *, hurry: bool = False) -> Iterator[str]:
             yield from _others(version.home)
 
 
+def around(places: Places) -> Iterator[str]:
+    """The same of all that is not the program itself, which takes longer to look at."""
+    versions = Versions(places.prefix)
+    current = versions.current()
+    if current is None:
+        yield f"{versions.link} names no version; run install.sh again"
+    yield from _around(places, current)
+
+
 def _around(places: Places, current: Version | None) -> Iterator[str]:
     yield from _hooks(places, current)
     if current is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from pbsdock.agent.requests.admin import AdminRequests
 from pbsdock.agent.requests.root import RootRequests
 from pbsdock.agent.requests.running import RunningRequests
 from pbsdock.agent.requests.users import UserRequests
@@ -14,6 +15,7 @@ from pbsdock.protocol import wire
 
 _OF_ROOT = {op: op for op in ("prepare", "failed", "release", "announce", "sweep", "reap", "nodes")}
 _OF_ROOT["list"] = "list_jobs"
+_OF_ADMINS = frozenset({"drain", "undrain", "reload", "config"})
 _OF_USERS = frozenset({"start", "rejoin"})
 _OF_RUN_HOOKS = frozenset({"signal", "resize", "adopted", "over", "eof"})
 
@@ -29,10 +31,12 @@ def respond(session: Session, message: wire.Message) -> None:
         getattr(UserRequests(session), op)(message)
     elif op in _OF_RUN_HOOKS:
         getattr(RunningRequests(session), op)(message)
-    elif op not in _OF_ROOT:
+    elif op not in _OF_ROOT and op not in _OF_ADMINS:
         raise Refusal("unknown-request", f"the agent knows no request {op!r}")
     elif session.peer.uid != 0:
         session.node.emit("client.refused", level="warning", uid=session.peer.uid, op=op)
         raise Refusal("root-only", f"{op} is for root; you may start, signal and ask about your own job")
+    elif op in _OF_ADMINS:
+        getattr(AdminRequests(session), op)(message)
     else:
         getattr(RootRequests(session), _OF_ROOT[op])(message)

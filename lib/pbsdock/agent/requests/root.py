@@ -190,7 +190,12 @@ class RootRequests:
             }
             for record in records
         ]
-        told = {"jobs": rows, "problems": [str(problem) for problem in problems]}
+        drained = self.node.drain.now()
+        told = {
+            "jobs": rows,
+            "problems": [str(problem) for problem in problems],
+            "drained": drained.to_dict() if drained else None,
+        }
         self.session.answer(wire.Message("jobs", json=json.dumps(told)))
 
     def nodes(self, message: wire.Message) -> None:

@@ -72,6 +72,10 @@ class Engine:
     def components(self) -> dict[str, str]:
         return answers.components(self._link.ask("version", "GET", "/version"))
 
+    def check_login(self, registry: str, login: Mapping[str, str]) -> None:
+        address = "https://index.docker.io/v1/" if registry == "docker.io" else registry
+        self._link.ask("auth", "POST", "/auth", {**login, "serveraddress": address})
+
     def create(self, spec: ContainerSpec, name: str) -> str:
         body = create_body(spec, self._seccomp_profile())
         return str(self._link.ask("create", "POST", f"/containers/create?name={quote(name)}", body)["Id"])

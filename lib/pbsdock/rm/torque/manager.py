@@ -12,7 +12,7 @@ from pathlib import Path
 from pbsdock.core.errors import BadValue
 from pbsdock.core.pathrules import ClosedPaths
 from pbsdock.rm.base import Adoption, Ended, ResourceManager
-from pbsdock.rm.torque import server, tools
+from pbsdock.rm.torque import server, settings, tools
 from pbsdock.rm.torque.args import parse_epilogue_argv, parse_prologue_argv
 from pbsdock.rm.torque.facts import LiveJob, Prologue
 from pbsdock.rm.torque.ids import parse_job_id
@@ -27,7 +27,9 @@ _LOOK_AGAIN_S = 60.0  # for pbs_track, where there is none
 
 class Torque(ResourceManager):
     """*mom_priv* is mom's private directory, *node* this host's own name, *client_dir* where the site keeps
-    Torque's client programs, "" where they are usually."""
+    Torque's client programs, "" where they are usually.
+
+    Many methods because ResourceManager has as many."""
 
     def __init__(self, mom_priv: Path, node: str, *, client_dir: str = "", files: JobFiles | None = None) -> None:
         self.words = WORDS
@@ -119,6 +121,14 @@ class Torque(ResourceManager):
             " suspending a job does not stop its container; install Torque's client programs, or name their directory"
             " in torque.client_dir"
         )
+
+    def heeds_errors(self) -> tuple[bool | None, str]:
+        """By qmgr."""
+        return settings.heeds_errors(self._client_dir)
+
+    def is_running(self) -> bool:
+        """Whether root has a pbs_mom."""
+        return bool(tools.moms_prefixes())
 
     def adopt(self, first: int, hook: int) -> Adoption:
         """By pbs_track, which mom obeys for the job's owner only: the run hook starts it."""

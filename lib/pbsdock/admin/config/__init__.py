@@ -1,0 +1,1 @@
+"""``pbsdock config`` and ``pbsdock reload``."""

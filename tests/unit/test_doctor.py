@@ -1,0 +1,241 @@
+"""The rows of ``pbsdock doctor``: verdicts, exit codes, deadlines, and what single checks make of what they see."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pbsdock.admin.doctor import host, network, site, table, whole
+from pbsdock.admin.doctor.report import Finding
+from pbsdock.admin.doctor.table import Row, Verdict
+from pbsdock.config.tables import parse
+from pbsdock.core.errors import NodeFault
+from pbsdock.engine import credentials
+from pbsdock.engine.base import EngineError
+from pbsdock.rm.torque import settings
+
+_OK, _WARN = table.ok("a", "b", "well"), table.warn("a", "b", "so so", "see to it")
+_WRONG, _UNKNOWN = table.wrong("a", "b", "ill", "mend it"), table.unknown("a", "b", "who knows")
+
+
+@pytest.mark.parametrize(
+    ("rows", "code"),
+    [([], 0), ([_OK, _UNKNOWN], 0), ([_OK, _WARN], 1), ([_WARN, _WRONG, _OK], 2)],
+)
+def test_the_exit_code_is_that_of_the_worst(rows: list[Row], code: int) -> None:
+    """What cannot be told is not held against the node."""
+    assert table.exit_code(rows) == code
+
+
+def test_the_table_tells_what_helps() -> None:
+    """Behind each row that is not well, within the width, and without control characters."""
+    told = list(table.lines([_OK, _WARN, table.wrong("p", "step", "x\033[31m " + "word " * 30, "cure")], width=70))
+
+    assert told[0] == "ok           a b     well"
+    assert [line.strip() for line in told if "->" in line] == ["-> see to it", "-> cure"]
+    assert max(map(len, told)) <= 70
+    assert "\033" not in "".join(told)
+    assert told[-1] == "1 ok, 1 warn, 1 wrong"
+    assert json.loads(table.as_json([_WARN]))[0] == {
+        "part": "a", "step": "b", "verdict": "warn", "seen": "so so", "fix": "see to it", "fixable": False,
+    }  # fmt: skip
+
+
+def test_an_older_checks_sentence_is_split_into_what_and_cure() -> None:
+    """Its own name stays where it says more than the part's."""
+    findings = [
+        Finding("packages", "lock", False, "x is missing; run install.sh again"),
+        Finding("runc", "version", True, "fine"),
+    ]
+    rows = list(table.from_findings("packages", findings))
+
+    assert rows[0] == table.wrong("packages", "lock", "x is missing", "run install.sh again")
+    assert rows[1] == table.ok("packages", "runc version", "fine")
+
+
+def test_a_part_that_takes_too_long_or_breaks_keeps_no_other() -> None:
+    """What it has found by then is told."""
+    over = threading.Event()
+
+    def slow(_subject: Any) -> Iterator[Row]:
+        yield _OK
+        over.wait(30)
+
+    def broken(_subject: Any) -> Iterator[Row]:
+        yield _WARN
+        raise KeyError("x")
+
+    def faulty(_subject: Any) -> Iterator[Row]:
+        raise NodeFault("x", "the engine is away")
+        yield
+
+    began = time.monotonic()
+    subject: Any = None
+    rows = whole.examine(subject, {"slow": slow, "broken": broken, "faulty": faulty, "good": lambda _: [_WRONG]}, 0.2)
+    over.set()
+
+    assert time.monotonic() - began < 5
+    assert [(row.part, row.step, row.verdict) for row in rows] == [
+        ("a", "b", Verdict.OK),
+        ("slow", "time", Verdict.UNKNOWN),
+        ("a", "b", Verdict.WARN),
+        ("broken", "check", Verdict.UNKNOWN),
+        ("faulty", "check", Verdict.UNKNOWN),
+        ("a", "b", Verdict.WRONG),
+    ]
+
+
+# -- single checks ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mom", "own", "verdict"),
+    [
+        ("", "", Verdict.OK),
+        ("$prologalarm 600\n", "", Verdict.OK),
+        ("$prologalarm 200\n", "", Verdict.WRONG),
+        ("$prologalarm 200\n", "[prologue]\nalarm_s = 190\n", Verdict.OK),
+        ("", "[prologue]\nalarm_s = 900\n", Verdict.WRONG),
+        ("$prologalarm soon\n", "", Verdict.WRONG),
+    ],
+)
+def test_moms_alarm_against_ours(mom: str, own: str, verdict: Verdict) -> None:
+    """A prologue that thinks it has longer than mom gives it is killed in the middle of a pull."""
+    assert site.alarm(mom, parse(own)).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("answer", "heeds"),
+    [
+        ((0, "set server down_on_error = True\n", ""), True),
+        ((0, "set server down_on_error = False\n", ""), False),
+        ((0, "set server scheduling = True\n", ""), False),
+        ((1, "", "qmgr: cannot connect"), None),
+    ],
+)
+def test_what_the_server_says(tmp_path: Path, answer: tuple[int, str, str], heeds: bool | None) -> None:
+    """In qmgr's own form."""
+    (tmp_path / "qmgr").write_text("#!/bin/sh\n")
+    (tmp_path / "qmgr").chmod(0o755)
+
+    assert settings.heeds_errors(str(tmp_path), lambda _command: answer)[0] is heeds
+    assert settings.heeds_errors(str(tmp_path / "nowhere"))[0] is None
+
+
+@pytest.mark.parametrize(
+    ("patterns", "logins", "names"),
+    [
+        (["*"], [], ["docker.io"]),
+        (["docker.io/library/*", "ghcr.io/x/*"], [], ["docker.io", "ghcr.io"]),
+        (["*.example.org/*"], ["reg.example.org:5000"], ["reg.example.org:5000"]),
+        (["ghcr.io/*", "sha256:" + "0" * 64], ["ghcr.io"], ["ghcr.io"]),
+    ],
+)
+def test_which_registries_are_asked(patterns: list[str], logins: list[str], names: list[str]) -> None:
+    """Those that can be named."""
+    assert network.named(patterns, logins) == names
+
+
+def test_registries_of_a_config_json() -> None:
+    """By host, whatever the key has around it."""
+    auth = "dTpw"
+    text = json.dumps(
+        {
+            "auths": {
+                "https://index.docker.io/v1/": {"auth": auth},
+                "reg:5000": {"auth": auth},
+                "https://g.io/v2": {"auth": auth},
+            }
+        }
+    )
+    assert credentials.parse(text.encode(), with_helpers=True).registries() == ("docker.io", "reg:5000", "g.io")
+
+
+def test_a_registry_that_answers_and_one_that_does_not() -> None:
+    """Any answer will do, also that a login is wanted."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(401)
+            self.end_headers()
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as listening:
+        threading.Thread(target=listening.handle_request, daemon=True).start()
+        assert network.unreachable(f"127.0.0.1:{listening.server_port}") == ""
+    assert "does not answer" in network.unreachable(f"127.0.0.1:{listening.server_port}")
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (None, Verdict.OK),
+        (EngineError(401, "unauthorized: incorrect username or password"), Verdict.WRONG),
+        (EngineError(500, "Get https://r/v2/: denied"), Verdict.WRONG),
+        (EngineError(500, "dial tcp: no such host"), Verdict.WARN),
+        (NodeFault("engine-unreachable", "x"), Verdict.UNKNOWN),
+    ],
+)
+def test_the_sites_login(error: Exception | None, verdict: Verdict) -> None:
+    """The engine tries it."""
+
+    def check_login(_registry: str, _login: Any) -> None:
+        if error is not None:
+            raise error
+
+    subject: Any = SimpleNamespace(engine=SimpleNamespace(check_login=check_login))
+    assert network._logged_in(subject, "r", {"username": "u"}).verdict is verdict
+
+
+@pytest.mark.parametrize(("release", "verdict"), [("4.18.0-553.el8", Verdict.WRONG), ("6.1.0-13-amd64", Verdict.OK)])
+def test_kernels(release: str, verdict: Verdict) -> None:
+    """Older ones cannot resolve mounts safely."""
+    assert [row.verdict for row in host.kernel(release)] == [verdict]
+
+
+@pytest.mark.parametrize(
+    ("step", "free", "verdict"),
+    [
+        ("state", 50, Verdict.OK),
+        ("state", 5, Verdict.WARN),
+        ("state", 0, Verdict.WRONG),
+        ("images", 0.1, Verdict.WRONG),
+    ],
+)
+def test_room(step: str, free: float, verdict: Verdict) -> None:
+    """In percent of 100 GiB; images need more than records do."""
+    found: Any = SimpleNamespace(f_files=0, f_favail=0)
+
+    assert host.room(step, Path("/x"), 100 << 30, int(free * (1 << 30)), found).verdict is verdict
+
+
+def test_a_mode_is_mended_and_nothing_else(tmp_path: Path) -> None:
+    """Of a file of root's that is there; what a link points to is left alone."""
+    file, link = tmp_path / "hook", tmp_path / "link"
+    file.write_text("x")
+    file.chmod(0o777)
+    link.symlink_to(file)
+    mend = site._mode_mend(f"{file} has mode 777; it must be 755".rpartition("; ")[0])
+    exact = site._mode_mend(f"{file} has mode 777; it must be 750")
+
+    assert site._mode_mend(f"{link} has mode 777") is None
+    assert site._mode_mend(f"{tmp_path}/none has mode 777") is None
+    assert site._mode_mend("something else is wrong") is None
+    assert mend is not None
+    mend.act()
+    assert stat.S_IMODE(os.stat(file).st_mode) == 0o755
+    assert exact is not None
+    exact.act()
+    assert stat.S_IMODE(os.stat(file).st_mode) == 0o750
