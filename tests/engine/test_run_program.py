@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,19 +22,28 @@ def _program(instance: Instance) -> Path:
     return next(instance.home.glob("venv/lib/python3*/site-packages/pbsdock")) / first_process.RUN.name
 
 
-@pytest.fixture(params=["c", "python"])
-def kind(request: pytest.FixtureRequest, instance: Instance) -> Iterator[str]:
-    """The installation with the program, and without it, as on a host that has no compiler."""
+@contextmanager
+def _only(instance: Instance, kind: str) -> Iterator[None]:
+    """The installation with the program, or without it, as on a host that has no compiler."""
     program = _program(instance)
-    if request.param == "c":
-        yield request.param
+    if kind == "c":
+        yield
         return
     if INSTALLED:
         pytest.skip("nothing of what the system has installed is removed")
     aside = program.with_name("aside")
     program.rename(aside)
-    yield request.param
-    aside.rename(program)
+    try:
+        yield
+    finally:
+        aside.rename(program)
+
+
+@pytest.fixture(params=["c", "python"])
+def kind(request: pytest.FixtureRequest, instance: Instance) -> Iterator[str]:
+    """Which run hook there is."""
+    with _only(instance, request.param):
+        yield request.param
 
 
 def _ready(instance: Instance, body: str, **options: object) -> Trial:
@@ -65,23 +75,21 @@ def test_who_waits(instance: Instance, kind: str) -> None:
     assert trial.finish(trial.wait()).exit_status == 271
 
 
-def test_ends_and_environments(instance: Instance, kind: str) -> None:
-    """What a job and a task see is what the one in Python has them see, but for what names the hook itself."""
-    variables = {"a-b.c": "1 2", "BASH_FUNC_hi%%": "() {  echo hi\n}", "RAW": "\udcff\udcfe", "EMPTY": ""}
-    script = f"#!/bin/sh\n#DOCKER {HOST_IMAGE}\ncat /proc/$$/environ >seen.{kind}; umask >>seen.{kind}; exit 7\n"
-    done = instance.run(script, variables=variables, umask=0o027)
-    home = Path(f"/home/{USERS[0]}")
-    seen = (home / f"seen.{kind}").read_bytes()
-    (home / f"seen.{kind}").unlink()
+def test_ends_and_environments(instance: Instance) -> None:
+    """What a job sees of its environment, byte for byte, its directory and umask, and its end are the same with either."""
+    variables = {"a-b.c": "1 2", "BASH_FUNC_hi%%": "() {  echo hi\n}", "RAW": "\udcff\udcfe", "EMPTY": "", "set": "x"}
+    script = f"#!/bin/bash\n#DOCKER {HOST_IMAGE}\nLC_ALL=C sort -z /proc/$$/environ; pwd; umask; exit 7\n"
+    seen = {}
+    for kind in ("c", "python"):
+        with _only(instance, kind):
+            done = instance.run(script, shell="/bin/bash", variables=variables, umask=0o027, job_id="4711.vm")
+        assert (done.exit_status, done.stderr) == (7, b"")
+        seen[kind] = done.stdout
 
-    assert done.exit_status == 7
-    names = {line.partition(b"=")[0]: line for line in seen.split(b"\0") if b"=" in line}
-    assert names[b"RAW"] == b"RAW=\xff\xfe"
-    assert names[b"a-b.c"] == b"a-b.c=1 2"
-    assert names[b"BASH_FUNC_hi%%"] == b"BASH_FUNC_hi%%=() {  echo hi\n}"
-    assert names[b"EMPTY"] == b"EMPTY="
-    assert b"_" not in names or b"pbsdock-run" not in names[b"_"]
-    assert seen.endswith(b"0027\n")
+    assert seen["c"] == seen["python"]
+    for line in (b"RAW=\xff\xfe", b"a-b.c=1 2", b"BASH_FUNC_hi%%=() {  echo hi\n}", b"EMPTY="):
+        assert line in seen["c"].split(b"\0")
+    assert seen["c"].endswith(b"0027\n")
 
 
 def test_a_site_without_a_first_process(instance: Instance) -> None:
