@@ -1,8 +1,8 @@
-.PHONY: help demo demo-s3 test test-v2 attack fuzz faults load bench lint lock
+.PHONY: help demo demo-s3 test test-v2 attack fuzz faults load bench lint lock pages deb
 
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check
-SHELL_FILES := install.sh $(filter-out hooks/ask,$(wildcard hooks/*)) tests/*.sh tests/vm/*.sh demo/*.sh .ci/run examples/*.sh
+SHELL_FILES := install.sh $(filter-out hooks/ask,$(wildcard hooks/*)) tests/*.sh tests/vm/*.sh deb/*.sh deb/postinst deb/prerm deb/postrm demo/*.sh .ci/run examples/*.sh
 C_FILES := init/init.c init/run.c tests/init_fuzz.c tests/run_fuzz.c
 C_CHECKS := -std=c11 -O2 -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wpointer-arith -Werror
 
@@ -17,6 +17,8 @@ help:
 	@echo 'make test-v2 all of it that needs cgroup v2 and systemd, in a virtual machine (root)'
 	@echo 'make bench  the costs as ratios to plain docker (root)'
 	@echo 'make lint   ruff, mypy --strict, import-linter, shellcheck and cppcheck alone'
+	@echo 'make pages manual pages and shell completion anew, from the command line'"'"'s own parser (needs a package index)'
+	@echo 'make deb   a Debian package of this checkout for hosts like this one, with all it needs inside'
 	@echo 'make lock   lock/*.txt anew: the newest packages setup.cfg allows, with their hashes (needs a package index);'
 	@echo '            and advisories on them, if api.osv.dev can be reached'
 
@@ -62,13 +64,26 @@ lock:
 	/usr/bin/python3 lock/lock.py
 	/usr/bin/python3 lock/advisories.py
 
+# From the command's own parser, with tools that nothing else needs.
+pages: .venv/stamp
+	rm -rf .venv/pages && /usr/bin/python3 -m venv .venv/pages
+	.venv/pages/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r lock/build.txt
+	PIP_USE_PEP517=1 .venv/pages/bin/python -m pip --quiet --disable-pip-version-check install --no-build-isolation --require-hashes -r lock/pages.txt
+	PYTHONPATH=lib:$$(echo .venv/lib/python3*/site-packages) .venv/pages/bin/python deb/pages.py
+
+deb: pages
+	sh deb/build.sh
+
 .PHONY: setup
-setup: .venv/stamp lib/pbsdock/init/pbsdock-init lib/pbsdock/init/pbsdock-run
+setup: .venv/stamp lib/pbsdock/init/pbsdock-init lib/pbsdock/init/pbsdock-run lib/pbsdock/init/tm-agent
 	@sh tests/setup.sh store
 
 # As installing the checkout in place has done it; again when its source has changed.
 lib/pbsdock/init/pbsdock-%: $(wildcard init/*.[ch]) lib/pbsdock/admin/setup/first_process.py | .venv/stamp
 	$(PYTHON) -c 'from pathlib import Path; from pbsdock.admin.setup import first_process; [first_process.compile_to(Path("$@"), Path("init"), one) for one in first_process.PROGRAMS if "$@".endswith(one.name)]'
+
+lib/pbsdock/init/tm-agent: init/tm-agent.c lib/pbsdock/admin/setup/first_process.py | .venv/stamp
+	$(PYTHON) -c 'from pathlib import Path; from pbsdock.admin.setup import first_process; first_process.compile_to(Path("$@"), Path("init"), first_process.TM_AGENT)'
 
 .venv/stamp: setup.cfg pyproject.toml lock/test.txt
 	@sh tests/setup.sh

@@ -19,15 +19,15 @@ class BuildWithFirstProcess(build_py):
 
     def run(self) -> None:
         """Raises SystemExit, with a sentence."""
-        try:
-            for program in first_process.PROGRAMS:
-                first_process.compile_to(HERE / "lib/pbsdock" / program.name, HERE / "init", program)
-        except SetupError as error:
-            for program in first_process.PROGRAMS:
-                (HERE / "lib/pbsdock" / program.name).unlink(missing_ok=True)  # what an older source was compiled to
-            if not self.editable_mode:
-                raise SystemExit(f"the first process of containers is missing: {error}") from None
-            print(f"the first process of containers is missing: {error}", file=sys.stderr)
+        for program in first_process.PROGRAMS:
+            path = HERE / "lib/pbsdock" / program.name
+            try:
+                first_process.compile_to(path, HERE / "init", program)
+            except SetupError as error:
+                path.unlink(missing_ok=True)  # what an older source was compiled to
+                if not self.editable_mode:
+                    raise SystemExit(f"the first process of containers is missing: {error}") from None
+                print(f"the first process of containers is missing: {error}", file=sys.stderr)
         super().run()
 
 

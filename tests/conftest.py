@@ -25,7 +25,7 @@ from pbsdock.trial import Outcome, Request, Trial, run_job
 from tests.support import quick_setup
 from tests.support.agents import agents, kill_agents
 
-pytest_plugins = ["tests.support.cluster", "tests.support.laps", "tests.support.threats"]
+pytest_plugins = ["tests.support.cluster", "tests.support.laps", "tests.support.sisters", "tests.support.threats"]
 ROOT = Path(__file__).resolve().parent.parent
 # Of this run alone: another run on the same engine must not lose its images when this one tidies up.
 _RUN = f"pbsdock-test-{os.getpid()}"

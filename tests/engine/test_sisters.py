@@ -3,78 +3,19 @@
 from __future__ import annotations
 
 import json
-import pwd
 import secrets
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import IMAGE, USERS, wait_until
-from tests.support.cluster import Node, TwoNodes
-from tests.support.ports import free_port
+from tests.conftest import IMAGE, wait_until
+from tests.support.cluster import Node
+from tests.support.sisters import Site
 
 pytestmark = pytest.mark.engine
 
 _WHERE = "read init </proc/1/comm; echo $PBS_NODENUM $(hostname) $(id -u) $init"
 _INIT = "pbsdock-init"
-
-
-class Site:
-    """Both nodes with a key of the cluster, and a pbsdsh that the container can run."""
-
-    def __init__(self, cluster: TwoNodes, home: Path) -> None:
-        self.cluster = cluster
-        self.uid = pwd.getpwnam(USERS[0]).pw_uid
-        self.pbsdsh = home / "pbsdsh"
-        shutil.copy(cluster.client_dir / "pbsdsh", self.pbsdsh)
-        self.port = free_port()
-        key = secrets.token_bytes(32)
-        for node in cluster.nodes:
-            self.key_of(node).write_bytes(key)
-            self.key_of(node).chmod(0o600)
-        self.configure("")
-
-    @staticmethod
-    def key_of(node: Node) -> Path:
-        """Where a node has the cluster's key."""
-        return node.instance.config.parent / "cluster.key"
-
-    def configure(self, text: str, nodes: str = "") -> None:
-        """The site's configuration, with *nodes* more lines of that section."""
-        self.cluster.configure(f"{text}\n[nodes]\nport = {self.port}\n{nodes}")
-
-    def script(self, body: str, directive: str = f"#DOCKER {IMAGE}") -> str:
-        """A job whose *body* has ``pbsdsh`` as a command that takes a ticket along."""
-        ticketed = f'pbsdsh() {{ {self.pbsdsh} -e PBSDOCK_TICKET=$PBSDOCK_TICKET "$@"; }}'
-        return f"#!/bin/sh\n{directive}\n{ticketed}\n{body}\n"
-
-    def run(self, body: str, resources: str = "nodes=1:ppn=1+n2:ppn=2", **options: Any) -> Any:
-        """Run a job to its end."""
-        return self.cluster.run(self.script(body), resources, **options)
-
-    def events(self, node: Node, event: str, job: str = "") -> list[dict[str, Any]]:
-        """A node's events of that name."""
-        return [line for line in node.instance.events(job or None) if line["event"] == event]
-
-    def one(self, node: Node, event: str, job: str) -> dict[str, Any]:
-        """The one of that name and job, which may come a moment after the job."""
-        wait_until(f"{event} on {node.name}", lambda: bool(self.events(node, event, job)), 20)
-        (found,) = self.events(node, event, job)
-        return found
-
-
-@pytest.fixture
-def site(cluster: TwoNodes) -> Iterator[Site]:
-    made = Site(cluster, Path(pwd.getpwnam(USERS[0]).pw_dir))
-    try:
-        yield made
-    finally:
-        made.pbsdsh.unlink()
-        for node in cluster.nodes:
-            made.key_of(node).unlink()
 
 
 def test_every_task_is_in_the_image(site: Site) -> None:
@@ -98,9 +39,7 @@ def test_a_node_has_what_its_slots_are_worth(site: Site) -> None:
     job = site.cluster.begin(
         site.script("pbsdsh /bin/true; touch ~/there; sleep 60"), "nodes=1:ppn=1+n2:ppn=2,mem=300mb"
     )
-    flag = site.pbsdsh.parent / "there"
-    wait_until("the tasks ran", flag.exists, 30)
-    flag.unlink()
+    site.flags("there")
     plans = [_plan(node, job.job_id) for node in site.cluster.nodes]
     job.qdel()
     job.result()
@@ -163,10 +102,9 @@ def test_nodes_with_different_keys(site: Site) -> None:
 
 def test_a_sisters_container_is_killed(site: Site) -> None:
     """Its tasks end by SIGKILL; the next one gets another container, with the same name for the job."""
-    body = "pbsdsh -h n2 /bin/sh -c 'echo 1 >~/there; exec sleep 60'; pbsdsh -h n2 -o /bin/cat /proc/1/comm; rm ~/there"
+    body = "pbsdsh -h n2 /bin/sh -c 'echo 1 >~/there; exec sleep 60'; pbsdsh -h n2 -o /bin/cat /proc/1/comm"
     job = site.cluster.begin(site.script(body), "nodes=1+n2")
-    flag = site.pbsdsh.parent / "there"
-    wait_until("the task runs", flag.exists, 30)
+    site.flags("there")
     (container,) = site.cluster.sister.docker("ps", "-q").stdout.split()
     site.cluster.sister.docker("kill", container)
     done = job.result()
@@ -183,14 +121,11 @@ def test_an_agent_is_killed(site: Site, which: str) -> None:
     """While a task runs on each node: it and those after it come through."""
     body = "pbsdsh /bin/sh -c 'echo 1 >~/there$PBS_NODENUM; sleep 3; exit 5'; pbsdsh -o /bin/cat /proc/1/comm"
     job = site.cluster.begin(site.script(body), "nodes=1+n2")
-    flags = [site.pbsdsh.parent / f"there{number}" for number in (0, 1)]
-    wait_until("the tasks run", lambda: all(flag.exists() for flag in flags), 30)
+    site.flags("there0", "there1")
     node: Node = getattr(site.cluster, which)
     node.kill_agent()
     node.instance.start_agent()
     done = job.result()
-    for flag in flags:
-        flag.unlink()
 
     assert done.stderr.decode().count("exit status 5") == 2, done.stderr
     assert done.stdout.decode().split() == [_INIT] * 2, done.stderr
@@ -200,12 +135,9 @@ def test_qdel_in_the_middle(site: Site) -> None:
     """Both nodes are empty at once, also of what does not want to go."""
     body = "pbsdsh /bin/sh -c 'trap \"\" TERM; echo 1 >~/there$PBS_NODENUM; while :; do sleep 1; done'"
     job = site.cluster.begin(site.script(body), "nodes=1+n2")
-    flags = [site.pbsdsh.parent / f"there{number}" for number in (0, 1)]
-    wait_until("the tasks run", lambda: all(flag.exists() for flag in flags), 30)
+    site.flags("there0", "there1")
     job.qdel()
     done = job.result()
-    for flag in flags:
-        flag.unlink()
 
     assert done.exit_status in (265, 271)
     for node in site.cluster.nodes:

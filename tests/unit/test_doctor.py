@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 import threading
 import time
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pbsdock.admin.doctor import host, network, site, table, whole
+from pbsdock.admin.doctor import host, neighbours, network, site, table, whole
 from pbsdock.admin.doctor.report import Finding
 from pbsdock.admin.doctor.table import Row, Verdict
 from pbsdock.config.tables import parse
@@ -251,3 +252,28 @@ def test_the_run_hook_in_c(tmp_path: Path) -> None:
     assert site.run_hook(tmp_path).verdict is Verdict.OK
     program.chmod(0o777)
     assert site.run_hook(tmp_path).verdict is Verdict.WARN
+
+
+def test_a_nodes_key_and_port(tmp_path: Path) -> None:
+    """A key that others can read is wrong; a port that nobody listens on is to be seen to."""
+    key = tmp_path / "cluster.key"
+    paths = SimpleNamespace(config=tmp_path / "pbsdock.toml")
+
+    def verdicts(text: str) -> list[Verdict]:
+        subject: Any = SimpleNamespace(config=parse(text), paths=paths)
+        return [row.verdict for row in neighbours.examine(subject)]
+
+    auto = "[nodes]\nsign_with = 'key'\n"
+    assert verdicts(auto) == [Verdict.WRONG]
+    key.write_text("0" * 64 + "\n")
+    key.chmod(0o644)
+    assert verdicts(auto) == [Verdict.WRONG]
+    key.chmod(0o600)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        used = listening.getsockname()[1]
+        found = verdicts(f"{auto}port = {used}\n")
+    if found[0] is Verdict.WRONG:  # the directory of the tests is others' to change
+        pytest.skip("the key's directory is not root's alone")
+    assert found == [Verdict.OK, Verdict.OK]
+    assert verdicts(f"{auto}port = {used}\n") == [Verdict.OK, Verdict.WARN]
+    assert verdicts(f"{auto}port = 0\n") == [Verdict.OK]

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from pbsdock.rm.torque import BadValue, parse_jb, parse_nodes
-from pbsdock.trial import BadRequest, Request
+from pbsdock.trial import BadRequest, Outcome, Request
 from pbsdock.trial import environment as environments
+from pbsdock.trial.command import report
 from pbsdock.trial.namespaces import EmulatedNode
 from pbsdock.trial.nodes import NodeSlots, exec_host, place, sisters, slot_owners
 from pbsdock.trial.request import Job, resolve
@@ -150,6 +151,19 @@ def test_a_sisters_task(tmp_path: Path) -> None:
     assert env["PATH"] == environments.MOM["PATH"]
     assert env["HOSTNAME"] == "n2"
     assert "PBS_NODEFILE" not in env
+
+
+def test_a_sister_ended_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """The mother's prologue has no status then, and is not to blame."""
+    outcome = Outcome(
+        job_id="1.vm", exit_status=-3, stdout=b"", stderr=b"", prologue_status=None, epilogue_status=0, seconds={}
+    )
+
+    report(outcome, interactive=False, as_json=False)
+
+    assert capsys.readouterr().err == (
+        "pbsdock try: a prologue.parallel of a sister's failed; Torque records -3 and queues the job again\n"
+    )
 
 
 def test_paths_of_a_node(tmp_path: Path) -> None:

@@ -43,10 +43,10 @@ class Arrivals:
             arrival = self._known[job_id] = Arrival(run)
             return arrival, True
 
-    def forget(self, job_id: str) -> None:
-        """The job is over."""
+    def forget(self, job_id: str) -> bool:
+        """The job is over; returns whether it was known."""
         with self._lock:
-            self._known.pop(job_id, None)
+            return self._known.pop(job_id, None) is not None
 
     def keep(self, is_live: Callable[[str], bool]) -> None:
         """Forget those that are not alive any more. Raises OSError."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pbsdock.agent import first_process, late_grant, standing, work_dir
+from pbsdock.agent import first_process, late_grant, standing, task_tools, work_dir
 from pbsdock.agent.attached import start_attached
 from pbsdock.agent.container_root import looking
 from pbsdock.agent.directories import check_workdir
@@ -93,7 +93,7 @@ def start_again(node: Node, record: Record, request: wire.Message, caller: Calle
         raise Refusal("agent-lost", "the pbsdock agent of this node was lost while it started the job; submit it again")
     call = call_of(node, record, request)
     limits = limits_of(caller)
-    return run, admit(node, run, first_process.LEADER, command_for(record, call, run.pid), limits)
+    return run, admit(node, run, first_process.LEADER, command_for(node, record, call, run.pid), limits)
 
 
 def admit(node: Node, run: Run, name: str, command: Command, limits: Rlimits) -> Admission:
@@ -125,10 +125,10 @@ def _admission(
     )
 
 
-def command_for(record: Record, call: container.Call, pid: int) -> Command:
+def command_for(node: Node, record: Record, call: container.Call, pid: int) -> Command:
     """What *call* comes to in the container of first process *pid*. Raises NodeFault if that is over."""
     try:
-        return _command(record, call, pid)
+        return _command(node, record, call, pid)
     except OSError:
         raise NodeFault("first-process", "the job's container is over") from None
 
@@ -171,29 +171,30 @@ def _open(
         if wrong:
             node.emit("container.mismatch", record, level="error", container=waiting.container, reason=wrong)
             raise NodeFault("container-mismatch", f"the container was stopped before the job began: {wrong}")
-        command = None if call is None else _runnable(record, call, waiting)
+        command = None if call is None else _runnable(node, record, call, waiting)
         within = first_process.within(pid, limits)
         first_process.open_gate(connection, within)
     return command, within
 
 
-def _runnable(record: Record, call: container.Call, waiting: Standing) -> Command:
+def _runnable(node: Node, record: Record, call: container.Call, waiting: Standing) -> Command:
     """What *call* comes to in the waiting container. Raises OSError if that is over, Refusal for what cannot be run."""
-    plan, command = record.planned, _command(record, call, waiting.pid)
+    plan, command = record.planned, _command(node, record, call, waiting.pid)
     targets = [mount.target for mount in waiting.bound] + [tmpfs.target for tmpfs in plan.tmpfs]
     with looking(waiting.pid) as look:
         image = image_as_met(plan, look, command.environment, targets)
         return checked(plan, call, command, record.facts.image, image)
 
 
-def _command(record: Record, call: container.Call, pid: int) -> Command:
+def _command(node: Node, record: Record, call: container.Call, pid: int) -> Command:
     """Raises OSError if the first process is over."""
     plan = record.planned
     own = (pair.partition("=") for pair in container.environment(plan, call, record.facts.image))
     ticket = {VARIABLE: record.facts.ticket} if record.facts.ticket else {}
+    chosen = {**first_process.environment_of(pid), **{name: value for name, _, value in own}, **ticket}
     return Command(
         argv=call.argv,
-        environment={**first_process.environment_of(pid), **{name: value for name, _, value in own}, **ticket},
+        environment=task_tools.environment(node, record, chosen),
         directory=container.working_directory(plan, call, record.facts.bound),
     )
 

@@ -31,7 +31,7 @@ def start_task(node: Node, record: Record, request: wire.Message, caller: Caller
     call, _bound = work_dir.at_start(record, call, node.rm.words, is_running=True)
     if len(node.jobs.tasks_of(record.incarnation)) >= _MOST:
         raise Refusal("too-many-tasks", f"job {record.job_id} has {_MOST} tasks on this node, as many as it may")
-    command = command_for(record, call, record.facts.pid)
+    command = command_for(node, record, call, record.facts.pid)
     running = TaskRun(record=record, name=f"task-{secrets.token_hex(8)}")
     admission = admit(node, running, running.name, command, limits_of(caller))
     node.jobs.add(running)

@@ -130,6 +130,7 @@ class Facts:
     path_rules: PathRules | None = None  # of the site for the job's owner, as of its prologue
     script_names_shell: bool = False
     script_sha256: str = ""
+    mpi_own: tuple[str, ...] = ()  # variables of an MPI's launcher that the script names itself
     interpreter: str = ""  # of the script's first line
     env_finds: str = ""  # the program that env(1) is to find as such
     pid: int = 0  # the container's first process

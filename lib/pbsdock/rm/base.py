@@ -33,6 +33,7 @@ class Grant:
     gpus: int = 0
     gpu_ids: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    host_slots: tuple[int, ...] = ()  # of each of them
     walltime_s: int | None = None
 
 
@@ -57,6 +58,7 @@ class Words:
     impossible_size: str  # where a size comes from that no node can have
     job_id_variable: str
     work_dir_variable: str  # where the job was submitted
+    node_file_variable: str  # names the file that lists the job's hosts, a line for each slot
     submit: str  # the command
     start_variables: tuple[str, ...]  # where the job starts, as its user wrote it
     own_variables: tuple[str, ...]  # shell patterns of the variables that are the manager's, not the user's
@@ -96,6 +98,16 @@ class Job:
     job_file: str  # what the manager calls the file that is there while the job lives, see ResourceManager.live
     grant: Grant
     words: Words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientTool:
+    """A program of the manager's own that is given to containers: its path on this node, the loader it names ("" for a
+    static one), and (name, path) of every library it needs."""
+
+    program: str
+    loader: str = ""
+    libraries: tuple[tuple[str, str], ...] = ()
 
 
 class Announced(Protocol):
@@ -178,7 +190,10 @@ class Adoption:
 
 class ResourceManager(Protocol):
     """One manager's daemon on this node. Any thread. *argv* is what a root hook was called with, less its own name,
-    *env* the part of its environment that it passes on."""
+    *env* the part of its environment that it passes on.
+
+    Many methods because this is all that is asked of a manager, by every part of the agent.
+    """
 
     words: Words  # what it calls things
     closed: ClosedPaths  # its own directories, which are not given to containers
@@ -217,6 +232,10 @@ class ResourceManager(Protocol):
 
     def chooses_shell(self, script: bytes) -> bool:
         """Whether the script asks for a shell, in the manager's own lines."""
+
+    def task_client(self) -> tuple[ClientTool | None, str]:
+        """The program by which a job's script starts tasks on its nodes, and ""; or None and, in a sentence, why there
+        is none for containers."""
 
     def adopts(self) -> tuple[str, str]:
         """By which program containers come into the manager's accounting on this node, and "" ; or "", and a sentence

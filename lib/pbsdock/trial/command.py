@@ -25,7 +25,7 @@ from pbsdock.rm.torque import BadValue, parse_nodes
 from pbsdock.trial.hooks import NOT_RUN, TIMED_OUT
 from pbsdock.trial.mom import Trial
 from pbsdock.trial.nodes import sisters
-from pbsdock.trial.request import BadRequest, Outcome, Request
+from pbsdock.trial.request import NOT_JOINED, BadRequest, Outcome, Request
 
 _HONOURED = ("-l", "-N", "-q", "-S", "-v", "-t")
 _NAME_LIMIT = 15  # qsub's own cut of a name taken from the script's file
@@ -237,6 +237,8 @@ def report(outcome: Outcome, *, interactive: bool, as_json: bool) -> None:
 
 
 def _why(outcome: Outcome) -> str:
+    if outcome.exit_status == NOT_JOINED:
+        return f"a prologue.parallel of a sister's failed; Torque records {NOT_JOINED} and queues the job again"
     if outcome.session_id is not None:
         return f"the job's shell could not be started; Torque records {outcome.exit_status}"
     how = {

@@ -83,9 +83,8 @@ class Sister:
                 return
             self.joined = False
             sessions = [task.pid for task in self.tasks]
-            for number in (signal.SIGTERM, signal.SIGKILL):
-                for session in sessions:
-                    kill_session(session, number)
+            for session in sessions:
+                kill_session(session, signal.SIGTERM)
             kill_all(*sessions)
             for relay in self._relays:
                 relay.join(_DRAIN_S)

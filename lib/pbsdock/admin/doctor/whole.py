@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
-from pbsdock.admin.doctor import engine, host, mounts, network, packages, site, stores
+from pbsdock.admin.doctor import engine, host, mounts, neighbours, network, packages, site, stores
 from pbsdock.admin.doctor.report import Finding
 from pbsdock.admin.doctor.subject import Subject
 from pbsdock.admin.doctor.table import Row, Verdict, from_findings, ok, unknown, warn, wrong
@@ -75,6 +75,7 @@ PARTS: dict[str, Part] = {
     "engine": engine_rows,
     "host": host.examine,
     "registries": network.examine,
+    "nodes": neighbours.examine,
     "s3": store_rows,
     "packages": package_rows,
     "mounts": mount_rows,

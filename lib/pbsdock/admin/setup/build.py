@@ -40,7 +40,7 @@ def find(versions: Versions, identity: str) -> Version | None:
 
 
 def first_process_is_to_come(version: Version) -> bool:
-    """Whether it was made without that, or the run hook in C, where there was no compiler, and one is here now."""
+    """Whether it was made without one of the programs in C, where there was no compiler, and one is here now."""
     programs = [version.library / "pbsdock" / program.name for program in first_process.PROGRAMS]
     return first_process.compiler() is not None and not all(path.exists() for path in programs)
 

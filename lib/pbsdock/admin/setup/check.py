@@ -116,7 +116,7 @@ def _program(current: Version) -> Iterator[str]:
         return
     if build.first_process_is_to_come(current):
         yield (
-            f"{current.home} lacks the first process of containers or the run hook in C, and there is a C compiler now;"
+            f"{current.home} lacks a program in C, such as the first process of containers, and there is a C compiler now;"
             " run install.sh again"
         )
     for program in first_process.PROGRAMS:

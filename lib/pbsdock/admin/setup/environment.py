@@ -38,8 +38,8 @@ def fetch(python: Path, source: Source, to: Path) -> int:
             shutil.copy(file, to)
     with suppress(SetupError):  # the hosts compile it themselves, or say that they cannot
         for program in first_process.PROGRAMS:
-            carried = first_process.carried(source.first_process, program)
-            first_process.compile_to(to / carried, source.first_process, program)
+            carried = to / first_process.carried(source.first_process, program)
+            first_process.compile_to(carried, source.first_process, program)
     return len(files)
 
 
@@ -196,7 +196,7 @@ def _write_record(path: Path, rows: list[list[str]]) -> None:
 
 
 def _put_program(source: Source, library: Path, wheels: Path | None) -> str:
-    """Install pbsdock itself by copying: it is plain Python but for one program in C.
+    """Install pbsdock itself by copying: it is plain Python but for the programs in C.
 
     Returns why the first process of containers cannot be had, or "". Core metadata and RECORD as packaging.python.org
     specifies them.
@@ -205,9 +205,7 @@ def _put_program(source: Source, library: Path, wheels: Path | None) -> str:
     compiled = {library / "pbsdock" / program.name: program for program in first_process.PROGRAMS}
     for path in compiled:
         shutil.rmtree(path.parent, ignore_errors=True)  # whatever an older source was compiled to
-    lacking = ""
-    for path, program in compiled.items():
-        lacking = lacking or first_process.provide(path, source.first_process, wheels, program)
+    lacking = [first_process.provide(path, source.first_process, wheels, kind) for path, kind in compiled.items()]
     about = library / f"pbsdock-{source.version}.dist-info"
     about.mkdir()
     shutil.copyfile(source.directory / "LICENSE", about / "LICENSE")
@@ -221,7 +219,7 @@ def _put_program(source: Source, library: Path, wheels: Path | None) -> str:
         path.chmod(0o755 if path in compiled else 0o644)
     rows = [_row(str(path.relative_to(library)), path.read_bytes()) for path in files]
     _write_record(about / "RECORD", [*rows, [f"{about.name}/RECORD", "", ""]])
-    return lacking
+    return next(filter(None, lacking), "")
 
 
 def _compile(version: Version) -> None:

@@ -1,8 +1,8 @@
-"""The programs in C, the first process of containers and the run hook: compiled where there is a compiler, else taken
-from where one was.
+"""The programs in C: compiled where there is a compiler, else taken from where one was.
 
-They are static, so that the first process runs in every image: what is compiled on one host runs on all of its
-processor. musl makes them a tenth as large as glibc does; either will do. The run hook is there in Python too.
+The first process of containers, what starts commands on a job's other nodes, and the run hook, which is there in Python
+too. They are static, so that they run in every image: what is compiled on one host runs on all of its processor. musl
+makes them a tenth as large as glibc does; either will do.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import os
 import platform
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from pbsdock.admin.setup.errors import SetupError
 
 
-class Program(NamedTuple):
-    """Its name below the package, and its sources, of which the first is compiled."""
+@dataclass(frozen=True, slots=True)
+class Program:
+    """``name`` below the package; of ``sources`` the first is compiled and includes the others."""
 
     name: str
     sources: tuple[str, ...]
@@ -27,7 +28,9 @@ class Program(NamedTuple):
 
 INIT = Program("init/pbsdock-init", ("init.c", "message.h", "session.h"))
 RUN = Program("init/pbsdock-run", ("run.c", "message.h", "request.h", "wire.h"))
-PROGRAMS = (INIT, RUN)
+TM_AGENT = Program("init/tm-agent", ("tm-agent.c",))
+PROGRAMS = (INIT, RUN, TM_AGENT)
+NAME = INIT.name
 COMPILERS = ("musl-gcc", "cc", "gcc")
 # Nothing of the day, the place or the machine is in the file: the same compiler makes the same bytes anywhere.
 FLAGS = (

@@ -84,9 +84,8 @@ class RootRequests:
             for record in mine:
                 record.note(exit_status=ended.exit_status)
             clean = all([release(self.node, record, why="epilogue") for record in mine])
-            if not self._of(job_id):
-                self.node.paths.unmark(job_id)  # of one that was announced alone
-                self.node.arrivals.forget(job_id)
+            if not self._of(job_id) and self.node.arrivals.forget(job_id):
+                self.node.paths.unmark(job_id)
         if not early:
             self._answer_released(clean=clean)
         for record in mine:  # mom need not wait for what other nodes tell of it

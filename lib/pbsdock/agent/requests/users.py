@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from pbsdock.agent import announced, prepare, stage, tickets
 from pbsdock.agent.arrivals import Outcome
@@ -16,6 +16,7 @@ from pbsdock.agent.requests.fields import env_of
 from pbsdock.agent.requests.own import OwnRequests
 from pbsdock.agent.requests.running import RunningRequests, lose_output
 from pbsdock.agent.runs import ExecRun, JobRun, Run, TaskRun
+from pbsdock.agent.stage_items import item_of
 from pbsdock.agent.start import Admission, is_of_leader, start_again, start_for_tasks, start_job
 from pbsdock.agent.tasks import start_task
 from pbsdock.core.errors import HookError, Refusal
@@ -24,6 +25,8 @@ from pbsdock.core.record import Record, Refused, State
 from pbsdock.directive.parse import late_sentence
 from pbsdock.engine.base import EngineError
 from pbsdock.host.process import Caller, start_time
+from pbsdock.host.shared import is_nodes_own
+from pbsdock.host.syscalls import mounted_file_systems
 from pbsdock.protocol import wire
 from pbsdock.staging.made import UMASK
 
@@ -87,8 +90,21 @@ class UserRequests(OwnRequests):
                 f"network {record.planned.network!r}: nothing in the container can start processes on the job's other"
                 f" nodes, since {self.node.rm.words.name} listens on the host's own network; MPI needs network host"
             )
+        if record.facts.ticket and is_job:
+            for sentence in self._staged_here_alone(record):
+                self.session.notify(sentence)
         if (late := record.facts.late_line) and is_job:
             self.session.notify(late_sentence(late, contained=True))
+
+    def _staged_here_alone(self, record: Record) -> Iterator[str]:
+        """What the tasks on the job's other nodes do not find where it was staged to."""
+        mounted = mounted_file_systems() if record.planned.stage_in else []
+        for option in record.planned.stage_in:
+            if is_nodes_own(item_of(record, record.planned, option).path, mounted):
+                yield (
+                    f"{option.url} is in {option.path} on {self.node.name} alone: the job's other nodes do not share"
+                    " that file system"
+                )
 
     def _admit(self, record: Record, running: Run, admission: Admission) -> None:
         """Let the run hook go on, who waits for the end of *running* from now on."""

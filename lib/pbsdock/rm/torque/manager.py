@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pbsdock.core.errors import BadValue
 from pbsdock.core.pathrules import ClosedPaths
-from pbsdock.rm.base import Adoption, Ended, ResourceManager
-from pbsdock.rm.torque import server, settings, tools
+from pbsdock.rm.base import Adoption, ClientTool, Ended, ResourceManager
+from pbsdock.rm.torque import client_tools, server, settings, tools
 from pbsdock.rm.torque.args import parse_epilogue_argv, parse_prologue_argv
 from pbsdock.rm.torque.facts import LiveJob, Prologue
 from pbsdock.rm.torque.ids import parse_job_id
@@ -107,6 +107,15 @@ class Torque(ResourceManager):
     def chooses_shell(self, script: bytes) -> bool:
         """Whether a ``#PBS`` line has the option -S."""
         return _SHELL_LINE.search(script) is not None
+
+    def task_client(self) -> tuple[ClientTool | None, str]:
+        """Torque's pbsdsh."""
+        if found := tools.find("pbsdsh", self._client_dir):
+            return client_tools.look_at(found)
+        where = (
+            f"in torque.client_dir, {self._client_dir}" if self._client_dir else "in the usual places or beside pbs_mom"
+        )
+        return None, f"pbsdsh is not {where}"
 
     def adopts(self) -> tuple[str, str]:
         """By pbs_track, looked for anew."""

@@ -22,6 +22,7 @@ WORDS = Words(
     impossible_size="what Torque makes of a negative size or one it cannot hold",
     job_id_variable="PBS_JOBID",
     work_dir_variable="PBS_O_WORKDIR",
+    node_file_variable="PBS_NODEFILE",
     submit="qsub",
     start_variables=("PBS_O_INITDIR", "PBS_O_WORKDIR"),
     own_variables=("PBS_*",),
