@@ -79,11 +79,8 @@ setup: .venv/stamp lib/pbsdock/init/pbsdock-init lib/pbsdock/init/pbsdock-run li
 	@sh tests/setup.sh store
 
 # As installing the checkout in place has done it; again when its source has changed.
-lib/pbsdock/init/pbsdock-%: $(wildcard init/*.[ch]) lib/pbsdock/admin/setup/first_process.py | .venv/stamp
-	$(PYTHON) -c 'from pathlib import Path; from pbsdock.admin.setup import first_process; [first_process.compile_to(Path("$@"), Path("init"), one) for one in first_process.PROGRAMS if "$@".endswith(one.name)]'
-
-lib/pbsdock/init/tm-agent: init/tm-agent.c lib/pbsdock/admin/setup/first_process.py | .venv/stamp
-	$(PYTHON) -c 'from pathlib import Path; from pbsdock.admin.setup import first_process; first_process.compile_to(Path("$@"), Path("init"), first_process.TM_AGENT)'
+lib/pbsdock/init/%: $(wildcard init/*.[ch]) lib/pbsdock/admin/setup/first_process.py | .venv/stamp
+	$(PYTHON) -c 'from pathlib import Path; from pbsdock.admin.setup import first_process as made; [made.compile_to(Path("$@"), Path("init"), one) for one in made.PROGRAMS if one.name == "init/$*"]'
 
 .venv/stamp: setup.cfg pyproject.toml lock/test.txt
 	@sh tests/setup.sh

@@ -116,8 +116,8 @@ def _program(current: Version) -> Iterator[str]:
         return
     if build.first_process_is_to_come(current):
         yield (
-            f"{current.home} lacks a program in C, such as the first process of containers, and there is a C compiler now;"
-            " run install.sh again"
+            f"{current.home} lacks a program in C, such as the first process of containers, and there is a C compiler"
+            " now; run install.sh again"
         )
     for program in first_process.PROGRAMS:
         if (path := current.library / "pbsdock" / program.name).exists():
