@@ -607,17 +607,19 @@ def test_a_signal_over_a_connection_that_broke(agent: Agent, first: FirstProcess
 
 
 def test_what_runs_already_is_joined(agent: Agent, first: FirstProcess) -> None:
-    """The agent was lost after the hook had asked: nothing runs twice."""
+    """The agent was lost after the hook had asked: nothing runs twice, and process 1's own session is not counted."""
     flags = init.SESSION | init.SEARCH | init.LEADER
-    before = first.start(_LEADER, "sh", "-c", "sleep 0.5; exit 5", flags=flags)
+    before = first.start(_LEADER, "sh", "-c", "sleep 2; exit 5", flags=flags)
     assert before.receive().kind == init.PID
     hook = agent.hook("/bin/sh", "-c", "echo twice")
-    agent.let_in(first)
+    tools = _tools(agent, "pbs_track")
+    agent.let_in(first, pbs_track=tools)
     end = _over(agent)
     agent.end(5)
     out, _ = hook.communicate(timeout=20)
 
     assert (end, out, hook.returncode) == ((init.ENDED, 5 << 8), b"", 5)
+    assert not Path(tools).with_name("calls").exists()
     before.close()
 
 
