@@ -95,6 +95,7 @@ static ssize_t broken(int fd, struct msghdr *m, int flags) {
 )
 _AS_IT_IS = Before("", "")
 _RUN_HOOK = "/hooks/run"
+_LONG = f"777.{os.getpid()}"  # seconds, of this run alone
 
 
 @pytest.fixture(scope="module")
@@ -552,13 +553,13 @@ def test_a_session_that_is_not_counted(
 def test_a_tool_that_runs_when_the_job_is_over_is_killed(agent: Agent, first: FirstProcess) -> None:
     """There is nothing to count any more."""
     hook = agent.hook("/bin/sh", "-c", "sleep 1; exit 4")
-    tools = _tools(agent, "pbs_track", script="exec sleep 777")
+    tools = _tools(agent, "pbs_track", script=f"exec sleep {_LONG}")
     agent.let_in(first, name="task-1", task="task-1", pbs_track=tools)
     assert _over(agent) == (init.ENDED, 4 << 8)
     agent.end(4)
 
     assert hook.wait(20) == 4
-    assert not [one for one in Path("/proc").glob("[0-9]*/cmdline") if one.read_bytes() == b"sleep\x00777\x00"]
+    assert not [one for one in Path("/proc").glob("[0-9]*/cmdline") if f"\0{_LONG}\0".encode() in one.read_bytes()]
 
 
 def test_what_is_joined_is_not_counted(agent: Agent, first: FirstProcess) -> None:
