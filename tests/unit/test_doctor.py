@@ -242,6 +242,18 @@ def test_a_mode_is_mended_and_nothing_else(tmp_path: Path) -> None:
     assert stat.S_IMODE(os.stat(file).st_mode) == 0o750
 
 
+def test_the_run_hook_in_c(tmp_path: Path) -> None:
+    """It is there and root's alone, or each job has an interpreter."""
+    program = tmp_path / "pbsdock/init/pbsdock-run"
+    program.parent.mkdir(parents=True)
+    assert site.run_hook(tmp_path).verdict is Verdict.WARN
+    program.touch()
+    program.chmod(0o755)
+    assert site.run_hook(tmp_path).verdict is Verdict.OK
+    program.chmod(0o777)
+    assert site.run_hook(tmp_path).verdict is Verdict.WARN
+
+
 def test_a_nodes_key_and_port(tmp_path: Path) -> None:
     """A key that others can read is wrong; a port that nobody listens on is to be seen to."""
     key = tmp_path / "cluster.key"
