@@ -56,6 +56,7 @@ _Noreturn static void fail(const char *format, ...) {
 	fprintf(stderr, "%s: ", me);
 	vfprintf(stderr, format, rest);
 	fputc('\n', stderr);
+	va_end(rest);
 	exit(FAULT);
 }
 static const char *variable(const char *name) {

@@ -96,7 +96,7 @@ def test_without_a_client(node: FakeNode, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_environment_of_the_first_node(node: FakeNode) -> None:
     """In front on PATH; defaults, but for what the job, the image or the script has chosen."""
-    tools = (("/x", task_tools.TARGET),)
+    tools = (("/x", task_tools.TARGET), ("/y", task_tools.HOSTS))
     own = {"PATH": "/opt/mpi/bin:/bin", "PBS_NODEFILE": "/aux/7", "HYDRA_LAUNCHER": "ssh"}
     record = _record(node, own_files=tools, mpi_own=("OMPI_MCA_btl_tcp_if_include",))
 
@@ -104,7 +104,7 @@ def test_the_environment_of_the_first_node(node: FakeNode) -> None:
 
     assert found["PATH"] == f"{_BIN}:/opt/mpi/bin:/bin"
     assert found["OMPI_MCA_plm_rsh_agent"] == f"{_BIN}/tm-agent"
-    assert found["OMPI_MCA_orte_default_hostfile"] == "/aux/7"
+    assert found["OMPI_MCA_orte_default_hostfile"] == task_tools.HOSTS
     assert found["HYDRA_LAUNCHER"] == "ssh"
     assert "HYDRA_LAUNCHER_EXEC" not in found
     assert "OMPI_MCA_btl_tcp_if_exclude" not in found
@@ -113,6 +113,6 @@ def test_the_environment_of_the_first_node(node: FakeNode) -> None:
 @pytest.mark.parametrize(("network", "own"), [("bridge", {"PBS_NODEFILE": "/aux/7"}), ("host", {})])
 def test_where_no_launcher_runs(node: FakeNode, network: str, own: dict[str, str]) -> None:
     """On another network, and on a sister, which has no node file: nothing that could be in a launcher's way."""
-    record = _record(node, network=network, own_files=(("/x", task_tools.TARGET),))
+    record = _record(node, network=network, own_files=(("/x", task_tools.TARGET), ("/y", task_tools.HOSTS)))
 
     assert task_tools.environment(node, record, own) == own | {"PATH": f"{_BIN}:{task_tools.USUAL_PATH}"}
