@@ -67,5 +67,5 @@ Description: Torque jobs in Docker containers
  with the limits it was granted and the policy of the site.
 CONTROL
 mkdir -p "$out"
-dpkg-deb --root-owner-group -Zxz --build "$stage" "$out/pbsdock_${version}_$architecture.deb" >&2
+dpkg-deb --root-owner-group "-Z${PBSDOCK_DEB_COMPRESSION:-xz}" --build "$stage" "$out/pbsdock_${version}_$architecture.deb" >&2
 echo "$out/pbsdock_${version}_$architecture.deb"

@@ -64,7 +64,7 @@ def packages(scratch: Path) -> Iterator[tuple[Path, Path]]:
     for source, where in ((ROOT, out / "1"), (later, out / "2")):
         done = subprocess.run(
             ["sh", str(source / "deb/build.sh"), str(where)],
-            env={**os.environ, "PBSDOCK_WHEELS": str(wheels)},
+            env={**os.environ, "PBSDOCK_WHEELS": str(wheels), "PBSDOCK_DEB_COMPRESSION": "none"},
             capture_output=True,
             text=True,
             check=False,

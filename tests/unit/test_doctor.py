@@ -96,6 +96,15 @@ def test_a_part_that_takes_too_long_or_breaks_keeps_no_other() -> None:
     ]
 
 
+def test_a_busy_hosts_start_takes_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the whole; a little is left in any case."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    for took, left in ((0.2, 4.5), (2.0, 2.7), (9.0, 1.5)):
+        monkeypatch.setattr(whole, "uptime", lambda took=took: 1000.0 + took)
+        monkeypatch.setattr(whole, "start_time", lambda _pid: 1000 * ticks)
+        assert whole.time_left() == pytest.approx(left)
+
+
 # -- single checks ----------------------------------------------------------------------------------------------------
 
 

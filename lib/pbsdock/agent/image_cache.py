@@ -13,26 +13,43 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from pbsdock.agent import image_use
 from pbsdock.agent.image_use import Kept
+from pbsdock.agent.jobs import Jobs
+from pbsdock.config.tables import Config
 from pbsdock.core.errors import HookError, NodeFault
 from pbsdock.core.record import Record
 from pbsdock.core.sizes import human
-from pbsdock.engine.base import EngineError, ImageFacts
+from pbsdock.engine.base import ContainerEngine, EngineCapabilities, EngineError, ImageFacts
 from pbsdock.engine.credentials import Login
 from pbsdock.engine.keeper import Keeper
 from pbsdock.engine.manifest import layers_bytes
-
-if TYPE_CHECKING:
-    from pbsdock.agent.node import Node
 
 _LEAST_AGE_S = 120.0  # as kubelet's
 _REMOVAL_S = 120.0  # how long whoever looks for an image waits for its removal
 _UNPACKED = 2  # an image's layers take at least so many times their size in the registry while they come
 _SPARE = 256 << 20  # bytes; with less the engine can hardly unpack anything
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+
+
+class HasImages(Protocol):
+    """What of the node is needed."""
+
+    name: str
+    config: Config
+    jobs: Jobs
+
+    @property
+    def engine(self) -> ContainerEngine:
+        """The engine."""
+
+    def engine_info(self) -> EngineCapabilities:
+        """Its own description. Raises HookError, EngineError."""
+
+    def emit(self, event: str, record: Record | None = None, **fields: Any) -> None:
+        """Emit an event."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,7 +67,7 @@ class ImageCache(Keeper):
     Many methods because it is both who is told of pulls and uses, and who removes.
     """
 
-    def __init__(self, file: Path, node: Node) -> None:
+    def __init__(self, file: Path, node: HasImages) -> None:
         self._file = file
         self._node = node
         self._uses = image_use.load(file)
