@@ -1,4 +1,4 @@
-.PHONY: help demo demo-s3 test test-v2 attack fuzz faults load bench lint lock pages deb
+.PHONY: help demo demo-s3 test test-v2 attack fuzz faults load bench lint lock pages deb docs
 
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check
@@ -19,6 +19,7 @@ help:
 	@echo 'make lint   ruff, mypy --strict, import-linter, shellcheck and cppcheck alone'
 	@echo 'make pages manual pages and shell completion anew, from the command line'"'"'s own parser (needs a package index)'
 	@echo 'make deb   a Debian package of this checkout for hosts like this one, with all it needs inside'
+	@echo 'make docs   the docs as a site, into build/site: every warning, dead link and missing anchor is an error'
 	@echo 'make lock   lock/*.txt anew: the newest packages setup.cfg allows, with their hashes (needs a package index);'
 	@echo '            and advisories on them, if api.osv.dev can be reached'
 
@@ -28,7 +29,7 @@ demo:
 demo-s3: setup
 	@bash demo/demo-s3.sh
 
-test: setup lint
+test: setup lint docs
 	@tests/run.sh
 
 attack: setup
@@ -57,6 +58,9 @@ lint: .venv/stamp
 	shellcheck -x $(SHELL_FILES)
 	for file in $(C_FILES); do cc $(C_CHECKS) -c -o /dev/null $$file || exit; done
 	cppcheck --quiet --std=c11 --enable=warning,performance,portability --error-exitcode=1 $(C_FILES)
+
+docs: .venv/stamp
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --quiet
 
 # The oldest Python that is supported resolves; the newest releases that setup.cfg allows are taken.
 lock:
