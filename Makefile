@@ -59,8 +59,9 @@ lint: .venv/stamp
 	for file in $(C_FILES); do cc $(C_CHECKS) -c -o /dev/null $$file || exit; done
 	cppcheck --quiet --std=c11 --enable=warning,performance,portability --error-exitcode=1 $(C_FILES)
 
+# Not --quiet: it hides warnings, and so takes them from being errors.
 docs: .venv/stamp
-	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build
 
 # The oldest Python that is supported resolves; the newest releases that setup.cfg allows are taken.
 lock:

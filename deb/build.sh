@@ -34,7 +34,7 @@ fi
 cp -R "$here/share/man" "$here/share/bash-completion" "$stage/usr/share/"
 cp "$here/share/zsh/site-functions/_pbsdock" "$stage/usr/share/zsh/vendor-completions/"
 gzip -9n "$stage"/usr/share/man/man1/*.1
-cp "$here"/docs/*.md "$stage/usr/share/doc/pbsdock/"
+cp -R "$here"/docs/*.md "$here"/docs/*.png "$here/docs/pictures" "$stage/usr/share/doc/pbsdock/"
 gzip -9nc "$here/CHANGELOG.md" >"$stage/usr/share/doc/pbsdock/changelog.gz"
 printf 'Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\nUpstream-Name: pbsdock\n\nFiles: *\nCopyright: the authors of pbsdock\nLicense: Apache-2.0\n On Debian systems the text is in /usr/share/common-licenses/Apache-2.0.\n' \
   >"$stage/usr/share/doc/pbsdock/copyright"

@@ -31,6 +31,8 @@ _LIST = re.compile(r"(?:[-*]|\d+\.) ")
 # What a reader sees where Python-Markdown has not taken for a table, a list or a fence what GitHub does.
 _NOT_UNDERSTOOD = re.compile(r"<p>(?:(?!</p>).)*?(?:\|\s*-{3}|\n[-*] |```)", re.DOTALL)
 
+_FETCHED = re.compile(r'<(?:script|img|link|iframe)\b[^>]*\b(?:src|href)="(?:https?:)?//[^>]*>|class="mermaid"')
+
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages of elsewhere."""
@@ -44,6 +46,12 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Links as the site has them, and blank lines where Python-Markdown needs them."""
     base = Path(ELSEWHERE.get(page.file.src_uri, "docs/page.md")).parent
     return "\n".join(_spaced(_LINK.sub(lambda found: _target(base, found[1]), markdown).splitlines()))
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> None:
+    """Warn of what a browser would fetch from elsewhere. The theme's program does so for Mermaid's diagrams."""
+    if found := _FETCHED.search(output):
+        LOG.warning("%s: not from here: %s", page.file.src_uri, found[0])
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> None:

@@ -19,6 +19,7 @@ _FENCE = re.compile(
 _MARK = re.compile(
     r"(?P<kind>run: job|check: job|run: commands|not run)(?:, exit 0 to (?P<most>\d))?(?:: (?P<why>.+))?"
 )
+_TESTS = re.compile(r"tests/[\w/]+(?:\.py)?")  # where a reason says that something else tries it
 _LIKE_SHELL = re.compile(r"(?:#!/bin/|#PBS |#DOCKER \w|(?:pbsdock|qsub|sudo|systemctl) [a-z-])")
 
 
@@ -60,4 +61,7 @@ def _block(where: str, text: str, written: str) -> Block:
         )
     if bool(mark["why"]) != (mark["kind"] == "not run"):
         return Block(where, text, "", wrong="what is not run says why, and nothing else does")
+    lost = [path for path in _TESTS.findall(mark["why"] or "") if not (ROOT / path).exists()]
+    if lost:
+        return Block(where, text, "", wrong=f"there is no {lost[0]}")
     return Block(where, text, mark["kind"], int(mark["most"] or 0))

@@ -36,6 +36,7 @@ def test_every_block_says_what_is_done_with_it() -> None:
         ("<!-- run: commands, exit 0 to 2 -->\n```sh\na\n```\n", ("run: commands", 2, False)),
         ("<!-- not run: it takes a day -->\n```sh\na\n```\n", ("not run", 0, False)),
         ("<!-- not run -->\n```sh\na\n```\n", ("", 0, True)),
+        ("<!-- not run: tests/unit/test_none.py does -->\n```sh\na\n```\n", ("", 0, True)),
         ("<!-- run: job: why not -->\n```sh\na\n```\n", ("", 0, True)),
         ("words\n```sh\na\n```\n", ("", 0, True)),
         ("```\npbsdock ps\n```\n", ("", 0, True)),
