@@ -24,7 +24,7 @@ for name in install.sh setup.cfg setup.py pyproject.toml MANIFEST.in LICENSE REA
 done
 cp "$here/lock/run.txt" "$here/lock/build.txt" "$source/lock/"
 find "$source" \( -name __pycache__ -o -name '*.egg-info' -o -name '*.pyc' \) -prune -exec rm -rf {} +
-rm -f "$source/lib/pbsdock/init/pbsdock-init" "$source/lib/pbsdock/init/tm-agent"
+rm -rf "$source/lib/pbsdock/init"
 if [ -n "${PBSDOCK_WHEELS-}" ]; then
   cp -R "$PBSDOCK_WHEELS" "$stage/usr/share/pbsdock/wheels"
 else

@@ -104,7 +104,7 @@ def test_a_wheel_has_it(tmp_path: Path) -> None:
     for name in ("setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, checkout)
     shutil.copytree(SOURCE, checkout / "init")
-    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "pbsdock-init", "tm-agent")
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "pbsdock-init", "tm-agent", "pbsdsh")
     shutil.copytree(REPOSITORY / "lib", checkout / "lib", ignore=ignored)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-index", "--no-deps"]
     build = [*pip, "--no-build-isolation", "-w", str(tmp_path), str(checkout)]
