@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -54,3 +58,23 @@ def test_what_github_takes_for_a_table_or_a_list_is_one() -> None:
     assert list(spaced(["see:", "```", "- no list", "| no table", "```", "| t |"])) == [
         "see:", "", "```", "- no list", "| no table", "```", "", "| t |"
     ]  # fmt: skip
+
+
+def test_what_ends_the_build(tmp_path: Path) -> None:
+    """By the Makefile's own command: mkdocs' option --quiet would hide warnings, and build all the same."""
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    with (tmp_path / "docs/start.md").open("a") as page:
+        page.write("\n[gone](gone.md) [no place](why.md#gone) ![far](https://example.org/a.png)\n")
+    (tmp_path / "mkdocs.yml").write_text(f"INHERIT: {ROOT}/mkdocs.yml\nhooks: [{ROOT}/docs/site/pages.py]\n")
+    recipe = re.search(r"\$\(PYTHON\) (-m mkdocs build.*)", (ROOT / "Makefile").read_text())
+    assert recipe is not None
+
+    command = [sys.executable, *shlex.split(recipe[1]), "-f", str(tmp_path / "mkdocs.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1, done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("WARNING")] == [
+        "WARNING -  Doc file 'start.md' contains a link 'gone.md', but the target is not found among documentation files.",
+        'WARNING -  start.md: not from here: <img alt="far" src="https://example.org/a.png" />',
+        "WARNING -  Doc file 'start.md' contains a link 'why.md#gone', but the doc 'why.md' does not contain an anchor '#gone'.",
+    ]
