@@ -1,4 +1,4 @@
-.PHONY: help demo demo-s3 test test-v2 attack fuzz faults load bench lint lock pages deb docs
+.PHONY: help demo demo-s3 test test-v2 mpi attack fuzz faults load bench lint lock pages deb docs
 
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check
@@ -15,6 +15,7 @@ help:
 	@echo 'make faults every fault at every step, the engine hung for five minutes (root, about an hour and a half)'
 	@echo 'make load   2,000 jobs in a row, 64 at once, 10,000 dead records, 500 foreign containers (root)'
 	@echo 'make test-v2 all of it that needs cgroup v2 and systemd, in a virtual machine (root)'
+	@echo 'make mpi    jobs on two nodes with Open MPI 4, Open MPI 5 and MPICH; make test has the first (root)'
 	@echo 'make bench  the costs as ratios to plain docker (root)'
 	@echo 'make lint   ruff, mypy --strict, import-linter, shellcheck and cppcheck alone'
 	@echo 'make pages manual pages and shell completion anew, from the command line'"'"'s own parser (needs a package index)'
@@ -46,6 +47,9 @@ load: setup
 
 test-v2: setup
 	PBSDOCK_VM=full $(PYTHON) -m pytest --tb=short tests/vm
+
+mpi: setup
+	PBSDOCK_MPI=all $(PYTHON) -m pytest tests/engine/test_mpi_nodes.py
 
 bench: setup
 	@$(PYTHON) bench/bench.py

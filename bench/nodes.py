@@ -41,12 +41,12 @@ now() {{ read up _ </proc/uptime; echo $up | tr -d .; }}
 pbsdsh /bin/true
 began=$(now); for run in 1 2 3; do pbsdsh /bin/true; done; echo tasks $(($(now) - began))
 """
-# A build of Debian's finds its parts below another prefix by these.
+# A build of Debian's finds its parts below another prefix by these; tm-agent takes no variables along.
 _BARE = """export OPAL_PREFIX={root}/usr PATH={root}/usr/bin:$PATH LD_LIBRARY_PATH={root}/usr/lib/{triplet}
 cat >{home}/tm-agent <<'END'
 #!/bin/sh
 host=$1; shift
-exec pbsdsh -h "$host" -o -e LD_LIBRARY_PATH,OPAL_PREFIX -- /bin/sh -c "export PATH=$PATH; $*"
+exec {home}/started-by "$host" "export PATH=$PATH LD_LIBRARY_PATH=$LD_LIBRARY_PATH OPAL_PREFIX=$OPAL_PREFIX; $*"
 END
 chmod +x {home}/tm-agent
 sort $PBS_NODEFILE | uniq -c | while read slots host; do echo $host slots=$slots; done >{home}/hosts
@@ -119,7 +119,9 @@ def _cluster(site: Site) -> Iterator[tuple[Cluster, Path]]:
     config = site.root / "etc/pbsdock/pbsdock.toml"
     before = config.read_text()
     try:
-        with Cluster(load(site.root / "opt/pbsdock/current/paths.json"), ["n2"]) as cluster:
+        paths = load(site.root / "opt/pbsdock/current/paths.json")
+        shutil.copy(paths.lib / "pbsdock/init/tm-agent", home / "started-by")
+        with Cluster(paths, ["n2"]) as cluster:
             config.write_text(f'{before}\n[torque]\nclient_dir = "{cluster.client_dir}"\n')
             site.stop_agents()
             yield cluster, home

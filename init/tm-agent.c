@@ -19,7 +19,8 @@ enum {
 	FAULT = 255,                  /* as ssh ends where the command could not be run */
 	LINE = 256,
 	SILENCE_MS = 200,             /* of output that others hold open after the command's end */
-	PATIENCE_S = 60,              /* for a mom that is restarted */
+	PATIENCE_S = 60,              /* for a mom that is restarted while a command runs */
+	START_S = 5,                  /* before: on another network she never comes */
 };
 enum { SPAWN_EVENT = INIT_EVENT + 1, OBIT_EVENT, SIGNAL_EVENT };
 
@@ -34,11 +35,11 @@ static bool is_connected(void) {
 		fail("pbs_mom refuses to take tasks of this job (TM error %ld)", failed);
 	return false;
 }
-static bool connect_again(int node, long task) {
-	for (int i = 0; i < PATIENCE_S; i++) {
+static bool connect_again(int node, long task) { /* 0: no task yet */
+	for (int i = 0; i < (task ? PATIENCE_S : START_S); i++) {
 		sleep(1);
 		if (is_connected())
-			return ask_for_end(node, task, OBIT_EVENT);
+			return !task || ask_for_end(node, task, OBIT_EVENT);
 	}
 	return false;
 }

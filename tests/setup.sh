@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install what the demo, the tests and the benchmarks need on a bare Debian 12 and see to it that an engine answers.
 # With "vm" also what the virtual machine is built and run with, with "store" also a Ceph RADOS gateway and the clients of object stores that are tried
-# against it, and what reads metrics and relays events.
+# against it, what reads metrics and relays events, and what makes images with MPI.
 set -eu
 export DEBIAN_FRONTEND=noninteractive
 
@@ -10,7 +10,7 @@ pairs='dockerd:docker.io docker-registry:docker-registry shellcheck:shellcheck b
   crun:crun munged:munge ip:iproute2 flock:util-linux useradd:passwd cc:gcc musl-gcc:musl-tools cppcheck:cppcheck'
 [ "${1-}" != vm ] || pairs="$pairs qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap cpio:cpio lz4:lz4 mke2fs:e2fsprogs"
 [ "${1-}" != store ] || pairs="$pairs ceph-mon:ceph-mon ceph-osd:ceph-osd radosgw:radosgw radosgw-admin:ceph-common
-  s3cmd:s3cmd rclone:rclone openssl:openssl
+  s3cmd:s3cmd rclone:rclone openssl:openssl mmdebstrap:mmdebstrap
   prometheus:prometheus prometheus-node-exporter:prometheus-node-exporter rsyslogd:rsyslog"
 for pair in $pairs; do
   PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null 2>&1 || need="$need ${pair##*:}"

@@ -189,7 +189,8 @@ def cluster(two_nodes: TwoNodes, instance: Instance) -> Iterator[TwoNodes]:
     with ExitStack() as stack:
         stack.callback(_put_back, sister, good)
         stack.callback(two_nodes.forget_key)
-        stack.callback(wait_until, "the sister is empty", lambda: not sister.left(), 20)
+        for node in two_nodes.nodes:  # before its agent, which cleans up after the job, is killed
+            stack.callback(wait_until, f"{node.name} is empty", lambda node=node: not node.instance.left(), 20)
         stack.callback(two_nodes.end_all)
         yield two_nodes
 

@@ -42,6 +42,7 @@ class FakeMom:
         self.code: int | None = 0
         self.output = (b"", b"")
         self.lost = 0  # connections that are closed in place of telling an end
+        self.deaf = 0  # connections that are closed before a word
         self.refuses = 0
         self.spawned: list[tuple[int, list[str], dict[str, str]]] = []
         self.signals: list[int] = []
@@ -66,6 +67,9 @@ class FakeMom:
             except OSError:
                 return
             with connection:
+                if self.deaf:
+                    self.deaf -= 1
+                    continue
                 self._talk(connection, connection.makefile("rb"))
 
     def _talk(self, connection: socket.socket, stream: object) -> None:
@@ -228,6 +232,14 @@ def test_mom_refuses(agent: Path, mom: FakeMom) -> None:
 def test_a_mom_that_is_restarted(agent: Path, mom: FakeMom) -> None:
     """The command went on meanwhile: its end is asked for again, and it is not started twice."""
     mom.code, mom.lost = 3, 1
+
+    assert _run(agent, mom, "n2", "true").returncode == 3
+    assert len(mom.spawned) == 1
+
+
+def test_a_mom_that_is_just_restarted(agent: Path, mom: FakeMom) -> None:
+    """There is no command yet whose end could be asked for."""
+    mom.code, mom.deaf = 3, 1
 
     assert _run(agent, mom, "n2", "true").returncode == 3
     assert len(mom.spawned) == 1
