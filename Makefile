@@ -1,8 +1,8 @@
-.PHONY: help demo demo-s3 test test-v2 attack fuzz faults load bench lint lock
+.PHONY: help deb demo demo-s3 test test-v2 attack fuzz faults load bench lint lock
 
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check
-SHELL_FILES := install.sh $(filter-out hooks/ask,$(wildcard hooks/*)) tests/*.sh tests/vm/*.sh demo/*.sh .ci/run examples/*.sh
+SHELL_FILES := install.sh $(filter-out hooks/ask,$(wildcard hooks/*)) deb/build.sh deb/postinst deb/prerm deb/postrm tests/*.sh tests/vm/*.sh demo/*.sh .ci/run examples/*.sh
 C_FILES := init/init.c tests/init_fuzz.c
 C_CHECKS := -std=c11 -O2 -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wpointer-arith -Werror
 
@@ -16,6 +16,7 @@ help:
 	@echo 'make load   2,000 jobs in a row, 64 at once, 10,000 dead records, 500 foreign containers (root)'
 	@echo 'make test-v2 all of it that needs cgroup v2 and systemd, in a virtual machine (root)'
 	@echo 'make bench  the costs as ratios to plain docker (root)'
+	@echo 'make deb    dist/pbsdock_VERSION_ARCHITECTURE.deb, which installs without a network (needs a package index)'
 	@echo 'make lint   ruff, mypy --strict, import-linter, shellcheck and cppcheck alone'
 	@echo 'make lock   lock/*.txt anew: the newest packages setup.cfg allows, with their hashes (needs a package index);'
 	@echo '            and advisories on them, if api.osv.dev can be reached'
@@ -46,6 +47,9 @@ test-v2: setup
 
 bench: setup
 	@$(PYTHON) bench/bench.py
+
+deb: .venv/stamp
+	@bash deb/build.sh
 
 lint: .venv/stamp
 	$(PYTHON) -m ruff format --check .
