@@ -71,7 +71,7 @@ def test_they_read_the_file_of_the_stream(file: Any) -> None:
 
 
 def test_the_labels_stay_few_on_a_thousand_nodes() -> None:
-    """Loki keeps a stream a combination; by its manual a tenth of a million is much. An event has one level."""
+    """Loki keeps a stream a combination; by its manual a tenth of a million is much. An event seldom has two levels."""
     events = len(SCHEMA["oneOf"])
 
     assert 1000 * events < 100_000
