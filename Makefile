@@ -1,9 +1,9 @@
-.PHONY: help deb demo demo-s3 test test-v2 attack fuzz faults load bench lint lock
+.PHONY: help demo demo-s3 test test-v2 attack fuzz faults load bench lint lock pages deb docs
 
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check
-SHELL_FILES := install.sh $(filter-out hooks/ask,$(wildcard hooks/*)) deb/build.sh deb/postinst deb/prerm deb/postrm tests/*.sh tests/vm/*.sh demo/*.sh .ci/run examples/*.sh
-C_FILES := init/init.c tests/init_fuzz.c
+SHELL_FILES := install.sh $(filter-out hooks/ask,$(wildcard hooks/*)) tests/*.sh tests/vm/*.sh deb/*.sh deb/postinst deb/prerm deb/postrm demo/*.sh .ci/run examples/*.sh
+C_FILES := init/init.c init/run.c init/tm-agent.c init/pbsdsh.c tests/init_fuzz.c tests/run_fuzz.c
 C_CHECKS := -std=c11 -O2 -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wpointer-arith -Werror
 
 help:
@@ -16,8 +16,10 @@ help:
 	@echo 'make load   2,000 jobs in a row, 64 at once, 10,000 dead records, 500 foreign containers (root)'
 	@echo 'make test-v2 all of it that needs cgroup v2 and systemd, in a virtual machine (root)'
 	@echo 'make bench  the costs as ratios to plain docker (root)'
-	@echo 'make deb    dist/pbsdock_VERSION_ARCHITECTURE.deb, which installs without a network (needs a package index)'
 	@echo 'make lint   ruff, mypy --strict, import-linter, shellcheck and cppcheck alone'
+	@echo 'make pages manual pages and shell completion anew, from the command line'"'"'s own parser (needs a package index)'
+	@echo 'make deb   a Debian package of this checkout for hosts like this one, with all it needs inside'
+	@echo 'make docs   the docs as a site, into build/site: every warning, dead link and missing anchor is an error'
 	@echo 'make lock   lock/*.txt anew: the newest packages setup.cfg allows, with their hashes (needs a package index);'
 	@echo '            and advisories on them, if api.osv.dev can be reached'
 
@@ -27,7 +29,7 @@ demo:
 demo-s3: setup
 	@bash demo/demo-s3.sh
 
-test: setup lint
+test: setup lint docs
 	@tests/run.sh
 
 attack: setup
@@ -48,9 +50,6 @@ test-v2: setup
 bench: setup
 	@$(PYTHON) bench/bench.py
 
-deb: .venv/stamp
-	@bash deb/build.sh
-
 lint: .venv/stamp
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
@@ -60,22 +59,33 @@ lint: .venv/stamp
 	for file in $(C_FILES); do cc $(C_CHECKS) -c -o /dev/null $$file || exit; done
 	cppcheck --quiet --std=c11 --enable=warning,performance,portability --error-exitcode=1 $(C_FILES)
 
+# Not --quiet: it hides warnings, and so takes them from being errors.
+docs: .venv/stamp
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build
+
 # The oldest Python that is supported resolves; the newest releases that setup.cfg allows are taken.
 lock:
 	@sh tests/setup.sh
 	/usr/bin/python3 lock/lock.py
 	/usr/bin/python3 lock/advisories.py
 
+# From the command's own parser, with tools that nothing else needs.
+pages: .venv/stamp
+	rm -rf .venv/pages && /usr/bin/python3 -m venv .venv/pages
+	.venv/pages/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r lock/build.txt
+	PIP_USE_PEP517=1 .venv/pages/bin/python -m pip --quiet --disable-pip-version-check install --no-build-isolation --require-hashes -r lock/pages.txt
+	PYTHONPATH=lib:$$(echo .venv/lib/python3*/site-packages) .venv/pages/bin/python deb/pages.py
+
+deb: pages
+	sh deb/build.sh
+
 .PHONY: setup
-setup: .venv/stamp lib/pbsdock/init/pbsdock-init lib/pbsdock/init/tm-agent
+setup: .venv/stamp lib/pbsdock/init/pbsdock-init lib/pbsdock/init/pbsdock-run lib/pbsdock/init/tm-agent lib/pbsdock/init/pbsdsh
 	@sh tests/setup.sh store
 
 # As installing the checkout in place has done it; again when its source has changed.
-lib/pbsdock/init/pbsdock-init: $(wildcard init/*.[ch]) lib/pbsdock/admin/setup/first_process.py | .venv/stamp
-	$(PYTHON) -c 'from pathlib import Path; from pbsdock.admin.setup import first_process; first_process.compile_to(Path("$@"), Path("init"))'
-
-lib/pbsdock/init/tm-agent: init/tm-agent.c lib/pbsdock/admin/setup/first_process.py | .venv/stamp
-	$(PYTHON) -c 'from pathlib import Path; from pbsdock.admin.setup import first_process; first_process.compile_to(Path("$@"), Path("init"), first_process.TM_AGENT)'
+lib/pbsdock/init/%: $(wildcard init/*.[ch]) lib/pbsdock/admin/setup/first_process.py | .venv/stamp
+	$(PYTHON) -c 'from pathlib import Path; from pbsdock.admin.setup import first_process as made; [made.compile_to(Path("$@"), Path("init"), one) for one in made.PROGRAMS if one.name == "init/$*"]'
 
 .venv/stamp: setup.cfg pyproject.toml lock/test.txt
 	@sh tests/setup.sh

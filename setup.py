@@ -1,4 +1,4 @@
-"""Compile the first process of containers (init/) into the package; everything else is in setup.cfg."""
+"""Compile the programs in C (init/) into the package; everything else is in setup.cfg."""
 
 from __future__ import annotations
 

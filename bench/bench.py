@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import nodes
 import stores
 from instance import GRACE_S, IMAGE, ROOT, RUN, USER, Site, docker
 from waterfall import waterfall
@@ -287,6 +288,7 @@ def main() -> int:
         "P4": p4,
         "P5": p5,
         "P6": p6,
+        "M1": lambda site: nodes.m1(site, show),
         "waterfall": lambda site: waterfall(site, REPEATS, show),
     }
     wanted = sys.argv[1:] or [*figures, *stores.FIGURES]

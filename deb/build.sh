@@ -1,68 +1,80 @@
-#!/bin/bash
-# Make dist/pbsdock_VERSION_ARCHITECTURE.deb: the checkout that install.sh needs, the wheels of the lock for every Python of
-# the releases of Debian and Ubuntu it is for, manual pages and completion. The packages need an index once; then they are kept
-# in build/. dpkg-deb alone: nothing is compiled or installed here that debhelper would have a part in.
-set -euo pipefail
-umask 022
-checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-cd "$checkout"
-pythons=(3.11 3.12 3.13) # Debian 12, Ubuntu 24.04, Debian 13; control has the range
-version=${PBSDOCK_DEB_VERSION:-$(sed -n 's/^version = //p' setup.cfg)}
+#!/bin/sh
+# Build the Debian package of this checkout: build.sh [DIRECTORY]; the package goes there (default: dist). It holds the
+# checkout that install.sh installs from and all Python packages of the lock, so that a host needs no index, for this
+# processor and the Pythons of Debian 12, Ubuntu 24.04 and Debian 13. PBSDOCK_WHEELS names a directory filled already by
+# install.sh --fetch, which has this host's Python alone.
+set -eu
+here=$(cd "$(dirname "$0")/.." && pwd)
+out=${1:-$here/dist}
+python=/usr/bin/python3
+version=$(sed -n 's/^version = //p' "$here/setup.cfg")
+minor=$($python -c 'import sys; print(sys.version_info[1])')
+first=$minor
+last=$minor
 architecture=$(dpkg --print-architecture)
-SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
-export SOURCE_DATE_EPOCH
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-root=$work/root
-lib=$root/usr/lib/pbsdock
-share=$root/usr/share
-mkdir -p "$root/DEBIAN" "$lib/lock" "$root/usr/bin" "$share/pbsdock" "$share/doc/pbsdock" "$share/zsh" dist build
 
-wheels=$checkout/build/wheels-$({ cat lock/run.txt lock/build.txt init/*.[ch]; echo "${pythons[@]}"; } | sha256sum | cut -c1-16)
-if [ ! -d "$wheels" ]; then
-  rm -rf build/wheels-*
-  ./install.sh --fetch "$wheels.new"
-  for python in "${pythons[@]}"; do
+stage=$(mktemp -d)
+trap 'rm -rf "$stage"' EXIT
+chmod 755 "$stage"
+umask 022
+source=$stage/usr/share/pbsdock/source
+mkdir -p "$source/lock" "$stage/DEBIAN" "$stage/usr/bin" \
+  "$stage/usr/share/doc/pbsdock" "$stage/usr/share/zsh/vendor-completions"
+
+for name in install.sh setup.cfg setup.py pyproject.toml MANIFEST.in LICENSE README.md hooks etc init lib share; do
+  cp -R "$here/$name" "$source/"
+done
+cp "$here/lock/run.txt" "$here/lock/build.txt" "$source/lock/"
+find "$source" \( -name __pycache__ -o -name '*.egg-info' -o -name '*.pyc' \) -prune -exec rm -rf {} +
+rm -rf "$source/lib/pbsdock/init"
+if [ -n "${PBSDOCK_WHEELS-}" ]; then
+  cp -R "$PBSDOCK_WHEELS" "$stage/usr/share/pbsdock/wheels"
+else
+  "$here/install.sh" --fetch "$stage/usr/share/pbsdock/wheels" >&2
+  first=11
+  last=13
+  for other in 11 12 13; do
     for lock in run build; do
-      .venv/bin/python -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps \
-        --python-version "$python" -d "$wheels.new" -r "lock/$lock.txt"
+      "$here/.venv/bin/python" -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps \
+        --python-version "3.$other" -d "$stage/usr/share/pbsdock/wheels" -r "$here/lock/$lock.txt" >&2
     done
   done
-  mv "$wheels.new" "$wheels"
 fi
-for program in pbsdock-init tm-agent; do
-  ls "$wheels/$program"-* >/dev/null || { echo "deb/build.sh: $program was not compiled; apt-get install musl-tools" >&2; exit 1; }
+
+cp -R "$here/share/man" "$here/share/bash-completion" "$stage/usr/share/"
+cp "$here/share/zsh/site-functions/_pbsdock" "$stage/usr/share/zsh/vendor-completions/"
+gzip -9n "$stage"/usr/share/man/man1/*.1
+cp -R "$here"/docs/*.md "$here"/docs/*.png "$here/docs/pictures" "$stage/usr/share/doc/pbsdock/"
+gzip -9nc "$here/CHANGELOG.md" >"$stage/usr/share/doc/pbsdock/changelog.gz"
+printf 'Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\nUpstream-Name: pbsdock\n\nFiles: *\nCopyright: the authors of pbsdock\nLicense: Apache-2.0\n On Debian systems the text is in /usr/share/common-licenses/Apache-2.0.\n' \
+  >"$stage/usr/share/doc/pbsdock/copyright"
+ln -s /opt/pbsdock/bin/pbsdock "$stage/usr/bin/pbsdock"
+
+# No conffiles: where a site has put its own there before the first installation, dpkg asks, and without a terminal fails
+# (observed). postinst and install.sh write what is not there, and postrm removes it.
+cp "$here/deb/default" "$stage/usr/share/pbsdock/default"
+
+for script in postinst prerm postrm; do
+  cp "$here/deb/$script" "$stage/DEBIAN/$script"
+  chmod 755 "$stage/DEBIAN/$script"
 done
-
-cp -r "$wheels" "$lib/wheels"
-cp -r install.sh hooks etc init setup.cfg LICENSE "$lib/"
-mkdir "$lib/lib"
-cp -r lib/pbsdock "$lib/lib/"
-rm -rf "$lib/lib/pbsdock/init"
-find "$lib/lib" -name __pycache__ -prune -exec rm -rf {} +
-cp lock/run.txt lock/build.txt "$lib/lock/"
-sed -i "s/^version = .*/version = $version/" "$lib/setup.cfg"
-
-.venv/bin/python -m pbsdock.admin.manual "$share" "$version"
-gzip -9n "$share"/man/man*/*
-mv "$share/zsh/site-functions" "$share/zsh/vendor-completions" # Debian's place for packages
-ln -s /opt/pbsdock/bin/pbsdock "$root/usr/bin/pbsdock"
-cp deb/default "$share/pbsdock/default"
-cp deb/copyright "$share/doc/pbsdock/"
-mkdir -p "$share/lintian/overrides"
-cp deb/lintian-overrides "$share/lintian/overrides/pbsdock"
-gzip -9nc CHANGELOG.md >"$share/doc/pbsdock/CHANGELOG.md.gz"
-ln -s ../../../lib/pbsdock/etc "$share/doc/pbsdock/examples"
-printf 'pbsdock (%s) unstable; urgency=medium\n\n  * See CHANGELOG.md.gz.\n\n -- pbsdock <pbsdock@localhost>  %s\n' \
-  "$version" "$(date -uRd "@$SOURCE_DATE_EPOCH")" | gzip -9n >"$share/doc/pbsdock/changelog.gz"
-
-chmod -R u=rwX,go=rX "$root"
-chmod 755 "$lib/install.sh" "$lib"/hooks/*
-chmod 644 "$lib/hooks/ask"
-for script in postinst prerm postrm; do install -m 755 "deb/$script" "$root/DEBIAN/"; done
-size=$(du -sk --exclude=DEBIAN "$root" | cut -f1)
-sed -e "s/@VERSION@/$version/; s/@ARCHITECTURE@/$architecture/; s/@SIZE@/$size/" deb/control >"$root/DEBIAN/control"
-(cd "$root" && find usr -type f -print0 | sort -z | xargs -0 md5sum) >"$root/DEBIAN/md5sums"
-chmod 644 "$root/DEBIAN/control" "$root/DEBIAN/md5sums"
-find "$root" -newermt "@$SOURCE_DATE_EPOCH" -print0 | xargs -0 touch --no-dereference --date="@$SOURCE_DATE_EPOCH"
-dpkg-deb --root-owner-group -Zxz --build "$root" "dist/pbsdock_${version}_$architecture.deb"
+chmod -R u=rwX,go=rX "$stage"
+(cd "$stage" && find . -type f ! -path './DEBIAN/*' -printf '%P\0' | sort -z | xargs -0 md5sum >DEBIAN/md5sums)
+cat >"$stage/DEBIAN/control" <<CONTROL
+Package: pbsdock
+Version: $version
+Section: admin
+Priority: optional
+Architecture: $architecture
+Maintainer: the authors of pbsdock <root@localhost>
+Installed-Size: $(du -ks --exclude=DEBIAN "$stage" | cut -f1)
+Depends: python3 (>= 3.$first), python3 (<< 3.$((last + 1))), python3-venv, perl-base, util-linux
+Recommends: docker.io | docker-ce
+Suggests: munge, prometheus-node-exporter
+Description: Torque jobs in Docker containers
+ A hook suite for pbs_mom: a job script with a #DOCKER line runs in that image,
+ with the limits it was granted and the policy of the site.
+CONTROL
+mkdir -p "$out"
+dpkg-deb --root-owner-group "-Z${PBSDOCK_DEB_COMPRESSION:-xz}" --build "$stage" "$out/pbsdock_${version}_$architecture.deb" >&2
+echo "$out/pbsdock_${version}_$architecture.deb"

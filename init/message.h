@@ -1,4 +1,4 @@
-/* What goes over pbsdock-init's socket. The other end is lib/pbsdock/protocol/init.py.
+/* What goes over pbsdock-init's socket. Its clients are run.c and lib/pbsdock/protocol/init.py.
  *
  * A stream, since a packet cannot exceed net.core.wmem_max (208 KiB) and an environment can. Both ends are on one host:
  * numbers are the machine's own.
@@ -39,13 +39,13 @@ enum {
 	ID = 64, PATH = 255,
 };
 
-static bool is_id(const char *id) {
+static inline bool is_id(const char *id) {
 	size_t length = strspn(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-");
 	return length && length <= ID && !id[length] && *id != '.';
 }
 
 /* How many, of *length* bytes; the last one has no end: more than any request may have. */
-static uint32_t count_texts(const char *texts, uint32_t length) {
+static inline uint32_t count_texts(const char *texts, uint32_t length) {
 	uint32_t count = 0;
 	if (length && texts[length - 1])
 		return UINT32_MAX;
@@ -54,7 +54,7 @@ static uint32_t count_texts(const char *texts, uint32_t length) {
 	return count;
 }
 
-static bool is_request(const struct head *h, const char *texts) {
+static inline bool is_request(const struct head *h, const char *texts) {
 	uint32_t count = count_texts(texts, h->length);
 	if (h->version != VERSION || count > STRINGS || h->limited >= 1U << LIMITS)
 		return false;
@@ -68,10 +68,26 @@ static bool is_request(const struct head *h, const char *texts) {
 }
 
 /* Of 2 * (PATH + 1) bytes at most: it goes whole or not at all. */
-static size_t compose(char *to, uint32_t kind, uint32_t number, const char *step, const char *path) {
+static inline size_t compose(char *to, uint32_t kind, uint32_t number, const char *step, const char *path) {
 	struct reply reply = { 0, kind, number };
 	if (step)
 		reply.length = (uint32_t)(stpcpy(stpcpy(to + sizeof reply, step) + 1, path) + 1 - to - (long)sizeof reply);
 	memcpy(to, &reply, sizeof reply);
 	return sizeof reply + reply.length;
+}
+
+enum { MOST_REPLY = 512 };
+
+/* Of the reply.length bytes behind a reply, with a NUL after them: whether they are a step and a path, or none at all. */
+static inline bool is_reply(const struct reply *reply, const char *texts, const char **step, const char **path) {
+	*step = *path = "";
+	if (reply->length > MOST_REPLY || reply->kind < PID || reply->kind > DONE)
+		return false;
+	if (!reply->length)
+		return true;
+	if (texts[reply->length - 1] || count_texts(texts, reply->length) != 2)
+		return false;
+	*step = texts;
+	*path = texts + strlen(texts) + 1;
+	return true;
 }

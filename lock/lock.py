@@ -19,9 +19,10 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
 VM = ("jsonschema", "pytest", "pytest-timeout")  # what the tests inside the virtual machine import
 TOOLS = ("pip-tools >= 7.5",)
+PAGES = ("argparse-manpage >= 4.6", "shtab >= 1.7")  # what manual pages and completion are made with
 # Wheels only, since what is fetched in another form runs code of its own to be built. These are published in no other.
 SOURCES = ("cgroupspy",)
-HEAD = "".join(["--only-binary :all:\n", *(f"--no-binary {name}\n" for name in SOURCES)])
+MORE_SOURCES = {"pages": ("argparse-manpage",)}
 OPTIONS = (
     "--quiet",
     "--allow-unsafe",
@@ -34,6 +35,12 @@ OPTIONS = (
 )
 
 
+def head(name: str) -> str:
+    """How a lock file begins."""
+    sources = (*SOURCES, *MORE_SOURCES.get(name, ()))
+    return "".join(["--only-binary :all:\n", *(f"--no-binary {source}\n" for source in sources)])
+
+
 def wanted() -> dict[str, list[str]]:
     """The requirements of each file, as they are declared; the whole comes first."""
     settings = configparser.ConfigParser()
@@ -41,7 +48,14 @@ def wanted() -> dict[str, list[str]]:
     run = settings["options"]["install_requires"].split("\n")
     test = settings["options.extras_require"]["test"].split("\n")
     build = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["build-system"]["requires"]
-    return {"test": [*run, *test, *build], "run": run, "build": build, "vm": list(VM), "tools": list(TOOLS)}
+    return {
+        "test": [*run, *test, *build],
+        "run": run,
+        "build": build,
+        "vm": list(VM),
+        "tools": list(TOOLS),
+        "pages": list(PAGES),
+    }
 
 
 def main() -> int:
@@ -54,14 +68,14 @@ def main() -> int:
         subprocess.run([python, "-m", "pip", "install", "--quiet", *tools], check=True)
         for name, lines in wanted().items():
             (Path(work) / f"{name}.in").write_text("\n".join(lines) + "\n")
-            parts = [] if name in ("test", "tools") else ["--constraint", "test.txt"]
+            parts = [] if name in ("test", "tools", "pages") else ["--constraint", "test.txt"]
             files = ["--output-file", f"{name}.txt", f"{name}.in"]
             command = [python, "-m", "piptools", "compile", *OPTIONS, *parts, *files]
             done = subprocess.run(command, cwd=work, env=environment, check=False)
             if done.returncode:
                 return done.returncode
         for name in wanted():
-            (HERE / f"{name}.txt").write_text(HEAD + (Path(work) / f"{name}.txt").read_text())
+            (HERE / f"{name}.txt").write_text(head(name) + (Path(work) / f"{name}.txt").read_text())
     return 0
 
 

@@ -53,13 +53,14 @@ gcc -O2 -Wall -Wextra -o root/usr/bin/mpi-programs "$here/mpi_programs.c" \
   -Wl,--unresolved-symbols=ignore-in-shared-libs
 # What the packages' own scripts would have done: names without a suffix, a cache of libraries.
 for program in root/usr/bin/{mpirun,mpiexec}.{openmpi,mpich,hydra}; do
-  [ ! -e "$program" ] || { plain=${program%.*} && [ -e "$plain" ] || ln -s "${program##*/}" "$plain"; }
+  [ ! -e "$program" ] || [ -e "${program%.*}" ] || ln -s "${program##*/}" "${program%.*}"
 done
 for applet in $(busybox --list); do
   [ -e "root/usr/bin/$applet" ] || ln -s busybox "root/usr/bin/$applet"
 done
 ldconfig -r root
-mkdir -p root/{etc,root} && mkdir -p -m 1777 root/tmp
+mkdir -p root/{etc,root,tmp}
+chmod 1777 root/tmp
 # What no test needs: texts, GPU plug-ins of UCX with the compiler behind them, a plug-in whose library is only suggested.
 rm -rf root/usr/share/{doc,man,locale} root/var/cache/* root/var/lib/{apt,dpkg} root/usr/lib/*/{libicu*,*.a,gconv,libLLVM*,libamd*,libhsa*,libz3*}
 find root/usr/lib \( -name "*rocm*" -o -name "*_psm.so" \) -delete

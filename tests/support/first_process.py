@@ -28,17 +28,28 @@ ENVIRONMENT = (b"PATH=/usr/bin:/bin",)
 SANITIZED = ("-g", "-O1", "-std=c11", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
-def build(made: pytest.TempPathFactory, *, sanitized: bool) -> Path:
-    """Compile it as it is installed, or with the sanitizers, where its owner can execute it."""
+def build(
+    made: pytest.TempPathFactory, *, sanitized: bool, of: first_process.Program = first_process.INIT, before: str = ""
+) -> Path:
+    """Compile it as it is installed, or with the sanitizers, where its owner can execute it.
+
+    *before* is text in C that is compiled in front of it.
+    """
     where = made.mktemp("init")
     for directory in (where, made.getbasetemp(), made.getbasetemp().parent):
         if directory.stat().st_mode & 0o777 == 0o700:  # pytest's own, for nobody else
             directory.chmod(0o755)
-    program = where / "pbsdock-init"
-    if sanitized:
-        subprocess.run(["cc", *SANITIZED, "-o", str(program), str(SOURCE / "init.c")], check=True)
+    program = where / Path(of.name).name
+    if before:
+        (where / "before.h").write_text(before)
+    flags = (
+        *(SANITIZED if sanitized else first_process.FLAGS),
+        *(["-include", str(where / "before.h")] if before else ()),
+    )
+    if sanitized or before:
+        subprocess.run(["cc", *flags, "-o", str(program), str(SOURCE / of.sources[0])], check=True)
     else:
-        first_process.compile_to(program, SOURCE)
+        first_process.compile_to(program, SOURCE, of)
     return program
 
 

@@ -39,6 +39,7 @@ from pbsdock.engine.base import (
     ImageFacts,
     ImageFile,
     ListedContainer,
+    ListedImage,
 )
 from pbsdock.engine.images import Image
 from pbsdock.host.cgroup.base import JobCgroup
@@ -91,6 +92,7 @@ class FakeEngine(Failing):
         self.removal_under_way = False
         self.exit_code = 0  # of one that is over at once
         self.files: dict[str, FoundFile] = {}  # of every image
+        self.listed_images: list[ListedImage] = []
         self.image_variables = {"PATH"}  # of every image
         self.image_files = {"/bin/sh": ImageFile(is_program=True, content=None)}
 
@@ -125,6 +127,15 @@ class FakeEngine(Failing):
         made = FakeContainer(f"id-{name}", name, None, named, created_at)
         self.containers[made.id] = made
         return made
+
+    def images(self) -> list[ListedImage]:
+        self.called("images")
+        return list(self.listed_images)
+
+    def remove_image(self, name: str) -> bool:
+        self.called(f"remove_image {name}")
+        self.listed_images = [image for image in self.listed_images if name not in (*image.tags, *image.digests)]
+        return True
 
     def image_sizes(self) -> list[int]:
         self.called("image_sizes")

@@ -17,13 +17,15 @@ import tempfile
 import termios
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from pbsdock.admin.setup import first_process as admin_first_process
 from pbsdock.agent import first_process
 from pbsdock.protocol import init, wire
 from tests.conftest import ROOT, wait_until
@@ -32,12 +34,36 @@ from tests.support.first_process import OWNER, FirstProcess, build
 pytestmark = [pytest.mark.skipif(os.getuid() != 0, reason="making namespaces needs root"), pytest.mark.timeout(60)]
 _LEADER = first_process.LEADER
 _HOOK = "from pbsdock.hook.client import hook; hook()"
-_IMPATIENT = """
+
+
+class Before(NamedTuple):
+    """What makes a run hook another for a test: Python that is run in it first, C that is compiled in front of it."""
+
+    python: str
+    c: str
+
+
+def _patience(*, connect_s: float = 60, agent_s: float | None = None, give_up_s: float = 600) -> Before:
+    python = f"""
 from pbsdock.hook import agent_link, direct
-direct._AGENT_AT_WORK_S = direct._AGENT_AWAY_S = 0.3
+direct._CONNECT_S, agent_link._GIVE_UP_S = {connect_s}, {give_up_s}
 """
+    if agent_s is not None:
+        python += f"direct._AGENT_AT_WORK_S = direct._AGENT_AWAY_S = {agent_s}\n"
+    work_ms, away_ms = (120_000, 5_000) if agent_s is None else (int(agent_s * 1000),) * 2
+    c = f"""
+#define IMPATIENT
+enum {{ ADOPT_AFTER_MS = 500, CONNECT_MS = {int(connect_s * 1000)}, GIVE_UP_MS = {int(give_up_s * 1000)} }};
+enum {{ AGENT_AWAY_MS = {away_ms}, AGENT_AT_WORK_MS = {work_ms} }};
+"""
+    return Before(python, c)
+
+
+_IMPATIENT = _patience(agent_s=0.3)
+_HOPELESS = _patience(agent_s=0.3, give_up_s=0.5)
 # A connection that breaks when the pid has come: the first process sees its end, as of a client that is gone.
-_BROKEN = """
+_BROKEN = Before(
+    """
 from pbsdock.protocol import init
 receive, seen = init.Connection.receive, []
 def broken(self):
@@ -47,7 +73,29 @@ def broken(self):
         self.sock.shutdown(2)
     return answer
 init.Connection.receive = broken
-"""
+""",
+    """
+#define _GNU_SOURCE
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/socket.h>
+static ssize_t broken(int fd, struct msghdr *m, int flags) {
+	static bool is_seen;
+	uint32_t reply[3] = { 0 };
+	ssize_t got = recvmsg(fd, m, flags);
+	if (got == sizeof reply)
+		memcpy(reply, m->msg_iov->iov_base, sizeof reply);
+	if (reply[1] == 1 && !is_seen) /* PID */
+		is_seen = !shutdown(fd, SHUT_RDWR);
+	return got;
+}
+#define recvmsg broken
+""",
+)
+_AS_IT_IS = Before("", "")
+_RUN_HOOK = "/hooks/run"
+_LONG = f"777.{os.getpid()}"  # seconds, of this run alone
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +114,8 @@ def first(program: Path) -> Iterator[FirstProcess]:
 class Agent:
     """The agent's end, in a directory that users reach; it does nothing but what a test has it do."""
 
-    def __init__(self) -> None:
+    def __init__(self, programs: Callable[[str], Path] | None) -> None:
+        self.programs = programs  # of the hook in C, by what is compiled in front of it; None: the one in Python
         self.directory = Path(tempfile.mkdtemp(prefix="pbsdock-agent."))
         self.directory.chmod(0o755)
         self.hooks: list[subprocess.Popen[bytes]] = []
@@ -81,12 +130,25 @@ class Agent:
         self.listener.listen()
         self.listener.settimeout(20)
 
-    def hook(self, *argv: str, before: str = "", **more: Any) -> subprocess.Popen[bytes]:
-        """A run hook of that command's, which has asked for its start; *before* is run in it first."""
+    def hook(self, *argv: str, before: Before = _AS_IT_IS, **more: Any) -> subprocess.Popen[bytes]:
+        """A run hook of that command's, which has asked for its start."""
         more = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
-        environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "lib"), "PBS_JOBID": "7.vm"}
+        environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "lib"), "PBS_JOBID": "7.vm", "PBS_O_LANG": "é"}
+        words = [
+            sys.executable,
+            "-c",
+            before.python + _HOOK,
+            "--run-dir",
+            str(self.directory),
+            "--hook",
+            _RUN_HOOK,
+            "run",
+        ]
+        if self.programs is not None:
+            program = shutil.copy(self.programs(before.c), self.directory / f"run-{len(self.hooks)}")
+            words = [str(program), str(self.directory / "agent.sock"), _RUN_HOOK, str(len(words)), *words]
         process = subprocess.Popen(
-            [sys.executable, "-c", before + _HOOK, "--run-dir", str(self.directory), "run", *argv],
+            [*words, *argv],
             user=OWNER,
             group=OWNER,
             extra_groups=[],
@@ -136,9 +198,21 @@ class Agent:
         self.peer.close()
 
 
+@pytest.fixture(scope="module", params=["python", "c", "sanitized"])
+def programs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path] | None:
+    """The run hook in Python, that in C, and that with the compiler's sanitizers, which end it at the first fault."""
+    if request.param == "python":
+        return None
+    is_sanitized = request.param == "sanitized"
+    of = admin_first_process.RUN
+    made = cache(lambda before: build(tmp_path_factory, sanitized=is_sanitized, of=of, before=before))
+    made("")  # no test that is about time waits for the compiler
+    return made
+
+
 @pytest.fixture
-def agent() -> Iterator[Agent]:
-    made = Agent()
+def agent(programs: Callable[[str], Path] | None) -> Iterator[Agent]:
+    made = Agent(programs)
     yield made
     for process in made.hooks:
         process.kill()
@@ -306,7 +380,7 @@ def test_what_could_not_be_run_is_told(
 
 def test_a_first_process_that_does_not_listen_is_told(agent: Agent, first: FirstProcess) -> None:
     """Nothing was started, and the hook says so itself."""
-    hook = agent.hook("/bin/sh", before="from pbsdock.hook import direct; direct._CONNECT_S = 0.3\n")
+    hook = agent.hook("/bin/sh", before=_patience(connect_s=0.3))
     Path(first.path).unlink()
     agent.let_in(first)
 
@@ -401,6 +475,109 @@ def test_a_signal_after_the_end_is_the_agents(agent: Agent, first: FirstProcess)
     assert hook.wait(20) == -signal.SIGTERM
 
 
+# -- Torque's accounting ------------------------------------------------------------------------------------------
+
+
+def _tools(agent: Agent, *names: str, script: str = "exit 0") -> str:
+    """Torque's client programs, which write down how they were called; returns pbs_track's path."""
+    place = agent.directory / "torque bin"
+    place.mkdir()
+    os.chown(place, OWNER, OWNER)
+    for name in names:
+        text = f"""#!/bin/sh
+{{ echo "{name} $*"; env | grep -v '^PWD=' | sort; cut -d' ' -f5 /proc/self/stat; readlink /proc/self/fd/0
+grep -E '^Sig(Blk|Ign)' /proc/self/status; }} >>"{place}/calls"
+{script}
+"""
+        (place / name).write_text(text)
+        (place / name).chmod(0o755)
+    return str(place / "pbs_track")
+
+
+def _calls(agent: Agent) -> list[str]:
+    lines = (agent.directory / "torque bin/calls").read_text().splitlines()
+    # Signals 32 and 33 are a C library's own.
+    assert not [line for line in lines if line.startswith("Sig") and int(line.split()[1], 16) & 0x7FFFFFFF]
+    assert "PBS_JOBID=7.vm" in lines
+    assert "PATH=/usr/bin:/bin" in lines
+    assert not [line for line in lines if line.startswith("PYTHON")]
+    return [line for line in lines if line.startswith("pbs")]
+
+
+@pytest.mark.parametrize("task", ["", "task-1"])
+def test_a_session_is_counted_by_torque(agent: Agent, first: FirstProcess, task: str) -> None:
+    """Half a second after the start, of a leader behind a task that takes a place in mom's file; with little environment.
+    From then on signals come from mom itself."""
+    hook = agent.hook("/bin/sh", "-c", "trap 'exit 9' USR1; trap 'exit 8' USR2; echo $$; while :; do sleep 0.02; done")
+    began = time.monotonic()
+    tools = _tools(agent, "pbs_track", "pbsdsh")
+    agent.let_in(first, name=task or _LEADER, task=task, pbs_track=tools)
+    assert hook.stdout is not None
+    hook.stdout.readline()
+    with open(f"/proc/{first.pid}/task/{first.pid}/children") as file:
+        pid = int(file.read().split()[0])
+    message = agent.next()
+    assert (message.op, message.raw("status"), message.text("task")) == ("adopted", [b"0"], task)
+    assert 0.4 < time.monotonic() - began < 10
+    placed = [] if task else [f"pbsdsh -n 0 {_RUN_HOOK}"]
+    assert _calls(agent) == [*placed, f"pbs_track -j 7.vm -a {pid}"]
+    hook.send_signal(signal.SIGUSR1)
+    hook.send_signal(signal.SIGCONT)
+    message = agent.next()
+    assert (message.op, message.number("signal")) == ("signal", signal.SIGCONT)
+    time.sleep(0.2)
+    os.kill(pid, signal.SIGUSR2)
+    assert _over(agent) == (init.ENDED, 8 << 8)
+    agent.end(8)
+    assert hook.wait(20) == 8
+
+
+@pytest.mark.parametrize(
+    ("names", "script", "status"),
+    [(["pbs_track"], "exit 7", 7), (["pbs_track"], "kill -9 $$", -9), (["pbsdsh"], "exit 0", 127), ([], "", 127)],
+)
+def test_a_session_that_is_not_counted(
+    agent: Agent, first: FirstProcess, names: list[str], script: str, status: int
+) -> None:
+    """What the tool ended with is told; signals still go to the job."""
+    hook = agent.hook("/bin/sh", "-c", _TRAPS.format("USR1"))
+    agent.let_in(first, pbs_track=_tools(agent, *names, script=script))
+    message = agent.next()
+    assert (message.op, message.number("status")) == ("adopted", status)
+    hook.send_signal(signal.SIGUSR1)
+    assert _over(agent) == (init.ENDED, 9 << 8)
+    agent.end(9)
+    assert hook.wait(20) == 9
+
+
+def test_a_tool_that_runs_when_the_job_is_over_is_killed(agent: Agent, first: FirstProcess) -> None:
+    """There is nothing to count any more."""
+    hook = agent.hook("/bin/sh", "-c", "sleep 1; exit 4")
+    tools = _tools(agent, "pbs_track", script=f"exec sleep {_LONG}")
+    agent.let_in(first, name="task-1", task="task-1", pbs_track=tools)
+    assert _over(agent) == (init.ENDED, 4 << 8)
+    agent.end(4)
+
+    assert hook.wait(20) == 4
+    assert not [one for one in Path("/proc").glob("[0-9]*/cmdline") if f"\0{_LONG}\0".encode() in one.read_bytes()]
+
+
+def test_what_is_joined_is_not_counted(agent: Agent, first: FirstProcess) -> None:
+    """Process 1 itself has sent that answer, whose session it is not."""
+    hook = agent.hook("/bin/sh", "-c", "sleep 1.2; exit 9", before=_BROKEN)
+    tools = _tools(agent, "pbs_track")
+    agent.let_in(first, pbs_track=tools)
+    pid = first.pid
+    told = [agent.next()]
+    while told[-1].op != "over":
+        told.append(agent.next())
+    agent.end(9)
+    assert hook.wait(20) == 9
+    calls = _calls(agent)
+    assert len(calls) == 1
+    assert not calls[0].endswith(f" {pid}")
+
+
 # -- connections that break ---------------------------------------------------------------------------------------
 
 
@@ -431,24 +608,26 @@ def test_a_signal_over_a_connection_that_broke(agent: Agent, first: FirstProcess
 
 
 def test_what_runs_already_is_joined(agent: Agent, first: FirstProcess) -> None:
-    """The agent was lost after the hook had asked: nothing runs twice."""
+    """The agent was lost after the hook had asked: nothing runs twice, and process 1's own session is not counted."""
     flags = init.SESSION | init.SEARCH | init.LEADER
-    before = first.start(_LEADER, "sh", "-c", "sleep 0.5; exit 5", flags=flags)
+    before = first.start(_LEADER, "sh", "-c", "sleep 2; exit 5", flags=flags)
     assert before.receive().kind == init.PID
     hook = agent.hook("/bin/sh", "-c", "echo twice")
-    agent.let_in(first)
+    tools = _tools(agent, "pbs_track")
+    agent.let_in(first, pbs_track=tools)
     end = _over(agent)
     agent.end(5)
     out, _ = hook.communicate(timeout=20)
 
     assert (end, out, hook.returncode) == ((init.ENDED, 5 << 8), b"", 5)
+    assert not Path(tools).with_name("calls").exists()
     before.close()
 
 
 @pytest.mark.parametrize(("answer", "code"), [("ended", 137), ("refused", 125), ("away", 125)])
 def test_a_first_process_that_is_killed(agent: Agent, first: FirstProcess, answer: str, code: int) -> None:
     """The agent is told that nothing is known, and knows more, or does not."""
-    hook = agent.hook("/bin/sh", "-c", "echo up; sleep 60", before=_IMPATIENT + "agent_link._GIVE_UP_S = 0.5\n")
+    hook = agent.hook("/bin/sh", "-c", "echo up; sleep 60", before=_HOPELESS)
     agent.let_in(first)
     assert hook.stdout is not None
     assert hook.stdout.readline() == b"up\n"
@@ -505,7 +684,7 @@ def test_an_agent_that_is_at_work_for_results_is_waited_for(agent: Agent, first:
 
 def test_an_agent_that_stays_away_is_given_up(agent: Agent, first: FirstProcess) -> None:
     """Results or not."""
-    hook = agent.hook("/bin/sh", "-c", "exit 3", before=_IMPATIENT + "agent_link._GIVE_UP_S = 0.5\n")
+    hook = agent.hook("/bin/sh", "-c", "exit 3", before=_HOPELESS)
     agent.let_in(first, results=1)
     _over(agent)
     agent.go()
@@ -520,10 +699,7 @@ def test_an_agent_that_is_restarted_does_not_disturb_the_job(agent: Agent, first
         "-c",
         "read line; exit 3",
         stdin=subprocess.PIPE,
-        before="""
-from pbsdock.hook import agent_link
-agent_link._GIVE_UP_S = 0.3
-""",
+        before=_patience(give_up_s=0.3),
     )
     agent.let_in(first, results=1)
     agent.go()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 import threading
 import time
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pbsdock.admin.doctor import host, network, site, table, whole
+from pbsdock.admin.doctor import host, neighbours, network, site, table, whole
 from pbsdock.admin.doctor.report import Finding
 from pbsdock.admin.doctor.table import Row, Verdict
 from pbsdock.config.tables import parse
@@ -93,6 +94,15 @@ def test_a_part_that_takes_too_long_or_breaks_keeps_no_other() -> None:
         ("faulty", "check", Verdict.UNKNOWN),
         ("a", "b", Verdict.WRONG),
     ]
+
+
+def test_a_busy_hosts_start_takes_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the whole; a little is left in any case."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    for took, left in ((0.2, 4.5), (2.0, 2.7), (9.0, 1.5)):
+        monkeypatch.setattr(whole, "uptime", lambda took=took: 1000.0 + took)
+        monkeypatch.setattr(whole, "start_time", lambda _pid: 1000 * ticks)
+        assert whole.time_left() == pytest.approx(left)
 
 
 # -- single checks ----------------------------------------------------------------------------------------------------
@@ -239,3 +249,40 @@ def test_a_mode_is_mended_and_nothing_else(tmp_path: Path) -> None:
     assert exact is not None
     exact.act()
     assert stat.S_IMODE(os.stat(file).st_mode) == 0o750
+
+
+def test_the_run_hook_in_c(tmp_path: Path) -> None:
+    """It is there and root's alone, or each job has an interpreter."""
+    program = tmp_path / "pbsdock/init/pbsdock-run"
+    program.parent.mkdir(parents=True)
+    assert site.run_hook(tmp_path).verdict is Verdict.WARN
+    program.touch()
+    program.chmod(0o755)
+    assert site.run_hook(tmp_path).verdict is Verdict.OK
+    program.chmod(0o777)
+    assert site.run_hook(tmp_path).verdict is Verdict.WARN
+
+
+def test_a_nodes_key_and_port(tmp_path: Path) -> None:
+    """A key that others can read is wrong; a port that nobody listens on is to be seen to."""
+    key = tmp_path / "cluster.key"
+    paths = SimpleNamespace(config=tmp_path / "pbsdock.toml")
+
+    def verdicts(text: str) -> list[Verdict]:
+        subject: Any = SimpleNamespace(config=parse(text), paths=paths)
+        return [row.verdict for row in neighbours.examine(subject)]
+
+    auto = "[nodes]\nsign_with = 'key'\n"
+    assert verdicts(auto) == [Verdict.WRONG]
+    key.write_text("0" * 64 + "\n")
+    key.chmod(0o644)
+    assert verdicts(auto) == [Verdict.WRONG]
+    key.chmod(0o600)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        used = listening.getsockname()[1]
+        found = verdicts(f"{auto}port = {used}\n")
+    if found[0] is Verdict.WRONG:  # the directory of the tests is others' to change
+        pytest.skip("the key's directory is not root's alone")
+    assert found == [Verdict.OK, Verdict.OK]
+    assert verdicts(f"{auto}port = {used}\n") == [Verdict.OK, Verdict.WARN]
+    assert verdicts(f"{auto}port = 0\n") == [Verdict.OK]

@@ -87,7 +87,7 @@ def test_drain_and_back_with_fakes(node: FakeNode) -> None:
     assert node.drain.now() is None
 
 
-@pytest.mark.parametrize("op", ["drain", "undrain", "reload", "config"])
+@pytest.mark.parametrize("op", ["drain", "undrain", "reload", "config", "images", "pull", "pin", "prune"])
 def test_these_are_for_root(node: FakeNode, op: str) -> None:
     """A user is refused, and nothing is done."""
     (answer,) = ask(node, 1000, wire.Message(op))

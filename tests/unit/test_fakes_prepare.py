@@ -394,3 +394,32 @@ def test_what_must_exist() -> None:
 def test_the_interpreter_of_a_script(text: bytes, named: str) -> None:
     """A plain path, or nothing: it becomes part of a shell line."""
     assert script.interpreter(text) == named
+
+
+def test_a_reload_with_fakes_in_the_middle_of_a_prologue_counts_for_the_next(
+    node: FakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the image comes the site closes what the job was allowed to mount: it keeps that, and the next is refused."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    open_ = replace(node.config, mounts=replace(node.config.mounts, allow=(str(data),)))
+    node.reconfigure(open_, {})
+    ensure = node.images.ensure
+
+    def reloaded(reference: str, **bounds: object) -> object:
+        node.reconfigure(replace(open_, mounts=replace(open_.mounts, allow=()), images=replace(open_.images)), {})
+        return ensure(reference, **bounds)
+
+    monkeypatch.setattr(node.images, "ensure", reloaded)
+    text = b"#!/bin/sh\n#DOCKER --volume %s:/data:ro alpine:3\ntrue\n" % str(data).encode()
+    made = _prologue(node, _arguments(tmp_path, text))
+    assert made is not None
+    assert (made.state, made.refusal) == (State.READY, None)
+    assert node.config_of(made) is open_
+    second = _prologue(node, _arguments(tmp_path, text))
+
+    assert second is not None
+    assert second.refusal is not None
+    assert second.refusal.code == "mount-not-allowed"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from pbsdock.admin.setup import first_process
 from pbsdock.directive.parse import DirectiveError, late_line, late_sentence
 from pbsdock.hook import client
 from pbsdock.protocol import wire
@@ -415,6 +416,73 @@ def test_run_with_a_record_asks_the_client(site: Site, more: dict[str, str]) -> 
     site.call("run", ["/bin/sh", "-c", "a b"], _job_env(**more))
 
     assert site.asked() == site.client("run", "/bin/sh", "-c", "a b")
+
+
+def _put_program(site: Site) -> Path:
+    program = site.base / "lib/pbsdock" / first_process.RUN.name
+    program.parent.mkdir(parents=True)
+    return program
+
+
+def test_run_executes_the_program_where_it_is_there(site: Site) -> None:
+    """With the words of the interpreter, their number, and the job's behind them; what cannot be executed is not there."""
+    site.mark()
+    program = _put_program(site)
+    program.write_text("#!/bin/sh\nprintf '%s\\0' \"$@\"\n")
+    site.call("run", ["/bin/true"], _job_env())
+    assert site.asked() == site.client("run", "/bin/true")
+    program.chmod(0o755)
+    done = site.call("run", ["/bin/sh", "", "12", "a b"], _job_env())
+
+    words = done.stdout.split("\0")[:-1]
+    assert words[:4] == [str(site.run_dir / "agent.sock"), f"{site.base}/hooks/run", "12", f"{site.base}/python3"]
+    interpreter, command = words[3:15], words[15:]
+    assert (interpreter[-1], command) == ("run", ["/bin/sh", "", "12", "a b"])
+    site.calls.unlink()
+    subprocess.run([*interpreter, *command], check=True)
+    assert site.asked() == site.client("run", "/bin/sh", "", "12", "a b")
+
+
+def test_the_environment_reaches_the_agent_as_it_is(site: Site) -> None:
+    """By bash and the program: names that are none, names of the script's own, bytes that are no text."""
+    site.mark()
+    first_process.compile_to(_put_program(site), REPOSITORY / "init", first_process.RUN)
+    given = _job_env(
+        **{
+            "BASH_FUNC_module%%": "() {  echo loaded\n}",
+            "a-b.c": "1",
+            "python": "mine",
+            "script": "mine",
+            "LD_BIND_NOW": "1",
+            "EMPTY": "",
+            "RAW": "\udcff\n\udcfe",
+            "BASH_ENV": "/nonexistent",
+            "LINES": "5",
+        }
+    )
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(site.run_dir / "agent.sock"))
+        listener.listen()
+        listener.settimeout(20)
+        told: list[wire.Message] = []
+
+        def answer() -> None:
+            peer, _ = listener.accept()
+            size = int.from_bytes(peer.recv(4, socket.MSG_WAITALL), "big")
+            told.append(wire.decode(peer.recv(size, socket.MSG_WAITALL)))
+            peer.sendall(wire.encode(wire.Message("refused", sentence="seen")))
+            peer.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        done = site.call("run", ["/bin/sh", "a\udcffb", ""], given)
+        thread.join(20)
+
+    assert (done.returncode, done.stderr) == (125, "pbsdock: seen\n")
+    shell = {b"PWD=" + os.fsencode(site.mom_priv), b"SHLVL=0"}
+    assert set(told[0].raw("env")) == {os.fsencode(f"{name}={value}") for name, value in given.items()} | shell
+    assert told[0].raw("argv") == [b"/bin/sh", b"a\xffb", b""]
+    assert told[0].raw("cwd") == [os.fsencode(site.mom_priv)]
 
 
 def test_run_with_a_ticket_asks_the_client(site: Site) -> None:

@@ -104,7 +104,8 @@ def test_a_wheel_has_it(tmp_path: Path) -> None:
     for name in ("setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, checkout)
     shutil.copytree(SOURCE, checkout / "init")
-    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "pbsdock-init")
+    programs = [Path(program.name).name for program in first_process.PROGRAMS]
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", *programs)
     shutil.copytree(REPOSITORY / "lib", checkout / "lib", ignore=ignored)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-index", "--no-deps"]
     build = [*pip, "--no-build-isolation", "-w", str(tmp_path), str(checkout)]
@@ -117,6 +118,7 @@ def test_a_wheel_has_it(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("pbsdock-*.whl")
     assert wheel.name.startswith("pbsdock-0.1.0-py3-none-linux_")
     with zipfile.ZipFile(wheel) as file:
-        found = file.getinfo("pbsdock/init/pbsdock-init")
-        assert found.external_attr >> 16 & 0o777 == 0o755
-        assert file.read(found).startswith(b"\x7fELF")
+        for program in first_process.PROGRAMS:
+            found = file.getinfo(f"pbsdock/{program.name}")
+            assert found.external_attr >> 16 & 0o777 == 0o755
+            assert file.read(found).startswith(b"\x7fELF")

@@ -367,10 +367,11 @@ def test_the_command_finds_its_instance(installed: Scratch) -> None:
     assert "'engine.sockte'" in done.stderr
 
 
-def test_the_first_process_is_roots_static_and_listed(installed: Scratch) -> None:
-    """It runs in every image, nobody but root can exchange it, and its hash is with those of the package's files."""
+@pytest.mark.parametrize("name", ["pbsdock-init", "pbsdock-run"])
+def test_the_programs_in_c_are_roots_static_and_listed(installed: Scratch, name: str) -> None:
+    """They run in every image, nobody but root can exchange them, and their hashes are with those of the package's files."""
     library = next(installed.home.glob("venv/lib/python3*/site-packages"))
-    program = library / "pbsdock/init/pbsdock-init"
+    program = library / "pbsdock/init" / name
     status = program.lstat()
 
     assert (stat.S_ISREG(status.st_mode), status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (
@@ -382,7 +383,7 @@ def test_the_first_process_is_roots_static_and_listed(installed: Scratch) -> Non
     assert b"/ld-" not in program.read_bytes()
     digest = base64.urlsafe_b64encode(hashlib.sha256(program.read_bytes()).digest()).decode().rstrip("=")
     rows = next(library.glob("pbsdock-*.dist-info/RECORD")).read_text().splitlines()
-    assert f"pbsdock/init/pbsdock-init,sha256={digest},{status.st_size}" in rows
+    assert f"pbsdock/init/{name},sha256={digest},{status.st_size}" in rows
 
 
 # -- the check ----------------------------------------------------------------------------------------------------
@@ -428,9 +429,10 @@ def test_the_check_finds_a_wrong_mode(installed: Scratch, what: str, mode: int, 
     assert done.stdout.splitlines()[1:] == [one.format(path) for one in says]
 
 
-def test_the_check_finds_another_first_process(installed: Scratch) -> None:
+@pytest.mark.parametrize("name", ["pbsdock-init", "pbsdock-run"])
+def test_the_check_finds_another_program_in_c(installed: Scratch, name: str) -> None:
     """One byte of it is enough; without the right to execute it nothing would start."""
-    program = next(installed.home.glob("venv/lib/python3*/site-packages")) / "pbsdock/init/pbsdock-init"
+    program = next(installed.home.glob("venv/lib/python3*/site-packages")) / "pbsdock/init" / name
     before = program.read_bytes()
     program.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
     program.chmod(0o644)

@@ -1,4 +1,5 @@
-"""Manual pages and completion know every command with every option: asked of the parsers, of bash and of zsh."""
+"""What is in share/ in use: bash and zsh complete every command with every option, man prints the pages, and an installation
+links to them."""
 
 from __future__ import annotations
 
@@ -11,13 +12,12 @@ from pathlib import Path
 import pytest
 
 from pbsdock.admin.cli import parser_for
-from pbsdock.admin.manual.__main__ import main, texts
-from pbsdock.admin.manual.pages import pages
 from pbsdock.admin.setup import manual
 from pbsdock.admin.setup.places import Places
 from pbsdock.admin.setup.versions import Version
+from tests.conftest import ROOT
 
-MADE = texts("1.2.3")
+SHARE = ROOT / "share"
 
 
 def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -29,7 +29,6 @@ def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParse
 
 
 ALL = {tuple(parser.prog.split()[1:]): parser for parser in _parsers(parser_for())}
-COMMANDS = sorted({words[0] for words in ALL if words})
 
 
 def _visible(parser: argparse.ArgumentParser) -> list[str]:
@@ -42,63 +41,20 @@ def _words(words: tuple[str, ...]) -> list[str]:
     return sorted(found[-1] for found in ALL if len(found) == len(words) + 1 and found[:-1] == words)
 
 
-def _plain(page: str) -> str:
-    return page.replace("\\-", "-").replace("\\fB", "").replace("\\fI", "").replace("\\fR", "")
-
-
-def test_every_command_has_a_page() -> None:
-    """And no page is of a command that is not there."""
-    names = {f"man/man1/pbsdock-{name}.1" for name in COMMANDS} | {"man/man1/pbsdock.1"}
-
-    assert {name for name in MADE if name.startswith("man/")} == names
-    assert all(f"pbsdock-{name}(1)" in _plain(MADE["man/man1/pbsdock.1"]) for name in COMMANDS)
-
-
-@pytest.mark.parametrize("words", sorted(ALL), ids=" ".join)
-def test_a_page_has_every_option_and_what_it_does(words: tuple[str, ...]) -> None:
-    """In the part that is about that command, with its help."""
-    page = _plain(MADE[f"man/man1/{'-'.join(('pbsdock', *words[:1]))}.1"])
-    if len(words) > 1:
-        page = page.partition(f".SH {' '.join(('pbsdock', *words)).upper()}\n")[2].partition("\n.SH ")[0]
-    else:
-        page = page.partition(".SH DESCRIPTION")[2].partition("\n.SH PBSDOCK")[0]
-    parser = ALL[words]
-
-    assert page
-    for name in _visible(parser):
-        assert any(line.startswith(name) or f", {name}" in line for line in page.splitlines()), name
-    assert "--paths" not in page
-    for action in parser._actions:
-        if action.help not in (None, argparse.SUPPRESS) and not isinstance(action, argparse._SubParsersAction):
-            assert " ".join(parser._get_formatter()._expand_help(action).split()) in page
-
-
-def test_a_page_prints_what_roff_would_take_for_its_own() -> None:
-    """Backslashes, hyphens, and a line that begins like a request."""
-    parser = argparse.ArgumentParser(prog="tool", description="Tool.")
-    verbs = parser.add_subparsers()
-    verb = verbs.add_parser("do", help=".begins, has \\ and 100%%")
-    verb.add_argument("--so-much", metavar="N", help="'quoted' (default: %(default)s)", default=7)
-
-    page = pages(parser, "1")["tool-do.1"]
-
-    assert "\n\\&.begins, has \\e and 100%\n" in page
-    assert "\\fB\\-\\-so\\-much\\fR \\fIN\\fR\n\\&'quoted' (default: 7)\n" in page
-
-
 @pytest.mark.skipif(shutil.which("man") is None, reason="there is no man here")
-def test_man_has_nothing_to_warn_of(tmp_path: Path) -> None:
-    """Each page goes through the real formatter, and comes out with the name of what it is about."""
-    assert main([str(tmp_path), "1.2.3"]) == 0
-    for page in sorted(tmp_path.glob("man/man1/*")):
+def test_man_has_nothing_to_warn_of() -> None:
+    """Each page goes through the real formatter, and comes out with the name of what it is about and its options."""
+    for words, parser in ALL.items():
+        page = SHARE / f"man/man1/{'-'.join(('pbsdock', *words))}.1"
         done = subprocess.run(
             ["man", "--warnings", "-l", str(page)],
             capture_output=True,
             text=True,
-            env={"LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"},
+            env={"LC_ALL": "C", "PATH": "/usr/bin:/bin", "MANWIDTH": "200"},
         )
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (done.returncode, done.stderr) == (0, ""), page
         assert f"{page.stem} -" in " ".join(done.stdout.split())
+        assert not [name for name in _visible(parser) if name not in done.stdout], page
 
 
 def _bash(directory: Path, *words: str) -> list[str]:
@@ -108,7 +64,7 @@ def _bash(directory: Path, *words: str) -> list[str]:
         '_shtab_pbsdock pbsdock "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"; printf "%s\\n" "${COMPREPLY[@]}"'
     )
     file = directory / "pbsdock"
-    file.write_text(MADE["bash-completion/completions/pbsdock"])
+    file.write_text((SHARE / "bash-completion/completions/pbsdock").read_text())
     done = subprocess.run(
         ["bash", "--norc", "-c", script, "-", str(file), "pbsdock", *words],
         capture_output=True, text=True, cwd=directory, check=True,
@@ -130,18 +86,17 @@ def test_bash_offers_every_option(tmp_path: Path, words: tuple[str, ...]) -> Non
 
 
 def test_bash_offers_files_where_the_argument_is_one(tmp_path: Path) -> None:
-    """And directories alone where that is what is asked for."""
+    """Beside each other."""
     (tmp_path / "job.sh").touch()
     (tmp_path / "jobs").mkdir()
 
     assert {"job.sh", "jobs"} <= set(_bash(tmp_path, "check", "jo"))
-    assert _bash(tmp_path, "setup", "install", "--wheels", "jo") == ["jobs"]
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh here")
 def test_zsh_loads_it_and_knows_every_command(tmp_path: Path) -> None:
     """Its completion system takes the file for that of pbsdock, and what describes the commands names each."""
-    (tmp_path / "_pbsdock").write_text(MADE["zsh/site-functions/_pbsdock"])
+    (tmp_path / "_pbsdock").write_text((SHARE / "zsh/site-functions/_pbsdock").read_text())
     script = (
         'fpath=("$1" $fpath); autoload -U compinit; compinit -u -d "$1/dump"; print -r -- "$_comps[pbsdock]"\n'
         "_describe() { print -rl -- ${(P)4} ${(P)3} ${(P)2} }; _arguments() { : }; service=pbsdock\n"

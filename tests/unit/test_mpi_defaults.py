@@ -6,15 +6,21 @@ from dataclasses import replace
 
 import pytest
 
-from pbsdock.policy.mpi import Setting, defaults, mentioned
+from pbsdock.policy.mpi import Setting, defaults, host_lines, mentioned
 
 _SETTING = Setting(
     agent="/tools/tm-agent",
     node_file="/aux/7.vm",
+    host_file="/run/hosts",
     virtual_interfaces=("docker0", "virbr0"),
     copies_between_processes=True,
     has_own_cpus=False,
 )
+
+
+def test_every_host_has_its_slots() -> None:
+    """Also one with a single slot."""
+    assert host_lines(("n1", "n2"), (1, 3)) == "n1 slots=1\nn2 slots=3\n"
 
 
 def test_all_of_them() -> None:
@@ -23,13 +29,13 @@ def test_all_of_them() -> None:
         "OMPI_MCA_plm_rsh_agent": "/tools/tm-agent",
         "OMPI_MCA_plm_rsh_no_tree_spawn": "1",
         "OMPI_MCA_orte_leave_session_attached": "1",
-        "OMPI_MCA_orte_default_hostfile": "/aux/7.vm",
+        "OMPI_MCA_orte_default_hostfile": "/run/hosts",
         "OMPI_MCA_oob_tcp_if_exclude": "127.0.0.0/8,docker0,virbr0",
         "OMPI_MCA_hwloc_base_binding_policy": "none",
         "OMPI_MCA_btl_tcp_if_exclude": "127.0.0.0/8,docker0,virbr0",
         "PRTE_MCA_plm_ssh_agent": "/tools/tm-agent",
         "PRTE_MCA_plm_ssh_no_tree_spawn": "1",
-        "PRTE_MCA_prte_default_hostfile": "/aux/7.vm",
+        "PRTE_MCA_prte_default_hostfile": "/run/hosts",
         "PRTE_MCA_prte_if_exclude": "127.0.0.0/8,docker0,virbr0",
         "PRTE_MCA_hwloc_default_binding_policy": "none",
         "HYDRA_LAUNCHER": "rsh",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pwd
 import socket
@@ -19,7 +18,6 @@ from pbsdock.trial.namespaces import EmulatedNode
 from pbsdock.trial.nodes import NodeSlots, exec_host, place, sisters, slot_owners
 from pbsdock.trial.request import Job, resolve
 from pbsdock.trial.spool import job_file
-from pbsdock.trial.tm import read_message
 
 USER = next((entry.pw_name for entry in pwd.getpwall() if entry.pw_uid), "nobody")
 
@@ -185,19 +183,3 @@ def test_more_nodes_than_there_are(tmp_path: Path) -> None:
     """Said as any wrong resource is."""
     with pytest.raises(BadRequest, match=r"^-l nodes=4: only 3 nodes are there: "):
         _job(tmp_path, "4")
-
-
-@pytest.mark.parametrize(
-    ("data", "texts"),
-    [(b"", []), (b"2\n4:kill0:", ["kill", ""]), (b"1\n3:a\nb", ["a\nb"])],
-)
-def test_messages_of_tasks(data: bytes, texts: list[str]) -> None:
-    """Any byte may be in a text."""
-    assert read_message(io.BytesIO(data)) == texts
-
-
-@pytest.mark.parametrize("data", [b"x\n", b"0\n", b"99999999\n", b"1\n:", b"1\n5:ab", b"1\n9999999:", b"1\n-1:a"])
-def test_what_is_no_message(data: bytes) -> None:
-    """A connection that says nonsense is closed."""
-    with pytest.raises(ValueError, match=r"text|invalid literal"):
-        read_message(io.BytesIO(data))

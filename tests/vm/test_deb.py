@@ -3,6 +3,7 @@ purged. No machine, no systemd and no engine: what those add, install.sh's own t
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -31,23 +32,30 @@ class Packages:
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
     """Built by ``make deb``; the later version is that with other contents."""
-    done = subprocess.run(["bash", "deb/build.sh"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    now = max((ROOT / "dist").glob("*.deb"), key=lambda path: path.stat().st_mtime)
     directory = tmp_path_factory.mktemp("deb")
+    done = subprocess.run(
+        ["sh", "deb/build.sh", str(directory)],
+        cwd=ROOT,
+        env={**os.environ, "PBSDOCK_DEB_COMPRESSION": "none"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
     tree = directory / "tree"
-    subprocess.run(["dpkg-deb", "-R", str(now), str(tree)], check=True)
-    for name, pattern in (
-        ("DEBIAN/control", r"(?m)^(Version: .*)$"),
-        ("usr/lib/pbsdock/setup.cfg", r"(?m)^(version = .*)$"),
+    subprocess.run(["dpkg-deb", "-R", done.stdout.strip(), str(tree)], check=True)
+    source = tree / "usr/share/pbsdock/source"
+    for file, pattern in (
+        (tree / "DEBIAN/control", r"(?m)^(Version: .*)$"),
+        (source / "setup.cfg", r"(?m)^(version = .*)$"),
     ):
-        (tree / name).write_text(re.sub(pattern, r"\1.1", (tree / name).read_text()))
-    with (tree / "usr/lib/pbsdock/etc/pbsdock.toml").open("a") as file:
+        file.write_text(re.sub(pattern, r"\1.1", file.read_text()))
+    with (source / "etc/pbsdock.toml").open("a") as file:
         file.write("# of the later version\n")
     later = directory / "later.deb"
-    subprocess.run(["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "-b", str(tree), str(later)], check=True)
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "-b", str(tree), str(later)], check=True)
     shutil.rmtree(tree)
-    return Packages(now, later)
+    return Packages(Path(done.stdout.strip()), later)
 
 
 @pytest.fixture(params=SUITES)
@@ -79,7 +87,7 @@ def test_its_whole_life(debian: Debian) -> None:
     before = _files(debian)
 
     said = debian.check("dpkg -i /root/now.deb")
-    assert f"{MOM} is not there" in said
+    assert "no mom_priv is found here" in said
     assert "dpkg-reconfigure pbsdock" in said
     assert debian.run("test -e /opt/pbsdock").returncode == 1
 
@@ -126,18 +134,18 @@ def test_its_whole_life(debian: Debian) -> None:
     assert sorted(before - after) == []
 
 
-def test_the_configuration(debian: Debian) -> None:
-    """What the site has put there before stays, what nobody has changed is replaced, and nobody is asked."""
+def test_a_sites_own_configuration_may_be_there_before(debian: Debian) -> None:
+    """It stays, also at an upgrade, and nobody is asked: there is no terminal."""
     debian.put(TOML, "# from the site's own tools\n")
-    debian.check("dpkg -i /root/now.deb")
-    assert debian.check(f"cat {TOML}") == "# from the site's own tools\n"
-    debian.check("dpkg -P pbsdock")
-    assert debian.run("test -e /etc/pbsdock").returncode == 1
+    debian.put("/etc/default/pbsdock", "MOM_PRIV=/nowhere/yet\n")
 
-    debian.check("dpkg -i /root/now.deb")
-    assert debian.check(f"cmp {TOML} /usr/lib/pbsdock/etc/pbsdock.toml") == ""
+    assert "is no directory" in debian.run("dpkg -i /root/now.deb").stdout
+    debian.put("/nowhere/yet/config", "")
+    debian.check("dpkg --configure -a")
     debian.check("dpkg -i /root/later.deb")
-    assert debian.check(f"tail -1 {TOML}") == "# of the later version\n"
+
+    assert debian.check(f"cat {TOML} /etc/default/pbsdock") == "# from the site's own tools\nMOM_PRIV=/nowhere/yet\n"
+    assert "pbsdock is installed correctly in /nowhere/yet" in debian.check("pbsdock setup check")
 
 
 def test_what_install_sh_refuses_the_package_refuses(debian: Debian) -> None:

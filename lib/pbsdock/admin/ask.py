@@ -29,13 +29,16 @@ def told(paths_file: Path, message: wire.Message) -> dict[str, Any] | None:
 
 
 def answered(paths_file: Path, message: wire.Message, timeout_s: float = 300.0) -> wire.Message:
-    """The agent's answer itself. Raises AgentGone."""
+    """The agent's answer itself, which may be silent for so long. Raises AgentGone."""
     from pbsdock.core.paths import load
 
     link = connect(str(load(paths_file).socket), wait_s=0.0, timeout_s=timeout_s)
     try:
         link.send(message)
-        return link.recv()[0]
+        while (answer := link.recv()[0]).op == "notice":
+            if sentence := answer.text("sentence"):  # without one it says that the agent is at work
+                print(f"pbsdock: {sentence}", file=sys.stderr)
+        return answer
     finally:
         link.close()
 

@@ -74,6 +74,11 @@ def parser_for(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
 
     add_doctor_arguments(doctor)
 
+    images = verbs.add_parser("images", help="images of this node: list, pull, pin, unpin, prune")
+    from pbsdock.admin.images import add_arguments as add_image_arguments
+
+    add_image_arguments(images)
+
     drain = verbs.add_parser("drain", help="no new container jobs on this node; those that run finish")
     undrain = verbs.add_parser("undrain", help="take container jobs again")
     from pbsdock.admin import drain as drains

@@ -79,10 +79,15 @@ class _Logins:
         return {}, f"{self.path} has no login for {registry}"
 
     def _secret(self, login: Login) -> Login:
-        password = login.get("password", "")
-        packed = base64.b64encode(f"{login.get('username', '')}:{password}".encode()).decode() if password else None
-        known.add(self.owner, password, login.get("identitytoken"), packed)
-        return login
+        return _hidden(login, self.owner)
+
+
+def _hidden(login: Login, owner: str) -> Login:
+    """Keep it out of everything that is told, until *owner* is forgotten."""
+    password = login.get("password", "")
+    packed = base64.b64encode(f"{login.get('username', '')}:{password}".encode()).decode() if password else None
+    known.add(owner, password, login.get("identitytoken"), packed)
+    return login
 
 
 @contextmanager
@@ -93,3 +98,19 @@ def asker(docker_config: str, settings: ImagesConfig, plan: Plan) -> Iterator[As
         yield Asker(uid=plan.uid, site=logins.site, own=logins.own, hint=logins.hint)
     finally:
         known.forget(logins.owner)
+
+
+@contextmanager
+def site_asker(docker_config: str) -> Iterator[Asker]:
+    """The same for an image that the site fetches for itself: its own logins alone."""
+    owner = f"logins:{secrets.token_hex(8)}"
+
+    def login(registry: str) -> Login:
+        return _hidden(credentials.load_site(Path(docker_config)).of(registry), owner) if docker_config else {}
+
+    try:
+        yield Asker(site=login)
+    except BadLogins as error:
+        raise NodeFault("registry-credentials", f"{docker_config}: {error}") from None
+    finally:
+        known.forget(owner)

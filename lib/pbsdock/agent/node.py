@@ -19,6 +19,7 @@ from pbsdock.agent.drain import Drain
 from pbsdock.agent.health_flag import HealthFlag
 from pbsdock.agent.history import History
 from pbsdock.agent.host_facts import closed_paths, host_facts
+from pbsdock.agent.image_cache import ImageCache
 from pbsdock.agent.image_profile import ImageProfiles
 from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.locks import Locks
@@ -75,6 +76,7 @@ class Node:
         self.events = events
         self.name = socket.gethostname()
         self.boot = boot_id()
+        self.image_cache = ImageCache(paths.state_dir / "images.json", self)
         self.engine, self.images = connect_with_images(
             config.engine.socket,
             config.engine.timeout_s,
@@ -82,6 +84,7 @@ class Node:
             on_change=self._engine_changed,
             emit=self.emit,
             private=PrivateImages(paths.state_dir / "private_images.json"),
+            keeper=self.image_cache,
         )
         labels = {"pbsdock.owner": self.owner, "pbsdock.boot": self.boot}
         self.image_profiles = ImageProfiles(self.engine, labels, self.emit)

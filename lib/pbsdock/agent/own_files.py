@@ -15,7 +15,7 @@ from pbsdock.agent.script import env_finds, interpreter
 from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record
 from pbsdock.engine.accounts import group, passwd
-from pbsdock.policy.mpi import mentioned
+from pbsdock.policy.mpi import host_lines, mentioned
 from pbsdock.rm.base import Job
 from pbsdock.s3.environment import DIRECTORY, has_credentials
 from pbsdock.stores import files
@@ -48,6 +48,9 @@ def write(node: Node, job: Job, record: Record, plan: Plan, script: bytes | None
     if record.facts.first_process:
         first_process.make_directory(node.init_dir(record), plan.uid, plan.gid)
     made += task_tools.provide(node, record)
+    if record.facts.nodes > 1 and not record.facts.mother:
+        _write(directory / "hosts", host_lines(job.grant.hosts, job.grant.host_slots).encode(), 0o644, 0, 0)
+        made.append((str(directory / "hosts"), task_tools.HOSTS))
     if has_credentials(plan):
         files.make(node.store_dir(record), plan.uid, plan.gid)
         made.append((str(node.store_dir(record)), DIRECTORY))

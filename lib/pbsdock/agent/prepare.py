@@ -277,6 +277,7 @@ def _carry_out(
     came, ms = "pulled" if image.is_fetched else "was here", ms_since(began_image)
     record.put_down(Phase(name="image", at=time.time() - ms / 1000, ms=ms, note=came))
     record.image_id, record.image_digest = image.id, image.digest
+    node.image_cache.used(image.id, record)
     if bearer is None:
         tickets.issue(node, job, record, plan, why.directive, is_script=why.is_script)
     bound = _bind(node, config, job, record, plan, script, notify)

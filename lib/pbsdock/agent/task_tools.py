@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pbsdock.agent.node import Node
 
 TARGET = "/run/pbsdock/tools"  # the directory in the container
+HOSTS = "/run/pbsdock/hosts"  # likewise, a file of the job's
 _BIN = f"{TARGET}/bin"
 _AGENT, _CLIENT = "tm-agent", "pbsdsh"
 
@@ -75,16 +76,18 @@ def environment(node: Node, record: Record, own: Mapping[str, str]) -> dict[str,
 
     They are in front on PATH: a client that the image has may speak another version's language, and carries no ticket.
     """
-    if TARGET not in {target for _source, target in record.facts.own_files}:
+    targets = {target for _source, target in record.facts.own_files}
+    if TARGET not in targets:
         return dict(own)
     found = {**own, "PATH": f"{_BIN}:{own.get('PATH') or USUAL_PATH}"}
     node_file = own.get(node.rm.words.node_file_variable, "")
     # On another network neither the manager nor other nodes can be reached.
-    if not node_file or not node.config.nodes.mpi_defaults or record.planned.network != "host":
+    if not node_file or HOSTS not in targets or not node.config.nodes.mpi_defaults or record.planned.network != "host":
         return found
     setting = mpi.Setting(
         agent=f"{_BIN}/{_AGENT}",
         node_file=node_file,
+        host_file=HOSTS,
         virtual_interfaces=interfaces.virtual_bridges(),
         copies_between_processes=node.config.security.seccomp == "hpc",
         has_own_cpus=bool(record.planned.limits.cpuset),

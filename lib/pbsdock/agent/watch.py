@@ -148,6 +148,7 @@ class Watcher:
                     self.node.streams.look()
                     self.node.events.tell_limited()
                     heap.tidy()
+                    self.node.image_cache.flush()
                     now = time.monotonic()
                     if now >= next_probe:
                         next_probe = now + 5.0
@@ -157,6 +158,12 @@ class Watcher:
                         is_due, next_pass = False, now + self.node.config.reaper.period_s
             except Exception as error:  # the ticking thread must outlive whatever one pass meets
                 self.node.emit("agent.error", level="error", where="tick", reason=repr(error)[:300])
+
+    def _tidy_images(self) -> None:
+        try:
+            self.node.image_cache.collect()
+        except (HookError, EngineError, OSError) as error:
+            self.node.emit("agent.error", level="warning", where="images", reason=str(error)[:300])
 
     def _reap(self) -> bool:
         """Begin a pass in a thread of its own; False while the one before is under way."""
@@ -168,6 +175,7 @@ class Watcher:
                 self.node.pulse.watch(threading.current_thread())
                 with self.node.pulse.at_work(_PASS_S):
                     reconcile(self.node)
+                self._tidy_images()
             except Exception as error:  # the next pass may fare better
                 self.node.emit("agent.error", level="error", where="reaper", reason=repr(error)[:300])
             finally:

@@ -98,6 +98,21 @@ class ImagesConfig:
         least=0,
         size=True,
     )
+    high_water: float = setting(
+        85.0,
+        "Where more percent of the disk with the images are used, those that pbsdock pulled and no job needs are"
+        " removed, the least recently used first; 100: never.",
+        least=1,
+        most=100,
+    )
+    low_water: float = setting(80.0, "Down to so many percent.", least=0, most=100)
+    guard_free: int = setting(
+        32 << 30,
+        "Where less of that disk is free, the registry is asked before a pull how large the image is, and a pull that"
+        " cannot fit is not begun; 0: never.",
+        least=0,
+        size=True,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -228,6 +228,9 @@ def _consistent(reader: Reader, config: Config | Override, place: tuple[str | in
         for key in ("default_memory", "max_memory"):
             if 0 < getattr(limits, key) < LEAST_MEMORY:
                 reader.wrong((*place, "limits", key), f"limits.{key} is below 6mb, the least the engine takes")
+    images = config.images
+    if images is not None and images.low_water > images.high_water:
+        reader.wrong((*place, "images", "low_water"), "images.low_water is above images.high_water")
     for name, store in config.s3.items() if isinstance(config, Config) else ():
         if name == "default":
             said = "s3.default: call it otherwise; default is the profile of a job's first store"

@@ -131,6 +131,16 @@ class ImageFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ListedImage:
+    """An image as a list has it. ``tags`` are ``repository:tag`` and ``digests`` as those of :class:`ImageFacts`."""
+
+    id: str
+    tags: tuple[str, ...]
+    digests: tuple[str, ...]
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFile:
     """A file of an image. ``content`` None: it was not asked for, is too long, or is no plain file."""
 
@@ -245,6 +255,13 @@ class ContainerEngine(Protocol):
 
     def image_sizes(self) -> list[int]:
         """Bytes of each image that is here; layers that images share count for each."""
+
+    def images(self) -> list[ListedImage]:
+        """All that are here, but what is only a layer of others."""
+
+    def remove_image(self, name: str) -> bool:
+        """Take away a name, or an image's id, and with its last name the image; False if a container uses it, or it
+        is not there."""
 
     def read_image(
         self, image_id: str, wanted: Mapping[str, int], labels: Mapping[str, str]

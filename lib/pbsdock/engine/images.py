@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.directive.image_ref import parse_image
 from pbsdock.engine import registry
 from pbsdock.engine.base import ImageFacts
 from pbsdock.engine.credentials import Login
+from pbsdock.engine.keeper import Keeper
 from pbsdock.engine.private import WHOLE, PrivateImages
 from pbsdock.engine.pull_errors import PullFailure, RetryPolicy, too_large, tried
 from pbsdock.engine.pulls import Bounds, Client, Pulls
@@ -76,6 +78,7 @@ class Images:
         clock: Callable[[], float] = time.monotonic,
         policy: RetryPolicy | None = None,
         retry_after: Callable[[str], float | None] = registry.retry_after,
+        keeper: Keeper | None = None,
     ) -> None:
         self.client = client
         self.inspect = inspect
@@ -84,7 +87,17 @@ class Images:
         self.private = private or PrivateImages(None)
         self.policy = policy or RetryPolicy()
         self.retry_after = retry_after
-        self.pulls = Pulls(client, emit, self._pulled, self._marked, retry_after, clock=clock, policy=self.policy)
+        self.keeper = keeper or Keeper()
+        self.pulls = Pulls(
+            client,
+            emit,
+            self._pulled,
+            self._marked,
+            retry_after,
+            self.keeper.before,
+            clock=clock,
+            policy=self.policy,
+        )
         self._granted: dict[tuple[int, str, str], float] = {}  # user, reference, image id: when
         self._host: str | None = None
 
@@ -242,6 +255,8 @@ class Images:
     def _pulled(self, reference: str, ms: float) -> None:
         image = self._inspect(reference)
         name = parse_image(reference).name
+        if image is not None:
+            self.keeper.after(reference, image.id)
         self.emit(
             "image.pulled",
             image=reference,
@@ -273,7 +288,7 @@ class Images:
         return self._host
 
     def _inspect(self, reference: str) -> Image | None:
-        found = self.inspect(reference)
+        found = self.keeper.look(partial(self.inspect, reference))
         if found is None:
             return None
         name = parse_image(reference).name

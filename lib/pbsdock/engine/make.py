@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pbsdock.engine.base import ContainerEngine
 from pbsdock.engine.docker.api import Engine
 from pbsdock.engine.images import Images
+from pbsdock.engine.keeper import Keeper
 from pbsdock.engine.private import PrivateImages
 
 
@@ -23,11 +24,12 @@ def connect_with_images(
     on_change: Callable[[bool, str], None],
     emit: Callable[..., None],
     private: PrivateImages,
+    keeper: Keeper,
 ) -> tuple[ContainerEngine, Images]:
     """The same and its images; *on_change* is told whether it answers, and why it does not, *private* says whose
-    images are not for everybody.
+    images are not for everybody, *keeper* has room for them and removes them again.
 
     *seccomp*: "engine", "hpc" or a profile in JSON, for every container.
     """
     engine = Engine(socket_path, timeout_s, on_change=on_change, seccomp=seccomp)
-    return engine, Images(engine.client, engine.inspect_image, emit, private=private)
+    return engine, Images(engine.client, engine.inspect_image, emit, private=private, keeper=keeper)

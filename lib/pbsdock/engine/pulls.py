@@ -89,6 +89,7 @@ class Pulls:
     """The pulls under way; any thread may wait for one.
 
     *pulled* is told of each that ended well, with milliseconds; *guard* is entered around each by a user's own login.
+    *before* may have no room for one, and raise HookError.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Pulls:
         pulled: Callable[[str, float], None],
         guard: Callable[[str], AbstractContextManager[None]],
         retry_after: Callable[[str], float | None],
+        before: Callable[[str, str | None, Login], None] = lambda reference, platform, login: None,
         *,
         clock: Callable[[], float] = time.monotonic,
         policy: RetryPolicy | None = None,
@@ -107,6 +109,7 @@ class Pulls:
         self.pulled = pulled
         self.guard = guard
         self.retry_after = retry_after
+        self.before = before
         self.policy = policy or RetryPolicy()
         self.clock = clock
         self._lock = threading.Lock()
@@ -175,6 +178,7 @@ class Pulls:
         began = self.clock()
         self.emit("image.pulling", image=reference)
         try:
+            self.before(reference, key[1], login)
             with self.guard(reference) if key[3] else nullcontext():
                 self._persist(key, pull, login)
             self.pulled(reference, round((self.clock() - began) * 1000, 1))

@@ -20,7 +20,7 @@ from pbsdock.engine.pull_errors import failure, short
 
 _HUB = "registry-1.docker.io"
 _HEAD_S = 5.0
-_KINDS = ", ".join(
+KINDS = ", ".join(
     (
         "application/vnd.oci.image.index.v1+json",
         "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -60,7 +60,7 @@ def retry_after(reference: str) -> float | None:
     watch.daemon = True
     watch.start()
     try:
-        connection.request("HEAD", _path(image), headers={"Accept": _KINDS, "User-Agent": "pbsdock"})
+        connection.request("HEAD", _path(image), headers={"Accept": KINDS, "User-Agent": "pbsdock"})
         answer = connection.getresponse()
         said = answer.getheader("Retry-After") if answer.status in (429, 503) else None
         return None if said is None else _seconds(said)

@@ -56,10 +56,19 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("of", "who", "count"),
     ),
     "history.failed": ("What became of a job cannot be written down; pbsdock why will not know of it.", ("reason",)),
+    "image.collected": (
+        "The disk with the images was above the high water mark; a warning where it still is.",
+        ("count", "freed_bytes", "used_percent"),
+    ),
+    "image.pinned": ("The site keeps an image, whatever the disk is like.", ("image",)),
     "image.present": ("The image was here already.", ("image", "image_id", "digest", "private")),
     "image.pulling": ("A pull began.", ("image",)),
     "image.progress": ("Layers of a pull.", ("image", "layers_done", "layers", "bytes_done", "bytes")),
     "image.pulled": ("A pull ended well.", ("image", "image_id", "digest", "size_bytes", "private")),
+    "image.removed": (
+        "An image that pbsdock had pulled was removed (why: high-water or prune).",
+        ("image", "image_id", "size_bytes", "why", "unused_s"),
+    ),
     "image.retry": (
         "A registry is busy, or does not answer: the pull is tried again after so many seconds.",
         ("image", "code", "reason", "tries", "after_s"),
@@ -69,6 +78,7 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
         "A sister has found out what a job is to run in there (prepared, bare, unknown), before its first task came.",
         ("outcome", "reason"),
     ),
+    "image.unpinned": ("The site keeps it no longer.", ("image",)),
     "job.adopted": ("Torque counts the container's processes as the job's.", ("pid",)),
     "job.adoption_skipped": ("Torque does not count the container's processes.", ("reason",)),
     "job.ended": ("The job's container is over.", ("code", "oom")),

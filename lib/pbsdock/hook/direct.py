@@ -40,6 +40,7 @@ class Direct:
     ) -> None:
         self.end: init.Answer | None = None  # as the first process tells it
         self._told: wire.Message | None = None  # as the agent does
+        self._has_joined = False
         self._is_lost = False  # the first process is gone without a word
         self._answer = answer
         self._name = answer.text("name")
@@ -132,12 +133,14 @@ class Direct:
     def _take(self, answer: init.Answer, connection: init.Connection) -> bool:
         """Understand an answer; returns whether more may come."""
         if answer.kind == init.PID:
-            self._adoption.plan(self._answer.text("pbs_track"), answer.host_pid, self._task)
+            if not self._has_joined:  # else process 1 itself has sent it, whose session it is not
+                self._adoption.plan(self._answer.text("pbs_track"), answer.host_pid, self._task)
             if answer.terminal >= 0:
                 from pbsdock.hook.terminal import Pty
 
                 self._pty = Pty(answer.terminal, self._poller)
         elif answer.kind == init.FAILED and (answer.step, answer.number) == ("id", errno.EEXIST):
+            self._has_joined = True
             connection.send(init.encode_join(self._name))  # an agent was lost when this had been asked for
         elif answer.kind == init.ENDED or (answer.kind == init.FAILED and answer.step != "id"):
             self._conclude(answer)
@@ -162,6 +165,7 @@ class Direct:
             self._poller.unregister(self._connection.fileno())
             self._connection.close()
             self._connection = None
+        self._has_joined = True
         for _attempt in range(_JOINS if self._told is None else 0):
             try:
                 connection = init.Connection(self._socket, _CONNECT_S)

@@ -70,6 +70,10 @@ FROM_EVENTS: dict[str, tuple[Update, ...]] = {
         _by("image_pulled_bytes", amount="size_bytes"),
         _phase("pull"),
     ),
+    "image.removed": (
+        _by("images_removed", "why"),
+        _by("images_removed_bytes", amount="size_bytes"),
+    ),
     "image.retry": (_by("image_pull_retries", "code"),),
     "job.fault": (_by("job_faults", "code"),),
     "job.finished": (

@@ -64,6 +64,8 @@ COUNTED: dict[str, Metric] = {
     "image_pulls": _counter("Pulls that are over; result: pulled or failed.", "result", known=("pulled", "failed")),
     "image_pull_failures": _counter("Pulls that have failed, by code.", "code"),
     "image_pull_retries": _counter("Tries of pulls that a registry has put off, by code.", "code"),
+    "images_removed": _counter("Images removed again; why: high-water or prune.", "why", known=("high-water", "prune")),
+    "images_removed_bytes": _counter("Their bytes on disk."),
     "image_pulled_bytes": _counter("Bytes on disk of the images that were pulled."),
     "orphans_reaped": _counter("What the reaper has removed, by kind.", "kind", known=_KINDS),
     "releases": _counter("Jobs whose teardown is complete and verified."),

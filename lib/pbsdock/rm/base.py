@@ -33,6 +33,7 @@ class Grant:
     gpus: int = 0
     gpu_ids: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    host_slots: tuple[int, ...] = ()  # of each of them
     walltime_s: int | None = None
 
 
@@ -189,7 +190,10 @@ class Adoption:
 
 class ResourceManager(Protocol):
     """One manager's daemon on this node. Any thread. *argv* is what a root hook was called with, less its own name,
-    *env* the part of its environment that it passes on."""
+    *env* the part of its environment that it passes on.
+
+    Many methods because this is all that is asked of a manager, by every part of the agent.
+    """
 
     words: Words  # what it calls things
     closed: ClosedPaths  # its own directories, which are not given to containers

@@ -24,6 +24,7 @@ from pbsdock.trial.namespaces import EmulatedNode
 from pbsdock.trial.request import BadRequest, mom_config
 
 _DIRECTORY, _STEM = "/var/tmp", "pbsdock-nodes."  # noqa: S108 - mkdtemp makes it; what is in /tmp is the node's own
+_CLIENT = "init/pbsdsh"
 _INTERFACE = "pbsdock-try"  # and the number of its subnet
 _SUBNETS = tuple(f"10.213.{number}" for number in range(1, 255))
 _PREFIX = 24
@@ -107,7 +108,7 @@ class Cluster:
         self.engine_here = load_config(self.paths.config).engine.socket
         self.directory = Path(tempfile.mkdtemp(prefix=_STEM, dir=_DIRECTORY))
         self.directory.chmod(0o755)
-        compiler = self._compile()
+        has_client = self._put_client()
         subnet = _free_subnet()
         interface = f"{_INTERFACE}{subnet.rpartition('.')[2]}"
         launchers = []
@@ -142,8 +143,8 @@ class Cluster:
         for command in (["addr", "add", f"{subnet}.1/{_PREFIX}", "dev", interface], ["link", "set", interface, "up"]):
             subprocess.run(["/usr/bin/env", "ip", *command], check=True)
         _in_parallel([lambda node=node: self._start_daemons(node) for node in self.nodes])  # type: ignore[misc]
-        if why := _why_not(compiler):  # jobs that start no tasks can be tried all the same
-            print(f"pbsdock try: jobs find no pbsdsh, since {why}", file=sys.stderr)
+        if not has_client:  # jobs that start no tasks can be tried all the same
+            print("pbsdock try: jobs find no pbsdsh, since the installation found no C compiler (cc)", file=sys.stderr)
 
     def _refuse_shared(self) -> None:
         for path in (self.paths.home, self.paths.python, self.paths.config, self.paths.mom_priv, Path(sys.executable)):
@@ -154,15 +155,14 @@ class Cluster:
         if not shutil.which("ip") or not shutil.which("nsenter"):
             raise BadRequest("nodes cannot be emulated: ip (iproute2) and nsenter (util-linux) are needed")
 
-    def _compile(self) -> subprocess.Popen[bytes] | None:
-        """Begin to make pbsdsh."""
+    def _put_client(self) -> bool:
+        """Put pbsdsh there, if this installation has one."""
         self.client_dir.mkdir()
         self.client_dir.chmod(0o755)
-        source = Path(__file__).with_name("pbsdsh.c")
-        if not (compiler := shutil.which("cc")):
-            return None
-        command = [compiler, "-static", "-O1", "-o", str(self.client_dir / "pbsdsh"), str(source)]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        with suppress(FileNotFoundError):
+            shutil.copy(self.paths.lib / "pbsdock" / _CLIENT, self.client_dir / "pbsdsh")
+            return True
+        return False
 
     def _start_keeper(self, launchers: Sequence[int]) -> list[int]:
         self._control, theirs = socket.socketpair()
@@ -294,14 +294,6 @@ def _engine_settings() -> dict[str, object]:
     except (OSError, ValueError):
         return {}
     return {name: here[name] for name in _ENGINE_SETTINGS if name in here}
-
-
-def _why_not(compiler: subprocess.Popen[bytes] | None) -> str:
-    """Why there is no pbsdsh, "" if there is."""
-    if compiler is None:
-        return "no C compiler (cc) is here"
-    said = compiler.communicate()[1].decode(errors="replace")
-    return f"it cannot be compiled: {said.strip()[-500:]}" if compiler.returncode else ""
 
 
 def _free_subnet() -> str:

@@ -47,7 +47,7 @@ class WideTrial(Trial):
         ]
         self._owners = slot_owners(self.job.placement)
         self._numbers = 1
-        self._by_number: dict[int, Process] = {}
+        self._started: dict[int, tuple[int, Process]] = {}  # owner and process of each task but the first
         self.tm.serve((self.job_id, self.job.cookie), self.job.slots, self)
 
     # -- the start ----------------------------------------------------------------------------------------------------
@@ -111,9 +111,18 @@ class WideTrial(Trial):
         """Whether a task has this number, be it one that is just being started."""
         return 1 <= number <= self._numbers
 
-    def task_of(self, number: int) -> Process | None:
-        """The task of this number, if it has started."""
-        return self.leader if number == 1 else self._by_number.get(number)
+    def numbers(self, slot: int) -> list[int]:
+        """Those of the tasks that have started on the node of virtual node *slot*."""
+        owner = self._owners[slot]
+        first = [] if owner or self.leader is None else [1]
+        return first + [number for number, (place, _) in list(self._started.items()) if place == owner]
+
+    def task_of(self, number: int) -> Process:
+        """The task of this number, one of ``numbers``."""
+        if number == 1:
+            assert self.leader is not None
+            return self.leader
+        return self._started[number][1]
 
     def spawn(self, slot: int, argv: Sequence[str], env: Mapping[str, str], outputs: Outputs) -> tuple[int, Process]:
         """Start a task on a virtual node; returns its number too. Raises RuntimeError if that node has left the job."""
@@ -124,7 +133,7 @@ class WideTrial(Trial):
             task = self.sisters[owner - 1].spawn(number, slot, argv, env, outputs)
         else:
             task = self._spawn_here(number, slot, argv, env, outputs)
-        self._by_number[number] = task
+        self._started[number] = owner, task
         return number, task
 
     def _spawn_here(

@@ -15,6 +15,7 @@ from pbsdock.admin.doctor.subject import Subject
 from pbsdock.admin.doctor.table import Mend, Row, ok, unknown, warn, wrong
 from pbsdock.admin.setup import check, mom_config
 from pbsdock.admin.setup.files import read
+from pbsdock.admin.setup.first_process import RUN
 from pbsdock.admin.setup.places import MOM_HOOKS, Places
 from pbsdock.agent import first_process
 from pbsdock.agent.drain import Drain
@@ -42,6 +43,7 @@ def examine(subject: Subject) -> Iterator[Row]:
     yield from mom(subject)
     yield server(subject.manager)
     yield starter(subject)
+    yield run_hook(subject.paths.lib)
     yield from left_files(subject)
 
 
@@ -211,6 +213,15 @@ def starter(subject: Subject) -> Row:
         seen = f"{program} is not there, or not root's alone"
         return warn("first process", "use", seen, "apt-get install gcc libc6-dev, and run install.sh again")
     return ok("first process", "use", "jobs are started by pbsdock's own")
+
+
+def run_hook(library: Path) -> Row:
+    """The run hook in C, without which each job and task keeps an interpreter; *library* is where the package lies."""
+    program = library / "pbsdock" / RUN.name
+    if not first_process.is_usable(program):
+        seen = f"{program} is not there, or not root's alone: each job and task has an interpreter waiting for it"
+        return warn("run hook", "program", seen, "apt-get install gcc libc6-dev, and run install.sh again")
+    return ok("run hook", "program", "jobs and tasks without a terminal are waited for by a small program")
 
 
 # -- what was left ----------------------------------------------------------------------------------------------------

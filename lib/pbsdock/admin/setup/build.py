@@ -40,8 +40,9 @@ def find(versions: Versions, identity: str) -> Version | None:
 
 
 def first_process_is_to_come(version: Version) -> bool:
-    """Whether it was made without one, where there was no compiler, and one is here now."""
-    return first_process.compiler() is not None and not (version.library / "pbsdock" / first_process.NAME).exists()
+    """Whether it was made without one of the programs in C, where there was no compiler, and one is here now."""
+    programs = [version.library / "pbsdock" / program.name for program in first_process.PROGRAMS]
+    return first_process.compiler() is not None and not all(path.exists() for path in programs)
 
 
 def make(
@@ -59,7 +60,7 @@ def make(
     try:
         version.home.mkdir()
         if lacking := environment.make(version, python, source, wheels, versions.current()):
-            say(f"warning: containers have no first process of pbsdock's: {lacking}")
+            say(f"warning: containers have no first process of pbsdock's, or run hooks are in Python: {lacking}")
         names = _write(
             version,
             Renderer(
@@ -71,7 +72,7 @@ def make(
             ),
             source,
         )
-        names += manual.make(version, source.version)
+        names += manual.put(version, source)
         version.finish(identity, source.version, [*names, "lock.txt"])
     except BaseException:
         shutil.rmtree(version.home, ignore_errors=True)

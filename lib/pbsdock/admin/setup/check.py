@@ -115,7 +115,10 @@ def _program(current: Version) -> Iterator[str]:
         yield f"the virtual environment in {current.home}/venv does not work; run install.sh again"
         return
     if build.first_process_is_to_come(current):
-        yield f"{current.home} has no first process of containers, and there is a C compiler now; run install.sh again"
+        yield (
+            f"{current.home} lacks a program in C, such as the first process of containers, and there is a C compiler"
+            " now; run install.sh again"
+        )
     for program in first_process.PROGRAMS:
         if (path := current.library / "pbsdock" / program.name).exists():
             yield from weak_spots(path, 0o755)

@@ -1,8 +1,8 @@
-"""The programs that run in containers: compiled where there is a compiler, else taken from where one was.
+"""The programs in C: compiled where there is a compiler, else taken from where one was.
 
-The first process, and what starts commands on a job's other nodes. They are static, so that they run in every image:
-what is compiled on one host runs on all of its processor. musl makes them a tenth as large as glibc does; either will
-do.
+The first process of containers, what starts commands on a job's other nodes, the run hook, which is there in Python
+too, and a pbsdsh for emulated nodes. They are static, so that they run in every image: what is compiled on one host
+runs on all of its processor. musl makes them a tenth as large as glibc does; either will do.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ class Program:
 
 
 INIT = Program("init/pbsdock-init", ("init.c", "message.h", "session.h"))
-TM_AGENT = Program("init/tm-agent", ("tm-agent.c",))
-PROGRAMS = (INIT, TM_AGENT)
+RUN = Program("init/pbsdock-run", ("run.c", "message.h", "request.h", "wire.h"))
+TM_AGENT = Program("init/tm-agent", ("tm-agent.c", "tm.h"))
+PBSDSH = Program("init/pbsdsh", ("pbsdsh.c", "tm.h"))
+PROGRAMS = (INIT, RUN, TM_AGENT, PBSDSH)
 NAME = INIT.name
 COMPILERS = ("musl-gcc", "cc", "gcc")
 # Nothing of the day, the place or the machine is in the file: the same compiler makes the same bytes anywhere.
@@ -55,7 +57,7 @@ def compiler() -> str | None:
 
 
 def compile_to(path: Path, source: Path, program: Program = INIT) -> None:
-    """Compile the directory *source* into *path*, 0755. Raises SetupError, in one sentence."""
+    """Compile *program* from the directory *source* into *path*, 0755. Raises SetupError, in one sentence."""
     cc = compiler()
     if cc is None:
         raise SetupError("there is no C compiler; apt-get install gcc libc6-dev (or musl-tools)")
@@ -81,7 +83,7 @@ def carried(source: Path, program: Program = INIT) -> str:
 
 
 def provide(path: Path, source: Path, wheels: Path | None, program: Program = INIT) -> str:
-    """Put it at *path*, from *wheels* if it is there; returns why it cannot be had, or ""."""
+    """Put *program* at *path*, from *wheels* if it is there; returns why it cannot be had, or ""."""
     found = wheels / carried(source, program) if wheels is not None else None
     if found is not None and found.is_file():
         path.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Manual pages and shell completion: made with a version, linked to from ``/usr/local/share``.
+"""Manual pages and shell completion: part of a version, linked to from ``/usr/local/share``.
 
 The links go through ``current``, so they show the version in force. An instance below --root has none, and neither has
 a host where the Debian package brings its own: ``/usr/local`` is the admin's there.
@@ -7,12 +7,12 @@ a host where the Debian package brings its own: ``/usr/local`` is the admin's th
 from __future__ import annotations
 
 import os
-import subprocess
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from pbsdock.admin.setup.errors import SetupError
 from pbsdock.admin.setup.places import Places
+from pbsdock.admin.setup.source import Source
 from pbsdock.admin.setup.versions import Version
 
 SHARE = "share"
@@ -21,14 +21,10 @@ _PACKAGE = Path("/var/lib/dpkg/info/pbsdock.list")  # dpkg(1): the files of an i
 _DIRECTORIES = ("man/man1", "bash-completion/completions", "zsh/site-functions")
 
 
-def make(version: Version, number: str) -> list[str]:
-    """Write them into *version*, whose program is there; returns their names in it. Raises SetupError."""
+def put(version: Version, source: Source) -> list[str]:
+    """Copy them into *version*; returns their names in it. Raises OSError."""
     to = version.home / SHARE
-    command = [str(version.python), "-I", "-B", "-m", "pbsdock.admin.manual", str(to), number]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise SetupError(f"the manual pages cannot be made: {last}")
+    shutil.copytree(source.directory / SHARE, to)
     return [str(path.relative_to(version.home)) for path in sorted(to.rglob("*")) if path.is_file()]
 
 

@@ -41,7 +41,7 @@ class Source:
 
     @property
     def first_process(self) -> Path:
-        """What the first process of containers is compiled from."""
+        """What the programs in C are compiled from."""
         return self.directory / "init"
 
     def hook(self, name: str) -> str:
@@ -62,10 +62,11 @@ class Source:
 
     def files(self) -> list[Path]:
         """All files that decide what is installed, without compiled ones."""
-        found = [path for top in ("lib/pbsdock", "hooks", "etc") for path in (self.directory / top).rglob("*")]
+        found = [path for top in ("lib/pbsdock", "hooks", "etc", "share") for path in (self.directory / top).rglob("*")]
         compiled = {self.package / program.name for program in first_process.PROGRAMS}
         found = [path for path in found if path.is_file() and "__pycache__" not in path.parts and path not in compiled]
-        found += [self.first_process / name for program in first_process.PROGRAMS for name in program.sources]
+        sources = {name for program in first_process.PROGRAMS for name in program.sources}
+        found += [self.first_process / name for name in sources]
         return sorted([*found, self.lock, self.build_lock, self.directory / "setup.cfg"])
 
     def identity(self, places: Places, instance: str, python: Path) -> str:

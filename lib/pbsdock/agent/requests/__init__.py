@@ -15,7 +15,7 @@ from pbsdock.protocol import wire
 
 _OF_ROOT = {op: op for op in ("prepare", "failed", "release", "announce", "sweep", "reap", "nodes")}
 _OF_ROOT["list"] = "list_jobs"
-_OF_ADMINS = frozenset({"drain", "undrain", "reload", "config"})
+_OF_ADMINS = frozenset({"drain", "undrain", "reload", "config", "images", "pull", "pin", "prune"})
 _OF_USERS = frozenset({"start", "rejoin"})
 _OF_RUN_HOOKS = frozenset({"signal", "resize", "adopted", "over", "eof"})
 

@@ -64,6 +64,9 @@ class UserRequests(OwnRequests):
         if record.state is State.REFUSED:
             refusal = record.refusal or Refused(code="refused", sentence="refused")
             raise Refusal(refusal.code, refusal.sentence)
+        if message.number("direct") and not record.facts.first_process:
+            self.session.answer(wire.Message("relay"))  # nothing was started: the hook in C has the one in Python ask
+            return
         self._await_stage_in(record, message.number("umask", UMASK))
         with self.node.job_lock(record.job_id, 120.0):
             running, admission = self._started(record, message)

@@ -21,6 +21,7 @@ from pbsdock.engine.base import (
     FoundFile,
     ImageFacts,
     ListedContainer,
+    ListedImage,
 )
 
 _STARTS = ("attach", "start", "exec start")
@@ -123,6 +124,13 @@ def image_facts(inspected: Mapping[str, Any]) -> ImageFacts:
         architecture=str(inspected.get("Architecture") or ""),
         size_bytes=int(inspected.get("Size") or 0),
     )
+
+
+def listed_image(image: Mapping[str, Any]) -> ListedImage:
+    """Of ``GET /images/json``; what has no name is written ``<none>``."""
+    tags = tuple(str(tag) for tag in image.get("RepoTags") or () if "<none>" not in str(tag))
+    digests = tuple(str(digest) for digest in image.get("RepoDigests") or () if "<none>" not in str(digest))
+    return ListedImage(id=str(image["Id"]), tags=tags, digests=digests, size_bytes=int(image.get("Size") or 0))
 
 
 def first_file(archive: bytes) -> FoundFile | None:

@@ -21,6 +21,7 @@ from pbsdock.engine.base import (
     ImageFacts,
     ImageFile,
     ListedContainer,
+    ListedImage,
 )
 from pbsdock.engine.docker import answers, image_files
 from pbsdock.engine.docker.host_config import create_body, limit_fields
@@ -115,6 +116,15 @@ class Engine:
 
     def image_sizes(self) -> list[int]:
         return [int(image.get("Size", 0)) for image in self._link.ask("images", "GET", "/images/json")]
+
+    def images(self) -> list[ListedImage]:
+        return [answers.listed_image(image) for image in self._link.ask("images", "GET", "/images/json")]
+
+    def remove_image(self, name: str) -> bool:
+        with _absent(404, 409):
+            self._link.ask("image remove", "DELETE", f"/images/{quote(name, safe='/:@')}")
+            return True
+        return False
 
     def read_image(
         self, image_id: str, wanted: Mapping[str, int], labels: Mapping[str, str]

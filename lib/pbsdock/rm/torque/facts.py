@@ -16,7 +16,7 @@ from pbsdock.rm.base import Job
 from pbsdock.rm.torque.args import PrologueArgs
 from pbsdock.rm.torque.grant import gpus_on, grant_of
 from pbsdock.rm.torque.ids import JobId
-from pbsdock.rm.torque.jobfile import JobFile, hosts_of, of_host, slots_on
+from pbsdock.rm.torque.jobfile import JobFile, hosts_of, names_of, of_host, slots_on
 from pbsdock.rm.torque.resources import Resources
 from pbsdock.rm.torque.tasks import TaskRequest
 from pbsdock.rm.torque.words import WORDS
@@ -175,7 +175,7 @@ class LiveJob:
             nodefile=nodefile,
             gpufile=_gpufile(self.spool, self.id),
             node=self.node,
-            names=_names_in(nodefile) or self.hosts,
+            names=_names_in(nodefile) or names_of(self.file.exec_host),
             interactive=True,
             job_file=self.name,
             slots_here=max(1, here),
@@ -212,7 +212,8 @@ def _job(
         group = grp.getgrgid(entry.pw_gid).gr_name
     except KeyError:
         group = str(entry.pw_gid)
-    hosts = tuple(dict.fromkeys(names))
+    slots = Counter(names)
+    hosts = tuple(slots)
     return Job(
         id=job_id.text,
         safe=job_id.safe,
@@ -236,6 +237,7 @@ def _job(
             slots_here=slots_here,
             slots_total=slots_total,
             hosts=hosts,
+            host_slots=tuple(slots.values()),
             gpu_ids=gpus_on(_names_in(gpufile), node),
             tasks=tasks,
             node=node,

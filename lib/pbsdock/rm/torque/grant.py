@@ -31,6 +31,7 @@ def grant_of(
     slots_here: int,
     slots_total: int,
     hosts: tuple[str, ...] = (),
+    host_slots: tuple[int, ...] = (),
     gpu_ids: tuple[str, ...] = (),
     tasks: Sequence[TaskRequest] = (),
     node: str = "",
@@ -71,6 +72,7 @@ def grant_of(
         gpus=len(gpu_ids) or min((part.gpus for part in asked.nodes), default=0),
         gpu_ids=gpu_ids,
         hosts=hosts,
+        host_slots=host_slots,
         walltime_s=asked.walltime,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from xml.etree import ElementTree
@@ -127,11 +128,17 @@ def _variables(text: str) -> tuple[tuple[str, str], ...]:
 
 def slots_on(exec_host: str, node: str) -> tuple[int, int]:
     """Count the slots of *node* and of the whole job in ``vm/0+n2/0-2`` (PBS_NUM_PPN is wrong for uneven requests)."""
-    counts: dict[str, int] = {}
+    counts = Counter(names_of(exec_host))
+    return of_host(counts, node), counts.total()
+
+
+def names_of(exec_host: str) -> list[str]:
+    """The host of every slot of ``vm/0+n2/0-2``, as the node file has them."""
+    names: list[str] = []
     for part in exec_host.split("+"):
         host, _, indices = part.partition("/")
-        counts[host] = counts.get(host, 0) + sum(_indices(piece) for piece in indices.split(","))
-    return of_host(counts, node), sum(counts.values())
+        names += [host] * sum(_indices(piece) for piece in indices.split(","))
+    return names
 
 
 def hosts_of(exec_host: str) -> tuple[str, ...]:
