@@ -50,11 +50,11 @@ def test_man_has_nothing_to_warn_of() -> None:
             ["man", "--warnings", "-l", str(page)],
             capture_output=True,
             text=True,
-            env={"LC_ALL": "C", "PATH": "/usr/bin:/bin", "MANWIDTH": "200"},
+            env={"LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin", "MANWIDTH": "200"},
         )
         assert (done.returncode, done.stderr) == (0, ""), page
         assert f"{page.stem} -" in " ".join(done.stdout.split())
-        assert not [name for name in _visible(parser) if name not in done.stdout], page
+        assert not [name for name in {*_visible(parser)} - {"-h", "--help"} if name not in done.stdout], page
 
 
 def _bash(directory: Path, *words: str) -> list[str]:
