@@ -1,14 +1,16 @@
 #!/bin/sh
 # Build the Debian package of this checkout: build.sh [DIRECTORY]; the package goes there (default: dist). It holds the
-# checkout that install.sh installs from and all Python packages of the lock, so that a host needs no index; these are of
-# this host's Python and processor, and the package depends on that. PBSDOCK_WHEELS names a directory filled already by
-# install.sh --fetch.
+# checkout that install.sh installs from and all Python packages of the lock, so that a host needs no index, for this
+# processor and the Pythons of Debian 12, Ubuntu 24.04 and Debian 13. PBSDOCK_WHEELS names a directory filled already by
+# install.sh --fetch, which has this host's Python alone.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 out=${1:-$here/dist}
 python=/usr/bin/python3
 version=$(sed -n 's/^version = //p' "$here/setup.cfg")
 minor=$($python -c 'import sys; print(sys.version_info[1])')
+first=$minor
+last=$minor
 architecture=$(dpkg --print-architecture)
 
 stage=$(mktemp -d)
@@ -16,10 +18,10 @@ trap 'rm -rf "$stage"' EXIT
 chmod 755 "$stage"
 umask 022
 source=$stage/usr/share/pbsdock/source
-mkdir -p "$source/lock" "$stage/DEBIAN" "$stage/etc/pbsdock" "$stage/etc/default" "$stage/usr/bin" \
+mkdir -p "$source/lock" "$stage/DEBIAN" "$stage/usr/bin" \
   "$stage/usr/share/doc/pbsdock" "$stage/usr/share/zsh/vendor-completions"
 
-for name in install.sh setup.cfg setup.py pyproject.toml MANIFEST.in LICENSE README.md hooks etc init lib; do
+for name in install.sh setup.cfg setup.py pyproject.toml MANIFEST.in LICENSE README.md hooks etc init lib share; do
   cp -R "$here/$name" "$source/"
 done
 cp "$here/lock/run.txt" "$here/lock/build.txt" "$source/lock/"
@@ -29,6 +31,14 @@ if [ -n "${PBSDOCK_WHEELS-}" ]; then
   cp -R "$PBSDOCK_WHEELS" "$stage/usr/share/pbsdock/wheels"
 else
   "$here/install.sh" --fetch "$stage/usr/share/pbsdock/wheels" >&2
+  first=11
+  last=13
+  for other in 11 12 13; do
+    for lock in run build; do
+      "$here/.venv/bin/python" -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps \
+        --python-version "3.$other" -d "$stage/usr/share/pbsdock/wheels" -r "$here/lock/$lock.txt" >&2
+    done
+  done
 fi
 
 cp -R "$here/share/man" "$here/share/bash-completion" "$stage/usr/share/"
@@ -40,10 +50,9 @@ printf 'Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.
   >"$stage/usr/share/doc/pbsdock/copyright"
 ln -s /opt/pbsdock/bin/pbsdock "$stage/usr/bin/pbsdock"
 
-# Conffiles: dpkg keeps what an admin has written, asks where both have changed, and removes them on purge alone.
-cp "$here/etc/pbsdock.toml" "$stage/etc/pbsdock/pbsdock.toml"
-cp "$here/deb/default" "$stage/etc/default/pbsdock"
-printf '/etc/pbsdock/pbsdock.toml\n/etc/default/pbsdock\n' >"$stage/DEBIAN/conffiles"
+# No conffiles: where a site has put its own there before the first installation, dpkg asks, and without a terminal fails
+# (observed). postinst and install.sh write what is not there, and postrm removes it.
+cp "$here/deb/default" "$stage/usr/share/pbsdock/default"
 
 for script in postinst prerm postrm; do
   cp "$here/deb/$script" "$stage/DEBIAN/$script"
@@ -59,7 +68,7 @@ Priority: optional
 Architecture: $architecture
 Maintainer: the authors of pbsdock <root@localhost>
 Installed-Size: $(du -ks --exclude=DEBIAN "$stage" | cut -f1)
-Depends: python3 (>= 3.$minor), python3 (<< 3.$((minor + 1))), python3-venv, perl-base, util-linux
+Depends: python3 (>= 3.$first), python3 (<< 3.$((last + 1))), python3-venv, perl-base, util-linux
 Recommends: docker.io | docker-ce
 Suggests: munge, prometheus-node-exporter
 Description: Torque jobs in Docker containers

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from pbsdock.admin.setup import environment, first_process
+from pbsdock.admin.setup import environment, first_process, manual
 from pbsdock.admin.setup.places import HELPERS, MOM_HOOKS, Places
 from pbsdock.admin.setup.render import HOOKS, UNITS, Renderer, stub
 from pbsdock.admin.setup.source import Source
@@ -72,6 +72,7 @@ def make(
             ),
             source,
         )
+        names += manual.put(version, source)
         version.finish(identity, source.version, [*names, "lock.txt"])
     except BaseException:
         shutil.rmtree(version.home, ignore_errors=True)

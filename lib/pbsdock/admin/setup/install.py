@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pbsdock.admin.setup import agent, build, check, host, mom_config, plan, services
+from pbsdock.admin.setup import agent, build, check, host, manual, mom_config, plan, services
 from pbsdock.admin.setup.errors import SetupError
 from pbsdock.admin.setup.files import put, read, weak_place
 from pbsdock.admin.setup.places import HELPERS, MOM_HOOKS, Places
@@ -97,6 +97,7 @@ def put_around(places: Places, version: Version) -> None:
     commands.mkdir(exist_ok=True)
     for name in COMMANDS:
         _link(commands / name, f"../current/bin/{name}")
+    manual.link(places, version)
 
 
 def restart(places: Places, version: Version, say: Say) -> None:

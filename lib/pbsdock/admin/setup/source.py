@@ -62,7 +62,7 @@ class Source:
 
     def files(self) -> list[Path]:
         """All files that decide what is installed, without compiled ones."""
-        found = [path for top in ("lib/pbsdock", "hooks", "etc") for path in (self.directory / top).rglob("*")]
+        found = [path for top in ("lib/pbsdock", "hooks", "etc", "share") for path in (self.directory / top).rglob("*")]
         compiled = {self.package / program.name for program in first_process.PROGRAMS}
         found = [path for path in found if path.is_file() and "__pycache__" not in path.parts and path not in compiled]
         sources = {name for program in first_process.PROGRAMS for name in program.sources}

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from pbsdock.admin.setup import agent, mom_config, services
+from pbsdock.admin.setup import agent, manual, mom_config, services
 from pbsdock.admin.setup.files import put, read
 from pbsdock.admin.setup.host import cgroup_parent
 from pbsdock.admin.setup.install import COMMANDS, OLD
@@ -41,6 +41,7 @@ def _uninstall(places: Places, versions: Versions, say: Say) -> int:
         _give_back(places, name, say)
     _restore_config(places, say)
     services.remove(places)
+    manual.remove(places)
     agent.stop(places)
     _remove_cgroups(places)
     _unmount(places)
