@@ -41,7 +41,8 @@ now() {{ read up _ </proc/uptime; echo $up | tr -d .; }}
 pbsdsh /bin/true
 began=$(now); for run in 1 2 3; do pbsdsh /bin/true; done; echo tasks $(($(now) - began))
 """
-# A build of Debian's finds its parts below another prefix by these; tm-agent takes no variables along.
+# A build of Debian's finds its parts below another prefix by these; tm-agent takes no variables along, and this host's
+# /tmp need not be everybody's.
 _BARE = """export OPAL_PREFIX={root}/usr PATH={root}/usr/bin:$PATH LD_LIBRARY_PATH={root}/usr/lib/{triplet}
 cat >{home}/tm-agent <<'END'
 #!/bin/sh
@@ -51,6 +52,7 @@ END
 chmod +x {home}/tm-agent
 sort $PBS_NODEFILE | uniq -c | while read slots host; do echo $host slots=$slots; done >{home}/hosts
 export OMPI_MCA_plm_rsh_agent={home}/tm-agent OMPI_MCA_plm_rsh_no_tree_spawn=1 OMPI_MCA_orte_default_hostfile={home}/hosts
+export OMPI_MCA_orte_tmpdir_base={home}
 export OMPI_MCA_orte_leave_session_attached=1 OMPI_MCA_hwloc_base_binding_policy=none
 export OMPI_MCA_btl_tcp_if_exclude=127.0.0.0/8,docker0 OMPI_MCA_oob_tcp_if_exclude=127.0.0.0/8,docker0"""
 _PINGPONG = re.compile(r"pingpong ([0-9.]+) us ([0-9.]+) GiB/s")
