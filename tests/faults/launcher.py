@@ -82,10 +82,12 @@ here = Here()
 
 def _note(line: str) -> None:
     here.telling = True
-    fd = os.open(CONTROL / "trace", os.O_WRONLY | os.O_APPEND)
-    os.write(fd, f"{line}\n".encode())
-    os.close(fd)
-    here.telling = False
+    try:
+        fd = os.open(CONTROL / "trace", os.O_WRONLY | os.O_APPEND)
+        os.write(fd, f"{line}\n".encode())
+        os.close(fd)
+    finally:
+        here.telling = False
 
 
 def _armed(point: str, when: str) -> str:
@@ -97,7 +99,7 @@ def _armed(point: str, when: str) -> str:
         if (wanted_point, wanted_when) != (point, when):
             return ""
         os.rename(CONTROL / "arm", CONTROL / "reached")
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):  # none; or no descriptor is left to look by, which must not become a fault of its own
         return ""
     finally:
         here.telling = False

@@ -348,6 +348,17 @@ def test_a_sisters_hook_asks_in_the_background(site: Site, hook: str, asks: list
     assert site.asked(wait_s=10.0) == site.client(*asks)
 
 
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_sisters_prologue_marks_what_is_being_asked_about(site: Site, asks: bool) -> None:
+    """Before it returns, so that no task is faster; not where the agent asks nobody."""
+    marker = site.run_dir / "jobs/7.vm"
+    if asks:
+        (site.run_dir / "asks-nodes").touch()
+
+    assert site.call("prologue.parallel", PROLOGUE).returncode == 0
+    assert marker.exists() is asks
+
+
 @pytest.mark.parametrize("hook", ["prologue.parallel", "epilogue.parallel"])
 def test_a_sisters_hook_opens_its_closed_descriptors(site: Site, hook: str) -> None:
     """Mom closes stdout and stderr there; what the hook starts finds /dev/null on them, not some file of its own."""

@@ -362,6 +362,16 @@ def test_a_job_that_nobody_can_tell_of(
         assert "nobody listens on 127.0.0.1 at port 1" in answers[-1].text("sentence")
 
 
+def test_a_job_that_is_gone_is_not_asked_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its marker goes, also where the agents ask each other nothing."""
+    node = _node(tmp_path, "n2", 0)
+    monkeypatch.setattr(node.rm, "find", lambda _id, **_how: None)
+    node.paths.mark("7.s")
+    (answer,) = ask(node, 0, wire.Message("announce", argv=b"7.s"))
+
+    assert (answer.op, os.listdir(node.paths.markers)) == ("swept", [])
+
+
 def test_another_users_announced_job_is_not_told_of(sister: FakeNode, prepared: list[Any]) -> None:
     """Whoever asks about it hears what a job that is not there gives."""
     assert ask(sister, _BOB, _task())[0].text("code") == "no-such-job"

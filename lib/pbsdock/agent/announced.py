@@ -24,6 +24,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.03, 1.0
 _MOST_S = 900.0  # a prologue may pull an image for so long
 _ASK_S = 3.0
 _FAILURES = 3  # one after another, until the mother superior is given up
+_STARTS_S = 2.0  # or longer where nobody listens there yet: its prologue may be about to start the agent
 _PAST = (State.RUNNING, State.STAGING, State.ENDED, State.REFUSED, State.RELEASING)
 
 
@@ -64,14 +65,16 @@ def _conclude(node: Node, job_id: str, arrival: Arrival, outcome: Outcome, why: 
 def _find_out(node: Node, live: Live, env: Mapping[str, str]) -> tuple[Outcome, str]:
     """Raises HookError, EngineError, OSError."""
     mother = live.hosts[0] if live.hosts else ""
-    pause, deadline, failures = _FIRST_PAUSE_S, time.monotonic() + _MOST_S, 0
+    begun = time.monotonic()
+    pause, deadline, failures = _FIRST_PAUSE_S, begun + _MOST_S, 0
     while time.monotonic() < deadline:
         try:
             told = neighbours.ask(node, mother, "ticket", live.id, timeout_s=_ASK_S)
             failures = 0
         except (ChannelError, SigningError) as error:
             failures += 1
-            if failures == _FAILURES or error.code == "no-channel":
+            is_patient = error.code == "unreachable" and time.monotonic() < begun + _STARTS_S
+            if error.code == "no-channel" or (failures >= _FAILURES and not is_patient):
                 return Outcome.UNKNOWN, error.sentence
             told = {}
         if text := str(told.get("ticket") or ""):

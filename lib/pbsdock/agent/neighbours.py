@@ -192,6 +192,8 @@ def _row_of(node: Node, host: str, job_id: str) -> Row:
 
 def listen(node: Node) -> None:
     """Listen as soon as there is something to sign with and the port is free; neither is waited for here."""
+    with suppress(OSError):
+        node.paths.asks_nodes.unlink(missing_ok=True)
     if node.config.nodes.port:
         threading.Thread(target=_Opening(node).run, name="neighbours", daemon=True).start()
 
@@ -225,6 +227,9 @@ class _Opening:
         except (OSError, RuntimeError) as error:
             self._tell(getattr(error, "strerror", None) or str(error))
             return False
+        with suppress(OSError):
+            node.paths.markers.mkdir(mode=0o711, exist_ok=True)
+            node.paths.asks_nodes.touch(mode=0o644)
         node.emit("channel.listening", port=listener.port, signer=signer.name)
         return True
 

@@ -32,6 +32,11 @@ class Paths:
         """One empty file per job with a record: what the hooks look for before they start an interpreter."""
         return self.run_dir / "jobs"
 
+    @property
+    def asks_nodes(self) -> Path:
+        """There while the agent can ask other nodes: a sister's prologue marks every job then until it is known."""
+        return self.run_dir / "asks-nodes"
+
     def mark(self, job_id: str) -> None:
         """Show the hooks that this job is ours. Raises OSError."""
         self.markers.mkdir(mode=0o711, exist_ok=True)

@@ -162,6 +162,8 @@ class RootRequests:
             if self.node.config.nodes.without_ticket == "refuse":
                 self.node.paths.mark(job_id)
             announced.ask(self.node, live, env_of(message))
+        elif not self._of(job_id):
+            self.node.paths.unmark(job_id)
 
     def sweep(self, message: wire.Message) -> None:
         job_id = self.node.rm.job_id(argv_of(message)[0])
