@@ -295,11 +295,18 @@ def _wrap_world() -> None:
     time.time = lambda: _real_time() + float(_said("clock") or 0.0)
 
 
+_last: dict[str, str] = {}
+
+
 def _said(name: str) -> str:
+    """What it says now; without a descriptor to look by what it said last: asking for the time fails nowhere else."""
     try:
-        return (CONTROL / name).read_text().strip()
+        _last[name] = (CONTROL / name).read_text().strip()
     except FileNotFoundError:
-        return ""
+        _last[name] = ""
+    except OSError:
+        pass
+    return _last.get(name, "")
 
 
 _wrap_node()
