@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +17,6 @@ from pbsdock.agent.arrivals import Arrival, Outcome
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.refusals import new_record
 from pbsdock.agent.stores import Stores
-from pbsdock.cluster.listener import Listener
 from pbsdock.cluster.signing import KeySigner
 from pbsdock.core.errors import NodeFault, Refusal
 from pbsdock.core.facts import Usage, uptime
@@ -32,6 +29,7 @@ from pbsdock.rm.base import Grant, Job
 from pbsdock.stores.secret import name_of
 from tests.support.torque import job as _job
 from tests.unit.fakes import FakeNode, ask, fake_node, known
+from tests.unit.test_neighbours import _listening
 from tests.unit.test_policy import _plan
 
 _KEY, _OTHER_KEY = KeySigner(b"k" * 32), KeySigner(b"o" * 32)
@@ -91,16 +89,6 @@ def _issued(mother: FakeNode, monkeypatch: pytest.MonkeyPatch, **changes: Any) -
 def _task(ticket: str = "", job: str = "7.s") -> wire.Message:
     env = [f"{VARIABLE}={ticket}".encode()] if ticket else []
     return wire.Message("start", job=job, argv=b"/bin/true", cwd="/", env=env)
-
-
-@contextmanager
-def _listening(node: FakeNode) -> Iterator[int]:
-    listener = Listener(_KEY, 0, node.name, neighbours.handlers(node), node.emit)
-    listener.start()
-    try:
-        yield listener.port
-    finally:
-        listener.stop()
 
 
 @pytest.fixture
