@@ -503,8 +503,16 @@ def test_run_with_a_ticket_asks_the_client(site: Site) -> None:
     site.call("run", ["/bin/true"], brought)
 
     assert site.asked() == site.client("run", "/bin/true")
-    done = site.call("run", ["/bin/echo", "bare"], {**brought, "PBS_JOBID": ""})
-    assert done.stdout == "bare\n"
+
+
+@pytest.mark.parametrize("more", [{"PBS_JOBID": ""}, {"PBS_NODENUM": "0"}])
+def test_run_with_a_ticket_that_is_not_for_it(site: Site, more: dict[str, str]) -> None:
+    """No job; or the first node of one that was submitted within another job, by qsub -V."""
+    site.script("#!/bin/sh\n")
+    brought = _job_env(**{"PBS_NODENUM": "1", "PBS_TASKNUM": "3", "PBSDOCK_TICKET": "k1.x.y", **more})
+
+    assert site.call("run", ["/bin/echo", "bare"], brought).stdout == "bare\n"
+    assert site.asked() is None
 
 
 @pytest.mark.parametrize("kind", ["PBS_INTERACTIVE", "PBS_BATCH"])

@@ -196,7 +196,6 @@ def test_a_ticket_makes_the_container(
         ({"signed": "edited"}, "ticket-not-genuine"),
         ({"run": "another"}, "ticket-other-run"),
         ({"slots": 0}, "ticket-other-node"),
-        ({"id": "8.s"}, "ticket-other-job"),
         ({"uid": _BOB}, "ticket-other-user"),
         ({"caller": _BOB}, "ticket-other-user"),
         ({"now": -2e9}, "ticket-clock"),
@@ -234,6 +233,24 @@ def test_a_wrong_ticket_makes_nothing(
     assert (prepared, sister.jobs.records()) == ([], [])
     told = [name for name in sister.events.names() if name == "ticket.refused"]
     assert len(told) == (code not in ("no-such-job", "ticket-unverified"))
+
+
+def test_another_jobs_ticket_is_as_good_as_none(
+    mother: FakeNode, sister: FakeNode, monkeypatch: pytest.MonkeyPatch, prepared: list[Any]
+) -> None:
+    """A job that was submitted within another has that one's in its environment (qsub -V)."""
+    text = _issued(mother, monkeypatch).facts.ticket
+    monkeypatch.setattr(sister.rm, "find", lambda _id, **_how: _here(id="8.s", hosts=("127.0.0.1", "n2")))
+    monkeypatch.setattr(announced, "_STARTS_S", 0.0)
+    sister.config = replace(sister.config, nodes=replace(sister.config.nodes, port=1))
+
+    assert [answer.op for answer in ask(sister, _UID, _task(text, job="8.s"))] == ["bare"]
+    record = known(
+        sister, State.READY, job_id="8.s", plan=_plan_of_job(), uid=_UID, mother="127.0.0.1", ticket="k1.own.x"
+    )
+    record.refuse(Refusal("seen", "its own"))
+    assert ask(sister, _UID, _task(text, job="8.s"))[0].text("sentence") == "its own"
+    assert (prepared, "ticket.refused" in sister.events.names()) == ([], False)
 
 
 def test_a_task_without_a_ticket_goes_where_the_others_are(

@@ -78,7 +78,10 @@ def _find_out(node: Node, live: Live, env: Mapping[str, str]) -> tuple[Outcome, 
                 return Outcome.UNKNOWN, error.sentence
             told = {}
         if text := str(told.get("ticket") or ""):
-            bearer = tickets.checked(node, live, text, live.uid if live.uid is not None else -1)
+            try:
+                bearer = tickets.checked(node, live, text, live.uid if live.uid is not None else -1)
+            except tickets.OtherJobs:
+                return Outcome.UNKNOWN, f"{mother} has told of another job"
             prepare.from_ticket(node, live.job(env), bearer, lambda _sentence: None, live.wrong)
             return Outcome.PREPARED, ""
         if told.get("bare"):

@@ -86,8 +86,12 @@ def of_task(environment: Mapping[str, str]) -> str:
     return environment.get(VARIABLE, "")
 
 
+class OtherJobs(Exception):
+    """The ticket is genuine and another job's, as one that a job was submitted with by its environment."""
+
+
 def checked(node: Node, live: Live, text: str, caller: int) -> Bearer:
-    """What a sister makes of a ticket brought by user id *caller*. Raises Refusal with what is wrong with it."""
+    """A ticket that user id *caller* has brought to a sister. Raises OtherJobs, Refusal with what is wrong with it."""
     if node.signer is None:
         raise Refusal(
             "ticket-unverified",
@@ -111,6 +115,8 @@ def checked(node: Node, live: Live, text: str, caller: int) -> Bearer:
         node.emit("ticket.refused", level="warning", job=live.id, uid=caller, code=error.code, reason=error.sentence)
         raise Refusal("ticket-not-genuine", f"the job's ticket is not taken on {node.name}: {error.sentence}") from None
     except TicketError as error:
+        if error.code == "ticket-other-job":
+            raise OtherJobs from None
         node.emit("ticket.refused", level="warning", job=live.id, uid=caller, code=error.code, reason=str(error))
         raise Refusal(error.code, f"{error}; nothing was started on {node.name}") from None
     return Bearer(ticket, text)

@@ -175,7 +175,10 @@ class UserRequests(OwnRequests):
             raise Refusal("no-such-job", f"job {message.text('job')} is not alive on {self.node.name}")
         if not live.is_sister:
             return record
-        bearer = tickets.checked(self.node, live, text, self.session.peer.uid)
+        try:
+            bearer = tickets.checked(self.node, live, text, self.session.peer.uid)
+        except tickets.OtherJobs:  # as good as none
+            return record or self._announced(message)
         return prepare.from_ticket(self.node, live.job(environment), bearer, self.session.notify, live.wrong)
 
     def _announced(self, message: wire.Message) -> Record | None:
