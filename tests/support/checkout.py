@@ -12,7 +12,7 @@ def newer(made: Path) -> Path:
     """Make it in the empty directory *made*."""
     for name in ("install.sh", "setup.cfg", "LICENSE"):
         shutil.copy(REPOSITORY / name, made)
-    for name in ("lib", "hooks", "etc", "lock", "init"):
+    for name in ("lib", "hooks", "etc", "lock", "init", "share"):
         shutil.copytree(REPOSITORY / name, made / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     config = made / "setup.cfg"
     text = config.read_text()

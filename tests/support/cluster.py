@@ -8,7 +8,9 @@ copied to the sister's engine from this host's; ``nodes[1].emulated.forward(port
 
 from __future__ import annotations
 
+import pwd
 import secrets
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -186,13 +188,21 @@ def cluster(two_nodes: TwoNodes, instance: Instance) -> Iterator[TwoNodes]:
     assert two_nodes.mother.instance is instance
     sister = two_nodes.sister.instance
     good = sister.config.read_text()
+    home = Path(pwd.getpwnam(USERS[0]).pw_dir)
     with ExitStack() as stack:
+        stack.callback(_remove_new, home, set(home.iterdir()))
         stack.callback(_put_back, sister, good)
         stack.callback(two_nodes.forget_key)
         for node in two_nodes.nodes:  # before its agent, which cleans up after the job, is killed
             stack.callback(wait_until, f"{node.name} is empty", lambda node=node: not node.instance.left(), 20)
         stack.callback(two_nodes.end_all)
         yield two_nodes
+
+
+def _remove_new(home: Path, before: set[Path]) -> None:
+    """What a test has left in the user's home would be found there by the next."""
+    for path in set(home.iterdir()) - before:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _put_back(sister: Instance, config: str) -> None:

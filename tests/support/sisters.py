@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pwd
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +63,6 @@ class Site:
 
 
 @pytest.fixture
-def site(cluster: TwoNodes) -> Iterator[Site]:
-    """The nodes with a key; what a test writes into the user's home as ``there*`` is removed."""
-    made = Site(cluster, Path(pwd.getpwnam(USERS[0]).pw_dir))
-    try:
-        yield made
-    finally:
-        for left in (made.pbsdsh, *made.home.glob("there*")):
-            left.unlink()
+def site(cluster: TwoNodes) -> Site:
+    """The nodes with a key."""
+    return Site(cluster, Path(pwd.getpwnam(USERS[0]).pw_dir))
