@@ -75,7 +75,7 @@ def site(instance: Instance, store: Store) -> Iterator[Any]:
     yield found
     try:
         instance.end_all()
-        wait_until("nothing is left", lambda: not found.left(), 20)
+        wait_until("nothing is left", lambda: not found.left(), 60)  # a gateway that was restarted is slow
     except BaseException:
         instance.command("reap")  # what this test has left is not to fail the next
         raise
