@@ -25,20 +25,21 @@ static int mom = -1, node_count, nodes[NODES];
 static char out[1 << 20], in[4096];
 static size_t out_length, in_at, in_length;
 
-static void say(const char *format, ...) {
-	va_list rest;
-	va_start(rest, format);
+__attribute__((format(printf, 1, 0))) static void say_all(const char *format, va_list rest) {
 	fprintf(stderr, "%s: ", me);
 	vfprintf(stderr, format, rest);
 	fputc('\n', stderr);
+}
+__attribute__((format(printf, 1, 2))) static void say(const char *format, ...) {
+	va_list rest;
+	va_start(rest, format);
+	say_all(format, rest);
 	va_end(rest);
 }
-_Noreturn static void fail(const char *format, ...) {
+__attribute__((format(printf, 1, 2))) _Noreturn static void fail(const char *format, ...) {
 	va_list rest;
 	va_start(rest, format);
-	fprintf(stderr, "%s: ", me);
-	vfprintf(stderr, format, rest);
-	fputc('\n', stderr);
+	say_all(format, rest);
 	va_end(rest);
 	exit(fault);
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,13 @@ class Munged:
         program, *options = words
         call = [program, f"--socket={self.socket}", *options]
         return subprocess.run(call, input=payload, capture_output=True, check=True).stdout
+
+
+@contextmanager
+def two_and_a_stranger(directory: Path) -> Iterator[tuple[Munged, Munged, Munged]]:
+    """Two nodes of one cluster, and another's, below *directory*."""
+    node = Munged(directory / "node")
+    all_of_them = (node, Munged(directory / "other", node.key), Munged(directory / "stranger"))
+    yield all_of_them
+    for munged in all_of_them:
+        munged.stop()

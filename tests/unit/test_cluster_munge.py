@@ -10,18 +10,15 @@ import pytest
 from pbsdock.cluster.channel import ChannelError
 from pbsdock.cluster.client import ask
 from pbsdock.cluster.listener import Listener
-from tests.support.munge import Munged, needs_munge
+from tests.support.munge import Munged, needs_munge, two_and_a_stranger
 from tests.unit.test_cluster_channel import HERE, Events, job
 
 
 @pytest.fixture
 def munges(tmp_path: Path) -> Iterator[tuple[Munged, Munged, Munged]]:
     """Two nodes of one cluster, and a stranger."""
-    node = Munged(tmp_path / "node")
-    all_of_them = (node, Munged(tmp_path / "other", node.key), Munged(tmp_path / "stranger"))
-    yield all_of_them
-    for munged in all_of_them:
-        munged.stop()
+    with two_and_a_stranger(tmp_path) as found:
+        yield found
 
 
 @needs_munge

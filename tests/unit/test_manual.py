@@ -6,29 +6,20 @@ from __future__ import annotations
 import argparse
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pbsdock.admin.cli import parser_for
 from pbsdock.admin.setup import manual
 from pbsdock.admin.setup.places import Places
 from pbsdock.admin.setup.versions import Version
 from tests.conftest import ROOT
+from tests.support.commands import parsers
 
 SHARE = ROOT / "share"
 
 
-def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    yield parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for command in action.choices.values():
-                yield from _parsers(command)
-
-
-ALL = {tuple(parser.prog.split()[1:]): parser for parser in _parsers(parser_for())}
+ALL = {tuple(parser.prog.split()[1:]): parser for parser in parsers()}
 
 
 def _visible(parser: argparse.ArgumentParser) -> list[str]:

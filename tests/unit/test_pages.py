@@ -5,26 +5,17 @@ from __future__ import annotations
 import argparse
 import re
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 
-from pbsdock.admin.cli import parser_for
 from tests.conftest import ROOT
+from tests.support.commands import parsers
 
 _MAN = ROOT / "share/man/man1"
 _BASH = ROOT / "share/bash-completion/completions/pbsdock"
 
 
-def _commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    yield parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for below in action.choices.values():
-                yield from _commands(below)
-
-
-COMMANDS = {parser.prog.replace(" ", "-"): parser for parser in _commands(parser_for())}
+COMMANDS = {parser.prog.replace(" ", "-"): parser for parser in parsers()}
 
 
 def _plain(text: str) -> str:

@@ -22,7 +22,7 @@ from pbsdock.cluster.signing import MOST_KEY, KeySigner, MungeSigner, SigningErr
 from pbsdock.config.sections import NodesConfig
 from pbsdock.core.paths import Paths
 from tests.conftest import ROOT
-from tests.support.munge import Munged, needs_munge
+from tests.support.munge import Munged, needs_munge, two_and_a_stranger
 
 KEY = bytes(range(32))
 PAYLOADS = [b"", b"x", b'{"v": 1}\n\n\x00\xff', bytes(range(256)) * 40]
@@ -150,11 +150,8 @@ def munges() -> Iterator[tuple[Munged, Munged, Munged]]:
     with TemporaryDirectory() as name:
         where = Path(name)
         where.chmod(0o755)
-        node = Munged(where / "node")
-        all_of_them = (node, Munged(where / "other", node.key), Munged(where / "stranger"))
-        yield all_of_them
-        for munged in all_of_them:
-            munged.stop()
+        with two_and_a_stranger(where) as found:
+            yield found
 
 
 @needs_munge

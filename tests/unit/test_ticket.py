@@ -44,7 +44,6 @@ def _known(**changes: Any) -> Known:
         uid=ticket.uid,
         run="r1",
         slots=2,
-        hosts=("n1", "n2"),
         caller=ticket.uid,
         now=_NOW + 60,
         skew_s=900.0,

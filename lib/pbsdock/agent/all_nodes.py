@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from pbsdock.agent import neighbours
 from pbsdock.agent.node import Node
-from pbsdock.cluster.channel import ChannelError, is_same_host
-from pbsdock.cluster.signing import SigningError
 from pbsdock.core.facts import Usage
 from pbsdock.core.record import Record
+from pbsdock.core.story import OVER
 
-_AT_ONCE = 16
 _ASK_S = 2.0
 _WITHIN_S = 5.0  # a sister is told of the job's end a moment before
 _PAUSE_S = 0.2
@@ -46,9 +43,8 @@ def of_job(node: Node, record: Record) -> Total:
     """Ask all sisters at a time. One that does not answer keeps this from ending for no more than a few seconds."""
     own = record.facts.usage or Usage()
     mine = {"cpu_seconds": own.cpu_seconds, "memory_peak_bytes": own.memory_peak_bytes}
-    others = [host for host in record.facts.hosts if not is_same_host(host, node.name)]
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="usage") as pool:
-        return total([mine, *pool.map(lambda host: _of_sister(node, host, record), others)])
+    theirs = neighbours.of_others(node, record.facts.hosts, lambda host: _of_sister(node, host, record))
+    return total([mine, *(usage for _host, usage in theirs)])
 
 
 def _of_sister(node: Node, host: str, record: Record) -> Mapping[str, Any] | None:
@@ -57,11 +53,11 @@ def _of_sister(node: Node, host: str, record: Record) -> Mapping[str, Any] | Non
     while True:
         try:
             told = neighbours.ask(node, host, "job", record.job_id, timeout_s=_ASK_S, incarnation=record.incarnation)
-        except (ChannelError, SigningError):
+        except neighbours.NO_ANSWER:
             return None
         if told.get("incarnation") != record.incarnation:
             return None
         usage: Mapping[str, Any] = told.get("usage") or {}
-        if (told.get("state") == "over" and usage) or time.monotonic() > deadline:
+        if (told.get("state") == OVER and usage) or time.monotonic() > deadline:
             return usage or None
         time.sleep(_PAUSE_S)

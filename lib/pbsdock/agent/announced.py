@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from pbsdock.agent import neighbours, prepare, tickets
 from pbsdock.agent.arrivals import Arrival, Outcome
 from pbsdock.agent.node import Node
-from pbsdock.cluster.channel import ChannelError
-from pbsdock.cluster.signing import SigningError
 from pbsdock.core.errors import HookError
 from pbsdock.core.record import State
 from pbsdock.engine.base import EngineError
@@ -71,7 +69,7 @@ def _find_out(node: Node, live: Live, env: Mapping[str, str]) -> tuple[Outcome, 
         try:
             told = neighbours.ask(node, mother, "ticket", live.id, timeout_s=_ASK_S)
             failures = 0
-        except (ChannelError, SigningError) as error:
+        except neighbours.NO_ANSWER as error:
             failures += 1
             is_patient = error.code == "unreachable" and time.monotonic() < begun + _STARTS_S
             if error.code == "no-channel" or (failures >= _FAILURES and not is_patient):

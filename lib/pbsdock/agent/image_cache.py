@@ -24,6 +24,7 @@ from pbsdock.core.record import Record
 from pbsdock.core.sizes import human
 from pbsdock.engine.base import ContainerEngine, EngineCapabilities, EngineError, ImageFacts
 from pbsdock.engine.credentials import Login
+from pbsdock.engine.images import architecture_of
 from pbsdock.engine.keeper import Keeper
 from pbsdock.engine.manifest import layers_bytes
 
@@ -31,7 +32,6 @@ _LEAST_AGE_S = 120.0  # as kubelet's
 _REMOVAL_S = 120.0  # how long whoever looks for an image waits for its removal
 _UNPACKED = 2  # an image's layers take at least so many times their size in the registry while they come
 _SPARE = 256 << 20  # bytes; with less the engine can hardly unpack anything
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
 
 class HasImages(Protocol):
@@ -284,8 +284,7 @@ class ImageCache(Keeper):
         return room[1] if room is not None else None
 
     def _size_of(self, reference: str, platform: str | None, login: Login) -> int | None:
-        machine = self._node.engine_info().architecture
-        architecture = platform.split("/")[1] if platform and "/" in platform else _ARCHITECTURES.get(machine, machine)
+        architecture = architecture_of(platform, lambda: self._node.engine_info().architecture)
         return layers_bytes(reference, login, architecture)
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from pbsdock.agent.findings import judge
 from pbsdock.agent.node import Node
@@ -31,6 +31,8 @@ _ROW_S = 5.0  # for one node's row of a job
 _AT_ONCE = 16
 _IMAGE_S = 3.0
 
+Found = TypeVar("Found")
+NO_ANSWER = (ChannelError, SigningError)  # what a question raises that got none
 Row = dict[str, Any]
 
 
@@ -98,12 +100,10 @@ def without_image(node: Node, hosts: Sequence[str], job_id: str, image_id: str) 
     def lacks(host: str) -> bool:
         try:
             return ask(node, host, "image", job_id, timeout_s=_IMAGE_S, image_id=image_id).get("has") is False
-        except (ChannelError, SigningError):
+        except NO_ANSWER:
             return False
 
-    others = [host for host in hosts if not is_same_host(host, node.name)]
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ask") as pool:
-        return [host for host, found in zip(others, pool.map(lacks, others), strict=True) if found]
+    return [host for host, found in of_others(node, hosts, lacks) if found]
 
 
 def _is_bare(node: Node, job_id: str) -> bool:
@@ -169,21 +169,26 @@ def _used(node: Node, record: Record) -> tuple[Usage, Level]:
 # -- all nodes of a job -----------------------------------------------------------------------------------------------
 
 
+def of_others(node: Node, hosts: Sequence[str], find: Callable[[str], Found]) -> list[tuple[str, Found]]:
+    """Each of *hosts* but this node, with what *find* has for it; they are asked at a time."""
+    others = [host for host in hosts if not is_same_host(host, node.name)]
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ask") as pool:
+        return list(zip(others, pool.map(find, others), strict=True))
+
+
 def rows(node: Node, record: Record) -> list[Row]:
     """A job on each of its nodes, this one first. One that does not answer has ``state`` "no-answer", and ``problem``,
     a sentence."""
     mine = row(node, record.job_id, record)
-    others = [host for host in record.facts.hosts if not is_same_host(host, node.name)]
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ask") as pool:
-        theirs = list(pool.map(lambda host: _row_of(node, host, record.job_id), others))
+    theirs = of_others(node, record.facts.hosts, lambda host: _row_of(node, host, record.job_id))
     # A host whose name is not its own may turn out to be this one.
-    return [mine, *(found for found in theirs if found["node"] != mine["node"])]
+    return [mine, *(found for _host, found in theirs if found["node"] != mine["node"])]
 
 
 def _row_of(node: Node, host: str, job_id: str) -> Row:
     try:
         return {"node": host, **ask(node, host, "job", job_id)}
-    except (ChannelError, SigningError) as error:
+    except NO_ANSWER as error:
         return {"node": host, "state": "no-answer", "code": error.code, "problem": error.sentence}
 
 

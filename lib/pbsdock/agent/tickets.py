@@ -105,7 +105,6 @@ def checked(node: Node, live: Live, text: str, caller: int) -> Bearer:
             uid=live.uid,
             run=live.run,
             slots=live.slots,
-            hosts=live.hosts,
             caller=caller,
             now=time.time(),
             skew_s=node.config.nodes.clock_skew_s,

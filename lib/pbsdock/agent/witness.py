@@ -9,8 +9,6 @@ from __future__ import annotations
 from pbsdock.agent import neighbours
 from pbsdock.agent.findings import Finding, Verdict, judge
 from pbsdock.agent.node import Node
-from pbsdock.cluster.channel import ChannelError
-from pbsdock.cluster.signing import SigningError
 from pbsdock.core.errors import BadValue
 from pbsdock.core.facts import uptime
 from pbsdock.core.record import Record
@@ -30,20 +28,17 @@ def forsaken(node: Node, records: list[Record], grace_s: float) -> list[tuple[Re
 
 def is_idle(node: Node, record: Record, grace_s: float) -> bool:
     """Whether a sister's record counts as alive by mom's file alone: none of the job's tasks runs here."""
+    if not record.facts.mother or uptime() - record.facts.alive_at < grace_s or node.tasks(record):
+        return False  # and mom's directory need not be read for it
     verdict = judge(record, boot=node.boot, job_files=node.rm.live(), up_s=uptime(), grace_s=grace_s)
-    return (
-        bool(record.facts.mother)
-        and verdict is Verdict.LIVE
-        and uptime() - record.facts.alive_at >= grace_s
-        and not node.tasks(record)
-    )
+    return verdict is Verdict.LIVE
 
 
 def is_known(node: Node, record: Record) -> bool | None:
     """Whether the mother superior, or else the server, has the job, in this run; None where neither can be asked."""
     try:
         told = neighbours.ask(node, record.facts.hosts[0], "job", record.job_id, timeout_s=_ASK_S)
-    except (ChannelError, SigningError, IndexError):
+    except (*neighbours.NO_ANSWER, IndexError):
         try:
             return node.rm.knows(record.job_id)
         except BadValue:

@@ -135,7 +135,6 @@ class Known:
     uid: int | None
     run: str
     slots: int
-    hosts: tuple[str, ...]
     caller: int
     now: float
     skew_s: float

@@ -65,6 +65,14 @@ class Image:
     is_fetched: bool = False
 
 
+def architecture_of(platform: str | None, machine: Callable[[], str]) -> str:
+    """What the images are built for that *platform* asks for, else the engine's own *machine*, which is asked then."""
+    if platform and "/" in platform:
+        return platform.split("/")[1]
+    name = machine()
+    return _ARCHITECTURES.get(name, name)
+
+
 class Images:
     """The node's images; ``ensure`` may be called from many threads at once."""
 
@@ -268,7 +276,7 @@ class Images:
         )
 
     def _check(self, reference: str, image: Image, platform: str | None, max_bytes: int) -> None:
-        wanted = platform.split("/")[1] if platform and "/" in platform else self._architecture()
+        wanted = architecture_of(platform, self._machine)
         if image.architecture and image.architecture != wanted:
             raise Refusal(
                 "image-wrong-architecture",
@@ -277,14 +285,13 @@ class Images:
         if max_bytes and image.size > max_bytes:
             raise too_large(reference, f"has {image.size} bytes", max_bytes)
 
-    def _architecture(self) -> str:
+    def _machine(self) -> str:
         if self._host is None:
             client = self.client(None)
             try:
-                name = str(client.info().get("Architecture", ""))
+                self._host = str(client.info().get("Architecture", ""))
             finally:
                 client.close()
-            self._host = _ARCHITECTURES.get(name, name)
         return self._host
 
     def _inspect(self, reference: str) -> Image | None:

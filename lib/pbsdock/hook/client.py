@@ -48,10 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         return prologue(run_dir, paths, rest)
     if verb == "epilogue":
         return epilogue(run_dir, paths, rest)
-    if verb == "announce":
-        return announce(run_dir, paths, rest)
-    if verb == "sweep":
-        return sweep(run_dir, paths, rest)
+    if verb in ("announce", "sweep"):
+        return tell(run_dir, paths, verb, rest)
     if verb == "ensure-agent":
         return 0 if ensure_agent(run_dir, paths) else 1
     sys.stderr.write(f"pbsdock: {verb!r} is not a hook; use prologue, run, epilogue, announce, sweep or ensure-agent\n")
@@ -137,19 +135,11 @@ def epilogue(run_dir: str, paths: str, argv: list[str]) -> int:
     return 0
 
 
-def announce(run_dir: str, paths: str, argv: list[str]) -> int:
-    """Tell a sister's agent that the job has come, and start that; nobody waits for the answer."""
+def tell(run_dir: str, paths: str, op: str, argv: list[str]) -> int:
+    """Tell a sister's agent, and start that; nobody waits for the answer. "announce": the job has come; "sweep", which
+    hooks of an earlier version ask for: only release its older incarnations."""
     try:
-        _converse(run_dir, paths, _request("announce", argv), 120.0)
-    except AgentGone:
-        pass
-    return 0
-
-
-def sweep(run_dir: str, paths: str, argv: list[str]) -> int:
-    """Release older incarnations of a job on a sister, for hooks of before :func:`announce`."""
-    try:
-        _converse(run_dir, paths, _request("sweep", argv), 120.0)
+        _converse(run_dir, paths, _request(op, argv), 120.0)
     except AgentGone:
         pass
     return 0

@@ -175,7 +175,8 @@ def _mounts(arguments: argparse.Namespace) -> int:
 def _accounting(arguments: argparse.Namespace) -> int:
     import socket
 
-    from pbsdock.admin.doctor.report import Finding, report
+    from pbsdock.admin.doctor.accounting import examine
+    from pbsdock.admin.doctor.report import report
     from pbsdock.config.tables import ConfigError
     from pbsdock.config.tables import load as load_config
     from pbsdock.core.paths import load
@@ -187,6 +188,5 @@ def _accounting(arguments: argparse.Namespace) -> int:
     except (ConfigError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    program, lost = manager(paths, socket.gethostname(), client_dir=client_dir).adopts()
-    finding = Finding("Accounting", "containers", not lost, lost or f"{program} makes them the job's")
+    finding = examine(manager(paths, socket.gethostname(), client_dir=client_dir))
     return report(iter([finding]), sys.stdout, as_json=arguments.json)

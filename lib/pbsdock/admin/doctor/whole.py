@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
-from pbsdock.admin.doctor import engine, host, mounts, neighbours, network, packages, site, stores
-from pbsdock.admin.doctor.report import Finding
+from pbsdock.admin.doctor import accounting, engine, host, mounts, neighbours, network, packages, site, stores
 from pbsdock.admin.doctor.subject import Subject
 from pbsdock.admin.doctor.table import Row, Verdict, from_findings, ok, unknown, warn, wrong
 from pbsdock.core.errors import HookError
@@ -59,9 +58,7 @@ def store_rows(subject: Subject) -> Iterator[Row]:
 
 def accounting_rows(subject: Subject) -> Iterator[Row]:
     """Whether containers come into the resource manager's accounting."""
-    program, lost = subject.manager.adopts()
-    finding = Finding("Accounting", "containers", not lost, lost or f"{program} makes them the job's")
-    yield from from_findings("accounting", [finding], ill=Verdict.WARN)
+    yield from from_findings("accounting", [accounting.examine(subject.manager)], ill=Verdict.WARN)
 
 
 def package_rows(subject: Subject) -> Iterator[Row]:

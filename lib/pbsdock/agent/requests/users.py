@@ -28,6 +28,7 @@ from pbsdock.host.process import Caller, start_time
 from pbsdock.host.shared import is_nodes_own
 from pbsdock.host.syscalls import mounted_file_systems
 from pbsdock.protocol import wire
+from pbsdock.rm.base import Live
 from pbsdock.staging.made import UMASK
 
 _ANNOUNCED_S = 1000.0
@@ -167,26 +168,24 @@ class UserRequests(OwnRequests):
         environment = env_of(message)
         text = tickets.of_task(environment)
         if not text and record is None and not message.text("directive"):
-            return self._announced(message)
+            return self._announced(message, environment)
         if not text or (record is not None and tickets.is_of(record, text)):
             return record
-        live = self.node.rm.find(message.text("job"))
-        if live is None:
-            raise Refusal("no-such-job", f"job {message.text('job')} is not alive on {self.node.name}")
+        live = self._live(message)
         if not live.is_sister:
             return record
         try:
             bearer = tickets.checked(self.node, live, text, self.session.peer.uid)
         except tickets.OtherJobs:  # as good as none
-            return record or self._announced(message)
+            return record or self._announced(message, environment)
         return prepare.from_ticket(self.node, live.job(environment), bearer, self.session.notify, live.wrong)
 
-    def _announced(self, message: wire.Message) -> Record | None:
+    def _announced(self, message: wire.Message, environment: Mapping[str, str]) -> Record | None:
         """What the mother superior says of the job of a task without a ticket. Raises Refusal, _Bare."""
         live = self.node.rm.find(message.text("job"), waits=False)
         if live is None or not live.is_sister or live.uid != self.session.peer.uid:
             return None
-        arrival = announced.ask(self.node, live, env_of(message))
+        arrival = announced.ask(self.node, live, environment)
         self.session.answer(wire.Message("waiting"))
         arrival.over.wait(_ANNOUNCED_S)
         if (record := self.node.jobs.newest(live.id)) is not None:
@@ -203,12 +202,17 @@ class UserRequests(OwnRequests):
         directive = message.text("directive")
         if not directive:
             return None
-        live = self.node.rm.find(message.text("job"))
-        if live is None:
-            raise Refusal("no-such-job", f"job {message.text('job')} is not alive on {self.node.name}")
+        live = self._live(message)
         if live.uid != self.session.peer.uid:
             raise Refusal("not-your-job", f"job {live.id} belongs to another user")
         return prepare.on_demand(self.node, live.job(env_of(message)), directive, self.session.notify, live.wrong)
+
+    def _live(self, message: wire.Message) -> Live:
+        """The job asked about, by the resource manager's own file. Raises Refusal."""
+        live = self.node.rm.find(message.text("job"))
+        if live is None:
+            raise Refusal("no-such-job", f"job {message.text('job')} is not alive on {self.node.name}")
+        return live
 
     def _adoption(self, record: Record, running: Run) -> Mapping[str, str]:
         if record.facts.mother:
