@@ -145,7 +145,7 @@ class Images:
 
         *reference* is what it is called elsewhere. Raises NodeFault.
         """
-        found = self.inspect(image_id)
+        found = self.keeper.look(partial(self.inspect, image_id))
         if found is None or self.private.holds(parse_image(reference).name, found.id):
             return None
         self.emit("image.present", image=reference, image_id=found.id, digest=None, private=False)
