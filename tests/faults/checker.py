@@ -10,6 +10,7 @@ import os
 import pwd
 import re
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,16 @@ class World:
         ):
             found.update(kind())
         return frozenset(found)
+
+    def settled(self) -> frozenset[str]:
+        """A look that is like the one a moment before: what is just coming or going, an agent's child say, is not in it."""
+        before = self.look()
+        for _ in range(60):
+            time.sleep(0.5)
+            if (now := self.look()) == before:
+                return now
+            before = now
+        raise AssertionError("it never settled in 30 s")
 
     def _engine(self) -> Iterator[str]:
         listed = self.engine.ask("/containers/json?all=1")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import wait_until
 from tests.faults.checker import compare
 from tests.faults.site import IMAGE, VICTIM, Site, mount_tmpfs
 
@@ -88,10 +87,12 @@ def _agent(site: Site) -> Iterator[str]:
 @pytest.mark.parametrize("plant", [_container, _volume, _cgroup, _process, _mount, _file, _credential, _agent])
 def test_planted_leak_is_found(site: Site, plant: object) -> None:
     """Of each kind one; and when it is gone, the two looks are alike again."""
-    before = site.world.look()
+    before = site.world.settled()
     with plant(site) as expected:  # type: ignore[operator]
         found = compare(before, site.world.look())
-    wait_until("it is gone again", lambda: not compare(before, site.world.look()))
+    after = site.world.settled()
+
+    assert not (rest := compare(before, after)), str(rest)
 
     assert any(one.startswith(expected) for one in found.leaked), str(found)
     assert not found.touched
