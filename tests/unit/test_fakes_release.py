@@ -13,7 +13,7 @@ from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
 from pbsdock.agent.runs import JobRun
 from pbsdock.core.errors import NodeFault
-from pbsdock.core.facts import uptime
+from pbsdock.core.facts import Usage, uptime
 from pbsdock.core.record import Record, State
 from tests.unit.fakes import AWAY, FakeNode, fake_node, known
 from tests.unit.test_policy import _plan
@@ -56,6 +56,24 @@ def _jobs(node: FakeNode) -> Path:
 _NOTHING: dict[str, list[str]] = {"containers": [], "cgroups": [], "files": [], "markers": [], "records": []}
 
 # -- release ----------------------------------------------------------------------------------------------------------
+
+
+def test_who_was_killed_for_memory_is_kept_of_a_container_that_still_runs(node: FakeNode) -> None:
+    """A fake of cgroup v1, where only the container's own cgroup counts it, and goes with the container's processes."""
+    record = _whole(node, State.RUNNING)
+    node.fake_cgroups.used = Usage(oom_kills=1, cpu_seconds=1.0)
+    kill = node.fake_cgroups.kill
+
+    def kill_all(name: str, deadline_s: float) -> bool:
+        node.fake_cgroups.used = Usage(oom_kills=0, cpu_seconds=2.0)
+        return kill(name, deadline_s)
+
+    node.fake_cgroups.kill = kill_all  # type: ignore[method-assign]
+    assert release(node, record, why="epilogue")
+
+    (story,) = node.history.of(record.job_id, None)
+    assert story.used is not None
+    assert (story.used.oom_kills, story.used.cpu_seconds) == (1, 2.0)
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.REFUSED])

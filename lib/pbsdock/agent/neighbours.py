@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, TypeVar
 
+from pbsdock.agent import stories
 from pbsdock.agent.findings import judge
 from pbsdock.agent.node import Node
 from pbsdock.agent.script import has_directive
@@ -57,6 +58,7 @@ def handlers(node: Node) -> dict[str, Handler]:
         "job": lambda asked: job(node, asked),
         "ticket": lambda asked: ticket(node, asked),
         "image": lambda asked: image(node, asked),
+        "why": lambda asked: why(node, asked),
     }
 
 
@@ -92,6 +94,14 @@ def image(node: Node, asked: Request) -> Row:
         return {"has": node.images.inspect(str(asked.fields.get("image_id"))) is not None}
     except HookError:
         return {"has": None}
+
+
+def why(node: Node, asked: Request) -> Row:
+    """What this node tells of an incarnation of a job, to a node that says whose it is; the owner's or nobody's."""
+    uid, incarnation = asked.fields.get("uid"), asked.fields.get("incarnation")
+    if isinstance(uid, bool) or not isinstance(uid, int) or not isinstance(incarnation, str):
+        return {"node": node.name, "state": stories.FORGOTTEN}
+    return stories.for_others(node, asked.job, incarnation, uid)
 
 
 def without_image(node: Node, hosts: Sequence[str], job_id: str, image_id: str) -> list[str]:

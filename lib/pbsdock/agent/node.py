@@ -23,6 +23,7 @@ from pbsdock.agent.image_cache import ImageCache
 from pbsdock.agent.image_profile import ImageProfiles
 from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.locks import Locks
+from pbsdock.agent.looks import Looks
 from pbsdock.agent.passes import Passes
 from pbsdock.agent.planning import Planning
 from pbsdock.agent.pulse import Pulse
@@ -103,6 +104,7 @@ class Node:
         self.attempts = Attempts(paths.state_dir / "attempts.json")
         self.planning = Planning()
         self.questions = Questions()
+        self.looks = Looks()
         self.arrivals = Arrivals()
         self.cpu_lock = threading.Lock()  # two jobs must not be given the same CPUs; nothing else is done under it
         self.tools_lock = threading.Lock()
