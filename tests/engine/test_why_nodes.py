@@ -85,3 +85,25 @@ def test_a_node_that_does_not_answer(site: Site) -> None:
     assert told["cause"]["code"] == "well"
     assert (told["nodes"][1]["node"], told["nodes"][1]["state"]) == ("n2", "no-answer")
     assert told["nodes"][1]["problem"] == f"nobody listens on n2 at port {site.port}"
+
+
+def test_doctor_knows_the_other_nodes_version(site: Site) -> None:
+    """What its agent said when they spoke last; one of another release is told, with what to do."""
+    instance = site.cluster.mother.instance
+    site.run("pbsdsh /bin/true")
+
+    def versions() -> dict[str, Any]:
+        rows: list[dict[str, Any]] = json.loads(instance.command("doctor", "nodes", "--json").stdout)
+        (row,) = (row for row in rows if row["step"] == "versions")
+        return row
+
+    well = versions()
+    known = instance.state_dir / "nodes.json"
+    nodes = json.loads(known.read_text())
+    known.write_text(json.dumps({name: {**node, "version": "99.0"} for name, node in nodes.items()}))
+    ill = versions()
+    known.unlink()
+
+    assert (well["verdict"], list(nodes)) == ("ok", ["n2"])
+    assert (ill["verdict"], "n2: 99.0" in ill["seen"]) == ("wrong", True)
+    assert ill["fix"].startswith("upgrade the older ones")

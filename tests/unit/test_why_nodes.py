@@ -87,7 +87,7 @@ def _why(node: FakeNode, uid: int = _ALICE, **fields: Any) -> dict[str, Any]:
 
 def _asked(pair: Pair, **fields: Any) -> dict[str, Any]:
     request = Request(op="why", job="7.s", sender="n1", to="localhost", at=0.0, fields=fields)
-    return dict(neighbours.handlers(pair.sister)["why"](request))
+    return neighbours.why(pair.sister, request)
 
 
 @pytest.mark.parametrize("uid", [_ALICE, 0])

@@ -17,6 +17,7 @@ from pbsdock.agent import stories
 from pbsdock.agent.findings import judge
 from pbsdock.agent.node import Node
 from pbsdock.agent.script import has_directive
+from pbsdock.agent.version import version
 from pbsdock.cluster import client
 from pbsdock.cluster.channel import ChannelError, Request, is_same_host
 from pbsdock.cluster.listener import Handler, Listener
@@ -46,20 +47,29 @@ def ask(node: Node, host: str, op: str, job: str, *, timeout_s: float = _ROW_S, 
     if signer is None:
         sentence = f"{node.name} has neither munge nor a key of the cluster, so no other node believes it"
         raise ChannelError("no-channel", sentence)
-    return client.ask(signer, host, port, op, job, timeout_s=timeout_s, sender=node.name, **fields)
+    fields["release"] = version()
+    answer = client.ask(signer, host, port, op, job, timeout_s=timeout_s, sender=node.name, **fields)
+    node.known_nodes.heard(host, answer.pop("release", None))
+    return answer
 
 
 # -- what others ask --------------------------------------------------------------------------------------------------
 
 
 def handlers(node: Node) -> dict[str, Handler]:
-    """Every question there is. They raise OSError."""
-    return {
-        "job": lambda asked: job(node, asked),
-        "ticket": lambda asked: ticket(node, asked),
-        "image": lambda asked: image(node, asked),
-        "why": lambda asked: why(node, asked),
-    }
+    """Every question there is. They raise OSError.
+
+    Whoever asks and whoever answers tells its version along, which is kept for ``pbsdock doctor``.
+    """
+
+    def heard(answer: Callable[[Node, Request], Row]) -> Handler:
+        def told(asked: Request) -> Row:
+            node.known_nodes.heard(asked.sender, asked.fields.get("release"), asked.at - time.time())
+            return {**answer(node, asked), "release": version()}
+
+        return told
+
+    return {"job": heard(job), "ticket": heard(ticket), "image": heard(image), "why": heard(why)}
 
 
 def job(node: Node, asked: Request) -> Row:

@@ -22,6 +22,7 @@ from pbsdock.agent.host_facts import closed_paths, host_facts
 from pbsdock.agent.image_cache import ImageCache
 from pbsdock.agent.image_profile import ImageProfiles
 from pbsdock.agent.jobs import Jobs
+from pbsdock.agent.known_nodes import KnownNodes
 from pbsdock.agent.locks import Locks
 from pbsdock.agent.looks import Looks
 from pbsdock.agent.passes import Passes
@@ -105,6 +106,7 @@ class Node:
         self.planning = Planning()
         self.questions = Questions()
         self.looks = Looks()
+        self.known_nodes = KnownNodes(paths.state_dir / "nodes.json")
         self.arrivals = Arrivals()
         self.cpu_lock = threading.Lock()  # two jobs must not be given the same CPUs; nothing else is done under it
         self.tools_lock = threading.Lock()

@@ -28,7 +28,8 @@ def add_arguments(doctor: argparse.ArgumentParser) -> None:
     for name, help_text in (
         ("site", "configuration, agent, hooks, the resource manager's side, files that were left"),
         ("host", "kernel, cgroups, user namespaces, clock, disks"),
-        ("nodes", "what the nodes of a cluster sign with, and whether this one's agent can be asked"),
+        ("nodes", "what the nodes of a cluster sign with, whether this one can be asked, others' versions and clocks"),
+        ("services", "metrics and sessions: whether the agent offers what the site has turned on"),
         ("registries", "whether they can be reached, and the site's logins are taken"),
     ):
         _part(parts, name, help_text, _whole).set_defaults(only=name)

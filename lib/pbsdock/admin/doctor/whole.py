@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
-from pbsdock.admin.doctor import accounting, engine, host, mounts, neighbours, network, packages, site, stores
+from pbsdock.admin.doctor import accounting, engine, host, mounts, neighbours, network, packages, services, site, stores
 from pbsdock.admin.doctor.subject import Subject
 from pbsdock.admin.doctor.table import Row, Verdict, from_findings, ok, unknown, warn, wrong
 from pbsdock.core.errors import HookError
@@ -77,6 +77,7 @@ PARTS: dict[str, Part] = {
     "host": host.examine,
     "registries": network.examine,
     "nodes": neighbours.examine,
+    "services": services.examine,
     "s3": store_rows,
     "packages": package_rows,
     "mounts": mount_rows,

@@ -10,6 +10,7 @@ from pbsdock.agent.requests.running import RunningRequests
 from pbsdock.agent.requests.users import UserRequests
 from pbsdock.agent.requests.why import why
 from pbsdock.agent.session import Session
+from pbsdock.agent.version import version
 from pbsdock.core.errors import Refusal
 from pbsdock.protocol import wire
 
@@ -24,7 +25,7 @@ def respond(session: Session, message: wire.Message) -> None:
     """Do what is asked for. Raises Refusal for a request that is not there, or not this peer's to make."""
     op = message.op
     if op == "ping":
-        session.answer(wire.Message("pong", pid=os.getpid()))
+        session.answer(wire.Message("pong", pid=os.getpid(), version=version()))
     elif op == "why":
         why(session, message)
     elif op in _OF_USERS:
