@@ -365,5 +365,5 @@ def _image(
             )
 
         if bearer is not None:
-            return tickets.image_of(node, bearer.ticket, ensure, plan.pull)
+            return tickets.image_of(node, bearer.ticket, ensure, plan, settings.max_bytes)
         return ensure(plan.image, plan.pull)

@@ -140,16 +140,18 @@ class Images:
         self._check(reference, image, platform, max_bytes)
         return image
 
-    def same(self, reference: str, image_id: str) -> Image | None:
+    def same(self, reference: str, image_id: str, *, platform: str | None, max_bytes: int) -> Image | None:
         """The image with that very id, if it is here, by whatever name, and is not somebody's own.
 
-        *reference* is what it is called elsewhere. Raises NodeFault.
+        *reference* is what it is called elsewhere. Raises Refusal for one that this node does not take, NodeFault.
         """
         found = self.keeper.look(partial(self.inspect, image_id))
         if found is None or self.private.holds(parse_image(reference).name, found.id):
             return None
         self.emit("image.present", image=reference, image_id=found.id, digest=None, private=False)
-        return Image(id=found.id, digest=None, architecture=found.architecture, size=found.size_bytes)
+        image = Image(id=found.id, digest=None, architecture=found.architecture, size=found.size_bytes)
+        self._check(reference, image, platform, max_bytes)
+        return image
 
     # -- by whose right -----------------------------------------------------------------------------------------
 
