@@ -336,8 +336,8 @@ class FakeStores(Failing):
     def revoke(self, record: Record) -> None:
         self.called("revoke")
 
-    def listed(self) -> list[tuple[str, str, str]]:
-        self.called("listed")
+    def listed(self, *, is_idle: bool = False) -> list[tuple[str, str, str]]:
+        self.called("listed when idle" if is_idle else "listed")
         return list(self.handles)
 
     def revoke_orphan(self, store: str, name: str) -> None:

@@ -283,7 +283,7 @@ def test_a_job_with_fakes_that_came_to_life_meanwhile_is_left_alone(
     record = _whole(node, State.READY)
     listed = node.stores.listed
 
-    def listed_late() -> list[tuple[str, str, str]]:
+    def listed_late(**_: bool) -> list[tuple[str, str, str]]:
         (_jobs(node) / "7.s.JB").touch()
         return listed()
 
@@ -323,3 +323,13 @@ def test_a_container_with_fakes_that_is_being_removed_is_looked_at_again(node: F
 
     assert (found := reconcile(node)).reaped == 0
     assert found.left == 1
+
+
+def test_only_a_routine_pass_of_an_idle_node_spares_the_gateways(node: FakeNode) -> None:
+    """A fake that tells how it was asked: what an admin asks for is looked at, and what a job has is, always."""
+    reconcile(node)
+    reconcile(node, is_routine=True)
+    known(node, State.RUNNING, plan=_PLAN, alive_at=uptime()).begin(["credentials"])
+    reconcile(node, is_routine=True)
+
+    assert [call for call in node.stores.calls if call.startswith("listed")] == ["listed", "listed when idle", "listed"]

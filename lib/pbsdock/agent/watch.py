@@ -174,7 +174,7 @@ class Watcher:
             try:
                 self.node.pulse.watch(threading.current_thread())
                 with self.node.pulse.at_work(_PASS_S):
-                    reconcile(self.node)
+                    reconcile(self.node, is_routine=True)
                 self._tidy_images()
             except Exception as error:  # the next pass may fare better
                 self.node.emit("agent.error", level="error", where="reaper", reason=repr(error)[:300])
