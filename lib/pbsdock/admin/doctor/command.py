@@ -115,9 +115,7 @@ def _s3(arguments: argparse.Namespace) -> int:
 
 
 def _engine(arguments: argparse.Namespace) -> int:
-    from itertools import chain
-
-    from pbsdock.admin.doctor.engine import judge_fitness, judge_paths, judge_socket, judge_versions
+    from pbsdock.admin.doctor.engine import examine
     from pbsdock.admin.doctor.report import report
     from pbsdock.config.tables import ConfigError
     from pbsdock.config.tables import load as load_config
@@ -132,18 +130,11 @@ def _engine(arguments: argparse.Namespace) -> int:
     paths = load(arguments.paths)
     try:
         config = load_config(paths.config)
-        settings = config.engine
-        engine = connect(settings.socket, settings.timeout_s)
-        versions, capabilities = engine.components(), engine.info()
+        engine = connect(config.engine.socket, config.engine.timeout_s)
+        findings = list(examine(paths, config, engine, engine.info()))
     except (ConfigError, HookError, EngineError, OSError) as error:
         print(f"pbsdock: {error}", file=sys.stderr)
         return 2
-    findings = chain(
-        judge_versions(versions),
-        judge_fitness(capabilities, settings.runtime, config.security.seccomp),
-        judge_socket(settings.socket),
-        judge_paths(paths),
-    )
     return report(iter(findings), sys.stdout, as_json=arguments.json)
 
 
