@@ -188,6 +188,19 @@ def test_a_flood_with_fakes_reaches_nobody_else(pair: Pair, monkeypatch: pytest.
     assert {other_nodes.rows(pair.mother, each, 0)[0]["state"] for each in stories} == {"none"}
 
 
+def test_answers_are_kept_for_a_moment_alone() -> None:
+    """What wide jobs' nodes have told would fill the agent's memory."""
+    now = 100.0
+    looks = Looks(clock=lambda: now)
+    for number in range(100):
+        looks.rows(story(incarnation=f"{number:x}"), 0, lambda _: [{"node": "n2"}])
+    assert len(looks._looks) == 64
+    now += 61.0
+    looks.rows(story(incarnation="last"), 0, lambda _: [{"node": "n2"}])
+
+    assert list(looks._looks) == ["last"]
+
+
 def test_the_end_with_fakes_is_not_told_from_before_it(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """A moment after the job has ended, its nodes are asked again."""
     asked: list[str] = []

@@ -17,7 +17,7 @@ from pbsdock.core.story import Story
 
 _FRESH_S, _FRESH_PER_NODE_S = 1.9, 0.1  # how long an answer serves
 _AT_ONCE, _PER_S = 8, 1.0  # times that a user's jobs are asked about
-_MOST = 256  # jobs whose answers are kept for a moment
+_MOST, _KEPT_S = 64, 60.0  # jobs whose answers are kept, and how long: those of wide jobs take a megabyte
 
 Row = dict[str, Any]
 
@@ -45,6 +45,8 @@ class Looks:
         """What *ask* tells of a job's other nodes, or has told; None where user *uid* asks too often."""
         with self._lock:
             look = self._looks.pop(story.incarnation, None) or _Look()
+            since = self._clock() - _KEPT_S
+            self._looks = {key: kept for key, kept in self._looks.items() if kept.at > since or kept.lock.locked()}
             self._looks[story.incarnation] = look
             if len(self._looks) > _MOST:
                 del self._looks[next(iter(self._looks))]
