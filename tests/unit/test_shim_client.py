@@ -196,7 +196,18 @@ def test_wrong_lines_end_as_with_the_real_client(client: str, line: str) -> None
 
 @pytest.mark.parametrize(
     "line",
-    ["run --help", "ps --help", "container", "container --help", "network", "help", "help run", "", "ps -h", "-D ps --help"],
+    [
+        "run --help",
+        "ps --help",
+        "container",
+        "container --help",
+        "network",
+        "help",
+        "help run",
+        "",
+        "ps -h",
+        "-D ps --help",
+    ],
 )
 def test_help_is_no_error(client: str, line: str) -> None:
     """As with the real client, whose usage line is the same."""
