@@ -62,6 +62,9 @@ _WORD = st.one_of(
         st.sampled_from(_OPTIONS),
         st.one_of(st.sampled_from(_VALUES), _VALUE_LIKE),
     ),
+    st.builds(
+        str.__add__, st.sampled_from(["-", "--", "---", "-i", "-v", "-vi", "--x", "--name=", "--log-driver="]), ANY_TEXT
+    ),
     _VALUE_LIKE,
     ANY_TEXT,
 )

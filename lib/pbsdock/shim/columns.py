@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-from pbsdock.shim.template_functions import OUTPUT_LIMIT
+from pbsdock.shim.template_budget import OUTPUT_LIMIT
 from pbsdock.shim.template_tokens import bad
 
 _LEAST, _GAP = 10, 3  # columns' width, and blanks between them

@@ -11,7 +11,8 @@ from typing import Any
 
 from pbsdock.directive.tokens import shown
 from pbsdock.shim import template_values
-from pbsdock.shim.template_functions import FUNCTIONS, NOT_OFFERED, Budget
+from pbsdock.shim.template_budget import Budget
+from pbsdock.shim.template_functions import FUNCTIONS, NOT_OFFERED
 from pbsdock.shim.template_tokens import BadTemplate, bad
 from pbsdock.shim.template_tree import Body, Choice, Operand, Pipe, Print, Repeat, parse_template
 from pbsdock.shim.template_values import MISSING, Method, as_text, field_of, is_true

@@ -9,7 +9,7 @@ from datetime import tzinfo
 from pbsdock.shim.columns import ellipsis
 from pbsdock.shim.durations import human_duration, human_size, local_text
 from pbsdock.shim.formats import Method
-from pbsdock.shim.template_functions import Row, go_quoted
+from pbsdock.shim.go_text import Row, go_quoted
 
 _SHORT_ID = 12
 _COMMAND, _MOUNT = 20, 15  # columns

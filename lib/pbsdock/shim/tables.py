@@ -8,8 +8,8 @@ from typing import Any
 
 from pbsdock.shim.columns import aligned
 from pbsdock.shim.formats import BadTemplate, Budget, Method, Template
+from pbsdock.shim.go_text import json_text
 from pbsdock.shim.rows import ContainerRow, ImageRow, NetworkRow
-from pbsdock.shim.template_functions import json_text
 from pbsdock.shim.template_tokens import bad
 
 _CONTAINERS = "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}"

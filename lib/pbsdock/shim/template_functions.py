@@ -2,46 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pbsdock.shim.go_text import json_text
+from pbsdock.shim.template_budget import PAD_LIMIT, Budget
+from pbsdock.shim.template_printf import printf
 from pbsdock.shim.template_tokens import bad
-from pbsdock.shim.template_values import MISSING, Method, inner_text, is_true, number_text
+from pbsdock.shim.template_values import MISSING, Method, inner_text, is_true
 
-STEPS = 200_000
-OUTPUT_LIMIT = 4 * 1024 * 1024  # characters of all that is printed
-MADE_LIMIT = 4 * 1024 * 1024  # characters of all texts made on the way
-_PAD_LIMIT = 1024
 NOT_OFFERED = ("html", "js", "urlquery", "call")
-
-
-class Budget:
-    """What is left of steps, of output and of texts made. Raises BadTemplate when one is used up."""
-
-    __slots__ = ("made", "output", "steps")
-
-    def __init__(self) -> None:
-        self.steps, self.output, self.made = STEPS, OUTPUT_LIMIT, MADE_LIMIT
-
-    def step(self, count: int = 1) -> None:
-        """Take steps."""
-        self.steps -= count
-        if self.steps < 0:
-            raise bad(f"the template takes more than {STEPS} steps; write a simpler one")
-
-    def print(self, text: str) -> None:
-        """Print a text."""
-        self.output -= len(text)
-        if self.output < 0:
-            raise bad(f"the output has more than {OUTPUT_LIMIT} characters; choose less with --filter or the template")
-
-    def make(self, text: str) -> str:
-        """Make a text on the way."""
-        self.made -= len(text)
-        if self.made < 0:
-            raise bad("the template makes too long texts; write a simpler one")
-        return text
 
 
 Function = Callable[[Budget, list[Any], bool], Any]
@@ -68,27 +38,6 @@ def _kind(value: Any) -> str:
     if isinstance(value, int | float):
         return "a number"
     return {str: "a string", list: "a list", tuple: "a list", Method: "a method"}.get(type(value), "an object")
-
-
-class Row(dict[str, Any]):
-    """The fields of a table's row; as JSON, it has no letter that is one of HTML's."""
-
-
-def json_text(value: Any) -> str:
-    """A value as Docker's client writes it as JSON, in one line."""
-    text = json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"))
-    if isinstance(value, Row):
-        for letter in "<>&":
-            text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
-def _plain(value: Any) -> Any:
-    if value is MISSING:
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items() if not isinstance(item, Method)}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _json(budget: Budget, arguments: list[Any], for_header: bool) -> Any:
@@ -143,7 +92,7 @@ def _split(budget: Budget, arguments: list[Any], for_header: bool) -> Any:
 def _pad(budget: Budget, arguments: list[Any], for_header: bool) -> str:
     _count("pad", arguments, 3)
     text = _text_of("pad", arguments[0])
-    before, after = (_whole("pad", each, _PAD_LIMIT) for each in arguments[1:])
+    before, after = (_whole("pad", each, PAD_LIMIT) for each in arguments[1:])
     return text if for_header or not text else budget.make(" " * before + text + " " * after)
 
 
@@ -270,115 +219,6 @@ def _println(budget: Budget, arguments: list[Any], _: bool) -> str:
     return " ".join(budget.make(inner_text(value)) for value in arguments) + "\n"
 
 
-def _printf(budget: Budget, arguments: list[Any], _: bool) -> str:
-    if not arguments:
-        raise bad("wrong number of args for printf: want at least 1 got 0")
-    text, values = _text_of("printf", arguments[0]), arguments[1:]
-    parts: list[str] = []
-    at, used = 0, 0
-    while (percent := text.find("%", at)) >= 0:
-        budget.step()
-        parts.append(text[at:percent])
-        flags, width, precision, verb, at = _directive(text, percent + 1)
-        if verb == "%":
-            parts.append("%")
-            continue
-        if used == len(values):
-            parts.append(f"%!{verb}(MISSING)" if verb else "%!(NOVERB)")
-            continue
-        parts.append(budget.make(_formatted(values[used], flags, width, precision, verb)))
-        used += 1
-    parts.append(text[at:])
-    if used < len(values):
-        raise bad(f"error calling printf: it has {len(values)} values for {used} places")
-    return budget.make("".join(parts))
-
-
-def _directive(text: str, at: int) -> tuple[str, int, int | None, str, int]:
-    """(flags, width, precision, verb, where the text goes on) behind a percent sign."""
-    start = at
-    while text[at : at + 1] in ("-", "+", "0", "#", " "):
-        at += 1
-    flags = text[start:at]
-    width, at = _digits(text, at)
-    precision = None
-    if text[at : at + 1] == ".":
-        precision, at = _digits(text, at + 1)
-    return flags, width, precision, text[at : at + 1], at + 1
-
-
-def _digits(text: str, at: int) -> tuple[int, int]:
-    start = at
-    while text[at : at + 1] in tuple("0123456789"):
-        at += 1
-    if at - start > 4 or int(text[start:at] or "0") > _PAD_LIMIT:
-        raise bad(f"error calling printf: a width of at most {_PAD_LIMIT} is taken")
-    return int(text[start:at] or "0"), at
-
-
-def _formatted(value: Any, flags: str, width: int, precision: int | None, verb: str) -> str:
-    number = isinstance(value, int) and not isinstance(value, bool)
-    if verb in ("v", "s"):
-        if verb == "s" and not isinstance(value, str | list | tuple | Mapping) and value is not None:
-            text = (
-                f"%!s({ {bool: 'bool', int: 'int', float: 'float64'}.get(type(value), 'object') }={inner_text(value)})"
-            )
-        else:
-            text = inner_text(value)
-        text = text if precision is None else text[:precision]
-    elif verb == "q" and isinstance(value, str):
-        text = go_quoted(value)
-    elif verb == "d" and number:
-        text = f"{value:+d}" if "+" in flags else str(value)
-    elif verb in ("x", "X") and (number or isinstance(value, str)):
-        text = f"{value:x}" if number else value.encode("utf-8", "surrogateescape").hex()
-        text = text.upper() if verb == "X" else text
-    elif verb == "t" and isinstance(value, bool):
-        text = inner_text(value)
-    elif verb in ("f", "g", "e") and isinstance(value, float):
-        text = (
-            number_text(value)
-            if verb == "g" and precision is None
-            else f"{value:.{6 if precision is None else precision}{verb}}"
-        )
-    else:
-        text = f"%!{verb}({inner_text(value)})"
-    if "-" in flags:
-        return text.ljust(width)
-    return text.zfill(width) if "0" in flags and (number or isinstance(value, float)) else text.rjust(width)
-
-
-_QUOTED = {
-    "\a": "\\a",
-    "\b": "\\b",
-    "\f": "\\f",
-    "\n": "\\n",
-    "\r": "\\r",
-    "\t": "\\t",
-    "\v": "\\v",
-    "\\": "\\\\",
-    '"': '\\"',
-}
-
-
-def go_quoted(text: str) -> str:
-    """A text in double quotes as Go's strconv.Quote writes it."""
-    return '"' + "".join(map(_go_letter, text)) + '"'
-
-
-def _go_letter(letter: str) -> str:
-    if letter in _QUOTED:
-        return _QUOTED[letter]
-    if letter.isprintable():
-        return letter
-    number = ord(letter)
-    if 0xDC80 <= number <= 0xDCFF:
-        return f"\\x{number - 0xDC00:02x}"
-    if number < 0x20 or number == 0x7F:
-        return f"\\x{number:02x}"
-    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
-
-
 FUNCTIONS: dict[str, Function] = {
     "eq": _eq,
     "ge": _order("ge", lambda left, right: left >= right),
@@ -394,7 +234,7 @@ FUNCTIONS: dict[str, Function] = {
     "not": _not,
     "pad": _pad,
     "print": _print,
-    "printf": _printf,
+    "printf": lambda budget, arguments, _: printf(budget, arguments),
     "println": _println,
     "slice": _slice,
     "split": _split,
