@@ -384,6 +384,13 @@ def test_too_long_a_line() -> None:
             parse(words, WORDS)
 
 
+def test_a_nul_is_no_word() -> None:
+    """The words come from a client that is a user's, and no program gets one."""
+    for words in (["run", "busybox", "a\0b"], ["run", "-e", "A=\0", "busybox"], ["\0"]):
+        with pytest.raises(ShimRefusal, match="holds a NUL"):
+            parse(words, WORDS)
+
+
 # -- other commands ---------------------------------------------------------------------------------------------------
 
 
@@ -475,6 +482,7 @@ def test_pull() -> None:
         ("ps --filter foo=1", 1, "invalid filter 'foo'; the filters are"),
         ("ps --filter status=up", 1, "is none of created, running"),
         ("ps --filter 'name=(a+)+$'", 1, "is not part of a name"),
+        ("images " + "x" * 513, 1, "at most 512 are taken"),
         ("cp - db:/x", 1, "tar archive"),
         ("cp db: /x", 1, "needs a path on either side"),
         ("network create a/b", 1, "is not a network's name"),

@@ -12,8 +12,9 @@ from pbsdock.shim.commands import Images, NetworkLs, Ps
 from pbsdock.shim.durations import human_duration, human_size
 from pbsdock.shim.env_file import SIZE_LIMIT, parse_env_file
 from pbsdock.shim.filters import check_filters, select_containers, select_images, select_networks
-from pbsdock.shim.patterns import matches_path
+from pbsdock.shim.patterns import PathPattern
 from pbsdock.shim.rows import ContainerRow, ImageRow, NetworkRow
+from pbsdock.shim.template_tokens import BadTemplate
 
 
 @pytest.mark.parametrize(
@@ -237,14 +238,22 @@ def test_networks_that_fit(filters: tuple[tuple[str, str], ...], names: list[str
 )
 def test_patterns(pattern: str, text: str, fits: bool) -> None:
     """As Go's path.Match."""
-    assert matches_path(pattern, text) is fits
+    assert PathPattern(pattern).fits(text) is fits
 
 
-def test_patterns_cost_their_product_at_most() -> None:
+def test_patterns_do_not_try_every_way() -> None:
     """The last star alone is tried again."""
     start = time.process_time()
-    assert not matches_path("*a" * 64, "a" * 4000 + "b")
+    assert not PathPattern("*a" * 250 + "*b").fits("a" * 1000)
     assert time.process_time() - start < 2
+
+
+def test_a_table_of_tabs_is_refused_at_once() -> None:
+    """Before they are made columns."""
+    start = time.process_time()
+    with pytest.raises(BadTemplate, match="choose fewer columns"):
+        aligned("\t" * 4_000_000)
+    assert time.process_time() - start < 1
 
 
 # -- env-file ---------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pbsdock.core.errors import BadValue
 from pbsdock.directive.tokens import shown
 from pbsdock.shim import commands, values
 from pbsdock.shim.build_run import MOST_LABELS, build_exec, build_run, image_of
-from pbsdock.shim.filters import check_filters
+from pbsdock.shim.filters import check_filters, check_pattern
 from pbsdock.shim.given import Given
 from pbsdock.shim.refusal import FAILED, ShimRefusal, not_offered
 
@@ -35,8 +35,13 @@ def _filters(given: Given, command: str) -> commands.Pairs:
 
 
 def _images(given: Given) -> commands.Command:
+    reference = given.arguments[0] if given.arguments else ""
+    try:
+        check_pattern(reference)
+    except BadValue as error:
+        raise ShimRefusal(f"{shown(reference)} {error}", FAILED) from None
     return commands.Images(
-        reference=given.arguments[0] if given.arguments else "",
+        reference=reference,
         quiet=given.flag("quiet"),
         filters=_filters(given, "images"),
         format=given.text("format") or "",

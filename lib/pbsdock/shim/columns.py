@@ -17,6 +17,8 @@ def aligned(text: str) -> str:
     A column is of lines that follow one another and have the cell, so that a line without tabs begins anew. Raises
     BadTemplate where the blanks would make the text too long.
     """
+    if text.count("\t") * _LEAST > OUTPUT_LIMIT:
+        raise bad(f"the table has more than {OUTPUT_LIMIT} characters; choose fewer columns")
     rows = [line.split("\t") for line in text.split("\n")]
     widths: list[list[int]] = [[] for _ in rows]
     open_rows = [at for at, row in enumerate(rows) if len(row) > 1]

@@ -12,12 +12,12 @@ from pbsdock.directive.image_ref import BadImage, parse_image
 from pbsdock.directive.tokens import shown
 from pbsdock.shim.commands import Images, NetworkLs, Pairs, Ps
 from pbsdock.shim.flags import parse_bool
-from pbsdock.shim.patterns import matches_path
+from pbsdock.shim.patterns import PathPattern
 from pbsdock.shim.rows import ContainerRow, ImageRow, NetworkRow
 
 STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
 _BUILT_IN = ("bridge", "host", "none")
-_PATTERN_LIMIT = 128  # characters; of a pattern, which is compared with every image
+_PATTERN_LIMIT = 512  # characters of a pattern of names
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-/")
 
 
@@ -47,7 +47,8 @@ def _number(value: str) -> None:
         raise BadValue("is not an exit code")
 
 
-def _pattern(value: str) -> None:
+def check_pattern(value: str) -> None:
+    """Raise BadValue for a pattern that is longer than any name."""
     if len(value) > _PATTERN_LIMIT:
         raise BadValue(f"has {len(value)} characters; at most {_PATTERN_LIMIT} are taken")
 
@@ -70,7 +71,7 @@ KEYS: Mapping[str, Mapping[str, Callable[[str], None]]] = {
         "since": _any,
         "status": _one_of(*STATES),
     },
-    "images": {"dangling": _truth, "label": _any, "reference": _pattern},
+    "images": {"dangling": _truth, "label": _any, "reference": check_pattern},
     "network ls": {
         "driver": _any,
         "id": _part,
@@ -185,7 +186,8 @@ _CONTAINER: Mapping[str, Callable[[ContainerRow, Sequence[str]], bool]] = {
 def select_images(rows: Iterable[ImageRow], command: Images) -> list[ImageRow]:
     """The rows ``docker images`` shows, the newest first."""
     given = _grouped(command.filters)
-    patterns = [*given.get("reference", ()), *([command.reference] if command.reference else ())]
+    texts = [*given.get("reference", ()), *([command.reference] if command.reference else ())]
+    patterns = [PathPattern(text) for text in texts]
     newest = sorted(rows, key=lambda row: row.created, reverse=True)
     dangling = {parse_bool(value) for value in given.get("dangling", ())}
     return [
@@ -197,9 +199,8 @@ def select_images(rows: Iterable[ImageRow], command: Images) -> list[ImageRow]:
     ]
 
 
-def _fits_reference(row: ImageRow, pattern: str) -> bool:
-    whole = f"{row.repository}:{row.tag}"
-    return bool(row.repository) and (matches_path(pattern, whole) or matches_path(pattern, row.repository))
+def _fits_reference(row: ImageRow, pattern: PathPattern) -> bool:
+    return bool(row.repository) and (pattern.fits(f"{row.repository}:{row.tag}") or pattern.fits(row.repository))
 
 
 def select_networks(rows: Iterable[NetworkRow], command: NetworkLs) -> list[NetworkRow]:

@@ -34,6 +34,8 @@ def parse(argv: Sequence[str], words: Words, called_as: str = "docker") -> Comma
         raise ShimRefusal(
             f"the command line is too long; at most {WORD_LIMIT} words and {TEXT_LIMIT} characters are taken"
         )
+    if any("\0" in word for word in (*argv, called_as)):
+        raise ShimRefusal("the command line holds a NUL, which no program's can")
     if refusal := why_not_called(called_as, argv):
         raise refusal
     top = read(argv, GLOBAL, _strange("", words), interspersed=False)

@@ -1,6 +1,7 @@
 """Patterns of image names, as Go's path.Match has them: ``*`` and ``?`` stay within a component. Pure.
 
-The time is at most the product of both lengths: of the stars of a component only the last is ever tried again.
+A pattern is read once; to compare takes at most the square of the text's length, since of the stars of a component only
+the last is ever tried again.
 """
 
 from __future__ import annotations
@@ -10,13 +11,18 @@ from collections.abc import Sequence
 _Piece = str | tuple[bool, str]  # a letter, "*", "?", or (whether none of them, letters of a class)
 
 
-def matches_path(pattern: str, text: str) -> bool:
-    """Whether a pattern fits a whole text; a pattern that is not well-formed fits nothing."""
-    parts, names = pattern.split("/"), text.split("/")
-    if len(parts) != len(names):
-        return False
-    pieces = [_pieces(part) for part in parts]
-    return all(part is not None and _fits(part, name) for part, name in zip(pieces, names, strict=True))
+class PathPattern:
+    """A pattern; one that is not well-formed fits nothing."""
+
+    def __init__(self, text: str) -> None:
+        self._parts = [_pieces(part) for part in text.split("/")]
+
+    def fits(self, text: str) -> bool:
+        """Whether the pattern fits the whole text."""
+        names = text.split("/")
+        if len(self._parts) != len(names):
+            return False
+        return all(part is not None and _fits(part, name) for part, name in zip(self._parts, names, strict=True))
 
 
 def _pieces(pattern: str) -> list[_Piece] | None:

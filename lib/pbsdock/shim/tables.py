@@ -132,13 +132,13 @@ def _text(rows: Sequence[Mapping[str, Any]], format_: str, columns: str, headers
     texts = [template.render(row, budget) for row in rows]
     if not table:
         return "".join(f"{text}\n" for text in texts)
-    return aligned("".join(f"{text}\n" for text in (_header(template, headers), *texts)))
+    return aligned("".join(f"{text}\n" for text in (_header(template, headers, budget), *texts)))
 
 
-def _header(template: Template, headers: Mapping[str, str]) -> str:
+def _header(template: Template, headers: Mapping[str, str], budget: Budget) -> str:
     """The template's own header: its fields' names. Nothing, where it does with a field what a header does not bear."""
     try:
-        return template.render({**headers, "Label": Method(_label_header)}, for_header=True)
+        return template.render({**headers, "Label": Method(_label_header)}, budget, for_header=True)
     except BadTemplate:
         return ""
 
