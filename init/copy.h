@@ -196,12 +196,14 @@ static inline void copy_file(struct copy *c, int object, const struct stat *abou
 	close(from);
 }
 
+static const char into_itself[] = "a directory cannot be copied into itself";
+
 static inline void copy_object(struct copy *c, int object, int directory, const char *name);
 
 /* All that is in a directory into another. Both remain open. */
 static inline void copy_content(struct copy *c, int object, int directory) {
 	size_t length = strlen(c->where);
-	struct stat source;
+	struct stat source, target;
 	int fd = open_again(object, O_RDONLY | O_DIRECTORY);
 	DIR *entries = fd < 0 ? NULL : fdopendir(fd);
 	if (!entries) {
@@ -212,8 +214,8 @@ static inline void copy_content(struct copy *c, int object, int directory) {
 	}
 	if (!c->depth++)
 		fstat(directory, &c->into);
-	if (!fstat(fd, &source) && is_same(&source, &c->into))
-		leave_out(c, "a directory cannot be copied into itself");
+	if (!fstat(fd, &source) && !fstat(directory, &target) && is_same(&source, &target))
+		leave_out(c, into_itself);
 	else if (c->depth > DEEPEST)
 		give_up(c, ELOOP, "%.200s... is deeper than %d directories", c->where, DEEPEST);
 	else
@@ -233,6 +235,8 @@ static inline void copy_content(struct copy *c, int object, int directory) {
 }
 
 static inline void copy_directory(struct copy *c, int object, const struct stat *about_it, int directory, const char *name) {
+	if (c->depth && is_same(about_it, &c->into))
+		return leave_out(c, into_itself); /* mounted in the container, or it would never end */
 	bool is_new = !mkdirat(directory, name, 0700);
 	if (!is_new && errno != EEXIST) {
 		give_up(c, errno, "create the directory %s: %s", name, strerror(errno));
@@ -377,6 +381,6 @@ static inline const char *copy_tree(struct copy *c, const char *source, const ch
 	else
 		place(c, object, is_of_content(source), to, is_of_directory(target));
 	if (!*c->why && c->left_out)
-		give_up(c, 0, "not all was copied: %u of it could not be read", c->left_out);
+		give_up(c, 0, "not all was copied: %u left out", c->left_out);
 	return c->why;
 }

@@ -389,6 +389,8 @@ static void take_signals(void) {
 		} else if (child.has_proxy) {
 			if (child.first.fd >= 0 && !ask_about(&child.first, child.name, SIGNAL, (uint32_t)number))
 				hear_first(); /* the end may have come before */
+		} else if (number == SIGTSTP) {
+			raise(SIGSTOP);
 		} else {
 			for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
 				if (ends[i] == number)

@@ -9,29 +9,23 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
-import random
-import shutil
+import select
 import signal
 import socket
 import struct
 import subprocess
-import tempfile
 import termios
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pbsdock.admin.setup import first_process
 from pbsdock.protocol import init, wire
-from tests.support.first_process import OWNER, REPOSITORY, SANITIZED, FirstProcess, build
+from tests.support.docker_client import IMPATIENT, Call, StandInAgent
+from tests.support.first_process import FirstProcess, build
 
-_IMPATIENT = """
-#define IMPATIENT
-enum { ANSWER_MS = 500, AGENT_AT_WORK_MS = 500, AGENT_AWAY_MS = 300 };
-"""
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="making namespaces needs root")
 pytestmark = pytest.mark.timeout(120)
 
@@ -45,92 +39,7 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With the sanitizers; it waits for little."""
-    return build(tmp_path_factory, sanitized=True, of=first_process.DOCKER, before=_IMPATIENT)
-
-
-class Call:
-    """One call of the client, and the agent's end of its connection."""
-
-    def __init__(self, agent: StandInAgent, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
-        self.peer, _ = agent.listener.accept()
-        self.peer.settimeout(20)
-        self.asked = self.hear()
-
-    def hear(self) -> wire.Message:
-        """The client's next message."""
-        data = self.peer.recv(4, socket.MSG_WAITALL)
-        return wire.decode(self.peer.recv(int.from_bytes(data, "big"), socket.MSG_WAITALL))
-
-    def tell(self, op: str, *, fds: Sequence[int] = (), **fields: str | bytes | int | list[bytes]) -> None:
-        """Send a message, *fds* with it."""
-        if fds:
-            fields["fds"] = len(fds)
-        socket.send_fds(self.peer, [wire.encode(wire.Message(op, **fields))], list(fds))
-
-    def ask(self, op: str, *, fds: Sequence[int] = (), **fields: str | bytes | int | list[bytes]) -> wire.Message:
-        """Send a message and wait for its answer."""
-        self.tell(op, fds=fds, **fields)
-        return self.hear()
-
-    def end(self, code: int = 0) -> tuple[bytes, bytes]:
-        """Have the client exit with *code*; returns what it wrote to standard output and error."""
-        self.tell("exit", code=code)
-        return self.over(code)
-
-    def over(self, code: int) -> tuple[bytes, bytes]:
-        """Wait until the client has exited with *code*."""
-        out, error = self.process.communicate(timeout=20)
-        self.peer.close()
-        assert self.process.returncode == code, error.decode()
-        return out or b"", error or b""
-
-
-class StandInAgent:
-    """Listens where the client looks for the agent: a file beside the program names the socket."""
-
-    def __init__(self, program: Path) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="pbsdock-docker."))
-        self.directory.chmod(0o777)
-        self.program = self.directory / "docker"
-        shutil.copy(program, self.program)
-        (self.directory / "agent.path").write_text(f"{self.directory}/agent.sock\n")
-        self.started: list[subprocess.Popen[bytes]] = []
-        self.listen()
-
-    def listen(self) -> None:
-        """Once more, as an agent that was started again."""
-        with suppress(FileNotFoundError):
-            (self.directory / "agent.sock").unlink()
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(self.directory / "agent.sock"))
-        (self.directory / "agent.sock").chmod(0o666)
-        self.listener.listen()
-        self.listener.settimeout(20)
-
-    def start(self, *argv: str, **more: object) -> subprocess.Popen[bytes]:
-        """Start the client."""
-        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
-        options.setdefault("env", {"PATH": "/usr/bin:/bin"})
-        process = subprocess.Popen([str(self.program), *argv], **options)  # type: ignore[call-overload]
-        self.started.append(process)
-        return process  # type: ignore[no-any-return]
-
-    def call(self, *argv: str, **more: object) -> Call:
-        """Start the client and take its connection."""
-        return Call(self, self.start(*argv, **more))
-
-    def close(self) -> None:
-        """Tidy up."""
-        self.listener.close()
-        for process in self.started:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-            for file in (process.stdin, process.stdout, process.stderr):
-                if file is not None:
-                    file.close()
-        shutil.rmtree(self.directory)
+    return build(tmp_path_factory, sanitized=True, of=first_process.DOCKER, before=IMPATIENT)
 
 
 @pytest.fixture
@@ -521,3 +430,159 @@ def test_limits_and_umask(agent: StandInAgent, first: FirstProcess) -> None:
     assert call.hear().op == "over"
 
     assert call.end()[0] == b"99\n0022\n"
+
+
+# -- a container's terminal ---------------------------------------------------------------------------------------
+
+
+class Terminal:
+    """The user's terminal; the client is in its foreground."""
+
+    def __init__(self, agent: StandInAgent, *argv: str) -> None:
+        self.master, slave = pty.openpty()
+        self.resize(24, 80)
+        self.before = termios.tcgetattr(slave)
+        self.slave = slave
+        self.call = agent.call(*argv, stdin=slave, stdout=slave, stderr=slave, preexec_fn=self._control)
+
+    @staticmethod
+    def _control() -> None:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """As its window is."""
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+
+    def type(self, keys: bytes) -> None:
+        """What the user types."""
+        os.write(self.master, keys)
+
+    def read_until(self, text: bytes) -> bytes:
+        """What is shown, up to *text*."""
+        shown = b""
+        deadline = time.monotonic() + 20
+        while not shown.endswith(text):
+            assert time.monotonic() < deadline, shown
+            if select.select([self.master], [], [], 0.1)[0]:
+                shown += os.read(self.master, 1)
+        return shown
+
+    @property
+    def is_as_before(self) -> bool:
+        """Whether the terminal's settings are the user's."""
+        return termios.tcgetattr(self.slave) == self.before
+
+    def close(self) -> None:
+        """Tidy up."""
+        os.close(self.master)
+        os.close(self.slave)
+
+
+@pytest.fixture
+def terminal(agent: StandInAgent) -> Iterator[Terminal]:
+    made = Terminal(agent, "run", "-it", "x")
+    yield made
+    made.close()
+
+
+@needs_root
+def test_a_terminal(terminal: Terminal, first: FirstProcess) -> None:
+    """Raw outside, a terminal with a name and the window's size inside; keys are the container's, the size follows."""
+    assert terminal.call.asked.raw("tty") == [b"0", b"1", b"2"]
+    script = "trap 'echo interrupted' INT; tty; stty size; read line; stty size; echo got $line; read line; exit 4"
+    _started(terminal.call, first, "bash", "-c", script, terminal=1)
+    assert terminal.read_until(b"24 80\r\n").startswith(b"/dev/pts/")
+    assert not terminal.is_as_before
+    terminal.resize(50, 132)
+    time.sleep(0.2)
+    terminal.type(b"a b\r")
+    assert terminal.read_until(b"got a b\r\n") == b"a b\r\n50 132\r\ngot a b\r\n"
+    terminal.type(b"\x03")
+    assert terminal.read_until(b"interrupted\r\n") == b"^Cinterrupted\r\n"
+    terminal.type(b"\r")
+    assert terminal.call.hear().number("number") == 4 << 8
+    assert terminal.is_as_before
+    terminal.call.end(4)
+
+
+@needs_root
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_terminal_is_given_back_by_a_signal(terminal: Terminal, first: FirstProcess, number: int) -> None:
+    """With the client's end, whatever the container does."""
+    _started(terminal.call, first, "sh", "-c", "trap '' TERM HUP; echo up; sleep 60", terminal=1, proxy=0)
+    terminal.read_until(b"up\r\n")
+    assert not terminal.is_as_before
+    terminal.call.process.send_signal(number)
+
+    assert terminal.call.process.wait(20) == 128 + number
+    assert terminal.is_as_before
+    first.send_signal("child", signal.SIGKILL)
+
+
+@needs_root
+def test_the_terminal_is_given_back_by_the_agent(terminal: Terminal, first: FirstProcess) -> None:
+    """With its word in the middle, and where nothing could be started."""
+    _started(terminal.call, first, "sh", "-c", "echo up; sleep 60", terminal=1)
+    terminal.read_until(b"up\r\n")
+    terminal.call.tell("fault", sentence="the job is over", status=137)
+
+    assert terminal.call.process.wait(20) == 137
+    assert terminal.is_as_before
+
+
+@needs_root
+def test_leaving_a_container(terminal: Terminal, first: FirstProcess) -> None:
+    """Control-P, Control-Q: its terminal is the agent's; Control-P alone is a key as any."""
+    _started(
+        terminal.call,
+        first,
+        "sh",
+        "-c",
+        "stty raw -echo; echo up; dd bs=1 count=2 2>&- | od -c; sleep 0.5; echo on",
+        terminal=1,
+    )
+    terminal.read_until(b"up\n")
+    terminal.type(b"\x10x")
+    assert b"020   x" in terminal.read_until(b"0000002\n")
+    terminal.type(b"\x10")
+    time.sleep(0.05)
+    terminal.type(b"\x11")
+    data, fds, _flags, _address = socket.recv_fds(terminal.call.peer, 4096, 2)
+    left = wire.decode(data[4:])
+    assert (left.op, left.text("child"), len(fds)) == ("left", "child", 1)
+    assert terminal.is_as_before
+    terminal.call.end(0)
+    assert os.read(fds[0], 100) == b"on\n"
+    os.close(fds[0])
+
+
+@needs_root
+def test_a_terminal_without_one_outside(agent: StandInAgent, first: FirstProcess) -> None:
+    """As `docker run -t image | cat`: the output is a terminal's, and all of it comes."""
+    call = agent.call("run", "-t", "x")
+    _started(call, first, "sh", "-c", "test -t 1 && seq 20000", terminal=1, stdin=0)
+    assert call.process.stdout is not None
+    said = call.process.stdout.read(len(b"".join(b"%d\r\n" % number for number in range(1, 20001))))
+    assert said.splitlines()[-1] == b"20000"
+    assert call.hear().op == "over"
+
+    assert call.end() == (b"", b"")
+
+
+@needs_root
+def test_a_password(agent: StandInAgent) -> None:
+    """Is not shown, and the terminal is as before; also where a signal ends the question."""
+    made = Terminal(agent, "login")
+    made.call.tell("ask", prompt="Password: ")
+    made.read_until(b"Password: ")
+    made.type(b"secret\r")
+    assert made.call.hear().raw("data") == [b"secret"]
+    assert made.read_until(b"\n") == b"\r\n"
+    assert made.is_as_before
+    made.call.tell("ask", prompt="Again: ")
+    made.read_until(b"Again: ")
+    made.type(b"\x03")
+    assert made.call.process.wait(20) == 130
+    assert made.is_as_before
+    made.close()
