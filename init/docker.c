@@ -516,6 +516,10 @@ static const char *start(const struct message *m, char *why, size_t room) {
 	umask((mode_t)head.umask);
 	head.umask = (uint32_t)number_of(m, "umask", head.umask);
 	head.flags |= child.has_terminal ? TERMINAL : 0;
+	if (head.umask > 0777) {
+		snprintf(why, room, "its umask is %#o; at most 0777 is one", head.umask);
+		return why;
+	}
 	if (!connect_to_first())
 		return strerror(errno);
 	const char *wrong = compose_run(m, &head, &request, why, room);

@@ -553,6 +553,7 @@ def test_leaving_a_container(terminal: Terminal, first: FirstProcess) -> None:
     assert (left.op, left.text("child"), len(fds)) == ("left", "child", 1)
     assert terminal.is_as_before
     terminal.call.end(0)
+    assert select.select([fds[0]], [], [], 20)[0]
     assert os.read(fds[0], 100) == b"on\n"
     os.close(fds[0])
 
