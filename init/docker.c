@@ -628,7 +628,6 @@ static void find_agent(void) {
 	if (length <= 0)
 		fail("there is no pbsdock agent here: this docker works in jobs only");
 	close(fd);
-	agent_path[length] = 0;
 	agent_path[strcspn(agent_path, "\n")] = 0;
 }
 

@@ -85,28 +85,22 @@ static inline void empty(struct flow *f) {
 }
 
 /* Takes the keys that leave out of what was typed; *is_held*: the first of them was the last so far. Returns whether both were
- * there. The array has room for one byte more than there are. Pure. */
+ * there: what comes behind them is nobody's. The array has room for one byte more than there are. Pure. */
 static inline bool find_keys(bool *is_held, char *typed, size_t *length) {
-	char kept[FLOW];
-	size_t count = 0, total = *length + *is_held;
+	size_t total = *length + *is_held;
 	if (*is_held) {
 		memmove(typed + 1, typed, *length);
 		*typed = KEY_P;
 	}
 	*is_held = false;
+	*length = 0;
 	for (size_t i = 0; i < total; i++) {
-		bool is_first = typed[i] == KEY_P;
-		if (is_first && i + 1 < total && typed[i + 1] == KEY_Q) {
-			*length = count;
-			memcpy(typed, kept, count);
+		if (typed[i] == KEY_P && i + 1 < total && typed[i + 1] == KEY_Q)
 			return true;
-		}
-		if (is_first && i + 1 == total)
+		if (typed[i] == KEY_P && i + 1 == total)
 			*is_held = true;
 		else
-			kept[count++] = typed[i];
+			typed[(*length)++] = typed[i];
 	}
-	memcpy(typed, kept, count);
-	*length = count;
 	return false;
 }

@@ -24,7 +24,7 @@ import pytest
 from pbsdock.admin.setup import first_process
 from pbsdock.protocol import init, wire
 from tests.support.docker_client import IMPATIENT, Call, StandInAgent
-from tests.support.first_process import FirstProcess, build
+from tests.support.first_process import OWNER, FirstProcess, build
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="making namespaces needs root")
 pytestmark = pytest.mark.timeout(120)
@@ -307,7 +307,7 @@ def _started(call: Call, first: FirstProcess, *argv: str, **fields: str | bytes 
 @pytest.mark.parametrize(("script", "status", "code"), [("exit 7", 7 << 8, 7), ("kill -9 $$", 9, 137)])
 def test_a_container_runs(agent: StandInAgent, first: FirstProcess, script: str, status: int, code: int) -> None:
     """With the very descriptors; its end is told, and the agent has the last word."""
-    call = agent.call("run", "x", stdin=subprocess.PIPE)
+    call = agent.call("run", "x", stdin=subprocess.PIPE, user=OWNER, group=OWNER, extra_groups=[])
     _started(call, first, "sh", "-c", f"read line; echo got $line; echo error >&2; {script}")
     assert call.process.stdin is not None
     call.process.stdin.write(b"a line\n")
@@ -569,6 +569,24 @@ def test_a_terminal_without_one_outside(agent: StandInAgent, first: FirstProcess
     assert call.hear().op == "over"
 
     assert call.end() == (b"", b"")
+
+
+@needs_root
+def test_what_a_terminal_still_has(agent: StandInAgent, first: FirstProcess) -> None:
+    """Where the container is over and its output has not been read: it comes all the same."""
+    read_end, write_end = os.pipe()
+    fcntl.fcntl(write_end, 1031, 4096)  # F_SETPIPE_SZ
+    call = agent.call("run", "-t", "x", stdout=write_end)
+    os.close(write_end)
+    _started(call, first, "seq", "3000", terminal=1, stdin=0)
+    time.sleep(0.5)
+    assert first.status("child") is not None
+    with open(read_end, "rb") as file:
+        said = file.read(len(b"".join(b"%d\r\n" % number for number in range(1, 3001))))
+
+    assert said.endswith(b"\r\n3000\r\n")
+    assert call.hear().op == "over"
+    call.end()
 
 
 @needs_root

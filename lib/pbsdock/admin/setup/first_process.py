@@ -1,8 +1,8 @@
 """The programs in C: compiled where there is a compiler, else taken from where one was.
 
 The first process of containers, what starts commands on a job's other nodes, the run hook, which is there in Python
-too, and a pbsdsh for emulated nodes. They are static, so that they run in every image: what is compiled on one host
-runs on all of its processor. musl makes them a tenth as large as glibc does; either will do.
+too, the docker of jobs, and a pbsdsh for emulated nodes. They are static, so that they run in every image: what is
+compiled on one host runs on all of its processor. musl makes them a tenth as large as glibc does; either will do.
 """
 
 from __future__ import annotations
