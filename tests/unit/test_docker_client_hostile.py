@@ -130,6 +130,29 @@ def test_nobody_where_the_first_process_should_be(agent: StandInAgent) -> None:
     assert call.over(125)[1] == b"docker: the container was not started: Not a directory\n"
 
 
+def test_the_connection_to_the_first_process_breaks(agent: StandInAgent) -> None:
+    """The end is asked for on another; what has run does not run again."""
+    first = socket.socket(socket.AF_UNIX)
+    first.bind(str(agent.directory / "socket"))
+    first.listen()
+    first.settimeout(20)
+    call = agent.call("run", "x")
+    _start(call, agent.directory)
+    head = struct.Struct("=8I4H32Q")
+    kinds = []
+    for answer in (b"", b"\0", struct.pack("=3I", 0, init.ENDED, 7 << 8)):
+        peer, _ = first.accept()
+        kinds.append(head.unpack(peer.recv(head.size, socket.MSG_WAITALL))[1])
+        peer.recv(65536)
+        peer.sendall(answer)
+        peer.close()
+    first.close()
+
+    assert kinds == [2, 3, 3]  # RUN, JOIN, JOIN (init/message.h)
+    assert call.hear().number("number") == 7 << 8
+    call.end(7)
+
+
 def _start(call: Call, directory: Path, **fields: object) -> None:
     fd = os.open(directory, os.O_PATH)
     given: dict[str, object] = {"name": "n", "argv": b"/bin/true", "env": b"A=1", "limit": b"7 64 64"}
