@@ -226,6 +226,11 @@ class ResourceManager(Protocol):
     def knows(self, job_id: str) -> bool | None:
         """Whether the manager's server has the job, not over; None where it cannot be asked. May take ten seconds."""
 
+    def job_of(self, pid: int, sessions: Sequence[int]) -> str:
+        """The live job that process *pid* of this node belongs to, "" if it is none's: by what the manager, or the
+        kernel, has written down, never by what the process says. *sessions* are the process's, and those of the
+        processes it descends from, the nearest first. May wait for a job that has just begun."""
+
     def shell_chosen(self, uid: int, argv: Sequence[str], job_file: str) -> bool:
         """Whether the program the job is run by was asked for by its user, as far as the manager knows: an image
         without it is then refused, else /bin/sh serves."""
