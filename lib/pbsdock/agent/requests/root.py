@@ -186,6 +186,7 @@ class RootRequests:
                 "state": record.state.value,
                 "image": record.plan.image if record.plan else None,
                 "container": record.container_id,
+                "children": len(self.node.children.live(record.name)),
                 "since": record.created,
                 "incarnation": record.incarnation,
             }

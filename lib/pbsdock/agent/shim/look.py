@@ -1,0 +1,325 @@
+"""``docker ps``, ``images``, ``inspect``, ``version``, ``info``: what a job may see, its own and the node's images."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from pbsdock.agent.shim import networks
+from pbsdock.agent.shim.context import Context
+from pbsdock.agent.shim.dialogue import Steps, notice, out
+from pbsdock.agent.shim.execute import environment_of
+from pbsdock.agent.version import version as own_version
+from pbsdock.core.child import Child, ChildState
+from pbsdock.core.errors import HookError
+from pbsdock.directive.image_ref import BadImage, parse_image
+from pbsdock.engine.base import ContainerState, EngineError, ImageFacts, ListedImage
+from pbsdock.policy.decide import effective, image_matches
+from pbsdock.shim import tables
+from pbsdock.shim.commands import Images, Info, Inspect, Ps, Version
+from pbsdock.shim.filters import select_containers, select_images
+from pbsdock.shim.refusal import FAILED, ShimRefusal
+from pbsdock.shim.rows import ContainerRow, ImageRow
+
+_API = "1.41"
+_HUB, _LIBRARY = "docker.io/", "docker.io/library/"
+_NEVER = "0001-01-01T00:00:00Z"  # as Docker writes a moment that has not been
+_LETTERS = {ChildState.CREATED: "created", ChildState.RUNNING: "running", ChildState.EXITED: "exited"}
+
+
+def ps(at: Context, asked: Ps) -> Steps:
+    """The job's containers, its own left out: that is where it runs."""
+    rows = select_containers([_row(at, child) for child in at.children], asked)
+    yield out(tables.containers(rows, time.time(), format_=asked.format, quiet=asked.quiet, no_trunc=asked.no_trunc))
+    return 0
+
+
+def images(at: Context, asked: Images) -> Steps:
+    """The images of the node that the job may run."""
+    rows = select_images(_image_rows(at), asked)
+    yield out(
+        tables.images(
+            rows,
+            time.time(),
+            format_=asked.format,
+            quiet=asked.quiet,
+            no_trunc=asked.no_trunc,
+            digests=asked.digests,
+        )
+    )
+    return 0
+
+
+def inspect(at: Context, asked: Inspect) -> Steps:
+    """Each by whatever it is: a container, an image, a network of the job's."""
+    found, missing = [], []
+    for name in asked.names:
+        value = _inspected(at, name, asked.type)
+        if value is None:
+            missing.append(name)
+        else:
+            found.append(value)
+    if found or not asked.format:
+        yield out(tables.objects(found, asked.format))
+    for name in missing:
+        yield notice(f"Error: No such {asked.type or 'object'}: {name}")
+    return FAILED if missing else 0
+
+
+def version(at: Context, asked: Version) -> Steps:
+    """What the client is, and the engine behind it."""
+    try:
+        engine = at.node.engine_info().version
+    except (HookError, EngineError):
+        engine = "unknown"
+    told = {
+        "Client": {"Version": engine, "ApiVersion": _API, "Os": "linux", "Arch": _machine(), "Pbsdock": own_version()},
+        "Server": {"Version": engine, "ApiVersion": _API, "Os": "linux", "Arch": _machine()},
+    }
+    if asked.short:
+        yield out(f"Docker version {engine}, pbsdock {own_version()}\n")
+    elif asked.format:
+        yield out(tables.one_object(told, asked.format))
+    else:
+        yield out(
+            f"Client: pbsdock's docker for jobs\n Version:    {own_version()}\n OS/Arch:    linux/{_machine()}\n\n"
+            f"Server: Docker Engine\n Version:    {engine}\n OS/Arch:    linux/{_machine()}\n"
+        )
+    return 0
+
+
+def info(at: Context, asked: Info) -> Steps:
+    """What the job has: its containers and its limits, not the node's."""
+    engine = at.node.engine_info()
+    record = at.asker.record
+    limits = record.planned.limits if record is not None else None
+    children = at.children
+    running = sum(not child.is_over for child in children)
+    told = {
+        "Containers": len(children),
+        "ContainersRunning": running,
+        "ContainersPaused": 0,
+        "ContainersStopped": len(children) - running,
+        "ServerVersion": engine.version,
+        "OSType": "linux",
+        "Architecture": engine.architecture,
+        "NCPU": (limits.cpu_millis or 0) // 1000 if limits and limits.cpu_millis else os.cpu_count() or 1,
+        "MemTotal": (limits.memory_bytes or 0) if limits else 0,
+        "CgroupDriver": engine.cgroup_driver,
+        "CgroupVersion": str(engine.cgroup_version),
+        "Name": at.node.name,
+        "DefaultRuntime": engine.default_runtime,
+        "SecurityOptions": list(engine.security_options),
+        "Swarm": {"LocalNodeState": "inactive"},
+        "Job": at.asker.live.id,
+    }
+    if asked.format:
+        yield out(tables.one_object(told, asked.format))
+    else:
+        lines = [f" {name}: {value}" for name, value in told.items() if not isinstance(value, list | dict)]
+        yield out("\n".join(["Server:", *lines]) + "\n")
+    return 0
+
+
+# -- containers -------------------------------------------------------------------------------------------------------
+
+
+def _row(at: Context, child: Child) -> ContainerRow:
+    return ContainerRow(
+        id=child.id,
+        image=child.image_text,
+        image_id=child.image_id,
+        command=" ".join(child.command),
+        created=child.created,
+        started=child.started,
+        finished=child.ended,
+        state=_LETTERS[child.state],
+        exit_code=child.code,
+        names=(child.name,),
+        labels=dict(child.labels),
+        networks=(_network_of(at, child),),
+        mounts=tuple(mount.source for mount in child.bound),
+    )
+
+
+def _network_of(at: Context, child: Child) -> str:
+    """By the user's name for it."""
+    own = {network.engine_name: network.name for network in at.networks}
+    return own.get(child.plan.network, child.plan.network)
+
+
+def _inspected(at: Context, name: str, kind: str) -> dict[str, Any] | None:
+    if kind in ("", "container"):
+        try:
+            return _container(at, at.child(name))
+        except ShimRefusal as error:
+            if "multiple" in error.sentence:
+                raise
+    if kind in ("", "image") and (facts := _image(at, name)) is not None:
+        return _image_told(facts)
+    if kind in ("", "network"):
+        for network in at.networks:
+            if name == network.name or network.id.startswith(name):
+                return networks.told(network)
+    return None
+
+
+def _container(at: Context, child: Child) -> dict[str, Any]:
+    network = _network_of(at, child)
+    address = _address(at, child)
+    limits = child.plan.limits
+    return {
+        "Id": child.id,
+        "Created": _moment(child.created),
+        "Path": child.command[0] if child.command else "",
+        "Args": list(child.command[1:]),
+        "State": {
+            "Status": _LETTERS[child.state],
+            "Running": not child.is_over,
+            "Paused": False,
+            "Restarting": False,
+            "OOMKilled": child.oom,
+            "Dead": False,
+            "Pid": child.pid,
+            "ExitCode": child.code,
+            "Error": "",
+            "StartedAt": _moment(child.started),
+            "FinishedAt": _moment(child.ended),
+        },
+        "Image": child.image_id,
+        "Name": f"/{child.name}",
+        "RestartCount": 0,
+        "Driver": "",
+        "Platform": "linux",
+        "HostConfig": {
+            "NetworkMode": network,
+            "Memory": limits.memory_bytes or 0,
+            "NanoCpus": (limits.cpu_millis or 0) * 1_000_000,
+            "CpusetCpus": limits.cpuset or "",
+            "PidsLimit": limits.pids,
+            "ShmSize": limits.shm_bytes,
+            "ReadonlyRootfs": child.plan.read_only_root,
+            "AutoRemove": child.removes_itself,
+            "Binds": [f"{mount.source}:{mount.target}{':ro' if mount.read_only else ''}" for mount in child.bound],
+        },
+        "Mounts": [
+            {
+                "Type": "bind",
+                "Source": mount.source,
+                "Destination": mount.target,
+                "Mode": "ro" if mount.read_only else "",
+                "RW": not mount.read_only,
+                "Propagation": "rprivate",
+            }
+            for mount in child.bound
+        ],
+        "Config": {
+            "Hostname": child.short,
+            "User": f"{child.plan.uid}:{child.plan.gid}",
+            "Tty": child.terminal,
+            "Env": _environment(child),
+            "Cmd": list(child.command),
+            "Image": child.image_text,
+            "WorkingDir": child.plan.workdir or "",
+            "Labels": dict(child.labels),
+        },
+        "NetworkSettings": {"IPAddress": address, "Networks": {network: {"IPAddress": address}}},
+    }
+
+
+def _environment(child: Child) -> list[str]:
+    try:
+        return [f"{name}={value}" for name, value in environment_of(child).items()] if not child.is_over else []
+    except OSError:
+        return []
+
+
+def _address(at: Context, child: Child) -> str:
+    if child.is_over:
+        return ""
+    try:
+        found: ContainerState | None = at.node.engine.inspect(child.id)
+    except (HookError, EngineError):
+        return ""
+    return found.address if found is not None else ""
+
+
+# -- images -----------------------------------------------------------------------------------------------------------
+
+
+def _image_rows(at: Context) -> Iterator[ImageRow]:
+    for listed in at.node.engine.images():
+        for name in listed.tags:
+            if (row := _image_row(at, listed, name)) is not None:
+                yield row
+
+
+def _image_row(at: Context, listed: ListedImage, name: str) -> ImageRow | None:
+    """None for one that is not the job's to run, as far as the node itself knows."""
+    try:
+        reference = parse_image(name)
+    except BadImage:
+        return None
+    settings = effective(at.node.config, at.job).images
+    is_denied = any(image_matches(reference, pattern) for pattern in settings.deny)
+    if is_denied or not any(image_matches(reference, pattern) for pattern in settings.allow):
+        return None
+    if at.node.images.private.holds(reference.name, listed.id):
+        return None  # fetched by somebody's own right
+    repository = reference.name.removeprefix(_LIBRARY).removeprefix(_HUB)
+    digest = next((item.rpartition("@")[2] for item in listed.digests if item.rpartition("@")[0] == repository), "")
+    return ImageRow(
+        id=listed.id,
+        repository=repository,
+        tag=reference.tag or "",
+        digest=digest,
+        created=listed.created_at,
+        size=listed.size_bytes,
+    )
+
+
+def _image(at: Context, name: str) -> ImageFacts | None:
+    """One that is listed, by name or id."""
+    bare = name.removeprefix("sha256:")
+    try:
+        wanted = parse_image(name).canonical
+    except BadImage:
+        wanted = ""
+    for listed in at.node.engine.images():
+        rows = [row for tag in listed.tags if (row := _image_row(at, listed, tag)) is not None]
+        names = {parse_image(f"{row.repository}:{row.tag}").canonical for row in rows}
+        if rows and (wanted in names or listed.id.removeprefix("sha256:").startswith(bare)):
+            return at.node.engine.inspect_image(listed.id)
+    return None
+
+
+def _image_told(facts: ImageFacts) -> dict[str, Any]:
+    return {
+        "Id": facts.id,
+        "RepoTags": list(facts.tags),
+        "RepoDigests": list(facts.digests),
+        "Created": _moment(facts.created_at),
+        "Architecture": facts.architecture,
+        "Os": "linux",
+        "Size": facts.size_bytes,
+        "Config": {
+            "Cmd": list(facts.command),
+            "Entrypoint": list(facts.entrypoint),
+            "WorkingDir": facts.workdir,
+            "StopSignal": facts.stop_signal,
+        },
+    }
+
+
+def _moment(seconds: float | None) -> str:
+    if seconds is None:
+        return _NEVER
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _machine() -> str:
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
