@@ -17,14 +17,15 @@ from pbsdock.shim.template_tokens import TEXT_LIMIT
 from tests.support.real_client import clients, made_up_engine, run_client
 
 NOW = time.time()
+DAY = 86400  # ages in the middle of what is told of them, since a run of all tests takes minutes
 CONTAINERS = [
     ContainerRow(
         id="ab" * 32,
         image="busybox:1",
         image_id="sha256:" + "cd" * 32,
         command="/bin/sh -c 'echo \"hello\" world'",
-        created=NOW - 8063,
-        started=NOW - 7990,
+        created=NOW - 3.5 * DAY,
+        started=NOW - 3.4 * DAY,
         state="running",
         names=("db",),
         labels={"com.x-y": "b<c"},
@@ -36,29 +37,31 @@ CONTAINERS = [
         id="12" * 32,
         image="sha256:5555",
         command="sleep",
-        created=NOW - 80000,
-        started=NOW - 79000,
-        finished=NOW - 7200 * 12,
+        created=NOW - 20.5 * DAY,
+        started=NOW - 20 * DAY,
+        finished=NOW - 1.1 * DAY,
         state="exited",
         exit_code=137,
         names=("döb",),
         zone=UTC,
     ),
     ContainerRow(
-        id="34" * 32, image="c", command="日本日本日本日本日本日本", created=NOW - 86400 * 20, names=("c1",), zone=UTC
+        id="34" * 32, image="c", command="日本日本日本日本日本日本", created=NOW - 100 * DAY, names=("c1",), zone=UTC
     ),
 ]
 IMAGES = [
-    ImageRow(id="sha256:" + "ef" * 32, repository="reg:5000/x", tag="1", created=NOW - 5000, size=1984149, zone=UTC),
+    ImageRow(
+        id="sha256:" + "ef" * 32, repository="reg:5000/x", tag="1", created=NOW - 3.5 * DAY, size=1984149, zone=UTC
+    ),
     ImageRow(
         id="sha256:" + "ee" * 32,
         repository="busybox",
         tag="latest",
-        created=NOW - 86400 * 500,
+        created=NOW - 500 * DAY,
         size=123456789012,
         zone=UTC,
     ),
-    ImageRow(id="sha256:" + "ed" * 32, repository="b", tag="2", created=NOW - 86400 * 900, size=999, zone=UTC),
+    ImageRow(id="sha256:" + "ed" * 32, repository="b", tag="2", created=NOW - 900 * DAY, size=999, zone=UTC),
 ]
 NETWORKS = [
     NetworkRow(id="aa" * 32, name="bridge", created=1795667200, zone=UTC),
