@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 API = "1.41"
 
@@ -38,6 +38,7 @@ def run_client(program: str, *words: str, host: str = "", env: Mapping[str, str]
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     answers: Mapping[str, Any] = {}
+    asked: ClassVar[list[tuple[str, Any]]] = []
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
@@ -49,6 +50,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = self.path.partition("?")[0]
         path = path[len(f"/v{API}") :] if path.startswith("/v1.") else path
+        if length := int(self.headers.get("Content-Length") or 0):
+            self.asked.append((path, json.loads(self.rfile.read(length))))
         if path == "/_ping":
             status, body = 200, b"OK"
         elif path in self.answers:
@@ -72,10 +75,17 @@ class _Server(socketserver.ThreadingUnixStreamServer):
 
 
 @contextmanager
-def made_up_engine(directory: Path, answers: Mapping[str, Any]) -> Iterator[str]:
-    """Serve *answers* by path on a socket in *directory*; yields the value of DOCKER_HOST."""
+def made_up_engine(
+    directory: Path, answers: Mapping[str, Any], asked: list[tuple[str, Any]] | None = None
+) -> Iterator[str]:
+    """Serve *answers* by path on a socket in *directory*; yields the value of DOCKER_HOST.
+
+    (path, body) of every request with a body is put into *asked*.
+    """
     socket = directory / "engine.sock"
-    server = _Server(str(socket), type("Handler", (_Handler,), {"answers": answers}))
+    server = _Server(
+        str(socket), type("Handler", (_Handler,), {"answers": answers, "asked": [] if asked is None else asked})
+    )
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

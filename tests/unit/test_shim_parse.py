@@ -184,6 +184,7 @@ def test_what_is_not_said_is_none() -> None:
         ("1 GiB", 1 << 30),
         ("2T", 2 << 40),
         ("1.m", 1 << 20),
+        (".5k", 512),
     ],
 )
 def test_sizes(text: str, size: int) -> None:
@@ -191,7 +192,9 @@ def test_sizes(text: str, size: int) -> None:
     assert run(f"--memory '{text}' busybox").memory == size
 
 
-@pytest.mark.parametrize("text", ["x", "-1", "1x", "1w", "1e3", "٣m", "1.2.3g", "9" * 19, "9999999p", "m"])
+@pytest.mark.parametrize(
+    "text", ["x", "-1", "1x", "1w", "1e3", "٣m", "1.2.3g", ".", ".k", "1ki", "9" * 19, "9999999p", "m"]
+)
 def test_no_sizes(text: str) -> None:
     """Neither words of 4 bytes nor another script's digits."""
     assert "-m, --memory" in refused(f"run --memory={text} busybox").sentence

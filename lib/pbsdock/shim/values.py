@@ -17,7 +17,7 @@ class NotOffered(BadValue):
     """A value that Docker would take and a job does not have."""
 
 
-_SIZE = re.compile(r"([0-9]{1,18})(?:\.([0-9]{0,9})[0-9]{0,60})? ?([kKmMgGtTpP]?)[iI]?[bB]?", re.ASCII)
+_SIZE = re.compile(r"(?=\.?[0-9])([0-9]{0,18})(?:\.([0-9]{0,9})[0-9]{0,60})? ?([kKmMgGtTpP]?)(?:[iI]?[bB])?", re.ASCII)
 _SCALE = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
 _MOST_BYTES = 2**63 - 1
 _CPUS = re.compile(r"([0-9]{0,6})(?:\.([0-9]{0,3})[0-9]{0,60})?", re.ASCII)
@@ -25,7 +25,7 @@ _WHOLE = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 _CPU_LIST = re.compile(r"[0-9]{1,5}(?:-[0-9]{1,5})?(?:,[0-9]{1,5}(?:-[0-9]{1,5})?){0,1023}", re.ASCII)
 _NAME = re.compile(r"/?([a-zA-Z0-9][a-zA-Z0-9_.-]{1,254})")
 _NETWORK = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
-_HOSTNAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9.-]{0,62}[a-zA-Z0-9])?")
+_HOSTNAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9])?")
 _PLATFORM = re.compile(r"[a-z0-9]{1,32}(?:/[a-z0-9_.]{1,32}){0,2}")
 _USER = re.compile(r"[^:\s]{1,256}(?::[^:\s]{1,256})?")
 _REAL_TIME = re.compile(r"RT(?:MIN(?:\+([0-9]{1,2}))?|MAX(?:-([0-9]{1,2}))?)", re.ASCII)
@@ -40,7 +40,7 @@ def size(text: str) -> int:
         raise BadValue("is not a size; write a number and b, k, m, g or t, for example 512m")
     whole, part, unit = match.groups()
     scale = _SCALE[unit.lower()]
-    bytes_ = (int(whole) << scale) + (int((part or "").ljust(9, "0")) << scale) // 10**9
+    bytes_ = (int(whole or "0") << scale) + (int((part or "").ljust(9, "0")) << scale) // 10**9
     if bytes_ > _MOST_BYTES:
         raise BadValue("is more than any node has")
     return bytes_
@@ -88,15 +88,15 @@ def network_name(text: str) -> str:
 def hostname(text: str) -> str:
     """A host's name."""
     if not _HOSTNAME.fullmatch(text):
-        raise BadValue("is not a host name; write at most 64 letters, digits, '-' and '.'")
+        raise BadValue("is not a host name; write at most 64 letters, digits, '_', '-' and '.'")
     return text
 
 
 def platform(text: str) -> str:
     """``OS/ARCHITECTURE[/VARIANT]``."""
-    if not _PLATFORM.fullmatch(text):
+    if not _PLATFORM.fullmatch(text.lower()):
         raise BadValue("is not OS/ARCHITECTURE, for example linux/amd64")
-    return text
+    return text.lower()
 
 
 def user(text: str) -> str:
@@ -156,8 +156,8 @@ def variable(text: str) -> tuple[str, str | None]:
 def pair(text: str) -> tuple[str, str]:
     """``KEY=VALUE``, or ``KEY`` with an empty value: a label."""
     key, _, value = text.partition("=")
-    if not key:
-        raise BadValue("is not KEY=VALUE")
+    if not key or any(letter.isspace() for letter in key):
+        raise BadValue("is not KEY=VALUE with a key without blanks")
     return key, value
 
 
