@@ -1,9 +1,9 @@
 """Which job a process belongs to, by the sessions that mom has written down; nothing of the process's own is believed.
 
 Mom notes the session of a job's shell in its .JB (``session_id``) and that of every task it starts, or is given to
-adopt, in the file ``PREFIX.TK``: C structs (``taskfix`` in ``src/include/pbs_job.h``), each at its task's number times their
-size (``task_save`` in mom's mom_comm.c). A struct begins with the job's id; behind its session come the exit status and
-sixteen reserved ints.
+adopt, in the file ``PREFIX.TK``: C structs (``taskfix`` in ``src/include/pbs_job.h``), each at its task's number times
+their size (``task_save`` in mom's mom_comm.c). A struct begins with the job's id; behind its session come the exit
+status and sixteen reserved ints.
 """
 
 from __future__ import annotations
