@@ -639,6 +639,8 @@ static void ask(char **argv) {
 	mode_t mask = umask(077);
 	umask(mask);
 	begin(&b, "docker");
+	if (*argv)
+		field(&b, "called", *argv++);
 	for (char **at = argv; *at; at++)
 		field(&b, "argv", *at);
 	for (char **at = environ; *at; at++)
@@ -677,7 +679,8 @@ static _Noreturn void leave_alone(bool has_answered) {
 	fail(has_answered ? "the pbsdock agent on this node is gone" : "the pbsdock agent on this node did not answer");
 }
 
-int main(int argc, char **argv) {
+int main(int count, char **argv) {
+	(void)count;
 	struct stat about_it;
 	struct message m;
 	int fds[2];
@@ -688,7 +691,7 @@ int main(int argc, char **argv) {
 	find_agent();
 	heard_until = now() + ANSWER_MS;
 	if (connect_to(&agent, agent_path, ANSWER_MS, false))
-		ask(argv + (argc > 0));
+		ask(argv);
 	for (bool has_answered = false;; has_answered = true) {
 		if (agent.fd < 0 || !hear_agent(&m, fds)) {
 			tell_next_agent();
