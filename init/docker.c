@@ -30,8 +30,9 @@ enum {
 	COPIED = 1 << 16,
 };
 
+static const char in_container[] = "/run/pbsdock/shim/"; /* where a job's container has this program */
 #ifndef DOOR
-#define DOOR "/run/pbsdock/door/agent.sock" /* inside a job's container */
+#define DOOR "/run/pbsdock/door/agent.sock" /* and the agent's socket; a host may have another instance's there */
 #endif
 
 extern char **environ;
@@ -619,6 +620,10 @@ static void find_agent(void) {
 	char path[PATH_MAX + 16];
 	ssize_t length = readlink("/proc/self/exe", path, PATH_MAX);
 	path[length > 0 ? length : 0] = 0;
+	if (!strncmp(path, in_container, sizeof in_container - 1)) {
+		strcpy(agent_path, DOOR);
+		return;
+	}
 	char *slash = strrchr(path, '/');
 	strcpy(slash ? slash + 1 : path, "agent.path");
 	int fd = slash ? open(path, O_RDONLY | O_CLOEXEC) : -1;
