@@ -3,59 +3,25 @@ purged. No machine, no systemd and no engine: what those add, install.sh's own t
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from tests.vm.base import ROOT, SUITES, BuildError, built
+from tests.vm.base import SUITES, BuildError, built
 from tests.vm.debian import Debian
+from tests.vm.packages import Packages, build
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1500)]
 MOM = "/var/spool/torque/mom_priv"
 TOML = "/etc/pbsdock/pbsdock.toml"
 
 
-@dataclass(frozen=True, slots=True)
-class Packages:
-    """The package of the checkout, and a later version of it whose configuration has a line more."""
-
-    now: Path
-    later: Path
-
-
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
-    """Built by ``make deb``; the later version is that with other contents."""
-    directory = tmp_path_factory.mktemp("deb")
-    done = subprocess.run(
-        ["sh", "deb/build.sh", str(directory)],
-        cwd=ROOT,
-        env={**os.environ, "PBSDOCK_DEB_COMPRESSION": "none"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    tree = directory / "tree"
-    subprocess.run(["dpkg-deb", "-R", done.stdout.strip(), str(tree)], check=True)
-    source = tree / "usr/share/pbsdock/source"
-    for file, pattern in (
-        (tree / "DEBIAN/control", r"(?m)^(Version: .*)$"),
-        (source / "setup.cfg", r"(?m)^(version = .*)$"),
-    ):
-        file.write_text(re.sub(pattern, r"\1.1", file.read_text()))
-    with (source / "etc/pbsdock.toml").open("a") as file:
-        file.write("# of the later version\n")
-    later = directory / "later.deb"
-    subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "-b", str(tree), str(later)], check=True)
-    shutil.rmtree(tree)
-    return Packages(Path(done.stdout.strip()), later)
+    """Both of them."""
+    return build(tmp_path_factory.mktemp("deb"))
 
 
 @pytest.fixture(params=SUITES)
