@@ -26,6 +26,7 @@ from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.locks import Locks
 from pbsdock.agent.passes import Passes
 from pbsdock.agent.planning import Planning
+from pbsdock.agent.promises import Promises
 from pbsdock.agent.pulse import Pulse
 from pbsdock.agent.questions import Questions
 from pbsdock.agent.stores import Stores
@@ -107,6 +108,7 @@ class Node:
         self.planning = Planning()
         self.questions = Questions()
         self.arrivals = Arrivals()
+        self.promises = Promises()
         self.cpu_lock = threading.Lock()  # two jobs must not be given the same CPUs; nothing else is done under it
         self.tools_lock = threading.Lock()
         self.promised: dict[str, frozenset[int]] = {}  # CPUs by incarnation, until its record is written
