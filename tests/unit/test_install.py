@@ -367,7 +367,7 @@ def test_the_command_finds_its_instance(installed: Scratch) -> None:
     assert "'engine.sockte'" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["pbsdock-init", "pbsdock-run"])
+@pytest.mark.parametrize("name", ["pbsdock-init", "pbsdock-run", "pbsdock-docker"])
 def test_the_programs_in_c_are_roots_static_and_listed(installed: Scratch, name: str) -> None:
     """They run in every image, nobody but root can exchange them, and their hashes are with those of the package's files."""
     library = next(installed.home.glob("venv/lib/python3*/site-packages"))
@@ -429,7 +429,7 @@ def test_the_check_finds_a_wrong_mode(installed: Scratch, what: str, mode: int, 
     assert done.stdout.splitlines()[1:] == [one.format(path) for one in says]
 
 
-@pytest.mark.parametrize("name", ["pbsdock-init", "pbsdock-run"])
+@pytest.mark.parametrize("name", ["pbsdock-init", "pbsdock-run", "pbsdock-docker"])
 def test_the_check_finds_another_program_in_c(installed: Scratch, name: str) -> None:
     """One byte of it is enough; without the right to execute it nothing would start."""
     program = next(installed.home.glob("venv/lib/python3*/site-packages")) / "pbsdock/init" / name
@@ -790,6 +790,30 @@ def test_an_upgrade_and_back(installed: Scratch, twice: Scratch) -> None:
     assert installed.home == first
     assert {path: one for path, one in installed.tree().items() if "/versions/" in path} == both
     assert around.items() <= installed.tree().items()
+
+
+def test_a_configuration_that_the_other_version_cannot_read(installed: Scratch, twice: Scratch) -> None:
+    """Neither an upgrade nor a rollback leads to a node out of service: what is in force stays, and the key is named."""
+    first, policy = installed.home, installed.root / "etc/pbsdock/pbsdock.toml"
+    assert twice.install().returncode == 0
+    second, good = installed.home, policy.read_text()
+    (tables,) = first.glob("venv/lib/python3*/site-packages/pbsdock/config/sections.py")
+    known = tables.read_text()
+    try:
+        policy.write_text("[history]\nmax_bytes = 1048576\n")
+        tables.write_text(known.replace("max_bytes: int", "most_bytes: int"))
+        said = twice.refusal("--rollback")
+        stayed = installed.home
+        tables.write_text(known)
+        assert twice.install("--rollback").returncode == 0
+    finally:
+        tables.write_text(known)
+        policy.write_text(good)
+
+    assert stayed == second
+    assert said.startswith(f"install.sh: version {second.name} stays in force: {first.name} cannot run with this")
+    assert "max_bytes" in said
+    assert installed.home == first
 
 
 def test_no_file_of_one_version_is_the_others(installed: Scratch, twice: Scratch) -> None:

@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 
 from pbsdock.agent import logins, own_files, stage, standing, tickets, work_dir
 from pbsdock.agent.blame import told_fault
-from pbsdock.agent.node import Node, ms_since, parse_cpus
+from pbsdock.agent.node import Node, ms_since
 from pbsdock.agent.refusals import new_record, refuse, refused
 from pbsdock.agent.release import release
 from pbsdock.agent.script import read_script
 from pbsdock.agent.stage_items import item_of
 from pbsdock.agent.tickets import Bearer
 from pbsdock.config.tables import Config, ImagesConfig
+from pbsdock.core.cpus import parse_cpus
 from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.core.facts import Bound, uptime
 from pbsdock.core.plan import Plan, PullPolicy
@@ -233,7 +234,7 @@ def _prepare(node: Node, asked: Preparation) -> Record:
     record = new_record(node, asked.job, asked.bearer)
     record.note(asked=asked.why.asked, decided=asked.why.decided)
     node.planned_by[record.incarnation] = asked.config
-    asked = replace(asked, plan=_with_cpus(node, asked, record))
+    asked = replace(asked, plan=with_cpus_of_its_own(node, asked.config, asked.job, asked.plan, record))
     plan = record.plan = asked.plan
     late = late_line(asked.script) if asked.script is not None else 0
     record.note(asked_at=asked.began, late_line=late, first_process=standing.is_wanted(node))
@@ -271,8 +272,9 @@ def steps_of(plan: Plan) -> list[str]:
     return steps
 
 
-def _with_cpus(node: Node, asked: Preparation, record: Record) -> Plan:
-    plan, settings = asked.plan, effective(asked.config, asked.job).limits
+def with_cpus_of_its_own(node: Node, config: Config, job: Job, plan: Plan, record: Record) -> Plan:
+    """The plan with CPUs that no other job has, where the site wants that; promised until the record is written."""
+    settings = effective(config, job).limits
     if settings.cpu != "cpuset":
         return plan
     with node.cpu_lock:
@@ -283,7 +285,7 @@ def _with_cpus(node: Node, asked: Preparation, record: Record) -> Plan:
 
 def _carry_out(node: Node, record: Record, asked: Preparation) -> None:
     job, plan, why = asked.job, asked.plan, asked.why
-    _check_engine(node, asked.config)
+    check_engine(node, asked.config)
     began_image = time.monotonic()
     image = _image(node, asked)
     came, ms = "pulled" if image.is_fetched else "was here", ms_since(began_image)
@@ -340,7 +342,7 @@ def must_exist(plan: Plan) -> list[str]:
     return paths + ([plan.workdir] if plan.workdir and not plan.stage_in else [])
 
 
-def _check_engine(node: Node, config: Config) -> None:
+def check_engine(node: Node, config: Config) -> None:
     """Raises NodeFault. What is known of the engine may be old: it reads its list of runtimes anew when told to."""
     try:
         fitness.check(node.engine_info(), config.engine.runtime, config.security.seccomp)

@@ -94,6 +94,7 @@ def _look(node: Node, *, is_routine: bool) -> Snapshot:
     if not node.engine.probe():
         raise OSError(f"engine: {node.engine.down_because}")
     containers = node.engine.labelled(node.label)
+    networks = node.engine.networks(node.label)
     cgroups = node.cgroups.names()
     files, pinned = _names(node.paths.work), _names(node.paths.pins)
     announced = node.arrivals.jobs()  # their markers are older than their records
@@ -110,6 +111,7 @@ def _look(node: Node, *, is_routine: bool) -> Snapshot:
         now=time.time(),
         job_files=job_files,
         containers=tuple(containers),
+        networks=tuple(networks),
         cgroups=tuple(cgroups),
         files=files,
         markers=markers,
@@ -165,7 +167,9 @@ def _remove(node: Node, finding: Finding) -> bool:
     """Remove an orphan; False while another removal is under way. Raises OSError, HookError, EngineError."""
     if finding.kind == "container":
         return node.engine.remove(finding.name)
-    if finding.kind == "cgroup":
+    if finding.kind == "network":
+        node.engine.remove_network(finding.name)
+    elif finding.kind == "cgroup":
         node.cgroups.remove(finding.name, _EMPTY_S)
     elif finding.kind == "pins":
         pins.remove(node.paths.pins / finding.name)

@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from pbsdock.admin.setup.files import put, read, weak_place
 from pbsdock.admin.setup.places import HELPERS, MOM_HOOKS, Places
 from pbsdock.admin.setup.source import Source
 from pbsdock.admin.setup.versions import Version, Versions
+from pbsdock.config.tables import ConfigError
+from pbsdock.config.tables import load as load_config
+from pbsdock.core.paths import load as load_paths
+from pbsdock.host.installed import offer_docker
 
 Say = Callable[[str], None]
 COMMANDS = ("pbsdock", "pbsdock-agent")
@@ -79,11 +84,20 @@ def rollback(places: Places, say: Say) -> int:
         if problems or not build.works(to):
             problem = problems[0] if problems else f"{to.home} does not work"
             raise SetupError(f"version {current.name} stays in force: {problem}")
+        _refuse_unreadable(current, to)
         versions.exchange(to)
         put_around(places, to)
         restart(places, to, say)
         say(f"version {to.name} is in force now; rolling back once more exchanges it for {current.name} again")
     return 0
+
+
+def _refuse_unreadable(current: Version, to: Version) -> None:
+    """Raises SetupError where the configuration is right for *current*, and *to* would not run with it."""
+    if current != to and (complaint := build.complaint(to)) and not build.complaint(current):
+        raise SetupError(
+            f"version {current.name} stays in force: {to.name} cannot run with this configuration: {complaint}"
+        )
 
 
 def put_around(places: Places, version: Version) -> None:
@@ -98,6 +112,14 @@ def put_around(places: Places, version: Version) -> None:
     for name in COMMANDS:
         _link(commands / name, f"../current/bin/{name}")
     manual.link(places, version)
+    _offer_docker(version)
+
+
+def _offer_docker(version: Version) -> None:
+    """Jobs have their docker command from now on; the agent, which begins with it, may start later."""
+    with suppress(ConfigError, OSError, ValueError):  # told by the check of the configuration, in its place
+        paths = load_paths(version.home / "paths.json")
+        offer_docker(paths, load_config(paths.config))
 
 
 def restart(places: Places, version: Version, say: Say) -> None:
@@ -202,6 +224,8 @@ class _PlanRunner:
             case plan.KeepSiteHook(hook, kept):
                 self._keep(hook, kept)
             case plan.SwitchVersion():
+                if (current := self.versions.current()) is not None:
+                    _refuse_unreadable(current, version)
                 self.versions.exchange(version)
             case plan.PutHooks():
                 put_around(self.places, version)
