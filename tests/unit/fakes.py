@@ -42,6 +42,7 @@ from pbsdock.engine.base import (
     ListedImage,
 )
 from pbsdock.engine.images import Image
+from pbsdock.engine.turns import Turns
 from pbsdock.host.cgroup.base import JobCgroup
 from pbsdock.protocol import wire
 from pbsdock.stores.secret import Secret
@@ -136,10 +137,6 @@ class FakeEngine(Failing):
         self.called(f"remove_image {name}")
         self.listed_images = [image for image in self.listed_images if name not in (*image.tags, *image.digests)]
         return True
-
-    def image_sizes(self) -> list[int]:
-        self.called("image_sizes")
-        return [100, 200]
 
     def read_image(
         self, image_id: str, wanted: Mapping[str, int], labels: Mapping[str, str]
@@ -347,6 +344,10 @@ class FakeStores(Failing):
 
 class FakeImages(Failing):
     """Every image is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns = Turns()
 
     def ensure(self, reference: str, **_bounds: Any) -> Image:
         self.called("ensure")

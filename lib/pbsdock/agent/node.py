@@ -42,6 +42,7 @@ from pbsdock.core.record import Record, State
 from pbsdock.core.trail import phase_of
 from pbsdock.engine.base import EngineCapabilities, EngineError
 from pbsdock.engine.credentials import load_site
+from pbsdock.engine.images import PullSettings
 from pbsdock.engine.make import connect_with_images
 from pbsdock.engine.private import PrivateImages
 from pbsdock.events.stream import EventStream
@@ -85,6 +86,7 @@ class Node:
             emit=self.emit,
             private=PrivateImages(paths.state_dir / "private_images.json"),
             keeper=self.image_cache,
+            settings=lambda: PullSettings(at_once=self.config.images.max_pulls, registries=self.config.registry),
         )
         labels = {"pbsdock.owner": self.owner, "pbsdock.boot": self.boot}
         self.image_profiles = ImageProfiles(self.engine, labels, self.emit)
