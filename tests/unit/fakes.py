@@ -42,6 +42,7 @@ from pbsdock.engine.base import (
     ListedImage,
 )
 from pbsdock.engine.images import Image
+from pbsdock.engine.private import PrivateImages
 from pbsdock.engine.turns import Turns
 from pbsdock.host.cgroup.base import JobCgroup
 from pbsdock.protocol import wire
@@ -348,6 +349,7 @@ class FakeImages(Failing):
     def __init__(self) -> None:
         super().__init__()
         self.turns = Turns()
+        self.private = PrivateImages(None)
 
     def ensure(self, reference: str, **_bounds: Any) -> Image:
         self.called("ensure")

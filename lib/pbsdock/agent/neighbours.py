@@ -1,6 +1,7 @@
 """The other nodes of the cluster: what their agents may ask this one, and what this one asks theirs.
 
-Every question is of root of another node, by its signature; none changes anything here.
+Every question is of root of another node, by its signature; none changes anything here, but for "pull", which has an
+image pulled that this node's policy allows.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ def handlers(node: Node) -> dict[str, Handler]:
         "job": lambda asked: job(node, asked),
         "ticket": lambda asked: ticket(node, asked),
         "image": lambda asked: image(node, asked),
+        "pull": lambda asked: node.ordered_pulls.answer(node, asked),
     }
 
 

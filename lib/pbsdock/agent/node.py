@@ -21,8 +21,10 @@ from pbsdock.agent.history import History
 from pbsdock.agent.host_facts import closed_paths, host_facts
 from pbsdock.agent.image_cache import ImageCache
 from pbsdock.agent.image_profile import ImageProfiles
+from pbsdock.agent.image_properties import PropertiesFile
 from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.locks import Locks
+from pbsdock.agent.ordered_pulls import OrderedPulls
 from pbsdock.agent.passes import Passes
 from pbsdock.agent.planning import Planning
 from pbsdock.agent.pulse import Pulse
@@ -105,6 +107,8 @@ class Node:
         self.attempts = Attempts(paths.state_dir / "attempts.json")
         self.planning = Planning()
         self.questions = Questions()
+        self.ordered_pulls = OrderedPulls()
+        self.properties_file = PropertiesFile()
         self.arrivals = Arrivals()
         self.cpu_lock = threading.Lock()  # two jobs must not be given the same CPUs; nothing else is done under it
         self.tools_lock = threading.Lock()

@@ -105,6 +105,12 @@ class ImagesConfig:
         least=0,
         most=1000,
     )
+    properties_file: str = setting(
+        "",
+        "Where the names of images that are here are written for a scheduler, in a directory of root's, as $varattr of"
+        " mom reads them; empty: nowhere.",
+        check=checks.path_or_empty,
+    )
     high_water: float = setting(
         85.0,
         "Where more percent of the disk with the images are used, those that pbsdock pulled and no job needs are"
@@ -301,6 +307,11 @@ class NodesConfig:
         "bare",
         "A task on another node than the job's first that brings no ticket, where the first gives no answer: bare, as"
         " without pbsdock, since it may be a job without a container; or refuse.",
+    )
+    pulls: bool = setting(
+        True,
+        "Whether root of another node may have images pulled here that anybody may run here (pbsdock images pull"
+        " --on).",
     )
     mpi_defaults: bool = setting(
         True,

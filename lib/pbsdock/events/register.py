@@ -66,6 +66,7 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
         "A mirror did not give an image; the next is asked, or the registry itself.",
         ("image", "mirror", "code", "reason"),
     ),
+    "image.ordered": ("Root of another node has an image pulled here.", ("image", "sender")),
     "image.pulling": ("A pull began, after so many milliseconds in line.", ("image", "waited_ms")),
     "image.queued": (
         "A pull waits: for its turn, for the registry's rate, or because the registry wants that (why: turn, rate or"
