@@ -127,6 +127,7 @@ def test_a_scheduler_is_told_what_is_here(instance: Instance, site: str) -> None
 
     wait_until("it is told", lambda: name in names(), 20)
     assert file.stat().st_mode & 0o777 == 0o644
+    wait_until("nothing uses it", lambda: not instance.left())
     _remove(site)
     wait_until("it is told no longer", lambda: name not in names(), 20)
 
