@@ -38,6 +38,7 @@ from pbsdock.config.sections import (
     ReaperConfig,
     RegistryConfig,
     SecurityConfig,
+    ShimConfig,
     StagingConfig,
     StoreConfig,
     StoreRules,
@@ -70,6 +71,7 @@ __all__ = [
     "ReaperConfig",
     "RegistryConfig",
     "SecurityConfig",
+    "ShimConfig",
     "StagingConfig",
     "StoreConfig",
     "StoreRules",
@@ -121,6 +123,7 @@ class Config:
     cgroup: CgroupConfig = field(default_factory=CgroupConfig)
     devices: DevicesConfig = field(default_factory=DevicesConfig)
     users: UsersConfig = field(default_factory=UsersConfig)
+    shim: ShimConfig = field(default_factory=ShimConfig)
     interactive: InteractiveConfig = field(default_factory=InteractiveConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
     nodes: NodesConfig = field(default_factory=NodesConfig)

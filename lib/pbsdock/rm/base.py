@@ -226,6 +226,11 @@ class ResourceManager(Protocol):
     def knows(self, job_id: str) -> bool | None:
         """Whether the manager's server has the job, not over; None where it cannot be asked. May take ten seconds."""
 
+    def job_of(self, pid: int, sessions: Sequence[int]) -> str:
+        """The live job that process *pid* of this node belongs to, "" if it is none's: by what the manager, or the
+        kernel, has written down, never by what the process says. *sessions* are the process's, and those of the
+        processes it descends from, the nearest first. May wait for a job that has just begun."""
+
     def shell_chosen(self, uid: int, argv: Sequence[str], job_file: str) -> bool:
         """Whether the program the job is run by was asked for by its user, as far as the manager knows: an image
         without it is then refused, else /bin/sh serves."""
@@ -247,6 +252,12 @@ class ResourceManager(Protocol):
 
     def is_running(self) -> bool:
         """Whether the manager's daemon runs on this node."""
+
+    def adopters(self, job_id: str, process: int, *, hook: str, has_place: bool) -> list[list[str]]:
+        """The commands by which the session of *process* comes to be counted as a job's that has more than one already
+        or (not *has_place*) has none but its shell's; each is run as the job's owner, with the variables that are the
+        manager's own, when the one before has ended well. *hook* is a task that does nothing. Empty: it is not
+        counted, or is so already."""
 
     def adopt(self, first: int, hook: int) -> Adoption:
         """Have the container of process *first* counted as the job of the run hook *hook* (process ids)."""
