@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
+from pbsdock.agent.requests.root import RootRequests
 from pbsdock.agent.runs import JobRun
+from pbsdock.agent.server import _stop
 from pbsdock.core.errors import NodeFault
 from pbsdock.core.facts import uptime
 from pbsdock.core.record import Record, State
-from tests.unit.fakes import AWAY, FakeNode, fake_node, known
+from pbsdock.protocol import wire
+from tests.unit.fakes import AWAY, FakeNode, fake_node, known, session_of
 from tests.unit.test_policy import _plan
 
 _PLAN = _plan("alpine:3")
@@ -105,6 +112,38 @@ def test_a_release_with_fakes_that_fails_in_one_step_does_the_others(
     getattr(node, edge).fails.clear()
     assert release(node, record, why="again")
     assert _left(node) == _NOTHING
+
+
+def test_an_agent_with_fakes_that_is_told_to_stop_first_keeps_what_it_has_promised(node: FakeNode) -> None:
+    """Mom was told that the job is released while the engine still removes its container: its end comes before the agent's."""
+    record = _whole(node)
+    record.set_gone("credentials")
+    argv = ["7.s", "u", "g", "x", "123", "nodes=1", "", "batch", "", "0", "/x"]
+    told, let_go, stopped = threading.Event(), threading.Event(), threading.Event()
+    remove = node.engine.remove
+
+    def slow(name: str) -> bool:
+        told.set()
+        let_go.wait(10)
+        return remove(name)
+
+    node.engine.remove = slow  # type: ignore[method-assign]
+    monitoring, service = SimpleNamespace(stop=lambda: None), SimpleNamespace(stopping=lambda: None)
+    with session_of(node, 0) as session, mock.patch("os._exit", side_effect=lambda _code: stopped.set()):
+        release_it = partial(RootRequests(session).release, wire.Message("release", argv=[w.encode() for w in argv]))
+        threads = [threading.Thread(target=release_it)]
+        threads[0].start()
+        assert told.wait(10)
+        assert session.client.recv(4096)  # mom has her answer
+        threads.append(threading.Thread(target=_stop, args=(node, service, monitoring)))
+        threads[1].start()
+        assert not stopped.wait(0.3)
+        let_go.set()
+        for thread in threads:
+            thread.join(10)
+
+    assert stopped.is_set()
+    assert node.events.names()[-2:] == ["job.finished", "agent.stopped"]
 
 
 def test_a_release_with_fakes_does_what_is_done_no_second_time(node: FakeNode) -> None:

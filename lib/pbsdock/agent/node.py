@@ -28,6 +28,7 @@ from pbsdock.agent.locks import Locks
 from pbsdock.agent.ordered_pulls import OrderedPulls
 from pbsdock.agent.passes import Passes
 from pbsdock.agent.planning import Planning
+from pbsdock.agent.promises import Promises
 from pbsdock.agent.pulse import Pulse
 from pbsdock.agent.questions import Questions
 from pbsdock.agent.stores import Stores
@@ -113,6 +114,7 @@ class Node:
         self.ordered_pulls = OrderedPulls()
         self.properties_file = PropertiesFile()
         self.arrivals = Arrivals()
+        self.promises = Promises()
         self.cpu_lock = threading.Lock()  # two jobs must not be given the same CPUs; nothing else is done under it
         self.tools_lock = threading.Lock()
         self.promised: dict[str, frozenset[int]] = {}  # CPUs by incarnation, until its record is written
