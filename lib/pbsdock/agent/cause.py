@@ -44,6 +44,7 @@ ADVICE: Mapping[str, str] = {
     "no-such-directory": "make the directory before the job is submitted",
     "no-such-program": "name a program that the image has",
     "pull-too-slow": "submit it again, or have the site pull the image beforehand",
+    "pulls-busy": "submit it again later, or have the site pull the image beforehand",
     "registry-busy": "submit it again later",
     "registry-unreachable": "check the registry's name, and submit it again when it answers",
     "shm-too-large": "ask for less with --shm-size, or for more memory",

@@ -1,6 +1,7 @@
 """The other nodes of the cluster: what their agents may ask this one, and what this one asks theirs.
 
-Every question is of root of another node, by its signature; none changes anything here.
+Every question is of root of another node, by its signature; none changes anything here, but for "pull", which has an
+image pulled that this node's policy allows.
 """
 
 from __future__ import annotations
@@ -69,7 +70,11 @@ def handlers(node: Node) -> dict[str, Handler]:
 
         return told
 
-    return {"job": heard(job), "ticket": heard(ticket), "image": heard(image), "why": heard(why)}
+    def pull(node: Node, asked: Request) -> Row:
+        return node.ordered_pulls.answer(node, asked)
+
+    asked_for = {"job": job, "ticket": ticket, "image": image, "why": why, "pull": pull}
+    return {op: heard(answer) for op, answer in asked_for.items()}
 
 
 def job(node: Node, asked: Request) -> Row:

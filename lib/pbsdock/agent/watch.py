@@ -180,6 +180,8 @@ class Watcher:
             self.node.image_cache.collect()
         except (HookError, EngineError, OSError) as error:
             self.node.emit("agent.error", level="warning", where="images", reason=str(error)[:300])
+        if problem := self.node.properties_file.write(self.node):
+            self.node.emit("agent.error", level="warning", where="properties", reason=problem[:300])
 
     def _reap(self) -> bool:
         """Begin a pass in a thread of its own; False while the one before is under way."""
