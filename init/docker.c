@@ -30,7 +30,8 @@ enum {
 	COPIED = 1 << 16,
 };
 
-static const char door[] = "/run/pbsdock/door/agent.sock"; /* inside a job's container */
+static const char in_container[] = "/run/pbsdock/shim/"; /* where a job's container has this program */
+static const char door[] = "/run/pbsdock/door/agent.sock"; /* and the agent's socket; a host may have another instance's there */
 
 extern char **environ;
 static const int ends[] = { SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM, SIGXCPU };
@@ -615,12 +616,12 @@ static void obey(const struct message *m, int *fds) {
 /* Where the agent listens: a place that only root can have made, whatever the environment says. */
 static void find_agent(void) {
 	char path[PATH_MAX + 16];
-	if (!access(door, F_OK)) {
+	ssize_t length = readlink("/proc/self/exe", path, PATH_MAX);
+	path[length > 0 ? length : 0] = 0;
+	if (!strncmp(path, in_container, sizeof in_container - 1)) {
 		strcpy(agent_path, door);
 		return;
 	}
-	ssize_t length = readlink("/proc/self/exe", path, PATH_MAX);
-	path[length > 0 ? length : 0] = 0;
 	char *slash = strrchr(path, '/');
 	strcpy(slash ? slash + 1 : path, "agent.path");
 	int fd = slash ? open(path, O_RDONLY | O_CLOEXEC) : -1;
