@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import select
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pbsdock.trial import Outcome
-from tests.conftest import Instance
+from tests.conftest import IMAGE, Instance
 from tests.engine.test_shim import bare, contained
 from tests.support.shim_same import same
 
@@ -202,3 +205,40 @@ SIGNALS = [
 def test_signals(instance: Instance, job: Callable[..., Outcome], tmp_path: Path) -> None:
     """Passed on, or kept from the program, as with Docker."""
     same(instance, job, SIGNALS, tmp_path)
+
+
+@pytest.mark.parametrize("variables", [{}, {"PBSDOCK": IMAGE}], ids=["bare", "contained"])
+def test_a_terminal_of_an_interactive_job(instance: Instance, variables: dict[str, str]) -> None:
+    """docker run -it has its size and its name; control-C is the program's, and the shell goes on."""
+    instance.start_agent()
+    trial = instance.begin(None, variables=variables, shell="/bin/sh", window=(31, 97))
+    terminal = trial.terminal
+    assert terminal is not None
+    seen, at = b"", 0
+
+    def await_text(text: bytes) -> None:
+        nonlocal seen, at
+        deadline = time.monotonic() + 30
+        while (found := seen.find(text, at)) < 0:
+            assert time.monotonic() < deadline, seen
+            if select.select([terminal], [], [], 0.1)[0]:
+                seen += os.read(terminal, 65536)
+        at = found + len(text)
+
+    os.write(terminal, f"docker run -it --rm {IMAGE} sh\r".encode())
+    await_text(b"/ $ ")
+    os.write(terminal, b"stty size; tty; sleep 1000; echo sl''ept $?\r")
+    await_text(b"31 97")
+    await_text(b"/dev/")
+    time.sleep(0.3)
+    os.write(terminal, b"\x03")
+    await_text(b"/ $ ")
+    os.write(terminal, b"exit 6\r")
+    await_text(b"\n")
+    await_text(b"$ ")  # of the job's own shell
+    os.write(terminal, b"echo co''de $?; exit 7\r")
+    await_text(b"code 6")
+    done = trial.finish(trial.wait())
+
+    assert done.exit_status == 7
+    assert b"slept 0" not in seen
