@@ -13,7 +13,7 @@ import pytest
 from pbsdock.trial import Outcome
 from tests.conftest import IMAGE, Instance
 from tests.engine.test_shim import bare, contained
-from tests.support.shim_same import same
+from tests.support.shim_same import run_in_job, same
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("images")]
 JOBS = pytest.mark.parametrize("job", [bare, contained])
@@ -242,3 +242,33 @@ def test_a_terminal_of_an_interactive_job(instance: Instance, variables: dict[st
 
     assert done.exit_status == 7
     assert b"slept 0" not in seen
+
+
+@JOBS
+def test_the_umask_is_the_commands_own(instance: Instance, job: Callable[..., Outcome]) -> None:
+    """Unlike Docker's, and the same for what is detached: who shares files with a group goes on doing so."""
+    lines = [
+        "umask 027; docker run --rm -v $PWD:/d {image} touch /d/a; stat -c %a a",
+        "umask 002; docker run -d --name u -v $PWD:/d {image} sh -c 'touch /d/b; sleep 100' >/dev/null; sleep 1; stat -c %a b",
+        "umask 077; docker exec u touch /d/c; docker exec -d u touch /d/e; sleep 1; stat -c %a c e; docker rm -f u",
+    ]
+    found, _ = run_in_job(instance, job, [line.replace("{image}", IMAGE) for line in lines])
+
+    assert [told.stdout.split() for told in found] == [["640"], ["664"], ["600", "600", "u"]], found
+
+
+@JOBS
+def test_no_engine_for_programs_that_speak_its_api(instance: Instance, job: Callable[..., Outcome]) -> None:
+    """Its socket is not the user's; DOCKER_HOST leads the command nowhere else, and -H is refused with what to do."""
+    lines = [
+        "[ -r /var/run/docker.sock ] || [ -w /var/run/docker.sock ] || echo closed",
+        f"DOCKER_HOST=tcp://127.0.0.1:1 docker run --rm {IMAGE} echo here",
+        "docker -H tcp://127.0.0.1:1 ps 2>&1",
+        "docker compose up 2>&1",
+    ]
+    found, _ = run_in_job(instance, job, lines)
+
+    assert [told.stdout for told in found[:2]] == ["closed\n", "here\n"]
+    assert "leave it out, and unset DOCKER_HOST" in found[2].stdout
+    assert "docker network create" in found[3].stdout
+    assert (found[2].code, found[3].code) == (125, 1)
