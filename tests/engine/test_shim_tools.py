@@ -249,12 +249,12 @@ def test_the_umask_is_the_commands_own(instance: Instance, job: Callable[..., Ou
     """Unlike Docker's, and the same for what is detached: who shares files with a group goes on doing so."""
     lines = [
         "umask 027; docker run --rm -v $PWD:/d {image} touch /d/a; stat -c %a a",
-        "umask 002; docker run -d --name u -v $PWD:/d {image} sh -c 'touch /d/b; sleep 100' >/dev/null; sleep 1; stat -c %a b",
-        "umask 077; docker exec u touch /d/c; docker exec -d u touch /d/e; sleep 1; stat -c %a c e; docker rm -f u",
+        "umask 002; docker run -d --name umask -v $PWD:/d {image} sh -c 'touch /d/b; sleep 100' >/dev/null; sleep 1; stat -c %a b",
+        "umask 077; docker exec umask touch /d/c; docker exec -d umask touch /d/e; sleep 1; stat -c %a c e; docker rm -f umask",
     ]
     found, _ = run_in_job(instance, job, [line.replace("{image}", IMAGE) for line in lines])
 
-    assert [told.stdout.split() for told in found] == [["640"], ["664"], ["600", "600", "u"]], found
+    assert [told.stdout.split() for told in found] == [["640"], ["664"], ["600", "600", "umask"]], found
 
 
 @JOBS
