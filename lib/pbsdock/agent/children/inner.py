@@ -69,7 +69,10 @@ def _failure_of(connection: init.Connection, pid: int, first: int) -> init.Answe
     deadline = time.monotonic() + _EXECUTED_S
     while pid and time.monotonic() < deadline:
         if select.select([connection.sock], [], [], 0.002)[0]:
-            answer = connection.receive()
+            try:
+                answer = connection.receive()
+            except init.InitError:
+                return None  # it is over, and so is the container: how is written down
             return answer if answer.kind == init.FAILED else None
         with suppress(OSError):  # a zombie has no program: its end is on the way
             if not os.path.samestat(os.stat(f"/proc/{pid}/exe"), os.stat(f"/proc/{first}/exe")):
