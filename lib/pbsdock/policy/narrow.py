@@ -15,7 +15,7 @@ from pbsdock.config.tables import LEAST_MEMORY, Config
 from pbsdock.core.cpus import parse_cpus
 from pbsdock.core.errors import Refusal
 from pbsdock.core.pathrules import below
-from pbsdock.core.plan import Limits, Mount, Plan
+from pbsdock.core.plan import Limits, Mount, Plan, Tmpfs
 from pbsdock.core.sizes import human
 from pbsdock.directive.image_ref import ImageRef
 from pbsdock.directive.types import Directive, TmpfsOption, Volume
@@ -55,6 +55,7 @@ def narrow(job: Job, run: Run, own: Own, config: Config, host: HostFacts, real: 
         plan = decide(_bare(job), directive, config, host)
     except Refusal as error:
         raise Refusal(error.code, error.sentence.removeprefix(_PREFIX), **error.facts) from None
+    plan = replace(plan, tmpfs=_tmpfs(run, volumes, plan))
     plan = replace(plan, mounts=(*plan.mounts, *_in_places(inside, plan)))
     stores = own.plan.stores if own.plan is not None else ()
     return replace(
@@ -162,6 +163,12 @@ def _gpus(run: Run, granted: tuple[str, ...]) -> tuple[str, ...]:
             raise Refusal("gpus-not-granted", f"--gpus {run.gpus}: the job's GPUs are counted from 0: {allowed}")
         found.append(gpu)
     return tuple(dict.fromkeys(found))
+
+
+def _tmpfs(run: Run, volumes: Sequence[VolumeArg], plan: Plan) -> tuple[Tmpfs, ...]:
+    """Without the /tmp that a read-only image gets unasked, where a volume takes its place."""
+    asked, covered = {plain(target) for target, _ in run.tmpfs}, {plain(volume.target) for volume in volumes}
+    return tuple(tmpfs for tmpfs in plan.tmpfs if tmpfs.target in asked or tmpfs.target not in covered)
 
 
 def _in_places(volumes: Sequence[VolumeArg], plan: Plan) -> list[Mount]:

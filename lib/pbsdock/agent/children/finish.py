@@ -65,6 +65,8 @@ def kill(node: Node, running: ChildRun) -> None:
 def failed(end: init.Answer) -> tuple[int, str]:
     """Exit code and sentence of a command that could not be started, as ``docker run`` has them. Pure."""
     path, why = os.fsdecode(end.path), os.strerror(end.number)
+    if end.step == "execve" and end.number == errno.ENOENT and "/" in path:
+        return _NOT_FOUND, f'exec: "{path}": stat {path}: no such file or directory'
     if end.step == "execve" and end.number == errno.ENOENT:
         return _NOT_FOUND, f'exec: "{path}": executable file not found in the container'
     if end.step == "execve":

@@ -6,6 +6,7 @@ import os
 
 from pbsdock.agent.call import read_answer
 from pbsdock.agent.children.finish import finish
+from pbsdock.agent.children.inner import DEFAULT_UMASK
 from pbsdock.agent.session import Session
 from pbsdock.agent.shim import commands
 from pbsdock.agent.shim.context import Asked
@@ -39,6 +40,7 @@ class DockerRequests:
                 for name, _, value in (pair.partition(b"=") for pair in message.raw("env"))
             },
             directory=message.text("cwd", "/"),
+            umask=message.number("umask", DEFAULT_UMASK) & 0o777,
             terminals=frozenset(word.decode("ascii", "replace") for word in message.raw("tty")),
         )
         caller = Caller(peer.pid, peer.uid, peer.started)

@@ -28,6 +28,7 @@ class Asked:
     called_as: str
     environment: Mapping[str, str]
     directory: str
+    umask: int
     terminals: frozenset[str]
 
 

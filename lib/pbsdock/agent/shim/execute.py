@@ -39,7 +39,7 @@ def execute(at: Context, asked: Exec) -> Steps:
         within = first_process.within(child.pid, limits_of(at.caller))
     except OSError:
         raise ShimRefusal(f"Container {child.id} is not running", FAILED) from None
-    message = wire.Message("started", name=f"exec-{secrets.token_hex(8)}", leader=0)
+    message = wire.Message("started", name=f"exec-{secrets.token_hex(8)}", leader=0, umask=at.asked.umask)
     directory = asked.workdir or child.plan.workdir or "/"
     inner.commanded(message, asked.argv, environment, directory, within)
     if asked.detach:

@@ -251,7 +251,7 @@ def _started(
         environment["TERM"] = "xterm"
     environment = {**environment, **variables(plan), **given}
     running.environment = environment
-    message = wire.Message("started", name=first_process.LEADER, leader=1, child=running.key)
+    message = wire.Message("started", name=first_process.LEADER, leader=1, child=running.key, umask=at.asked.umask)
     return inner.commanded(message, child.command, environment, plan.workdir or "/", within)
 
 
@@ -308,13 +308,13 @@ def _detached(
         end = inner.run_here(place, running.pid, message, fds)
     finally:
         logs.close_all(fds)
+    now = node.children.child(record.name, child.key)
+    yield out(f"{now.id if now is not None else child.id}\n")  # Docker has it printed of one that failed, too
     if end is not None:
         running.said = end
         code, why = failed(end)
         finish(node, running)
         raise ShimRefusal(why, code)
-    now = node.children.child(record.name, child.key)
-    yield out(f"{now.id if now is not None else child.id}\n")
 
 
 def signal_number(name: str) -> int:
