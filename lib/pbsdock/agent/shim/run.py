@@ -78,6 +78,7 @@ def run(at: Context, asked: Run) -> Steps:
         created=time.time(),
         bound=tuple(bound_of(node, plan)),
         detached=asked.detach,
+        client=(0, 0) if asked.detach else (at.caller.pid, at.caller.started),
         terminal=asked.tty and not asked.detach,
         removes_itself=asked.remove,
         stop_signal=signal_number(asked.stop_signal or image.stop_signal or "TERM"),
@@ -92,7 +93,10 @@ def run(at: Context, asked: Run) -> Steps:
         if asked.detach:
             yield from _detached(at, asked, running, child, message)
             return 0
-    except BaseException:  # GeneratorExit too: the client is gone
+    except GeneratorExit:  # the client is gone; whoever has found that out must not wait for the engine
+        _abandoned(node, running)
+        raise
+    except BaseException:
         with suppress(HookError, EngineError):  # the release, or the reaper, tries again
             kill(node, running)
         raise
@@ -290,10 +294,11 @@ def _attached(
 
 def _abandoned(node: Node, running: ChildRun) -> None:
     def act() -> None:
-        with suppress(HookError, EngineError):  # the release, or the reaper, tries again
+        with suppress(HookError, EngineError):  # the mender tries again, and the release
             kill(node, running)
 
-    threading.Thread(target=act, name="child", daemon=True).start()
+    with suppress(RuntimeError):  # no thread more can be had: likewise
+        threading.Thread(target=act, name="child", daemon=True).start()
 
 
 def _detached(
@@ -308,6 +313,7 @@ def _detached(
         end = inner.run_here(place, running.pid, message, fds)
     finally:
         logs.close_all(fds)
+    running.begins_by = 0.0
     if end is not None:
         running.said = end
         code, why = failed(end)
