@@ -1,5 +1,5 @@
-"""The costs as ratios to plain docker, measured in one run and interleaved: P1 to P6 and S1 to S3 of docs/performance.md,
-and where the time of P1 goes.
+"""The costs as ratios to plain docker, measured in one run and interleaved: P1 to P6, C1 to C5 and S1 to S3 of
+docs/performance.md, and where the time of P1 goes.
 
 One JSON line each on stdout, a table on stderr. Needs root, an engine and the tests' setup.
 """
@@ -18,9 +18,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import nodes
+import shim
 import stores
 from instance import GRACE_S, IMAGE, ROOT, RUN, USER, Site, docker
 from waterfall import waterfall
@@ -289,6 +291,7 @@ def main() -> int:
         "P5": p5,
         "P6": p6,
         "M1": lambda site: nodes.m1(site, show),
+        **{name: partial(figure, show=show) for name, figure in shim.FIGURES.items()},
         "waterfall": lambda site: waterfall(site, REPEATS, show),
     }
     wanted = sys.argv[1:] or [*figures, *stores.FIGURES]
