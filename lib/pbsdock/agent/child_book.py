@@ -194,7 +194,6 @@ class Book:
     def _open(self, job: str) -> _Job:
         own = self._jobs.get(job)
         if own is None:
-            (self._directory / job).mkdir(mode=0o700, exist_ok=True)
             own = self._jobs[job] = _Job()
         if own.is_closed:
             raise Refusal("job-over", "the job is over; nothing more is started in it")
@@ -215,6 +214,7 @@ class Book:
 
     def _replace(self, job: str, name: str, data: Any) -> None:
         place = self._directory / job
+        place.mkdir(mode=0o700, exist_ok=True)
         temporary = place / f".new-{secrets.token_hex(8)}"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:

@@ -159,7 +159,8 @@ def _image(at: Context, asked: Run, plan: Plan) -> Generator[Tell, wire.Message 
     """The image, fetched if it must be. Raises Refusal, NodeFault, EngineError."""
     node, settings = at.node, effective(at.node.config, plan).images
     prepare.check_engine(node, node.config)
-    if plan.pull != "always" and not asked.quiet and node.engine.inspect_image(plan.image) is None:
+    facts = node.engine.inspect_image(plan.image) if plan.pull != "always" else None
+    if facts is None and plan.pull != "always" and not asked.quiet:
         yield notice(f"Unable to find image '{asked.image_text}' locally")
     with logins.asker(node.config.engine.docker_config, settings, plan) as asker:
         image = node.images.ensure(
@@ -172,7 +173,8 @@ def _image(at: Context, asked: Run, plan: Plan) -> Generator[Tell, wire.Message 
             asker=asker,
             tells=False,  # a job may start any number
         )
-    facts = node.engine.inspect_image(image.id)
+    if facts is None or facts.id != image.id:
+        facts = node.engine.inspect_image(image.id)
     if facts is None:
         raise NodeFault("image-gone", f"image {plan.image!r} was removed from {node.name} after it had been fetched")
     return facts
