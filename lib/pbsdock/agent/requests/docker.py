@@ -12,6 +12,7 @@ from pbsdock.agent.shim.context import Asked
 from pbsdock.core.errors import Refusal
 from pbsdock.host.process import Caller
 from pbsdock.protocol import wire
+from pbsdock.shim.request_names import CALLED
 
 
 class DockerRequests:
@@ -28,10 +29,11 @@ class DockerRequests:
         if self.session.dialogue is not None:
             raise Refusal("one-command-a-connection", "a connection carries one docker command")
         peer = self.session.peer
+        called = os.path.basename(message.text("called", CALLED))
         argv = [os.fsdecode(word) for word in message.raw("argv")]
         asked = Asked(
             argv=tuple(argv),
-            called_as=os.path.basename(message.text("called", "docker")),
+            called_as=CALLED if called == self.node.config.shim.name else called,
             environment={
                 os.fsdecode(name): os.fsdecode(value)
                 for name, _, value in (pair.partition(b"=") for pair in message.raw("env"))

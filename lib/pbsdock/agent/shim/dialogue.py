@@ -24,7 +24,6 @@ from pbsdock.shim.refusal import ShimRefusal
 if TYPE_CHECKING:
     from pbsdock.agent.session import Session
 
-ANSWERS = frozenset({"content", "done", "failed", "copied", "over", "left"})
 _NOT_STARTED, _FAILED = 125, 1
 
 
@@ -92,7 +91,7 @@ class Dialogue:
                 self._leave()
                 raise
             except OSError as error:
-                self.session.node.emit("agent.error", level="error", where="docker", reason=repr(error)[:300])
+                self.session.node.emit("agent.error", level="error", where="shim", reason=repr(error)[:300])
                 self._refuse(Refusal("agent-error", f"{self.session.node.name}: {error.strerror or error}"))
             except Exception as error:  # a slip of ours, in whatever thread: the client is there, and is told
                 self.session.node.emit("agent.error", level="error", where="docker", reason=repr(error)[:300])
@@ -132,7 +131,7 @@ class Dialogue:
                     self.go_on()
 
         def beside() -> None:
-            threading.Thread(target=resume, name="docker", daemon=True).start()
+            threading.Thread(target=resume, name="shim", daemon=True).start()
 
         step.running.when_over(beside)
         if step.seconds is not None:
