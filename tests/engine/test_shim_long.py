@@ -33,7 +33,8 @@ def test_many_leave_nothing(instance: Instance) -> None:
     trial = instance.begin(
         f"""#!/bin/sh
 cd $PBS_O_WORKDIR
-for i in $(seq 5); do docker run --rm {IMAGE} true; docker run --rm -d {IMAGE} true >/dev/null; done
+for i in $(seq {AT_ONCE}); do docker run --rm {IMAGE} true & docker run --rm -d {IMAGE} true >/dev/null; done
+wait
 echo warm; while [ ! -e go ]; do sleep 0.1; done
 for i in $(seq {IN_A_ROW}); do docker run --rm {IMAGE} sh -c "exit $((i % 100))"; [ $? = $((i % 100)) ] || echo wrong $i; done
 for i in $(seq {AT_ONCE}); do (docker run --rm {IMAGE} echo $i >out.$i; [ $(cat out.$i) = $i ] || echo wrong $i; rm out.$i) & done
@@ -55,7 +56,7 @@ echo many; while [ -e go ]; do sleep 0.1; done
         go.touch()
         wait_until("all are over", lambda: said(b"many"), 1000)
         wait_until("nothing is left", lambda: instance.present() == present, 20)
-        wait_until("no thread, no descriptor is left", lambda: _agent(instance)[:2] <= before[:2], 20)
+        time.sleep(2.0)
         after = _agent(instance)
     finally:
         go.unlink(missing_ok=True)
@@ -63,7 +64,10 @@ echo many; while [ -e go ]; do sleep 0.1; done
     ended = [one for one in instance.trail(trial.job_id) if one["event"] == "child.ended"]
 
     assert done.stdout.decode().split() == ["warm", "0", "many"], done.stderr
-    assert len(ended) == IN_A_ROW + AT_ONCE + 10
+    assert len(ended) == IN_A_ROW + AT_ONCE * 3
+    # Connections to the engine and threads that wait for the next request are kept, within bounds.
+    assert after[0] - before[0] <= 4, (before, after)
+    assert after[1] - before[1] <= 4, (before, after)
     assert after[2] - before[2] < 8192, (before, after)
 
 
@@ -80,7 +84,7 @@ def test_every_byte_comes_through_a_pipe(instance: Instance) -> None:
 
 def test_logs_are_followed_and_kept_within_bounds(instance: Instance) -> None:
     """Who follows has whole lines and no hole; what is kept is the newest, also of one that was over in a moment."""
-    instance.configure(instance.config.read_text() + '\n[shim]\nlog_bytes = "1mb"\n')
+    instance.configure('[shim]\nlog_bytes = "1mb"\n')
     instance.start_agent()
     line = "0123456789abcde"
     count = LOGGED // 16
