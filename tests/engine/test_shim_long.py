@@ -65,8 +65,7 @@ echo many; while [ -e go ]; do sleep 0.1; done
 
     assert done.stdout.decode().split() == ["warm", "0", "many"], done.stderr
     assert len(ended) == IN_A_ROW + AT_ONCE * 3
-    # Connections to the engine and threads that wait for the next request are kept, within bounds.
-    assert after[0] - before[0] <= 4, (before, after)
+    assert after[0] - before[0] <= 16, (before, after)  # connections to the engine that are kept for the next rush
     assert after[1] - before[1] <= 4, (before, after)
     assert after[2] - before[2] < 8192, (before, after)
 
