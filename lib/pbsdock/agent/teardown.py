@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 
 from pbsdock.agent import stage, standing
 from pbsdock.agent.children.release import remove_all
@@ -65,8 +66,21 @@ def remove_work(paths: Paths, name: str) -> None:
 
 
 def _kill(node: HasCgroups, record: Record) -> None:
+    before = _usage(node, record) if record.facts.usage is None else None
     if not node.cgroups.kill(record.cgroup, _EMPTY_S):
         raise NodeFault("cgroup-busy", f"processes of {record.cgroup} survive being killed")
+    if before is not None and before.oom_kills:
+        # Only the container's own cgroup has counted them on v1, and it goes with the container.
+        after = _usage(node, record) or before
+        kills = max(before.oom_kills, after.oom_kills or 0)
+        record.note(usage=replace(after, oom_kills=kills, oom_at=after.oom_at or before.oom_at))
+
+
+def _usage(node: HasCgroups, record: Record) -> Usage | None:
+    try:
+        return node.cgroups.usage(record.cgroup)
+    except (HookError, OSError):
+        return None
 
 
 def _unstage(node: Node, record: Record) -> None:
