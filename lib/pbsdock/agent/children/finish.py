@@ -9,7 +9,7 @@ import time
 
 from pbsdock.agent import first_process
 from pbsdock.agent.child_book import over
-from pbsdock.agent.children import places
+from pbsdock.agent.children import logs, places
 from pbsdock.agent.children.start import remove_container, remove_files
 from pbsdock.agent.node import Node
 from pbsdock.agent.runs import ChildRun
@@ -39,6 +39,8 @@ def finish(node: Node, running: ChildRun) -> int:
         node.children.note(record.name, running.name, **over(code, time.time(), oom=is_out_of_memory))
     except OSError as error:  # a full disk: what it was is told all the same
         node.emit("agent.error", record, level="error", where="children", reason=str(error)[:300])
+    if child is not None and child.detached:
+        logs.trim_child(node, record, child)
     node.jobs.drop(running)
     running.conclude()
     if child is not None:

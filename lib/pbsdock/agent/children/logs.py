@@ -53,11 +53,15 @@ def trim(node: Node) -> None:
     """Let the oldest go of every log that has become too long."""
     for run in node.jobs.all_children():
         child = node.children.child(run.record.name, run.name)
-        if child is None or not child.detached:
-            continue
-        for path in places.logs(node, run.record, child):
-            with suppress(OSError):  # tried again in a second
-                _trim(str(path), node.config.shim.log_bytes)
+        if child is not None and child.detached:
+            trim_child(node, run.record, child)
+
+
+def trim_child(node: Node, record: Record, child: Child) -> None:
+    """The same of one; of one that is over it is the last time."""
+    for path in places.logs(node, record, child):
+        with suppress(OSError):  # tried again in a second
+            _trim(str(path), node.config.shim.log_bytes)
 
 
 def _trim(path: str, kept: int) -> None:

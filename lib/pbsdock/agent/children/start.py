@@ -21,7 +21,7 @@ from pbsdock.core.child import Child, ChildState
 from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.core.facts import Bound
 from pbsdock.core.plan import Plan
-from pbsdock.core.record import Record
+from pbsdock.core.record import Record, State
 from pbsdock.engine import spec as container
 from pbsdock.engine.accounts import group, passwd
 from pbsdock.engine.base import EngineError, Rlimits
@@ -34,6 +34,7 @@ from pbsdock.s3.environment import DIRECTORY, has_credentials
 
 LABEL, PARENT = "pbsdock.child", "pbsdock.parent"
 _REMOVED_S = 10.0
+_BEGINS_S = 30.0  # from the open gate to its command
 _GRACE_MS = 10_000  # as long as docker stop waits
 
 
@@ -53,7 +54,8 @@ def bring_up(
     Nothing is left of one that cannot be made. Raises Refusal, NodeFault, OSError.
     """
     began = time.monotonic()
-    with node.children.starting(record.name):
+    with node.children.starting(record.name, child.key):
+        must_live(record)
         if len(node.children.live(record.name)) >= node.config.shim.most:
             most = node.config.shim.most
             raise Refusal("too-many-containers", f"the job has {most} containers, as many as it may at a time")
@@ -63,7 +65,14 @@ def bring_up(
         except BaseException:
             discard(node, record, child.key)
             raise
-    running = ChildRun(record=record, name=made.key, pid=made.pid, pid_start=made.pid_start)
+    running = ChildRun(
+        record=record,
+        name=made.key,
+        pid=made.pid,
+        pid_start=made.pid_start,
+        client=made.client,
+        begins_by=0.0 if made.client[0] else time.monotonic() + _BEGINS_S,
+    )
     node.jobs.add(running)
     node.emit(
         "child.started",
@@ -77,6 +86,15 @@ def bring_up(
         phase="run",
     )
     return running, within
+
+
+def must_live(record: Record) -> None:
+    """Raises Refusal where the job is over; to be asked within ``children.starting``, which the release waits for.
+
+    An image may have been fetched for longer than the job has lived.
+    """
+    if record.state not in (State.READY, State.RUNNING):
+        raise Refusal("job-over", f"job {record.job_id} is over; nothing more is started in it")
 
 
 def discard(node: Node, record: Record, key: str) -> None:

@@ -93,6 +93,10 @@ class Dialogue:
             except OSError as error:
                 self.session.node.emit("agent.error", level="error", where="shim", reason=repr(error)[:300])
                 self._refuse(Refusal("agent-error", f"{self.session.node.name}: {error.strerror or error}"))
+            except Exception as error:  # a slip of ours, in whatever thread: the client is there, and is told
+                self.session.node.emit("agent.error", level="error", where="docker", reason=repr(error)[:300])
+                sentence = f"the pbsdock agent of {self.session.node.name} could not do this: {type(error).__name__}"
+                self._refuse(Refusal("agent-error", sentence))
 
     def leave(self) -> None:
         """The client is gone."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from pbsdock.agent.children import places
 from pbsdock.agent.children.release import STEP
-from pbsdock.agent.children.start import parent_labels
+from pbsdock.agent.children.start import must_live, parent_labels
 from pbsdock.agent.shim import bare
 from pbsdock.agent.shim.context import Context
 from pbsdock.agent.shim.dialogue import Steps, notice, out
@@ -44,6 +44,7 @@ def create(at: Context, asked: NetworkCreate) -> Steps:
     record.save(durable=True)
     may_leave = "bridge" in effective(node.config, job).network.allow
     with node.children.starting(record.name):
+        must_live(record)
         engine_name = places.network_name(record, f"n{secrets.token_hex(6)}")
         network = ChildNetwork(
             name=asked.name,

@@ -78,6 +78,7 @@ def run(at: Context, asked: Run) -> Steps:
         created=time.time(),
         bound=tuple(bound_of(node, plan)),
         detached=asked.detach,
+        client=(0, 0) if asked.detach else (at.caller.pid, at.caller.started),
         terminal=asked.tty and not asked.detach,
         removes_itself=asked.remove,
         stop_signal=signal_number(asked.stop_signal or image.stop_signal or "TERM"),
@@ -92,7 +93,10 @@ def run(at: Context, asked: Run) -> Steps:
         if asked.detach:
             yield from _detached(at, asked, running, child, message)
             return 0
-    except BaseException:  # GeneratorExit too: the client is gone
+    except GeneratorExit:  # the client is gone; whoever has found that out must not wait for the engine
+        _abandoned(node, running)
+        raise
+    except BaseException:
         with suppress(HookError, EngineError):  # the release, or the reaper, tries again
             kill(node, running)
         raise
@@ -155,7 +159,8 @@ def _image(at: Context, asked: Run, plan: Plan) -> Generator[Tell, wire.Message 
     """The image, fetched if it must be. Raises Refusal, NodeFault, EngineError."""
     node, settings = at.node, effective(at.node.config, plan).images
     prepare.check_engine(node, node.config)
-    if plan.pull != "always" and not asked.quiet and node.engine.inspect_image(plan.image) is None:
+    facts = node.engine.inspect_image(plan.image) if plan.pull != "always" else None
+    if facts is None and plan.pull != "always" and not asked.quiet:
         yield notice(f"Unable to find image '{asked.image_text}' locally")
     with logins.asker(node.config.engine.docker_config, settings, plan) as asker:
         image = node.images.ensure(
@@ -168,7 +173,8 @@ def _image(at: Context, asked: Run, plan: Plan) -> Generator[Tell, wire.Message 
             asker=asker,
             tells=False,  # a job may start any number
         )
-    facts = node.engine.inspect_image(image.id)
+    if facts is None or facts.id != image.id:
+        facts = node.engine.inspect_image(image.id)
     if facts is None:
         raise NodeFault("image-gone", f"image {plan.image!r} was removed from {node.name} after it had been fetched")
     return facts
@@ -290,10 +296,11 @@ def _attached(
 
 def _abandoned(node: Node, running: ChildRun) -> None:
     def act() -> None:
-        with suppress(HookError, EngineError):  # the release, or the reaper, tries again
+        with suppress(HookError, EngineError):  # the mender tries again, and the release
             kill(node, running)
 
-    threading.Thread(target=act, name="child", daemon=True).start()
+    with suppress(RuntimeError):  # no thread more can be had: likewise
+        threading.Thread(target=act, name="child", daemon=True).start()
 
 
 def _detached(
@@ -308,6 +315,7 @@ def _detached(
         end = inner.run_here(place, running.pid, message, fds)
     finally:
         logs.close_all(fds)
+    running.begins_by = 0.0
     now = node.children.child(record.name, child.key)
     yield out(f"{now.id if now is not None else child.id}\n")  # Docker has it printed of one that failed, too
     if end is not None:
