@@ -30,7 +30,9 @@ enum {
 	COPIED = 1 << 16,
 };
 
-static const char door[] = "/run/pbsdock/door/agent.sock"; /* inside a job's container */
+#ifndef DOOR
+#define DOOR "/run/pbsdock/door/agent.sock" /* inside a job's container */
+#endif
 
 extern char **environ;
 static const int ends[] = { SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM, SIGXCPU };
@@ -612,23 +614,22 @@ static void obey(const struct message *m, int *fds) {
 }
 
 /* -- from the call to the end -- */
-/* Where the agent listens: a place that only root can have made, whatever the environment says. */
+/* Where the agent listens, which root has made known: beside this program, or by a place of its own in a job's container. */
 static void find_agent(void) {
 	char path[PATH_MAX + 16];
-	if (!access(door, F_OK)) {
-		strcpy(agent_path, door);
-		return;
-	}
 	ssize_t length = readlink("/proc/self/exe", path, PATH_MAX);
 	path[length > 0 ? length : 0] = 0;
 	char *slash = strrchr(path, '/');
 	strcpy(slash ? slash + 1 : path, "agent.path");
 	int fd = slash ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-	length = fd < 0 ? -1 : read(fd, agent_path, sizeof agent_path - 1);
-	if (length <= 0)
+	if (fd >= 0 && read(fd, agent_path, sizeof agent_path - 1) > 0)
+		agent_path[strcspn(agent_path, "\n")] = 0;
+	else if (!access(DOOR, F_OK))
+		strcpy(agent_path, DOOR);
+	else
 		fail("there is no pbsdock agent here: this docker works in jobs only");
-	close(fd);
-	agent_path[strcspn(agent_path, "\n")] = 0;
+	if (fd >= 0)
+		close(fd);
 }
 
 static void ask(char **argv) {

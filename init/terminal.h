@@ -17,7 +17,7 @@ static volatile bool is_changed;      /* read in a signal's handler as well */
 
 static inline void restore_terminal(void) {
 	if (is_changed)
-		tcsetattr(0, TCSADRAIN, &as_it_was);
+		tcsetattr(0, TCSANOW, &as_it_was);
 	is_changed = false;
 }
 
@@ -29,7 +29,7 @@ static inline bool change_terminal(void change(struct termios *)) {
 	settings = as_it_was;
 	change(&settings);
 	is_changed = true;
-	tcsetattr(0, TCSADRAIN, &settings);
+	tcsetattr(0, TCSANOW, &settings);
 	return true;
 }
 

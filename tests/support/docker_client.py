@@ -14,6 +14,7 @@ from pbsdock.protocol import wire
 
 IMPATIENT = """
 #define IMPATIENT
+#define DOOR "door.sock"
 enum { ANSWER_MS = 500, AGENT_AT_WORK_MS = 500, AGENT_AWAY_MS = 300 };
 """
 

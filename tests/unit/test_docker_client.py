@@ -56,9 +56,15 @@ def hasty(impatient: Path) -> Iterator[StandInAgent]:
     made.close()
 
 
+@pytest.fixture(scope="module")
+def init_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first process as it is installed."""
+    return build(tmp_path_factory, sanitized=False)
+
+
 @pytest.fixture
-def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FirstProcess]:
-    with FirstProcess(build(tmp_path_factory, sanitized=False)) as made:
+def first(init_program: Path) -> Iterator[FirstProcess]:
+    with FirstProcess(init_program) as made:
         yield made
 
 
@@ -141,20 +147,23 @@ def test_a_hangup_that_is_ignored(agent: StandInAgent) -> None:
 
 
 def test_no_agent(agent: StandInAgent) -> None:
-    """Without the file beside it, and with nobody behind the socket: a sentence, and whatever the environment says."""
+    """With nobody behind the socket: a sentence, and whatever the environment says."""
     agent.listener.close()
     process = agent.start("ps", env={"DOCKER_HOST": "unix:///var/run/docker.sock"})
     assert process.communicate(timeout=20)[1] == b"docker: the pbsdock agent on this node did not answer\n"
     assert process.returncode == 125
 
-    (agent.directory / "agent.path").unlink()
-    process = agent.start("ps", env={"DOCKER_HOST": "unix:///var/run/docker.sock"})
-    assert (
-        process.communicate(timeout=20)[1]
-        == b"docker: there is no pbsdock agent here: this docker works in jobs only\n"
-    )
+
+def test_no_file_beside_it(hasty: StandInAgent) -> None:
+    """Then it is a container's, where the agent has a place of its own; here that is one in the working directory."""
+    (hasty.directory / "agent.path").unlink()
+    process = hasty.start("ps", env={"DOCKER_HOST": "unix:///var/run/docker.sock"}, cwd=hasty.directory)
+    said = process.communicate(timeout=20)[1]
+    assert said == b"docker: there is no pbsdock agent here: this docker works in jobs only\n"
     assert process.returncode == 125
-    agent.listen()
+
+    (hasty.directory / "agent.sock").rename(hasty.directory / "door.sock")
+    hasty.call("ps", cwd=hasty.directory).end(4)
 
 
 def test_an_agent_that_does_not_answer(hasty: StandInAgent) -> None:
