@@ -34,6 +34,11 @@ class _Job:
     starting: int = 0
     is_closed: bool = False
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to remember of it."""
+        return not (self.children or self.networks or self.starting)
+
 
 class Book:
     """All children, by the name of their job's record; any thread."""
@@ -114,10 +119,12 @@ class Book:
         with self._changed:
             self._forget(job, key)
 
-    def add_network(self, job: str, network: ChildNetwork) -> None:
+    def add_network(self, job: str, network: ChildNetwork, most: int) -> None:
         """Write down a network that is to be made. Raises OSError, Refusal."""
         with self._changed:
             own = self._open(job)
+            if len(own.networks) >= most:
+                raise Refusal("too-many-networks", f"the job has {most} networks, as many as it may")
             if network.name in own.networks:
                 raise Refusal("network-exists", f"network with name {network.name} already exists")
             own.networks[network.name] = network
@@ -141,7 +148,11 @@ class Book:
 
     @contextmanager
     def starting(self, job: str) -> Iterator[None]:
-        """While a child is made: :meth:`close` waits for that. Raises Refusal where the job is over."""
+        """While a child is made: :meth:`close` waits for that. Raises Refusal where the job is over.
+
+        Of a job that is forgotten nothing is known here: whoever makes something looks at the record, once this is
+        entered.
+        """
         with self._changed:
             own = self._open(job)
             own.starting += 1
@@ -150,6 +161,8 @@ class Book:
         finally:
             with self._changed:
                 own.starting -= 1
+                if own.is_empty and not own.is_closed and self._jobs.get(job) is own:
+                    del self._jobs[job]
                 self._changed.notify_all()
 
     def close(self, job: str, seconds: float) -> bool:
@@ -178,7 +191,6 @@ class Book:
     def _open(self, job: str) -> _Job:
         own = self._jobs.get(job)
         if own is None:
-            (self._directory / job).mkdir(mode=0o700, exist_ok=True)
             own = self._jobs[job] = _Job()
         if own.is_closed:
             raise Refusal("job-over", "the job is over; nothing more is started in it")
@@ -198,6 +210,7 @@ class Book:
 
     def _replace(self, job: str, name: str, data: Any) -> None:
         place = self._directory / job
+        place.mkdir(mode=0o700, exist_ok=True)
         temporary = place / f".new-{secrets.token_hex(8)}"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -231,5 +244,14 @@ def _read(place: Path) -> _Job:
 
 
 def over(code: int, now: float, *, oom: bool = False) -> dict[str, Any]:
-    """What is put down of a child's end. Pure."""
-    return {"state": ChildState.EXITED, "code": code, "ended": now, "oom": oom, "pid": 0, "pid_start": 0}
+    """What is put down of a child's end: its mounts are of no use any more. Pure."""
+    return {
+        "bound": (),
+        "own_files": (),
+        "state": ChildState.EXITED,
+        "code": code,
+        "ended": now,
+        "oom": oom,
+        "pid": 0,
+        "pid_start": 0,
+    }

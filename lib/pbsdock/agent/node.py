@@ -23,6 +23,7 @@ from pbsdock.agent.host_facts import closed_paths, host_facts
 from pbsdock.agent.image_cache import ImageCache
 from pbsdock.agent.image_profile import ImageProfiles
 from pbsdock.agent.jobs import Jobs
+from pbsdock.agent.later import Later
 from pbsdock.agent.locks import Locks
 from pbsdock.agent.passes import Passes
 from pbsdock.agent.planning import Planning
@@ -92,6 +93,8 @@ class Node:
         self.image_profiles = ImageProfiles(self.engine, labels, self.emit)
         self.stores = Stores(config, self.owner, self.emit)
         self.jobs = Jobs(ledger, self.emit)
+        self.later = Later("docker")  # what the commands of jobs' docker have left to do
+        self.adopting = Later("adopt", 4)  # runs the resource manager's tools, which may take their time
         self.children = Book(paths.state_dir / "children", self.emit)
         self.history = History(paths.state_dir / "history", config.history, self.emit)
         self.streams = Streams()

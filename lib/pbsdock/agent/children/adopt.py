@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -23,10 +22,8 @@ _TOOL_S = 30.0
 def begin(node: Node, running: ChildRun, environment: Mapping[str, str]) -> None:
     """Have it counted in a moment, if it runs then; *environment* is the client's."""
     own = {name: value for name, value in environment.items() if name.startswith("PBS_")}
-    timer = threading.Timer(_AFTER_S, _adopt, (node, running, own))
-    timer.daemon = True
     with suppress(RuntimeError):  # no thread more can be had: it is not counted
-        timer.start()
+        node.adopting.after(_AFTER_S, lambda: _adopt(node, running, own))
 
 
 def command_of(pid: int) -> int:
