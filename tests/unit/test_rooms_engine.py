@@ -28,6 +28,7 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     ),
     "engine/registry.py": ({"docker.errors"}, "asks registries through the SDK's client"),
     "engine/credentials.py": ({"docker", "docker.errors"}, "whose login counts where is the SDK's to know"),
+    "config/sections.py": ({"docker"}, "what jobs call the command they are given"),
     "admin/setup/host.py": ({"docker", "CgroupDriver"}, "asks the engine's own command, with no library installed yet"),
     "admin/setup/build.py": ({"docker"}, "tries whether every library can be imported"),
     "trial/namespaces.py": ({"docker"}, "gives each emulated node an engine, by the engine's own programs"),

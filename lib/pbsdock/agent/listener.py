@@ -28,7 +28,7 @@ _LOOK_S, _IDLE_S = 0.5, 5.0
 _ACCEPTS = 64  # connections in one turn
 _AT_ONCE = 1 << 18
 _READS = 8  # of one client in one turn
-_KINDS = {b"start": "start", b"docker": "docker"}  # by what is asked for; all else is a "request"
+_KINDS = {b"start": "start", b"docker": "shim"}  # by what is asked for; all else is a "request"
 _CHILDREN_OF_ONE_USER = 32  # each may be fetching an image
 _OF_ONE_USER = 4  # requests of one kind answered at a time; see Listener._most
 
@@ -236,7 +236,7 @@ class Listener:
     def _most(self, uid: int, kind: str) -> int:
         """How many requests of a user are answered at a time: a start for each CPU and one for each job, which may be
         waiting for its files; what is asked besides is done in a moment."""
-        if kind == "docker":
+        if kind == "shim":
             return _CHILDREN_OF_ONE_USER
         if kind != "start":
             return _OF_ONE_USER

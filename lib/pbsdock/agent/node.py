@@ -93,7 +93,7 @@ class Node:
         self.image_profiles = ImageProfiles(self.engine, labels, self.emit)
         self.stores = Stores(config, self.owner, self.emit)
         self.jobs = Jobs(ledger, self.emit)
-        self.later = Later("docker")  # what the commands of jobs' docker have left to do
+        self.later = Later("shim")  # what the commands of jobs' docker have left to do
         self.adopting = Later("adopt", 4)  # runs the resource manager's tools, which may take their time
         self.children = Book(paths.state_dir / "children", self.emit)
         self.history = History(paths.state_dir / "history", config.history, self.emit)

@@ -253,5 +253,11 @@ class ResourceManager(Protocol):
     def is_running(self) -> bool:
         """Whether the manager's daemon runs on this node."""
 
+    def adopters(self, job_id: str, process: int, *, hook: str, has_place: bool) -> list[list[str]]:
+        """The commands by which the session of *process* comes to be counted as a job's that has more than one already
+        or (not *has_place*) has none but its shell's; each is run as the job's owner, with the variables that are the
+        manager's own, when the one before has ended well. *hook* is a task that does nothing. Empty: it is not
+        counted, or is so already."""
+
     def adopt(self, first: int, hook: int) -> Adoption:
         """Have the container of process *first* counted as the job of the run hook *hook* (process ids)."""

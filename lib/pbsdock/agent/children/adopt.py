@@ -6,7 +6,7 @@ the client may be in a container, where there is none.
 
 from __future__ import annotations
 
-import os
+import fnmatch
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +21,12 @@ _TOOL_S = 30.0
 
 def begin(node: Node, running: ChildRun, environment: Mapping[str, str]) -> None:
     """Have it counted in a moment, if it runs then; *environment* is the client's."""
-    own = {name: value for name, value in environment.items() if name.startswith("PBS_")}
+    patterns = node.rm.words.own_variables
+    own = {
+        name: value
+        for name, value in environment.items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    }
     with suppress(RuntimeError):  # no thread more can be had: it is not counted
         node.adopting.after(_AFTER_S, lambda: _adopt(node, running, own))
 
@@ -38,19 +43,15 @@ def _adopt(node: Node, running: ChildRun, environment: Mapping[str, str]) -> Non
     record = running.record
     if running.over.is_set() or not (pid := command_of(running.pid)):
         return
-    tool = node.rm.adopt(running.pid, 0).told.get("pbs_track", "")
-    if not tool:
-        return
-    if record.facts.bare and not record.facts.has_place:
-        # Mom files an adopted task in the place of the newest one it has started, which would be the job's shell.
-        starter = f"{os.path.dirname(tool)}/pbsdsh"
-        if not os.access(starter, os.X_OK):
-            return
+    has_place = not record.facts.bare or record.facts.has_place
+    hook = str(node.paths.prefix / "hooks/run")
+    commands = node.rm.adopters(record.job_id, pid, hook=hook, has_place=has_place)
+    if commands and not has_place:
         record.note(has_place=True)
-        if not _run(record, [starter, "-n", "0", str(node.paths.prefix / "hooks/run")], environment):
-            record.note(has_place=False)
+    for argv in commands:
+        if running.over.is_set() or not _run(record, argv, environment):
             return
-    if not running.over.is_set() and _run(record, [tool, "-j", record.job_id, "-a", str(pid)], environment):
+    if commands:
         with suppress(OSError):
             node.children.note(record.name, running.name, adopted=True)
 

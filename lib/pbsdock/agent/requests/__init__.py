@@ -11,15 +11,15 @@ from pbsdock.agent.requests.running import RunningRequests
 from pbsdock.agent.requests.users import UserRequests
 from pbsdock.agent.requests.why import why
 from pbsdock.agent.session import Session
-from pbsdock.agent.shim.dialogue import ANSWERS
 from pbsdock.core.errors import Refusal
 from pbsdock.protocol import wire
+from pbsdock.shim.request_names import ANSWERS, COMMAND, OVER
 
 _OF_ROOT = {op: op for op in ("prepare", "failed", "release", "announce", "sweep", "reap", "nodes")}
 _OF_ROOT["list"] = "list_jobs"
 _OF_ADMINS = frozenset({"drain", "undrain", "reload", "config", "images", "pull", "pin", "prune"})
 _OF_USERS = frozenset({"start", "rejoin"})
-_BY_THE_DOOR = ANSWERS | {"docker", "docker-over"}
+_BY_THE_DOOR = ANSWERS | {COMMAND, OVER}
 _OF_RUN_HOOKS = frozenset({"signal", "resize", "adopted", "over", "eof"})
 
 
@@ -34,11 +34,11 @@ def respond(session: Session, message: wire.Message) -> None:
         why(session, message)
     elif op in _OF_USERS:
         getattr(UserRequests(session), op)(message)
-    elif op == "docker":
+    elif op == COMMAND:
         DockerRequests(session).docker(message)
-    elif op == "docker-over":
+    elif op == OVER:
         DockerRequests(session).over(message)
-    elif op in ANSWERS and (session.dialogue is not None or op != "over"):
+    elif op in ANSWERS and session.dialogue is not None:
         DockerRequests(session).answer(message)
     elif op in _OF_RUN_HOOKS:
         getattr(RunningRequests(session), op)(message)

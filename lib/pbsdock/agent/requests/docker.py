@@ -13,6 +13,7 @@ from pbsdock.agent.shim.context import Asked
 from pbsdock.core.errors import Refusal
 from pbsdock.host.process import Caller
 from pbsdock.protocol import wire
+from pbsdock.shim.request_names import CALLED
 
 _FREE_BYTES = 32 << 10  # of a command line and its environment: as many as there are connections may be held
 
@@ -34,7 +35,7 @@ class DockerRequests:
         argv = [os.fsdecode(word) for word in message.raw("argv")]
         asked = Asked(
             argv=tuple(argv),
-            called_as=os.path.basename(message.text("called", "docker")),
+            called_as=os.path.basename(message.text("called", CALLED)),
             environment={
                 os.fsdecode(name): os.fsdecode(value)
                 for name, _, value in (pair.partition(b"=") for pair in message.raw("env"))

@@ -24,7 +24,6 @@ from pbsdock.shim.refusal import ShimRefusal
 if TYPE_CHECKING:
     from pbsdock.agent.session import Session
 
-ANSWERS = frozenset({"content", "done", "failed", "copied", "over", "left"})
 _NOT_STARTED, _FAILED = 125, 1
 
 
@@ -102,7 +101,7 @@ class Dialogue:
     def _unforeseen(self, error: Exception, what: str) -> None:
         """Of another error than one of the system's its kind alone is told: its words may be the user's, and secret."""
         reason = repr(error)[:300] if isinstance(error, OSError) else f"{type(error).__name__} at {_place_of(error)}"
-        self.session.node.emit("agent.error", level="error", where="docker", reason=reason)
+        self.session.node.emit("agent.error", level="error", where="shim", reason=reason)
         self._refuse(
             NodeFault("agent-error", f"the pbsdock agent of {self.session.node.name} could not do this: {what}")
         )

@@ -6,29 +6,24 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
-from pbsdock.agent.shim import networks
 from pbsdock.agent.shim.context import Context
 from pbsdock.agent.shim.dialogue import Steps, notice, out
 from pbsdock.agent.shim.execute import environment_of
 from pbsdock.agent.version import version as own_version
-from pbsdock.core.child import Child, ChildState
+from pbsdock.core.child import Child
 from pbsdock.core.errors import HookError
 from pbsdock.directive.image_ref import BadImage, parse_image
 from pbsdock.engine.base import ContainerState, EngineError, ImageFacts, ListedImage
 from pbsdock.policy.decide import effective, image_matches
-from pbsdock.shim import tables
+from pbsdock.shim import inspected, tables
 from pbsdock.shim.commands import Images, Info, Inspect, Ps, Version
 from pbsdock.shim.filters import select_containers, select_images
 from pbsdock.shim.refusal import FAILED, ShimRefusal
 from pbsdock.shim.rows import ContainerRow, ImageRow
 
-_API = "1.41"
 _HUB, _LIBRARY = "docker.io/", "docker.io/library/"
-_NEVER = "0001-01-01T00:00:00Z"  # as Docker writes a moment that has not been
-_LETTERS = {ChildState.CREATED: "created", ChildState.RUNNING: "running", ChildState.EXITED: "exited"}
 
 
 def ps(at: Context, asked: Ps) -> Steps:
@@ -76,10 +71,7 @@ def version(at: Context, asked: Version) -> Steps:
         engine = at.node.engine_info().version
     except (HookError, EngineError):
         engine = "unknown"
-    told = {
-        "Client": {"Version": engine, "ApiVersion": _API, "Os": "linux", "Arch": _machine(), "Pbsdock": own_version()},
-        "Server": {"Version": engine, "ApiVersion": _API, "Os": "linux", "Arch": _machine()},
-    }
+    told = inspected.version(engine=engine, own=own_version(), machine=_machine())
     if asked.short:
         yield out(f"Docker version {engine}, pbsdock {own_version()}\n")
     elif asked.format:
@@ -99,24 +91,19 @@ def info(at: Context, asked: Info) -> Steps:
     limits = record.planned.limits if record is not None else None
     children = at.children
     running = sum(not child.is_over for child in children)
-    told = {
-        "Containers": len(children),
-        "ContainersRunning": running,
-        "ContainersPaused": 0,
-        "ContainersStopped": len(children) - running,
-        "ServerVersion": engine.version,
-        "OSType": "linux",
-        "Architecture": engine.architecture,
-        "NCPU": (limits.cpu_millis or 0) // 1000 if limits and limits.cpu_millis else os.cpu_count() or 1,
-        "MemTotal": (limits.memory_bytes or 0) if limits else 0,
-        "CgroupDriver": engine.cgroup_driver,
-        "CgroupVersion": str(engine.cgroup_version),
-        "Name": at.node.name,
-        "DefaultRuntime": engine.default_runtime,
-        "SecurityOptions": list(engine.security_options),
-        "Swarm": {"LocalNodeState": "inactive"},
-        "Job": at.asker.live.id,
-    }
+    told = inspected.info(
+        job=at.asker.live.id,
+        node=at.node.name,
+        engine=engine.version,
+        architecture=engine.architecture,
+        cgroup_driver=engine.cgroup_driver,
+        cgroup_version=engine.cgroup_version,
+        runtime=engine.default_runtime,
+        cpus=(limits.cpu_millis or 0) // 1000 if limits and limits.cpu_millis else os.cpu_count() or 1,
+        memory_bytes=(limits.memory_bytes or 0) if limits else 0,
+        running=running,
+        over=len(children) - running,
+    )
     if asked.format:
         yield out(tables.one_object(told, asked.format))
     else:
@@ -137,7 +124,7 @@ def _row(at: Context, child: Child) -> ContainerRow:
         created=child.created,
         started=child.started,
         finished=child.ended,
-        state=_LETTERS[child.state],
+        state=inspected.STATES[child.state],
         exit_code=child.code,
         names=(child.name,),
         labels=dict(child.labels),
@@ -164,71 +151,14 @@ def _inspected(at: Context, name: str, kind: str) -> dict[str, Any] | None:
     if kind in ("", "network"):
         for network in at.networks:
             if name == network.name or network.id.startswith(name):
-                return networks.told(network)
+                return inspected.network(network)
     return None
 
 
 def _container(at: Context, child: Child) -> dict[str, Any]:
-    network = _network_of(at, child)
-    address = _address(at, child)
-    limits = child.plan.limits
-    return {
-        "Id": child.id,
-        "Created": _moment(child.created),
-        "Path": child.command[0] if child.command else "",
-        "Args": list(child.command[1:]),
-        "State": {
-            "Status": _LETTERS[child.state],
-            "Running": not child.is_over,
-            "Paused": False,
-            "Restarting": False,
-            "OOMKilled": child.oom,
-            "Dead": False,
-            "Pid": child.pid,
-            "ExitCode": child.code,
-            "Error": "",
-            "StartedAt": _moment(child.started),
-            "FinishedAt": _moment(child.ended),
-        },
-        "Image": child.image_id,
-        "Name": f"/{child.name}",
-        "RestartCount": 0,
-        "Driver": "",
-        "Platform": "linux",
-        "HostConfig": {
-            "NetworkMode": network,
-            "Memory": limits.memory_bytes or 0,
-            "NanoCpus": (limits.cpu_millis or 0) * 1_000_000,
-            "CpusetCpus": limits.cpuset or "",
-            "PidsLimit": limits.pids,
-            "ShmSize": limits.shm_bytes,
-            "ReadonlyRootfs": child.plan.read_only_root,
-            "AutoRemove": child.removes_itself,
-            "Binds": [f"{mount.source}:{mount.target}{':ro' if mount.read_only else ''}" for mount in child.bound],
-        },
-        "Mounts": [
-            {
-                "Type": "bind",
-                "Source": mount.source,
-                "Destination": mount.target,
-                "Mode": "ro" if mount.read_only else "",
-                "RW": not mount.read_only,
-                "Propagation": "rprivate",
-            }
-            for mount in child.bound
-        ],
-        "Config": {
-            "Hostname": child.short,
-            "User": f"{child.plan.uid}:{child.plan.gid}",
-            "Tty": child.terminal,
-            "Env": _environment(child),
-            "Cmd": list(child.command),
-            "Image": child.image_text,
-            "WorkingDir": child.plan.workdir or "",
-            "Labels": dict(child.labels),
-        },
-        "NetworkSettings": {"IPAddress": address, "Networks": {network: {"IPAddress": address}}},
-    }
+    return inspected.container(
+        child, network=_network_of(at, child), address=_address(at, child), environment=_environment(child)
+    )
 
 
 def _environment(child: Child) -> list[str]:
@@ -298,27 +228,18 @@ def _image(at: Context, name: str) -> ImageFacts | None:
 
 
 def _image_told(facts: ImageFacts) -> dict[str, Any]:
-    return {
-        "Id": facts.id,
-        "RepoTags": list(facts.tags),
-        "RepoDigests": list(facts.digests),
-        "Created": _moment(facts.created_at),
-        "Architecture": facts.architecture,
-        "Os": "linux",
-        "Size": facts.size_bytes,
-        "Config": {
-            "Cmd": list(facts.command),
-            "Entrypoint": list(facts.entrypoint),
-            "WorkingDir": facts.workdir,
-            "StopSignal": facts.stop_signal,
-        },
-    }
-
-
-def _moment(seconds: float | None) -> str:
-    if seconds is None:
-        return _NEVER
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return inspected.image(
+        id=facts.id,
+        tags=facts.tags,
+        digests=facts.digests,
+        created=facts.created_at,
+        architecture=facts.architecture,
+        size=facts.size_bytes,
+        command=facts.command,
+        entrypoint=facts.entrypoint,
+        workdir=facts.workdir,
+        stop_signal=facts.stop_signal,
+    )
 
 
 def _machine() -> str:

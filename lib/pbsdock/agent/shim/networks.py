@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from pbsdock.agent.children import places
@@ -17,7 +16,7 @@ from pbsdock.core.child import ChildNetwork, is_name
 from pbsdock.core.errors import HookError, Refusal
 from pbsdock.engine.base import EngineError, Failure
 from pbsdock.policy.decide import effective
-from pbsdock.shim import tables
+from pbsdock.shim import inspected, tables
 from pbsdock.shim.commands import NetworkCreate, NetworkInspect, NetworkLs, NetworkRm
 from pbsdock.shim.filters import select_networks
 from pbsdock.shim.refusal import FAILED, ShimRefusal
@@ -110,25 +109,12 @@ def inspect(at: Context, asked: NetworkInspect) -> Steps:
     found: list[Any] = []
     for name in asked.names:
         try:
-            found.append(told(_find(at, name)))
+            found.append(inspected.network(_find(at, name)))
         except ShimRefusal as error:
             yield notice(f"Error: {error.sentence}")
             code = FAILED
     yield out(tables.objects(found, asked.format))
     return code
-
-
-def told(network: ChildNetwork) -> dict[str, Any]:
-    """What ``docker network inspect`` shows. Pure."""
-    created = datetime.fromtimestamp(network.created, UTC).isoformat().replace("+00:00", "Z")
-    return {
-        "Name": network.name,
-        "Id": network.id,
-        "Created": created,
-        "Scope": "local",
-        "Driver": "bridge",
-        "Internal": network.is_internal,
-    }
 
 
 def _find(at: Context, name: str) -> ChildNetwork:

@@ -159,6 +159,18 @@ class Torque(ResourceManager):
         """Whether root has a pbs_mom."""
         return bool(tools.moms_prefixes())
 
+    def adopters(self, job_id: str, process: int, *, hook: str, has_place: bool) -> list[list[str]]:
+        """By pbs_track, as the run hook does it: mom files an adopted task in the place of the newest one it has
+        started, which would be the job's shell, so a task by pbsdsh takes one first (:mod:`pbsdock.hook.adopt`)."""
+        tracker = self.adopt(0, 0).told.get("pbs_track", "")
+        if not tracker:
+            return []
+        starter = str(Path(tracker).with_name("pbsdsh"))
+        if not has_place and not os.access(starter, os.X_OK):
+            return []
+        tasks = [] if has_place else [[starter, "-n", "0", hook]]
+        return [*tasks, [tracker, "-j", job_id, "-a", str(process)]]
+
     def adopt(self, first: int, hook: int) -> Adoption:
         """By pbs_track, which mom obeys for the job's owner only: the run hook starts it."""
         if not os.access(self._pbs_track, os.X_OK) and time.monotonic() - self._looked_at > _LOOK_AGAIN_S:
