@@ -41,7 +41,7 @@ def mismatch(observed: Observed, plan: Plan) -> str:
 
 
 def close_devices(pid: int) -> None:
-    """Before anything of the user's runs in the container of *pid*: no device node that its image has brought opens one,
+    """Before anything of the user's runs in the container of *pid*: no device node that its image has brought opens,
     neither inside nor for a process of its owner's outside, which no device cgroup binds.
 
     Raises NodeFault; OSError if it is over.

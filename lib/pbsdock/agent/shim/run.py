@@ -24,7 +24,7 @@ from pbsdock.agent.shim.dialogue import Steps, Tell, notice, out
 from pbsdock.agent.shim.environment import of_command
 from pbsdock.agent.starting import limits_of
 from pbsdock.core.child import Child, is_name, new_key
-from pbsdock.core.errors import HookError, NodeFault, Refusal
+from pbsdock.core.errors import BadValue, HookError, NodeFault, Refusal
 from pbsdock.core.pathrules import below
 from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record
@@ -294,7 +294,11 @@ def _attached(
         yield notice("docker: the container was ended: with a terminal none runs on in a job; start it with --detach")
         return 0
     if answer is not None and answer.text("kind"):
-        running.said = read_answer(answer)
+        try:
+            running.said = read_answer(answer)
+        except BadValue:  # a client of the user's own making, which leaves nobody who waits for it
+            kill(node, running)
+            raise
     elif running.is_alive():
         kill(node, running)
     said = running.said
