@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import IMAGE, USERS, Instance
-from tests.support.attack import is_healthy
+from tests.support.attack import Entry, image, is_healthy
 from tests.support.shim import JOBS, Job, bare, client
 from tests.support.threats import seconds
 
@@ -182,10 +183,6 @@ rm -f env cid fifo own
 
 def test_links_of_an_image_in_the_place_of_a_target(instance: Instance, secret: Path) -> None:
     """What is mounted at a path that is a link in the image stays in the container."""
-    from tests.support.attack import Entry, image
-
-    import tarfile
-
     entries = [Entry("data", kind=tarfile.SYMTYPE, target=f"/proc/self/root/../../..{secret}")]
     with image("docker-links", entries) as links:
         done = bare(

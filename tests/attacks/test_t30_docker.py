@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -15,14 +16,14 @@ from tests.support.attack import ATTACKER, is_healthy
 from tests.support.shim import bare, begin_bare, client
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("images")]
-_CANARY = "CANARY7f3a9c"
+_CANARY = f"CANARY{secrets.token_hex(5)}"
 
 
 @pytest.fixture
 def service() -> Iterator[int]:
     """The port of something that listens on every address of the node."""
     with socket.socket() as listening:
-        listening.bind(("0.0.0.0", 0))  # noqa: S104
+        listening.bind(("0.0.0.0", 0))
         listening.listen(64)
         yield listening.getsockname()[1]
 
@@ -108,6 +109,8 @@ def test_logins_at_registries_of_no_image(instance: Instance, service: int) -> N
             except OSError:
                 pass
 
+        good = instance.config.read_text()
+        instance.configure(good.replace("[images]\n", '[images]\nallow = ["docker.io/*"]\n'))
         looking = pool.submit(look)
         port = listening.getsockname()[1]
         done = bare(
@@ -125,6 +128,7 @@ def test_logins_at_registries_of_no_image(instance: Instance, service: int) -> N
             ),
         )
         looking.result()
+        instance.configure(good)
 
     assert done.stdout == b"", done.stderr
     assert asked == []
@@ -142,7 +146,7 @@ cd; export KEY={_CANARY}; echo FILE={_CANARY} >keys; printf 'BAD {_CANARY}\\n' >
 docker run -d --name box -e A={_CANARY} -e KEY --env-file keys -l label={_CANARY} {IMAGE} sh -c 'echo {_CANARY}; sleep 60' >/dev/null
 docker exec -d -e B={_CANARY} box sleep 60
 docker run -e ={_CANARY} {IMAGE} true; docker run --env-file wrong {IMAGE} true; docker run --nosuch {_CANARY} {IMAGE} true
-docker run -e A={_CANARY} -v /etc:/x {IMAGE} true; docker run -e A={_CANARY} nosuch.example.org/{_CANARY.lower()}:{_CANARY} true
+docker run -e A={_CANARY} -v /etc:/x {IMAGE} true; docker run -e A={_CANARY} nosuch.example.org/x:1 true
 docker run -e A={_CANARY} -v /etc/{_CANARY}:/x {IMAGE} true
 docker login -u x -p {_CANARY} localhost:1; echo {_CANARY} | docker login -u x --password-stdin localhost:1
 printf '{_CANARY}\\377\\n' | docker login -u x --password-stdin localhost:1; docker login -p {_CANARY}
@@ -171,11 +175,7 @@ rm -f keys wrong; echo ready; sleep 60""",
 
     # A refused command is told as it was said: what a path or an image is called is no secret.
     assert {event["event"] for event in events} <= {"child.refused"}, events
-    assert not [
-        event
-        for event in events
-        if f"/etc/{_CANARY}" not in event["sentence"] and "nosuch.example" not in event["sentence"]
-    ], events
+    assert not [event for event in events if f"/etc/{_CANARY}" not in event["sentence"]], events
     assert not [text for text in inspected if _CANARY in text]
     assert readable == b""
     assert not subprocess.run(

@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -119,12 +119,19 @@ class Book:
         with self._changed:
             self._forget(job, key)
 
-    def add_network(self, job: str, network: ChildNetwork, most: int) -> None:
-        """Write down a network that is to be made. Raises OSError, Refusal."""
+    def add_network(
+        self, job: str, network: ChildNetwork, most: int, of_user: Collection[str], most_of_user: int
+    ) -> None:
+        """Write down a network that is to be made, where the job and its user, whose jobs are *of_user*, may have one
+        more. Raises OSError, Refusal."""
         with self._changed:
             own = self._open(job)
             if len(own.networks) >= most:
                 raise Refusal("too-many-networks", f"the job has {most} networks, as many as it may")
+            if sum(len(self._jobs[name].networks) for name in of_user if name in self._jobs) >= most_of_user:
+                raise Refusal(
+                    "too-many-networks", f"your jobs here have {most_of_user} networks, as many as one user's may"
+                )
             if network.name in own.networks:
                 raise Refusal("network-exists", f"network with name {network.name} already exists")
             own.networks[network.name] = network

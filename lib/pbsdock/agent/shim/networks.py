@@ -38,11 +38,7 @@ def create(at: Context, asked: NetworkCreate) -> Steps:
     if not is_name(asked.name) or asked.name in _OTHERS:
         raise ShimRefusal(f"{asked.name[:80]} is not a name for a network of yours", FAILED)
     record = at.asker.record or bare.record_of(node, job)
-    others = sum(len(node.children.networks(own.name)) for own in node.jobs.records() if own.uid == job.uid)
-    if others >= _MOST_OF_ONE:
-        raise Refusal(
-            "too-many-networks", f"your jobs on {node.name} have {others} networks, as many as one user's may"
-        )
+    of_user = {own.name for own in node.jobs.records() if own.uid == job.uid}
     may_leave = "bridge" in effective(node.config, job).network.allow
     with making(node, record):
         engine_name = places.network_name(record, f"n{secrets.token_hex(6)}")
@@ -52,7 +48,7 @@ def create(at: Context, asked: NetworkCreate) -> Steps:
             created=time.time(),
             is_internal=asked.internal or not may_leave,
         )
-        node.children.add_network(record.name, network, _MOST)
+        node.children.add_network(record.name, network, _MOST, of_user, _MOST_OF_ONE)
         try:
             identifier = node.engine.create_network(
                 engine_name, parent_labels(node, record), internal=network.is_internal
