@@ -41,7 +41,7 @@ docker run --rm --network inner {IMAGE} sh -c '
   wget -qO- http://web:8080/index.html
   own=$(ip -4 addr show eth0 | sed -n "s/.*inet \\([0-9]*\\.[0-9]*\\.[0-9]*\\)\\..*/\\1/p")
   for host in $own.1 172.17.0.1 $(ip route | sed -n "s/default via \\([0-9.]*\\).*/\\1/p"); do
-    nc -w 2 $host {service} </dev/null >/dev/null 2>&1 && echo reached $host; done; echo end'
+    echo | timeout 4 nc -w 2 $host {service} >/dev/null 2>&1; [ $? != 1 ] && echo reached $host; done; echo end'
 """,
     )
 
