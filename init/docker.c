@@ -30,8 +30,9 @@ enum {
 	COPIED = 1 << 16,
 };
 
+static const char in_container[] = "/run/pbsdock/shim/"; /* where a job's container has this program */
 #ifndef DOOR
-#define DOOR "/run/pbsdock/door/agent.sock" /* inside a job's container */
+#define DOOR "/run/pbsdock/door/agent.sock" /* and the agent's socket; a host may have another instance's there */
 #endif
 
 extern char **environ;
@@ -619,6 +620,10 @@ static void find_agent(void) {
 	char path[PATH_MAX + 16];
 	ssize_t length = readlink("/proc/self/exe", path, PATH_MAX);
 	path[length > 0 ? length : 0] = 0;
+	if (!strncmp(path, in_container, sizeof in_container - 1)) {
+		strcpy(agent_path, DOOR);
+		return;
+	}
 	char *slash = strrchr(path, '/');
 	strcpy(slash ? slash + 1 : path, "agent.path");
 	int fd = slash ? open(path, O_RDONLY | O_CLOEXEC) : -1;
@@ -639,6 +644,8 @@ static void ask(char **argv) {
 	mode_t mask = umask(077);
 	umask(mask);
 	begin(&b, "docker");
+	if (*argv)
+		field(&b, "called", *argv++);
 	for (char **at = argv; *at; at++)
 		field(&b, "argv", *at);
 	for (char **at = environ; *at; at++)
@@ -677,7 +684,8 @@ static _Noreturn void leave_alone(bool has_answered) {
 	fail(has_answered ? "the pbsdock agent on this node is gone" : "the pbsdock agent on this node did not answer");
 }
 
-int main(int argc, char **argv) {
+int main(int count, char **argv) {
+	(void)count;
 	struct stat about_it;
 	struct message m;
 	int fds[2];
@@ -688,7 +696,7 @@ int main(int argc, char **argv) {
 	find_agent();
 	heard_until = now() + ANSWER_MS;
 	if (connect_to(&agent, agent_path, ANSWER_MS, false))
-		ask(argv + (argc > 0));
+		ask(argv);
 	for (bool has_answered = false;; has_answered = true) {
 		if (agent.fd < 0 || !hear_agent(&m, fds)) {
 			tell_next_agent();

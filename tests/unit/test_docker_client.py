@@ -79,6 +79,7 @@ def test_how_it_was_called(agent: StandInAgent) -> None:
     call = agent.call("run", "", "\udcfe", "-it", env=environment, cwd="/usr", umask=0o027, stderr=slave)
 
     assert call.asked.op == "docker"
+    assert call.asked.text("called").rpartition("/")[2] == "docker"
     assert call.asked.raw("argv") == [b"run", b"", b"\xfe", b"-it"]
     assert sorted(call.asked.raw("env")) == [b"A=b\nc", b"DOCKER_HOST=tcp://elsewhere", b"RAW=\xff"]
     assert call.asked.text("cwd") == "/usr"

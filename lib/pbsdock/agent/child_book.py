@@ -41,7 +41,10 @@ class _Job:
 
 
 class Book:
-    """All children, by the name of their job's record; any thread."""
+    """All children, by the name of their job's record; any thread.
+
+    Many methods because one lock guards all that is known of them.
+    """
 
     def __init__(self, directory: Path, emit: Callable[..., None]) -> None:
         self._directory = directory

@@ -28,7 +28,10 @@ _PASS_S = 1200.0
 
 
 class Watcher:
-    """Two threads: one on the engine's events, one that ticks. What may take long has further ones."""
+    """Two threads: one on the engine's events, one that ticks. What may take long has further ones.
+
+    Many methods because each is a step of one of them.
+    """
 
     def __init__(self, node: Node) -> None:
         self.node = node

@@ -154,9 +154,9 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
 # any number, and is always written. A wide job's tasks fit into the first number.
 AT_WILL: dict[str, tuple[int, float]] = {
     "agent.error": (10, 2),  # a message nobody has foreseen, sent again and again
-    "child.ended": (1200, 60),
+    "child.ended": (1000, 50),
     "child.refused": (60, 10),
-    "child.started": (1200, 60),
+    "child.started": (1000, 50),
     "client.refused": (20, 4),
     "env.dropped": (20, 4),  # a start that is refused afterwards can be asked for again
     "job.adopted": (20, 4),

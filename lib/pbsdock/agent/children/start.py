@@ -163,7 +163,7 @@ def _make(
         pid_start=start_time(found.pid),
     )
     if now is None:
-        raise NodeFault("child-forgotten", "the container was removed while it was started")
+        raise Refusal("child-removed", "the container was removed while it was started")
     return now, within
 
 

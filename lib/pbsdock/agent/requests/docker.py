@@ -32,10 +32,11 @@ class DockerRequests:
         if self.session.dialogue is not None:
             raise Refusal("one-command-a-connection", "a connection carries one docker command")
         peer = self.session.peer
+        called = os.path.basename(message.text("called", CALLED))
         argv = [os.fsdecode(word) for word in message.raw("argv")]
         asked = Asked(
             argv=tuple(argv),
-            called_as=os.path.basename(message.text("called", CALLED)),
+            called_as=CALLED if called == self.node.config.shim.name else called,
             environment={
                 os.fsdecode(name): os.fsdecode(value)
                 for name, _, value in (pair.partition(b"=") for pair in message.raw("env"))
