@@ -150,8 +150,8 @@ def test_device_nodes_from_outside(instance: Instance, line: str) -> None:
         instance.start_agent()
         trial = instance.begin(f"#!/bin/sh\n{line.format(nodes)}\n")
         wait_until("it runs", lambda: b"ready" in trial.out_path.read_bytes())
-        sleeping = [path.parent for path in Path("/proc").glob("[0-9]*/cmdline") if _read(path) == b"sleep\060\0"]
-        inside = [path for path in sleeping if (path / "root/w/zero").exists()]
+        wait_until("its command runs", _with_a_node)
+        inside = _with_a_node()
         tried = subprocess.run(
             ["head", "-c1", "--", *(f"{path}/root/w/zero" for path in inside)],
             user=USERS[0],
@@ -169,6 +169,11 @@ def test_device_nodes_from_outside(instance: Instance, line: str) -> None:
     assert seen.stdout == b"zero\n"  # its owner may look: what is in the way is the mount
     assert (tried.returncode, tried.stdout) == (1, "")
     assert "Permission denied" in tried.stderr
+
+
+def _with_a_node() -> list[Path]:
+    sleeping = [path.parent for path in Path("/proc").glob("[0-9]*/cmdline") if _read(path) == b"sleep\x0060\x00"]
+    return [path for path in sleeping if (path / "root/w/zero").exists()]
 
 
 def _read(path: Path) -> bytes:
