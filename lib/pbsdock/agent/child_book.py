@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,6 +35,11 @@ class _Job:
     starting: int = 0
     making: set[str] = field(default_factory=set)  # keys of those that some thread makes, or removes, at this moment
     is_closed: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to remember of it."""
+        return not (self.children or self.networks or self.starting)
 
 
 class Book:
@@ -128,10 +133,19 @@ class Book:
         with self._changed:
             self._forget(job, key)
 
-    def add_network(self, job: str, network: ChildNetwork) -> None:
-        """Write down a network that is to be made. Raises OSError, Refusal."""
+    def add_network(
+        self, job: str, network: ChildNetwork, most: int, of_user: Collection[str], most_of_user: int
+    ) -> None:
+        """Write down a network that is to be made, where the job and its user, whose jobs are *of_user*, may have one
+        more. Raises OSError, Refusal."""
         with self._changed:
             own = self._open(job)
+            if len(own.networks) >= most:
+                raise Refusal("too-many-networks", f"the job has {most} networks, as many as it may")
+            if sum(len(self._jobs[name].networks) for name in of_user if name in self._jobs) >= most_of_user:
+                raise Refusal(
+                    "too-many-networks", f"your jobs here have {most_of_user} networks, as many as one user's may"
+                )
             if network.name in own.networks:
                 raise Refusal("network-exists", f"network with name {network.name} already exists")
             own.networks[network.name] = network
@@ -157,7 +171,8 @@ class Book:
     def starting(self, job: str, key: str = "") -> Iterator[None]:
         """While something is made for a job: :meth:`close` waits for that. Raises Refusal where the job is over.
 
-        *key*: of the child that is made, or removed.
+        Of a job that is forgotten nothing is known here: whoever makes something looks at the record, once this is
+        entered. *key*: of the child that is made, or removed.
         """
         with self._changed:
             own = self._open(job)
@@ -169,6 +184,8 @@ class Book:
             with self._changed:
                 own.starting -= 1
                 own.making.discard(key)
+                if own.is_empty and not own.is_closed and self._jobs.get(job) is own:
+                    del self._jobs[job]
                 self._changed.notify_all()
 
     def close(self, job: str, seconds: float) -> bool:
@@ -253,5 +270,14 @@ def _read(place: Path) -> tuple[_Job, list[str]]:
 
 
 def over(code: int, now: float, *, oom: bool = False) -> dict[str, Any]:
-    """What is put down of a child's end. Pure."""
-    return {"state": ChildState.EXITED, "code": code, "ended": now, "oom": oom, "pid": 0, "pid_start": 0}
+    """What is put down of a child's end: its mounts are of no use any more. Pure."""
+    return {
+        "bound": (),
+        "own_files": (),
+        "state": ChildState.EXITED,
+        "code": code,
+        "ended": now,
+        "oom": oom,
+        "pid": 0,
+        "pid_start": 0,
+    }

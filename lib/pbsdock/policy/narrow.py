@@ -21,6 +21,7 @@ from pbsdock.directive.image_ref import ImageRef
 from pbsdock.directive.types import Directive, TmpfsOption, Volume
 from pbsdock.policy.decide import decide
 from pbsdock.policy.host import HostFacts, plain
+from pbsdock.policy.mounts import check_target
 from pbsdock.rm.base import Job
 from pbsdock.shim.commands import Run, VolumeArg
 
@@ -179,8 +180,7 @@ def _in_places(volumes: Sequence[VolumeArg], plan: Plan) -> list[Mount]:
         target = plain(volume.target)
         if not volume.target.startswith("/") or ".." in target.split("/") or not target.isprintable():
             raise Refusal("path-not-plain", f"{volume.text}: the path in the container is absolute and without '..'")
-        if target == "/" or any(below(target, place) for place in ("/proc", "/sys", "/dev")):
-            raise Refusal("target-not-allowed", f"{volume.text}: {target} belongs to the kernel or the image")
+        check_target(volume.text, "--volume target", target)
         if target in taken:
             raise Refusal("target-taken", f"{volume.text}: {target} is used twice; choose another")
         taken.add(target)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 import time
 
 from pbsdock.agent import first_process
@@ -115,6 +114,6 @@ def _tidy_beside(node: Node, record: Record, key: str, *, forgets: bool) -> None
                 node.emit("release.failed", record, level="warning", reason=f"child: {error}", phase="run")
 
     try:
-        threading.Thread(target=act, name="child", daemon=True).start()
+        node.later.soon(act)
     except RuntimeError:  # no thread more can be had
         act()

@@ -17,6 +17,7 @@ from pbsdock.core.record import Record
 from pbsdock.host.syscalls import punch_hole
 
 _BLOCK = 1 << 16
+_READY = 1 << 20  # bytes that a file system may keep ready itself
 _BLOCKS = 4096  # bytes; holes are of whole blocks
 
 
@@ -70,7 +71,10 @@ def _trim(path: str, kept: int) -> None:
         return
     fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        punch_hole(fd, (found.st_size - kept) // _BLOCKS * _BLOCKS)
+        if found.st_blocks * 512 > found.st_size + _READY:
+            os.ftruncate(fd, found.st_size)  # its owner can have any number kept ready behind its end (fallocate(2))
+        if (first := (found.st_size - kept) // _BLOCKS * _BLOCKS) > 0:
+            punch_hole(fd, first)
     finally:
         os.close(fd)
 
@@ -89,11 +93,14 @@ def _begin(fd: int, tail: int | None) -> int:
         data = os.pread(fd, size, at - size)
         if at == end and data.endswith(b"\n"):
             lines -= 1  # which ends the last line and begins none
-        found = len(data)
-        while (found := data.rfind(b"\n", 0, found)) >= 0:
-            lines += 1
-            if lines >= tail:
-                return at - size + found + 1
+        if lines + (count := data.count(b"\n")) < tail:  # no line of it begins the last ones
+            lines += count
+        else:
+            found = len(data)
+            while (found := data.rfind(b"\n", 0, found)) >= 0:
+                lines += 1
+                if lines >= tail:
+                    return at - size + found + 1
         at -= size
     return first
 

@@ -17,7 +17,6 @@ from pbsdock.core.record import Record, State
 from pbsdock.engine.base import EngineError
 from pbsdock.protocol import wire
 
-STEP = "children"
 _CALLS = 4  # of the engine, for one that is being made
 _REMOVED_S = 10.0
 _AT_ONCE = 8

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
@@ -16,7 +15,6 @@ from pbsdock.agent import first_process, logins, prepare
 from pbsdock.agent.call import read_answer
 from pbsdock.agent.children import adopt, inner, logs, places
 from pbsdock.agent.children.finish import failed, finish, kill
-from pbsdock.agent.children.release import STEP
 from pbsdock.agent.children.start import bound_of, bring_up
 from pbsdock.agent.node import Node
 from pbsdock.agent.runs import ChildRun
@@ -26,7 +24,7 @@ from pbsdock.agent.shim.dialogue import Steps, Tell, notice, out
 from pbsdock.agent.shim.environment import of_command
 from pbsdock.agent.starting import limits_of
 from pbsdock.core.child import Child, is_name, new_key
-from pbsdock.core.errors import HookError, NodeFault, Refusal
+from pbsdock.core.errors import BadValue, HookError, NodeFault, Refusal
 from pbsdock.core.pathrules import below
 from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record
@@ -43,6 +41,7 @@ _CONTAINER = "container:"
 _UNASKED = ("workdir", "tmpdir")  # mounts of a job that none of its lines has asked for
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _STOP_S = 10.0
+_KEPT_CHARACTERS = 16 << 10
 _LAST_SIGNAL = 64
 
 
@@ -50,6 +49,7 @@ def run(at: Context, asked: Run) -> Steps:
     """The command. Raises Refusal, NodeFault, EngineError, OSError before anything is left behind."""
     node = at.node
     _check_terminal(at, asked)
+    _check_sizes(asked)
     yield from _notices(at, asked)
     given = yield from of_command(at, asked.env, asked.env_files)
     job = at.job
@@ -58,10 +58,10 @@ def run(at: Context, asked: Run) -> Steps:
     with node.planning.turn(job.uid, job.user):
         plan = narrow(job, _on_ordinary_network(at, asked), _own(at, whole), node.config, node.host(), at.asker.real)
     image = yield from _image(at, asked, plan)
+    at.look_again()  # the client may have taken its time, and so may the registry
     argv = _argv(asked, image)
     plan = replace(plan, workdir=asked.workdir or image.workdir or None)
     record = at.asker.record or bare.record_of(node, job)
-    _begin_step(record)
     node.image_cache.used(image.id, record)
     plan, aliases = _on_network(at, record, asked, plan)
     _make_sources(asked, plan, at)
@@ -72,7 +72,7 @@ def run(at: Context, asked: Run) -> Steps:
         plan=plan,
         image_text=asked.image_text,
         image_id=image.id,
-        command=argv,
+        command=_shown(argv),
         labels=asked.labels,
         aliases=aliases,
         created=time.time(),
@@ -89,7 +89,7 @@ def run(at: Context, asked: Run) -> Steps:
     try:
         if asked.cidfile:
             yield from _write_id(at, running, asked.cidfile)
-        message = _started(at, running, child, given, within)
+        message = _started(running, child, argv, given, within, at.asked.umask)
         if asked.detach:
             yield from _detached(at, asked, running, child, message)
             return 0
@@ -190,15 +190,30 @@ def _argv(asked: Run, image: ImageFacts) -> tuple[str, ...]:
     return argv
 
 
+def _shown(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """As much of it as is remembered, for a person."""
+    shown, left = [], _KEPT_CHARACTERS
+    for word in argv:
+        if left <= 0:
+            break
+        shown.append(word[:left])
+        left -= len(word) + 1
+    return tuple(shown)
+
+
+def _check_sizes(asked: Run) -> None:
+    """What a child is remembered with, of which a job may have hundreds. Raises ShimRefusal."""
+    for what, texts in (
+        ("labels", [text for pair in asked.labels for text in pair]),
+        ("mounts", [text for volume in asked.volumes for text in (volume.source, volume.target)]),
+        ("tmpfs", [target for target, _ in asked.tmpfs]),
+    ):
+        if (size := sum(map(len, texts))) > _KEPT_CHARACTERS:
+            raise ShimRefusal(f"its {what} have {size} characters; at most {_KEPT_CHARACTERS} are taken", 125)
+
+
 def _name(asked: Run, key: str) -> str:
     return asked.name or f"job_{key.removeprefix('c')}"
-
-
-def _begin_step(record: Record) -> None:
-    """That the job has children is written down before there is one. Raises OSError."""
-    if STEP not in record.steps or record.is_gone(STEP):
-        record.begin((STEP,))
-        record.save(durable=True)
 
 
 def _on_network(at: Context, record: Record, asked: Run, plan: Plan) -> tuple[Plan, tuple[str, ...]]:
@@ -244,11 +259,12 @@ def _write_id(at: Context, running: ChildRun, path: str) -> Generator[Tell, wire
 
 
 def _started(
-    at: Context,
     running: ChildRun,
     child: Child,
+    argv: tuple[str, ...],
     given: Mapping[str, str],
     within: Mapping[int, tuple[int, int]],
+    umask: int,
 ) -> wire.Message:
     """What runs in it, and how."""
     plan = child.plan
@@ -256,9 +272,10 @@ def _started(
     if child.terminal:
         environment["TERM"] = "xterm"
     environment = {**environment, **variables(plan), **given}
-    running.environment = environment
-    message = wire.Message("started", name=first_process.LEADER, leader=1, child=running.key, umask=at.asked.umask)
-    return inner.commanded(message, child.command, environment, plan.workdir or "/", within)
+    if sum(len(name) + len(value) for name, value in environment.items()) <= _KEPT_CHARACTERS:
+        running.environment = environment  # else docker exec asks the kernel for it
+    message = wire.Message("started", name=first_process.LEADER, leader=1, child=running.key, umask=umask)
+    return inner.commanded(message, argv, environment, plan.workdir or "/", within)
 
 
 def _home(plan: Plan) -> str:
@@ -284,7 +301,11 @@ def _attached(
         yield notice("docker: the container was ended: with a terminal none runs on in a job; start it with --detach")
         return 0
     if answer is not None and answer.text("kind"):
-        running.said = read_answer(answer)
+        try:
+            running.said = read_answer(answer)
+        except BadValue:  # a client of the user's own making, which leaves nobody who waits for it
+            kill(node, running)
+            raise
     elif running.is_alive():
         kill(node, running)
     said = running.said
@@ -299,8 +320,7 @@ def _abandoned(node: Node, running: ChildRun) -> None:
         with suppress(HookError, EngineError):  # the mender tries again, and the release
             kill(node, running)
 
-    with suppress(RuntimeError):  # no thread more can be had: likewise
-        threading.Thread(target=act, name="child", daemon=True).start()
+    node.later.soon(act)
 
 
 def _detached(
