@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from pbsdock.agent.call import read_answer
-from pbsdock.agent.children.finish import finish
+from pbsdock.agent.children.finish import failed, finish
 from pbsdock.agent.children.inner import DEFAULT_UMASK
 from pbsdock.agent.quota import Held
 from pbsdock.agent.session import Session
@@ -13,7 +13,7 @@ from pbsdock.agent.shim import commands
 from pbsdock.agent.shim.context import Asked
 from pbsdock.core.errors import Refusal
 from pbsdock.host.process import Caller
-from pbsdock.protocol import wire
+from pbsdock.protocol import init, wire
 from pbsdock.shim.request_names import CALLED
 
 _FREE_BYTES = 32 << 10  # of a command line and its environment: as many as there are connections may be held
@@ -72,8 +72,22 @@ class DockerRequests:
         """How a container has ended whose client has lost the agent it had asked."""
         incarnation, _, key = message.text("child").partition("/")
         running = self.node.jobs.child_run(incarnation, key)
-        if running is None or running.record.uid != self.session.peer.uid:
-            raise Refusal("not-running", "the container is not running")
-        if message.text("kind"):
-            running.said = read_answer(message)
-        self.session.answer(wire.Message("exit", code=finish(self.node, running)))
+        end = read_answer(message) if message.text("kind") else None
+        if running is not None and running.record.uid == self.session.peer.uid:
+            running.said = end or running.said
+            code = finish(self.node, running)
+        else:
+            code = self._known_code(incarnation, key, end)
+        self.session.answer(wire.Message("exit", code=code))
+
+    def _known_code(self, incarnation: str, key: str, end: init.Answer | None) -> int:
+        """Of a child that this agent has found over before its client came back, which may itself have been told by
+        the first process. Raises Refusal."""
+        if end is not None:
+            return end.code if end.kind == init.ENDED else failed(end)[0]
+        for record in self.node.jobs.records():
+            if record.incarnation == incarnation and record.uid == self.session.peer.uid:
+                child = self.node.children.child(record.name, key)
+                if child is not None and child.is_over:
+                    return child.code
+        raise Refusal("not-running", "the container is not running")
