@@ -15,6 +15,7 @@ from pbsdock.core.paths import Paths
 from pbsdock.core.record import Record
 from pbsdock.engine.base import EngineError
 from pbsdock.host import pins
+from pbsdock.host.cgroup import managers
 from pbsdock.host.syscalls import unmount
 
 _EMPTY_S = 5.0
@@ -47,10 +48,19 @@ def remember_usage(node: HasCgroups, record: Record) -> Usage:
     """Read what the job used while its cgroup still tells, once; nothing is known of one that never existed."""
     if record.facts.usage is None:
         try:
-            record.note(usage=node.cgroups.usage(record.cgroup))
+            record.note(usage=usage_of(node, record))
         except (HookError, OSError):
             return Usage()
     return record.facts.usage or Usage()
+
+
+def usage_of(node: HasCgroups, record: Record) -> Usage:
+    """What the job has used so far; where its processes are in the resource manager's cgroups, as those tell.
+
+    Raises HookError, OSError.
+    """
+    usage = node.cgroups.usage(record.cgroup)
+    return managers.counted(usage, record.facts.counted_in) if record.facts.counted_in else usage
 
 
 def remove_work(paths: Paths, name: str) -> None:

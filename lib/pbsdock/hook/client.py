@@ -38,6 +38,15 @@ def main(argv: list[str] | None = None) -> int:
         arguments = arguments[2:]
     verb, *rest = arguments
     run_dir, paths = options["--run-dir"], options.get("--paths", "")
+    if verb == "slurm-script":
+        from pbsdock.hook.slurm_script import main as prepend
+
+        return prepend(rest)
+    if verb == "slurm-run":
+        from pbsdock.hook.runner import Runner
+
+        runner = Runner(f"{run_dir}/agent.sock", os.environ.get("SLURM_JOB_ID", ""), is_slurm=True)
+        return runner.run(rest, os.environ.get("PBSDOCK", ""))
     if verb == "run":
         from pbsdock.hook.runner import Runner
 

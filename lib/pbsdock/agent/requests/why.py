@@ -12,11 +12,13 @@ from pbsdock.agent.cause import cause_of
 from pbsdock.agent.history import is_about
 from pbsdock.agent.node import Node
 from pbsdock.agent.session import Session
+from pbsdock.agent.teardown import usage_of
 from pbsdock.core.errors import BadValue, HookError, Refusal
 from pbsdock.core.record import Record, State
 from pbsdock.core.redact import known
 from pbsdock.core.story import Story, story_of, to_json
 from pbsdock.host import shm
+from pbsdock.host.cgroup import managers
 from pbsdock.protocol import wire
 
 _EARLIER = 8  # incarnations of which a line is told
@@ -67,9 +69,11 @@ def _of_record(node: Node, record: Record) -> Story:
     if record.state is State.RUNNING:
         with suppress(HookError, OSError):
             level = node.cgroups.level(record.cgroup)
+            if record.facts.counted_in:
+                level = managers.level(level, record.facts.counted_in)
             found = shm.used(record.facts.pid) if record.facts.pid else None
             level = replace(level, shm_bytes=found[0] if found is not None else None)
-            story = replace(story, used=node.cgroups.usage(record.cgroup), now=level)
+            story = replace(story, used=usage_of(node, record), now=level)
     return story
 
 
