@@ -2,7 +2,7 @@
  *
  *   pbsdock-run AGENT_SOCKET RUN_HOOK WORDS INTERPRETER... COMMAND...
  *
- * RUN_HOOK is Torque's $job_starter; "" for a batch script of Slurm's.
+ * RUN_HOOK is Torque's $job_starter, or "slurm" for a batch script of Slurm's.
  * Asks the agent for the start of COMMAND, has the container's first process run it with this process's own descriptors 0, 1
  * and 2, and ends as it ended. INTERPRETER and what belongs to it are WORDS words: the run hook in Python, which is executed with
  * COMMAND behind it, before anything was started, where there is a terminal or the job has no first process of pbsdock's.
@@ -64,7 +64,7 @@ static char cwd[PATH_MAX];
 static mode_t own_umask;
 static bool is_pending[NSIG];
 static char name[ID + 1], *task, *tracker;
-static bool has_results, has_joined, is_by_itself, wants_place, wants_tracker, is_adopted, leader_alone;
+static bool has_results, is_slurm, has_joined, is_by_itself, wants_place, wants_tracker, is_adopted, leader_alone;
 static unsigned connections;
 static struct message told; /* the agent's, of the end */
 static struct end end;
@@ -718,7 +718,7 @@ static _Noreturn void leave(void) {
 
 static _Noreturn void refuse(const char *before, const char *why, bool is_fault) {
 	say(before, why, "");
-	_exit(is_fault && !*hook ? REQUEUE : REFUSED);
+	_exit(is_fault && is_slurm ? REQUEUE : REFUSED);
 }
 
 int main(int argc, char **argv) {
@@ -734,7 +734,8 @@ int main(int argc, char **argv) {
 	hook = argv[2];
 	interpreter = argv + 4;
 	command = argv + 4 + words;
-	job = variable(*hook ? "PBS_JOBID" : "SLURM_JOB_ID");
+	is_slurm = !strcmp(hook, "slurm");
+	job = variable(is_slurm ? "SLURM_JOB_ID" : "PBS_JOBID");
 	for (int fd = 0; fd < 3; fd++)
 		if (fstat(fd, &about_it))
 			open("/dev/null", O_RDWR); /* the lowest that is free: none of ours comes in its place */
@@ -744,9 +745,9 @@ int main(int argc, char **argv) {
 	if ((isatty(0) && isatty(1)) || signals < 0 || !getcwd(cwd, sizeof cwd) || *cwd != '/')
 		hand_over();
 	if (!ask_for_start(&answer, &directory))
-		refuse("", *hook ? "the pbsdock agent on this node did not answer; the job was not started, please submit it again"
-		                 : "the pbsdock agent on this node did not answer; the job was not started and is queued again", true);
-	if (!strcmp(answer.text, "bare") && *hook)
+		refuse("", is_slurm ? "the pbsdock agent on this node did not answer; the job was not started and is queued again"
+		                    : "the pbsdock agent on this node did not answer; the job was not started, please submit it again", true);
+	if (!strcmp(answer.text, "bare") && !is_slurm)
 		become_command();
 	if (!strcmp(answer.text, "relay") || !strcmp(answer.text, "bare"))
 		hand_over(); /* a bare script of Slurm's names this hook in its first line */

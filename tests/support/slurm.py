@@ -295,7 +295,7 @@ def slurm(slurm_installed: SlurmSite) -> Iterator[SlurmSite]:
         wait_until("nothing is left", lambda: not slurm_installed.left(), 20)
         assert "DRAIN" not in cluster.node_state()[0], cluster.node_state()
     finally:
-        live = [job for job in cluster.jobs[-8:] if cluster.state(job) not in _OVER]
+        live = [job for job in cluster.jobs[-8:] if job != slurm_installed.beside and cluster.state(job) not in _OVER]
         if live:
             cluster.call("scancel", *live, check=False)
         cluster.call("scontrol", "update", f"NodeName={NODE}", "State=RESUME", check=False)

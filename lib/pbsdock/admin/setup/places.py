@@ -30,6 +30,8 @@ class Places:
     """The directories of one instance; *root* is ``/`` unless the instance is one of several on a host.
 
     With Slurm *slurm_conf* is its slurm.conf and *mom_priv* slurmd's spool directory, in which nothing is written.
+
+    Many methods because each place is one; none decides anything.
     """
 
     mom_priv: Path

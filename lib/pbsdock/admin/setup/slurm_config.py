@@ -35,7 +35,7 @@ _NEEDED = (
     ("TaskPlugin", "task/cgroup", "a job's container would not be held to the job's memory and CPUs"),
     ("JobAcctGatherType", "jobacct_gather/cgroup", "Slurm would not count what a job's container uses"),
 )
-_COMMON = ("HealthCheckInterval=60", "HealthCheckNodeState=ANY")
+_COMMON = ("PrologFlags=Alloc", "HealthCheckInterval=60", "HealthCheckNodeState=ANY")
 
 
 def lines(places: Places) -> list[str]:
@@ -78,9 +78,9 @@ def unfit(text: str, where: Path) -> Iterator[str]:
         value = found.get(name.lower(), "")
         if part not in [one.strip() for one in value.split(",")]:
             yield f"{where} has {name}={value or '(not set)'}, expected {part}: {lost}"
-    flags = found.get("prologflags", "").lower().split(",")
-    if "contain" not in flags and "alloc" not in flags:
-        return
+    flags = [flag.strip() for flag in found.get("prologflags", "").lower().split(",")]
+    if flags != [""] and not {"alloc", "contain", "x11"} & set(flags):
+        yield f"{where} has PrologFlags without Alloc: a job that is queued again and soon started has no Prolog then"
     if "nohold" in flags:
         yield f"{where} has PrologFlags with NoHold: a job may begin before pbsdock's Prolog is over"
     if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):

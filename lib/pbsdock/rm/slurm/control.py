@@ -27,10 +27,11 @@ _OVER = (
 
 
 class Control:
-    """Slurm's commands with the configuration *conf*."""
+    """Slurm's commands, looked for in the directories *path*, with the configuration *conf*."""
 
-    def __init__(self, conf: Path) -> None:
+    def __init__(self, conf: Path, path: str = _PATH) -> None:
         self._conf = conf
+        self._path = path
 
     def time_limit(self, job: str) -> int | None:
         """Seconds; None for none, or where it is not to be had."""
@@ -64,7 +65,7 @@ class Control:
 
     def _call(self, program: str, *arguments: str, seconds: float, unknown: str = "") -> str | None:
         """What it prints; "" where it fails with the words *unknown*, None where it fails otherwise."""
-        found = shutil.which(program, path=_PATH)
+        found = shutil.which(program, path=self._path)
         if found is None:
             return None
         environment = {"PATH": _PATH, "SLURM_CONF": str(self._conf), "LC_ALL": "C", "TZ": os.environ.get("TZ", "")}

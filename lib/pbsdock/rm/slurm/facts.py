@@ -23,6 +23,8 @@ class SlurmJob:
     """A job as its Prolog was told of it; serves for what is announced and for what is alive.
 
     Parts of its grant are read when it is asked for: *control* is the controller, *sysfs* where the cgroups are.
+
+    Many methods because it is both of the seam's, Announced and Live.
     """
 
     told: PrologFile
@@ -133,7 +135,7 @@ class SlurmJob:
             work_dir=self.told.work_dir or None,
             tmpdir=None,
             nodefile=None,
-            interactive=False,
+            interactive=env is not None or not os.path.lexists(self.script_path),
             job_file=self.job_file,
             grant=self._grant(),
             words=WORDS,

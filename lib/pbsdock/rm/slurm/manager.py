@@ -29,10 +29,19 @@ class Slurm(ResourceManager):
     prepares_at_start = True  # the script is on the node from then on
     polite_end_ms = 0
 
-    def __init__(self, spool: Path, told: Path, conf: Path, *, sysfs: Path = cgroup.SYSFS, owner: int = 0) -> None:
+    def __init__(
+        self,
+        spool: Path,
+        told: Path,
+        conf: Path,
+        *,
+        sysfs: Path = cgroup.SYSFS,
+        owner: int = 0,
+        control: Control | None = None,
+    ) -> None:
         self.words = WORDS
         self.closed = ClosedPaths(guarded=(), sealed=(str(spool), str(told)))
-        self.control = Control(conf)
+        self.control = control or Control(conf)
         self._spool = spool
         self._told = told
         self._sysfs = sysfs
