@@ -201,8 +201,14 @@ def test_a_requeued_job_begins_anew(slurm: SlurmSite) -> None:
     )
     slurm.cluster.await_running(job, says="run")
     slurm.cluster.call("scontrol", "requeue", job)
-    wait_until("it is queued again", lambda: slurm.cluster.state(job) == "PENDING")
-    slurm.cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now")
+    wait_until("it waits for its time", lambda: slurm.cluster.show(job)["Reason"] == "BeginTime")
+    wait_until("the node is free of it", lambda: not slurm.left())
+
+    def has_begun() -> bool:
+        slurm.cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
+        return slurm.cluster.state(job) != "PENDING"
+
+    wait_until("it begins anew", has_begun)
     done = slurm.cluster.wait(job)
     assert (done.state, done.restarts, done.output) == ("COMPLETED", 1, done.output)
     assert done.output.endswith("run 1\n")
