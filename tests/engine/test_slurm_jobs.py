@@ -14,7 +14,7 @@ from pbsdock.protocol import wire
 from pbsdock.protocol.link import Link
 from tests.conftest import IMAGE, USERS, wait_until
 from tests.support.agents import running
-from tests.support.slurm import NODE, Cluster, Done, SlurmSite, needs_slurm
+from tests.support.slurm import LUA, NODE, Cluster, Done, SlurmSite, needs_slurm
 
 pytestmark = needs_slurm
 DIRECTIVE = f"#DOCKER {IMAGE}\n"
@@ -231,6 +231,20 @@ def test_a_users_mistake_is_told(slurm: SlurmSite, line: str, says: str) -> None
     assert (done.state, done.exit) == ("FAILED", "125:0")
     assert says in done.output
     assert "never\n" not in done.output
+
+
+def test_sbatch_tells_a_mistake_where_a_site_wants_that(slurm: SlurmSite) -> None:
+    """By the job_submit plugin, in the same words; what is right, or bare, is let pass."""
+    cluster = slurm.cluster
+    cluster.lua.write_text((slurm.instance.home / "hooks/slurm/job_submit.lua").read_text())
+    try:
+        done = cluster.try_to_submit("#!/bin/sh\n#DOCKER --privileged busybox\n")
+        assert done.returncode == 1
+        assert "sbatch: error: pbsdock: script:2:9: --privileged is not available" in done.stderr
+        assert cluster.run(f"#!/bin/sh\n{DIRECTIVE}exit 3\n").exit == "3:0"
+        assert cluster.run("#!/bin/sh\nexit 4\n").exit == "4:0"
+    finally:
+        cluster.lua.write_text(LUA)
 
 
 def test_a_fault_that_may_pass_queues_the_job_again(slurm: SlurmSite) -> None:

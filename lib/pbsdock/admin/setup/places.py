@@ -63,7 +63,7 @@ class Places:
     @property
     def version_hooks(self) -> tuple[str, ...]:
         """All of a version's hooks, below its own directory of them."""
-        own = ("node-check",) if self.slurm_conf is not None else ()
+        own = ("node-check", "slurm/job_submit.lua") if self.slurm_conf is not None else ()
         return (*self.mom_hooks, *self.helpers, *own, "ask")
 
     @property
