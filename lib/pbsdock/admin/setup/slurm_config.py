@@ -56,7 +56,9 @@ def spool(text: str) -> str:
 
 
 def check(text: str, places: Places) -> None:
-    """Refuse a file that names other hooks in the places of ours. Raises SetupError."""
+    """Refuse a host of cgroup version 2, and a file that names other hooks in the places of ours. Raises SetupError."""
+    if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+        raise SetupError("this host has cgroup version 2, where containers of Slurm jobs are not supported")
     found = settings(_BLOCK.sub("", text))
     for name, hook in _HOOKS.items():
         value = found.get(name.lower(), "")
