@@ -301,6 +301,9 @@ def slurm_installed(slurm_cluster: Cluster, scratch: Path, installed: Instance) 
     root.mkdir()
     done = install(root, "--write-conf", slurm_conf=slurm_cluster.conf, packages=installed.home)
     assert done.returncode == 0, done.stderr
+    slurm_cluster.stop("slurmctld")  # which reads PrologFlags when it starts
+    slurm_cluster.start("slurmctld")
+    wait_until("it answers", lambda: "idle" in slurm_cluster.call("sinfo", "-h", "-o", "%T", check=False))
     slurm_cluster.call("scontrol", "reconfigure")
     instance = Instance(root, slurm_cluster.spool, (root / "etc/pbsdock/instance").read_text().strip())
     wait_until("slurmd has the hooks", lambda: "task-prolog" in slurm_cluster.call("scontrol", "show", "config"))

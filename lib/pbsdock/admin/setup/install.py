@@ -260,9 +260,10 @@ class _PlanRunner:
             slurm_config.write(step.path, step.wanted)
             self.say(f"wrote pbsdock's block into {step.path} (the old one is {slurm_config.before(step.path)}):")
         else:
-            self.say(f"put these lines into {step.path} on all of the cluster's hosts, then run: scontrol reconfigure")
+            self.say(f"put these lines into {step.path} on all of the cluster's hosts:")
         for line in step.wanted:
             self.say(f"    {line}")
+        self.say("then restart slurmctld, which reads PrologFlags when it starts, and run: scontrol reconfigure")
         for line in step.told:
             self.say(f"warning: {line}")
 
