@@ -22,13 +22,18 @@ SLEEP = f"#!/bin/sh\n{DIRECTIVE}echo begun\nsleep 300\necho after\n"
 
 
 @pytest.fixture(scope="session")
-def out_of_time(slurm_installed: SlurmSite) -> Iterator[str]:
-    """A job that has a minute, and ignores being told: it is waited for last."""
-    script = f"#!/bin/sh\n{DIRECTIVE}trap 'echo told' TERM\necho begun\nwhile :; do sleep 0.2; done\n"
-    job = slurm_installed.cluster.submit(script, "-t", "1")
-    slurm_installed.beside = job
-    yield job
-    slurm_installed.cluster.call("scancel", job, check=False)
+def beside(slurm_installed: SlurmSite) -> Iterator[tuple[str, str]]:
+    """Jobs that take their time, beside the others and waited for last: one has a minute, and ignores being told; the
+    other is queued again, which Slurm does two minutes later."""
+    cluster = slurm_installed.cluster
+    ignores = f"#!/bin/sh\n{DIRECTIVE}trap 'echo told' TERM\necho begun\nwhile :; do sleep 0.2; done\n"
+    again = f'#!/bin/sh\n{DIRECTIVE}echo run $SLURM_RESTART_COUNT\n[ -n "$SLURM_RESTART_COUNT" ] || sleep 300\n'
+    jobs = cluster.submit(ignores, "-t", "1"), cluster.submit(again)
+    slurm_installed.beside.update(jobs)
+    cluster.await_running(jobs[1], says="run")
+    cluster.call("scontrol", "requeue", jobs[1])
+    yield jobs
+    cluster.call("scancel", *jobs, check=False)
 
 
 def both(cluster: Cluster, body: str, *options: str, arguments: tuple[str, ...] = (), shell: str = "sh") -> list[Done]:
@@ -55,7 +60,7 @@ def first_process(site: SlurmSite, job: str) -> int:
     return int(site.instance.inspect(job)["State"]["Pid"])
 
 
-@pytest.mark.usefixtures("out_of_time")
+@pytest.mark.usefixtures("beside")
 def test_an_unchanged_script_runs_in_its_image(slurm: SlurmSite) -> None:
     """As its owner, in its directory, with its arguments; and the node is as before."""
     script = (
@@ -194,28 +199,6 @@ def test_slurmd_is_restarted_in_mid_job(slurm: SlurmSite) -> None:
     assert (done.exit, done.output) == ("6:0", "begun\nend\n")
 
 
-def test_a_requeued_job_begins_anew(slurm: SlurmSite) -> None:
-    """With the same number, in another container."""
-    job = slurm.cluster.submit(
-        f'#!/bin/sh\n{DIRECTIVE}echo run $SLURM_RESTART_COUNT\n[ -n "$SLURM_RESTART_COUNT" ] || sleep 300\n'
-    )
-    slurm.cluster.await_running(job, says="run")
-    slurm.cluster.call("scontrol", "requeue", job)
-    wait_until("it waits for its time", lambda: slurm.cluster.show(job)["Reason"] == "BeginTime")
-    wait_until("the node is free of it", lambda: not slurm.left())
-
-    def has_begun() -> bool:
-        slurm.cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
-        return slurm.cluster.state(job) != "PENDING"
-
-    wait_until("it begins anew", has_begun)
-    done = slurm.cluster.wait(job)
-    assert (done.state, done.restarts, done.output) == ("COMPLETED", 1, done.output)
-    assert done.output.endswith("run 1\n")
-    started = [event for event in slurm.instance.trail(job) if event["event"] == "job.started"]
-    assert len({event["incarnation"] for event in started}) == 2
-
-
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -335,10 +318,21 @@ def test_who_is_not_in_the_job_starts_nothing(slurm: SlurmSite) -> None:
     slurm.cluster.wait(job)
 
 
-def test_a_job_that_is_out_of_time(slurm_installed: SlurmSite, out_of_time: str) -> None:
+def test_a_job_that_is_out_of_time(slurm_installed: SlurmSite, beside: tuple[str, str]) -> None:
     """Told once, then killed, container and all."""
-    done = slurm_installed.cluster.wait(out_of_time, seconds=150)
+    done = slurm_installed.cluster.wait(beside[0], seconds=150)
     assert done.state == "TIMEOUT"
     assert "told" in done.output
-    slurm_installed.beside = "none"
+    slurm_installed.beside.discard(beside[0])
+    wait_until("nothing is left", lambda: not slurm_installed.left())
+
+
+def test_a_requeued_job_begins_anew(slurm_installed: SlurmSite, beside: tuple[str, str]) -> None:
+    """With the same number, in another container."""
+    done = slurm_installed.cluster.wait(beside[1], seconds=170)
+    assert (done.state, done.restarts) == ("COMPLETED", 1), done
+    assert done.output.endswith("run 1\n")
+    started = [event for event in slurm_installed.instance.trail(done.id) if event["event"] == "job.started"]
+    assert len({event["incarnation"] for event in started}) == 2
+    slurm_installed.beside.discard(beside[1])
     wait_until("nothing is left", lambda: not slurm_installed.left())

@@ -26,7 +26,8 @@ from tests.support.munge import Munged
 from tests.support.ports import free_port
 
 SYSFS = Path("/sys/fs/cgroup")
-NODE = socket.gethostname().split(".")[0]
+HOST = socket.gethostname().split(".")[0]
+NODE = f"test{os.getpid()}"  # of this run alone: its cgroups are called by it
 _TOOLS = ("slurmctld", "slurmd", "sbatch", "scontrol")
 _SEARCH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _OVER = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
@@ -65,7 +66,7 @@ JobSubmitPlugins=lua
 KillWait=2
 ReturnToService=2
 DefMemPerCPU=64
-NodeName={node} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=2048
+NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=2048
 PartitionName=all Nodes=ALL Default=YES State=UP OverSubscribe=FORCE:16
 """
 _CGROUP = """\
@@ -128,14 +129,14 @@ class Cluster:
     @property
     def environment(self) -> dict[str, str]:
         """What Slurm's commands need."""
-        return {"SLURM_CONF": str(self.conf), "PATH": _SEARCH, "LC_ALL": "C"}
+        return {"SLURM_CONF": str(self.conf), "PATH": _SEARCH, "LC_ALL": "C", "SLURMD_NODENAME": NODE}
 
     def start(self, name: str) -> None:
         """Start ``slurmctld`` or ``slurmd``."""
         path = shutil.which(name, path=_SEARCH)
         assert path is not None
         self._daemons[name] = subprocess.Popen(
-            [path, "-D", "-f", str(self.conf)],
+            [path, "-D", "-f", str(self.conf), *(["-N", NODE] if name == "slurmd" else [])],
             env={"PATH": _SEARCH, "SLURM_CONF": str(self.conf)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -213,10 +214,15 @@ class Cluster:
 
     def wait(self, job: str, user: str = USERS[0], seconds: float = 60.0) -> Done:
         """Wait for a job's end, and that of its Epilog."""
-        wait_until(f"job {job} ends", lambda: self.state(job) in _OVER, seconds)
+        path = Path(pwd.getpwnam(user).pw_dir) / f"slurm-{job}.out"
+        try:
+            wait_until(f"job {job} ends", lambda: self.state(job) in _OVER, seconds)
+        except AssertionError as error:
+            said = path.read_text(errors="replace") if path.exists() else "nothing"
+            log = (self.top / "slurmd.log").read_text(errors="replace").splitlines()[-8:]
+            raise AssertionError(f"{error}; it says {said!r}, and slurmd {log}; it is {self.show(job)}") from None
         wait_until(f"job {job} has left the node", lambda: not self.cgroups(job))
         shown = self.show(job)
-        path = Path(pwd.getpwnam(user).pw_dir) / f"slurm-{job}.out"
         output = path.read_text(errors="replace") if path.exists() else ""
         return Done(job, shown["JobState"], shown["ExitCode"], shown["Reason"], output, int(shown["Restarts"]))
 
@@ -241,14 +247,15 @@ class SlurmSite:
 
     cluster: Cluster
     instance: Instance
-    beside: str = "none"  # a job that runs beside the others
+    beside: set[str] = field(default_factory=set)  # jobs that run beside the others
 
     def left(self) -> list[str]:
-        """What of any job but the one beside is there: pbsdock's own and the cgroups of Slurm's."""
+        """What of any job but those beside is there: pbsdock's own and the cgroups of Slurm's."""
         told = self.instance.run_dir / "slurm"
         files = [f"told {path.name}" for path in told.iterdir()] if told.is_dir() else []
         found = [*self.instance.present(), *files, *map(str, self.cluster.cgroups())]
-        return [line for line in found if not re.search(rf"(?<![0-9a-z]){self.beside}(?![0-9a-z])", line)]
+        beside = re.compile(rf"(?<![0-9a-z])({'|'.join(self.beside) or 'none'})(?![0-9a-z])")
+        return [line for line in found if not beside.search(line)]
 
 
 def _begin(top: Path) -> Cluster:
@@ -259,7 +266,7 @@ def _begin(top: Path) -> Cluster:
     while daemon == controller:
         daemon = free_port()
     text = _CONF.format(
-        host=NODE, controller=controller, daemon=daemon, top=top, node=NODE, cpus=len(os.sched_getaffinity(0))
+        host=HOST, controller=controller, daemon=daemon, top=top, node=NODE, cpus=len(os.sched_getaffinity(0))
     )
     cluster.conf.write_text(text)
     (top / "cgroup.conf").write_text(_CGROUP)
@@ -320,10 +327,15 @@ def slurm(slurm_installed: SlurmSite) -> Iterator[SlurmSite]:
     try:
         if slurm_installed.instance.config.read_text() != good:
             slurm_installed.instance.configure(good)
-        wait_until("nothing is left", lambda: not slurm_installed.left(), 20)
+        try:
+            wait_until("nothing is left", lambda: not slurm_installed.left(), 20)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {slurm_installed.left()}") from None
         assert "DRAIN" not in cluster.node_state()[0], cluster.node_state()
     finally:
-        live = [job for job in cluster.jobs[-8:] if job != slurm_installed.beside and cluster.state(job) not in _OVER]
+        live = [
+            job for job in cluster.jobs[-8:] if job not in slurm_installed.beside and cluster.state(job) not in _OVER
+        ]
         if live:
             cluster.call("scancel", *live, check=False)
         cluster.call("scontrol", "update", f"NodeName={NODE}", "State=RESUME", check=False)

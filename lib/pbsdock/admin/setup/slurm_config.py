@@ -82,7 +82,7 @@ def unfit(text: str, where: Path) -> Iterator[str]:
             yield f"{where} has {name}={value or '(not set)'}, expected {part}: {lost}"
     flags = [flag.strip() for flag in found.get("prologflags", "").lower().split(",")]
     if flags != [""] and not {"alloc", "contain", "x11"} & set(flags):
-        yield f"{where} has PrologFlags without Alloc: a job that is queued again and soon started has no Prolog then"
+        yield f"{where} has PrologFlags without Alloc: a job that is queued again and soon started may have no Prolog"
     if "nohold" in flags:
         yield f"{where} has PrologFlags with NoHold: a job may begin before pbsdock's Prolog is over"
     if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
