@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check
 SHELL_FILES := install.sh $(filter-out hooks/ask,$(filter-out hooks/slurm,$(wildcard hooks/*)) $(filter-out %.lua,$(wildcard hooks/slurm/*))) tests/*.sh tests/vm/*.sh deb/*.sh deb/postinst deb/prerm deb/postrm demo/*.sh .ci/run examples/*.sh
-C_FILES := init/init.c init/run.c init/tm-agent.c init/pbsdsh.c tests/init_fuzz.c tests/run_fuzz.c
+C_FILES := init/init.c init/run.c init/docker.c init/tm-agent.c init/pbsdsh.c tests/init_fuzz.c tests/run_fuzz.c tests/docker_fuzz.c
 C_CHECKS := -std=c11 -O2 -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wpointer-arith -Werror
 
 help:
@@ -84,7 +84,7 @@ deb: pages
 	sh deb/build.sh
 
 .PHONY: setup
-setup: .venv/stamp lib/pbsdock/init/pbsdock-init lib/pbsdock/init/pbsdock-run lib/pbsdock/init/tm-agent lib/pbsdock/init/pbsdsh
+setup: .venv/stamp lib/pbsdock/init/pbsdock-init lib/pbsdock/init/pbsdock-run lib/pbsdock/init/pbsdock-docker lib/pbsdock/init/tm-agent lib/pbsdock/init/pbsdsh
 	@sh tests/setup.sh store
 
 # As installing the checkout in place has done it; again when its source has changed.

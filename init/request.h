@@ -27,12 +27,16 @@ static inline const char *set_limit(struct head *h, const char *line, char *why,
 	return "";
 }
 
-/* Head and texts of a RUN into *to*; the umask is the caller's own. Returns "" or why there is none, in *why*. */
-static inline const char *compose_run(const struct message *answer, uint32_t mask, struct bytes *to, char *why, size_t room) {
-	struct head head = { .version = VERSION, .kind = RUN, .umask = mask };
+/* Head and texts of a RUN into *to*; umask, window and flags (LEADER, TERMINAL) are the caller's. Returns "" or why there is
+ * none, in *why*. */
+static inline const char *compose_run(const struct message *answer, const struct head *callers, struct bytes *to, char *why,
+				      size_t room) {
+	struct head head = *callers;
 	const char *name = value_of(answer, "name"), *directory = next_value(answer, "directory", NULL), *at;
 	*to = (struct bytes){ 0 };
-	head.flags = SESSION | (strchr(value_of(answer, "argv"), '/') ? 0 : SEARCH) | (*value_of(answer, "task") ? 0 : LEADER);
+	head.version = VERSION;
+	head.kind = RUN;
+	head.flags |= SESSION | (strchr(value_of(answer, "argv"), '/') ? 0 : SEARCH);
 	for (at = NULL; (at = next_value(answer, "limit", at));)
 		if (*set_limit(&head, at, why, room))
 			return why;

@@ -8,22 +8,13 @@
  * COMMAND behind it, before anything was started, where there is a terminal or the job has no first process of pbsdock's.
  * What happens when is the same in both: lib/pbsdock/hook/{runner,direct,agent_link,adopt,signals}.py. */
 #define _GNU_SOURCE
-#include <fcntl.h>
-#include <limits.h>
-#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/time.h>
-#include <sys/un.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "request.h"
+#include "stream.h"
 
 #ifndef IMPATIENT /* as a test is */
 enum {
@@ -43,14 +34,8 @@ enum {
 	HEARD_MS = 1000,              /* for the first process, when the agent has told the end */
 	REFUSED = 125,                /* exit status of a job that was not started */
 	REQUEUE = 190,                /* the same by no fault of the job's: Slurm's RequeueExit */
-	KEPT = 16,                    /* descriptors that came and were not asked for yet */
 };
 
-/* A stream, and the descriptors and the sender's pid that came with it. */
-struct stream {
-	int fd, kept[KEPT], kept_count;
-	pid_t sender;
-};
 struct end { enum { UNKNOWN, LOST, TOLD } state; uint32_t kind, number; char step[MOST_REPLY + 1], path[MOST_REPLY + 1]; };
 
 extern char **environ;
@@ -70,12 +55,6 @@ static struct message told; /* the agent's, of the end */
 static struct end end;
 static pid_t parent, tool, tracked;
 static int64_t agent_lost_at, over_at, told_at, adopt_at;
-
-static int64_t now(void) {
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
 
 /* A line on the job's standard error; a closed one, or a full disk, is no error. */
 static void say(const char *before, const char *text, const char *behind) {
@@ -133,107 +112,6 @@ static void read_signals(void) {
 			is_pending[info.ssi_signo] = true;
 }
 
-/* -- streams -- */
-static void keep_descriptors(struct stream *s, struct msghdr *m) {
-	for (struct cmsghdr *item = CMSG_FIRSTHDR(m); item; item = CMSG_NXTHDR(m, item)) {
-		if (item->cmsg_level != SOL_SOCKET)
-			continue;
-		if (item->cmsg_type == SCM_RIGHTS)
-			for (size_t i = 0; CMSG_LEN((i + 1) * sizeof(int)) <= item->cmsg_len; i++) {
-				int fd;
-				memcpy(&fd, CMSG_DATA(item) + i * sizeof fd, sizeof fd);
-				if (s->kept_count < KEPT)
-					s->kept[s->kept_count++] = fd;
-				else
-					close(fd);
-			}
-		if (item->cmsg_type == SCM_CREDENTIALS && item->cmsg_len >= CMSG_LEN(sizeof(struct ucred))) {
-			struct ucred sender;
-			memcpy(&sender, CMSG_DATA(item), sizeof sender);
-			s->sender = sender.pid;
-		}
-	}
-}
-
-/* Just so many bytes; false at the end of the stream or of its time. */
-static bool take(struct stream *s, void *to, size_t length) {
-	for (size_t have = 0; have < length;) {
-		union { char space[256]; struct cmsghdr item; } control;
-		struct iovec part = { (char *)to + have, length - have };
-		struct msghdr m = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control };
-		ssize_t got = recvmsg(s->fd, &m, MSG_CMSG_CLOEXEC);
-		if (got < 0 && errno == EINTR)
-			continue; /* stopped and continued */
-		if (got >= 0)
-			keep_descriptors(s, &m);
-		if (got <= 0)
-			return false;
-		have += (size_t)got;
-	}
-	return true;
-}
-
-/* All of it, with descriptors 0, 1 and 2 if they are wanted; false if it could not be. */
-static bool put(struct stream *s, const struct bytes *b, bool with_descriptors) {
-	static const int fds[3] = { 0, 1, 2 };
-	union { char space[CMSG_SPACE(sizeof fds)]; struct cmsghdr item; } control = { { 0 } };
-	control.item = (struct cmsghdr){ .cmsg_len = CMSG_LEN(sizeof fds), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS };
-	memcpy(CMSG_DATA(&control.item), fds, sizeof fds);
-	for (size_t done = 0; done < b->length;) {
-		struct iovec part = { b->at + done, b->length - done };
-		struct msghdr m = { .msg_iov = &part, .msg_iovlen = 1 };
-		if (with_descriptors && !done) {
-			m.msg_control = &control;
-			m.msg_controllen = sizeof control.space;
-		}
-		ssize_t sent = sendmsg(s->fd, &m, MSG_NOSIGNAL);
-		if (sent < 0 && errno != EINTR)
-			return false;
-		done += sent > 0 ? (size_t)sent : 0;
-	}
-	return true;
-}
-
-static void hang_up(struct stream *s) {
-	if (s->fd >= 0)
-		close(s->fd);
-	while (s->kept_count)
-		close(s->kept[--s->kept_count]);
-	*s = (struct stream){ .fd = -1 };
-}
-
-static void be_patient(const struct stream *s, int64_t milliseconds) {
-	struct timeval most = { milliseconds / 1000, milliseconds % 1000 * 1000 };
-	setsockopt(s->fd, SOL_SOCKET, SO_RCVTIMEO, &most, sizeof most);
-	setsockopt(s->fd, SOL_SOCKET, SO_SNDTIMEO, &most, sizeof most);
-}
-
-/* Whether somebody listens there, who takes the connection within the time; else errno says why not. */
-static bool connect_to(struct stream *s, const char *path, int64_t milliseconds, bool with_sender) {
-	struct sockaddr_un at = { .sun_family = AF_UNIX };
-	int yes = 1, error;
-	*s = (struct stream){ .fd = -1 };
-	if (strlen(path) >= sizeof at.sun_path) {
-		errno = ENAMETOOLONG;
-		return false;
-	}
-	strcpy(at.sun_path, path);
-	if ((s->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) < 0)
-		return false;
-	be_patient(s, milliseconds);
-	if (with_sender)
-		setsockopt(s->fd, SOL_SOCKET, SO_PASSCRED, &yes, sizeof yes);
-	do
-		error = connect(s->fd, (struct sockaddr *)&at, sizeof at) ? errno : 0;
-	while (error == EINTR);
-	if (error && error != EISCONN) {
-		hang_up(s);
-		errno = error;
-		return false;
-	}
-	return true;
-}
-
 /* -- the agent -- */
 static void lose_agent(void) {
 	if (agent.fd >= 0)
@@ -241,38 +119,8 @@ static void lose_agent(void) {
 	hang_up(&agent);
 }
 
-static void forget(struct message *m) {
-	free(m->text);
-	*m = (struct message){ 0 };
-}
-
-/* The agent's next message, and the first of the descriptors that belong to it, or -1. False if the agent is lost. */
-static bool hear_agent(struct message *m, int *fd) {
-	unsigned char header[WIRE_HEADER];
-	*m = (struct message){ 0 };
-	*fd = -1;
-	if (!take(&agent, header, sizeof header) || !(m->length = announced(header)))
-		return false;
-	if (!(m->text = malloc(m->length + 1)))
-		return false;
-	m->text[m->length] = 0;
-	if (!take(&agent, m->text, m->length) || !is_message(m)) {
-		forget(m);
-		return false;
-	}
-	long long count = number_of(m, "fds", 0);
-	for (int place = 0; place < count && agent.kept_count; place++) {
-		if (place)
-			close(agent.kept[0]);
-		else
-			*fd = agent.kept[0];
-		memmove(agent.kept, agent.kept + 1, (size_t)--agent.kept_count * sizeof *agent.kept);
-	}
-	return true;
-}
-
 static void tell(struct bytes *b) {
-	if (agent.fd >= 0 && complete(b) && !put(&agent, b, false))
+	if (agent.fd >= 0 && complete(b) && !put(&agent, b, NULL, 0))
 		lose_agent();
 	let_go(b);
 }
@@ -283,12 +131,6 @@ static struct bytes about(const char *op) {
 	field(&b, "job", job);
 	field(&b, "task", task);
 	return b;
-}
-
-static void add_number(struct bytes *b, const char *key, long long number) {
-	char digits[24];
-	snprintf(digits, sizeof digits, "%lld", number);
-	field(b, key, digits);
 }
 
 static void tell_number(const char *op, const char *key, long long number) {
@@ -324,7 +166,7 @@ static void rejoin(void) {
 static void listen_to_agent(void) {
 	struct message m;
 	int fd;
-	if (!hear_agent(&m, &fd))
+	if (!hear(&agent, &m, &fd, 1))
 		return lose_agent();
 	if (fd >= 0)
 		close(fd);
@@ -422,7 +264,7 @@ static bool hear_start(struct message *m, int *fd) {
 	for (bool is_waiting = false;;) {
 		if (is_waiting)
 			wait_for_agent();
-		if (!hear_agent(m, fd))
+		if (!hear(&agent, m, fd, 1))
 			return false;
 		if (!strcmp(m->text, "waiting"))
 			is_waiting = true; /* for what may take long; there is nothing yet to pass a signal on to */
@@ -445,7 +287,7 @@ static bool ask_for_start(struct message *answer, int *fd) {
 			let_go(&request);
 			return false;
 		}
-		is_sent = put(&agent, &request, false);
+		is_sent = put(&agent, &request, NULL, 0);
 		let_go(&request);
 		if (is_sent && hear_start(answer, fd)) {
 			be_patient(&agent, AGENT_SENDS_MS);
@@ -549,14 +391,7 @@ static bool connect_to_first(void) {
 
 static bool ask_first(uint32_t kind, uint32_t number) {
 	has_joined |= kind == JOIN;
-	struct head head = { .version = VERSION, .kind = kind, .number = number, .length = (uint32_t)strlen(name) + 1 };
-	head.flags = kind == SIGNAL && leader_alone ? LEADER : 0;
-	struct bytes b = { 0 };
-	add(&b, &head, sizeof head);
-	add_text(&b, name);
-	bool is_sent = !b.is_lost && put(&first, &b, false);
-	let_go(&b);
-	return is_sent;
+	return ask_about(&first, name, kind, number, kind == SIGNAL && leader_alone ? LEADER : 0);
 }
 
 static void conclude(void) {
@@ -581,22 +416,20 @@ static void join_again(void) {
 
 /* Takes one answer of the first process. */
 static void hear_first(void) {
-	struct reply reply;
-	char texts[MOST_REPLY + 1] = "";
-	const char *step, *path;
-	if (!take(&first, &reply, sizeof reply) || reply.length > MOST_REPLY || !take(&first, texts, reply.length) ||
-	    !is_reply(&reply, texts, &step, &path) || first.kept_count) /* it was asked for no descriptor */
+	struct answer a;
+	if (!hear_answer(&first, &a) || first.kept_count) /* it was asked for no descriptor */
 		return join_again();
-	if (reply.kind == PID) {
+	const struct reply *reply = &a.reply;
+	if (reply->kind == PID) {
 		if (!has_joined) /* else process 1 itself has sent it, whose session it is not */
 			plan_adoption(first.sender);
-	} else if (reply.kind == FAILED && !strcmp(step, "id") && reply.number == EEXIST) {
+	} else if (reply->kind == FAILED && !strcmp(a.step, "id") && reply->number == EEXIST) {
 		if (!ask_first(JOIN, 0)) /* an agent was lost when this had been asked for */
 			join_again();
-	} else if (reply.kind == ENDED || (reply.kind == FAILED && strcmp(step, "id"))) {
-		end = (struct end){ .state = TOLD, .kind = reply.kind, .number = reply.number };
-		strcpy(end.step, step);
-		strcpy(end.path, path);
+	} else if (reply->kind == ENDED || (reply->kind == FAILED && strcmp(a.step, "id"))) {
+		end = (struct end){ .state = TOLD, .kind = reply->kind, .number = reply->number };
+		strcpy(end.step, a.step);
+		strcpy(end.path, a.path);
 		conclude();
 	}
 }
@@ -673,12 +506,13 @@ static const char *start(const struct message *answer, char *why, size_t room) {
 	tracker = strdup(value_of(answer, "pbs_track"));
 	has_results = number_of(answer, "results", 0) != 0;
 	leader_alone = number_of(answer, "leader_alone", 0) != 0;
-	wrong = compose_run(answer, own_umask, &request, why, room);
+	struct head head = { .umask = own_umask, .flags = *value_of(answer, "task") ? 0 : LEADER };
+	wrong = compose_run(answer, &head, &request, why, room);
 	if (!task || !tracker)
 		wrong = strerror(ENOMEM);
 	if (!*wrong) {
 		strcpy(name, value_of(answer, "name")); /* is_id: it fits */
-		if (!put(&first, &request, true))
+		if (!put(&first, &request, (const int[]){ 0, 1, 2 }, 3))
 			wrong = strerror(errno);
 	}
 	let_go(&request);

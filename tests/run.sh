@@ -1,15 +1,40 @@
 #!/bin/bash
 # All tests, in three parts side by side: what uses the host's engine; what computes all the time; and what has an engine or a
-# gateway, and users, of its own. The first and the last wait most of the time. At the end what each directory took, and the
-# rows of docs/security.md. Arguments are pytest's, for all parts; with them the rows are not judged.
+# gateway, and users, of its own. The first and the last wait most of the time. A test that fails there is tried once more by
+# itself, when nothing else runs: many are about time, and the parts take it from one another. It is listed in any case, and
+# more than a few are none of that. At the end what each directory took, and the rows of docs/security.md. Arguments are
+# pytest's, for all parts; with them nothing is tried again, and the rows are not judged.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 python=.venv/bin/python
 
-run() { # run ARGUMENTS…: 5 is "none of these was asked for"
-  "$python" -m pytest --durations=10 --laps-to "$work/laps" --threats-to "$work/threats" "$@" "${given[@]}"
-  local status=$?
+most_again=5
+
+run() { # run ARGUMENTS…: status 1 is "some failed", 5 "none of these was asked for"
+  local status cache
+  cache=$(mktemp -d "$work/cache.XXXXXX")
+  "$python" -m pytest --durations=10 -o cache_dir="$cache" --laps-to "$work/laps" --threats-to "$work/threats" "$@" "${given[@]}"
+  status=$?
+  if [ "$status" = 1 ] && [ "${#given[@]}" = 0 ]; then
+    failed_of "$cache" >>"$work/failed" && return
+  fi
   [ "$status" = 0 ] || { [ "$status" = 5 ] && [ "${#given[@]}" != 0 ]; }
+}
+
+failed_of() { # failed_of CACHE: the tests that failed, one a line
+  "$python" -c 'import json, sys; print(*json.load(open(sys.argv[1] + "/v/cache/lastfailed")), sep="\n")' "$1"
+}
+
+again() { # the failed tests by themselves, one after another
+  local tests test bad=0
+  mapfile -t tests <"$work/failed"
+  printf '\nFailed while the others ran, and tried again without them:\n'
+  printf '  %s\n' "${tests[@]}"
+  [ "${#tests[@]}" -le "$most_again" ] || { printf 'These are more than %s; none is tried again.\n' "$most_again"; return 1; }
+  for test in "${tests[@]}"; do
+    "$python" -m pytest --threats-to "$work/threats" "$test" || bad=1
+  done
+  return "$bad"
 }
 
 # A host with an engine of its own: these need not be in the longest part.
@@ -64,6 +89,7 @@ for part in computing with_their_own; do
   printf '\nBeside it, %s:\n' "${part//_/ }"
   cat "$work/$part"
 done
+[ ! -s "$work/failed" ] || again || bad=1
 echo
 [ "${#given[@]}" != 0 ] || "$python" -m tests.support.threats "$work/threats" || bad=1
 echo

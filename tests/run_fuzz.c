@@ -13,6 +13,7 @@ static unsigned long messages, runs, replies;
 static void as_message(const uint8_t *data, size_t size)
 {
 	struct message m = { malloc(size + 1), size };
+	struct head head = { .umask = 022, .flags = size ? *data & (LEADER | TERMINAL) : 0 };
 	struct bytes request, again;
 	char why[256];
 	memcpy(m.text, data, size);
@@ -23,11 +24,10 @@ static void as_message(const uint8_t *data, size_t size)
 	}
 	messages++;
 	number_of(&m, "code", 1);
-	if (*compose_run(&m, 022, &request, why, sizeof why)) {
+	if (*compose_run(&m, &head, &request, why, sizeof why)) {
 		if (strlen(why) >= sizeof why)
 			abort();
 	} else { /* what the first process will see */
-		struct head head;
 		memcpy(&head, request.at, sizeof head);
 		if (head.length != request.length - sizeof head || !is_request(&head, request.at + sizeof head))
 			abort();

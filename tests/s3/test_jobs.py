@@ -82,6 +82,19 @@ def test_clients_without_arguments(site: Site, client: str, store_name: str) -> 
     assert site.store.alice.get_object(Bucket="alice-out", Key=f"from-{client}")["Body"].read()
 
 
+def test_container_that_the_job_starts_itself(site: Site) -> None:
+    """The old script's docker run, without a key in it: its clients have what the job's line has asked for."""
+    command, expected = CLIENTS["s3cmd"]
+    tools = "-v /usr:/usr:ro -v /site:/site:ro -e PYTHONPATH=/site -e PATH=/usr/bin:/bin"  # as the job's own has them
+    done = site.run(
+        "--s3 ceph:alice-in:ro --s3 ceph:alice-out:rw",
+        f"JOB=$(docker run --rm {tools} {HOST_IMAGE} /bin/sh -c '{command}')\necho \"$JOB\"",
+    )
+
+    assert (done.stdout.decode(), done.stderr.decode(), done.exit_status) == (expected, "", 0)
+    assert site.store.alice.get_object(Bucket="alice-out", Key="from-s3cmd")["Body"].read()
+
+
 @pytest.mark.threat(15)
 def test_credentials_die_with_the_job(site: Site) -> None:
     """They work for the job, and not one second after its epilogue; nobody but its user could read them."""

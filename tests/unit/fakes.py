@@ -40,6 +40,7 @@ from pbsdock.engine.base import (
     ImageFile,
     ListedContainer,
     ListedImage,
+    ListedNetwork,
 )
 from pbsdock.engine.images import Image
 from pbsdock.host.cgroup.base import JobCgroup
@@ -93,6 +94,7 @@ class FakeEngine(Failing):
         self.exit_code = 0  # of one that is over at once
         self.files: dict[str, FoundFile] = {}  # of every image
         self.listed_images: list[ListedImage] = []
+        self.made_networks: dict[str, ListedNetwork] = {}
         self.image_variables = {"PATH"}  # of every image
         self.image_files = {"/bin/sh": ImageFile(is_program=True, content=None)}
 
@@ -147,6 +149,22 @@ class FakeEngine(Failing):
         self.called("read_image")
         found = {path: file for path, file in self.image_files.items() if path in wanted}
         return frozenset(self.image_variables), found
+
+    def create_network(self, name: str, labels: Mapping[str, str], *, internal: bool) -> str:
+        self.called(f"create_network {name}")
+        self.made_networks[name] = ListedNetwork(id=f"id-{name}", name=name, labels=labels, created_at=0.0)
+        return f"id-{name}"
+
+    def remove_network(self, name: str) -> None:
+        self.called(f"remove_network {name}")
+        self.made_networks = {
+            key: network for key, network in self.made_networks.items() if name not in (network.id, network.name)
+        }
+
+    def networks(self, label: str) -> list[ListedNetwork]:
+        self.called("networks")
+        key, _, value = label.partition("=")
+        return [network for network in self.made_networks.values() if network.labels.get(key) == value]
 
     def create(self, spec: ContainerSpec, name: str) -> str:
         made = FakeContainer(f"id-{name}", name, spec, dict(spec.labels))

@@ -141,7 +141,7 @@ def test_what_was_begun_is_released_whatever_happens(monkeypatch: pytest.MonkeyP
         raise error
 
     plan: Any = SimpleNamespace(to_dict=dict, stores=(), stage_in=(), stage_out=(), image="i", queue="q", network="n")
-    monkeypatch.setattr(prepare, "_with_cpus", lambda *_: plan)
+    monkeypatch.setattr(prepare, "with_cpus_of_its_own", lambda *_: plan)
     monkeypatch.setattr(prepare, "new_record", lambda *_: record)
     monkeypatch.setattr(prepare, "_carry_out", fail)
     monkeypatch.setattr(prepare, "release", lambda node, one, why: released.append(one.incarnation))

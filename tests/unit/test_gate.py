@@ -20,7 +20,7 @@ from pbsdock.agent import first_process
 from pbsdock.core.errors import NodeFault
 from pbsdock.engine.base import Rlimits
 from pbsdock.engine.spec import parse_limits
-from pbsdock.host import syscalls
+from pbsdock.host import installed, syscalls
 from pbsdock.protocol import init
 from tests.conftest import wait_until
 from tests.support.first_process import OTHER, OWNER, FirstProcess, build
@@ -69,7 +69,7 @@ def test_a_program_is_roots_alone_to_change_and_everybodys_to_run(
     os.chown(path, uid, 0)
     path.chmod(mode)
 
-    assert first_process.is_usable(path) is is_usable
+    assert installed.is_usable(path) is is_usable
 
 
 def test_what_is_no_program(tmp_path: Path) -> None:
@@ -79,8 +79,8 @@ def test_what_is_no_program(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "true")
     (tmp_path / "directory").mkdir()
 
-    assert first_process.is_usable(tmp_path / "true")
-    assert [name for name in ("none", "link", "directory", "true/x") if first_process.is_usable(tmp_path / name)] == []
+    assert installed.is_usable(tmp_path / "true")
+    assert [name for name in ("none", "link", "directory", "true/x") if installed.is_usable(tmp_path / name)] == []
 
 
 def test_which_program_a_process_runs(closed: FirstProcess, program: Path, tmp_path: Path) -> None:

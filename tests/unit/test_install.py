@@ -367,7 +367,7 @@ def test_the_command_finds_its_instance(installed: Scratch) -> None:
     assert "'engine.sockte'" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["pbsdock-init", "pbsdock-run"])
+@pytest.mark.parametrize("name", ["pbsdock-init", "pbsdock-run", "pbsdock-docker"])
 def test_the_programs_in_c_are_roots_static_and_listed(installed: Scratch, name: str) -> None:
     """They run in every image, nobody but root can exchange them, and their hashes are with those of the package's files."""
     library = next(installed.home.glob("venv/lib/python3*/site-packages"))
@@ -429,7 +429,7 @@ def test_the_check_finds_a_wrong_mode(installed: Scratch, what: str, mode: int, 
     assert done.stdout.splitlines()[1:] == [one.format(path) for one in says]
 
 
-@pytest.mark.parametrize("name", ["pbsdock-init", "pbsdock-run"])
+@pytest.mark.parametrize("name", ["pbsdock-init", "pbsdock-run", "pbsdock-docker"])
 def test_the_check_finds_another_program_in_c(installed: Scratch, name: str) -> None:
     """One byte of it is enough; without the right to execute it nothing would start."""
     program = next(installed.home.glob("venv/lib/python3*/site-packages")) / "pbsdock/init" / name

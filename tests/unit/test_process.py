@@ -41,6 +41,7 @@ def test_a_job_is_over_though_its_number_is_anothers_on_a_fake_node(
     jobs = fake_jobs(record)
     node: Any = SimpleNamespace(
         jobs=jobs,
+        children=SimpleNamespace(jobs=list),
         boot="b",
         stores=SimpleNamespace(recall=lambda *_: None),
         store_dir=lambda _: None,

@@ -16,6 +16,7 @@ from tests.conftest import ROOT
 
 LIBRARY = ROOT / "lib/pbsdock"
 ROOM = "engine/docker/"
+SHIM = "shim/"  # speaks as Docker's client does, whatever the engine, and so asks none
 
 # file -> what of Docker's it may name, and why
 ALLOWED: dict[str, tuple[set[str], str]] = {
@@ -27,6 +28,7 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     ),
     "engine/registry.py": ({"docker.errors"}, "asks registries through the SDK's client"),
     "engine/credentials.py": ({"docker", "docker.errors"}, "whose login counts where is the SDK's to know"),
+    "config/sections.py": ({"docker"}, "what jobs call the command they are given"),
     "admin/setup/host.py": ({"docker", "CgroupDriver"}, "asks the engine's own command, with no library installed yet"),
     "admin/setup/build.py": ({"docker"}, "tries whether every library can be imported"),
     "trial/namespaces.py": ({"docker"}, "gives each emulated node an engine, by the engine's own programs"),
@@ -102,7 +104,8 @@ def names_of_docker(source: str) -> Iterator[tuple[int, str]]:
 
 
 def _modules() -> list[Path]:
-    return sorted(path for path in LIBRARY.rglob("*.py") if ROOM not in path.as_posix())
+    rooms = (LIBRARY / ROOM, LIBRARY / SHIM)
+    return sorted(path for path in LIBRARY.rglob("*.py") if not any(path.is_relative_to(room) for room in rooms))
 
 
 @pytest.mark.parametrize("path", _modules(), ids=lambda path: path.relative_to(LIBRARY).as_posix())
@@ -111,6 +114,19 @@ def test_names_of_docker_stay_in_its_room(path: Path) -> None:
     allowed, _why = ALLOWED.get(path.relative_to(LIBRARY).as_posix(), (set(), ""))
 
     assert [f"{path}:{line}: {name}" for line, name in names_of_docker(path.read_text()) if name not in allowed] == []
+
+
+def test_the_shim_imports_no_engine() -> None:
+    """Its names are those of a command line and its output; it is pure."""
+    for path in (LIBRARY / SHIM).glob("*.py"):
+        lines = [line for line in path.read_text().splitlines() if line.startswith(("import ", "from "))]
+        assert [
+            name
+            for _, name in names_of_docker(
+                "\n".join(line.removesuffix("(") + ("a" if line.endswith("(") else "") for line in lines)
+            )
+        ] == [], path
+        assert not any("subprocess" in line or "socket" in line or " os" in line for line in lines), path
 
 
 @pytest.mark.parametrize("name", ALLOWED)

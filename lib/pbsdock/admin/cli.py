@@ -161,6 +161,9 @@ def _ps(arguments: argparse.Namespace) -> int:
     for job in data["jobs"]:
         container = (job["container"] or "-")[:12]
         print(f"{job['job']:<24} {job['user']:<12} {job['state']:<10} {container:<12} {job['image'] or '-'}")
+        for child in job.get("children", ()):  # an agent of an earlier release tells of none
+            container = child["container"][:12] or "-"
+            print(f"  {child['name']:<22} {'':<12} {child['state']:<10} {container:<12} {child['image']}")
     if data.get("drained"):
         from pbsdock.admin.drain import shown
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from pbsdock.core.errors import Refusal
+from pbsdock.core.errors import BadValue, Refusal
 from pbsdock.engine.spec import Call
-from pbsdock.protocol import wire
+from pbsdock.protocol import init, wire
 
 
 def read_call(request: wire.Message, shell_option: str) -> Call:
@@ -46,3 +46,11 @@ def _is_text(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def read_answer(message: wire.Message) -> init.Answer:
+    """How a command has ended, as its client has heard it from the first process. Raises BadValue."""
+    kind, number, path = message.number("kind"), message.number("number"), message.raw("path")
+    if kind not in (init.ENDED, init.FAILED) or not 0 <= number < 1 << 16:
+        raise BadValue(f"an end of kind {kind} with number {number} is none")
+    return init.Answer(kind, number, message.text("step")[:32], (path or [b""])[0][:255])

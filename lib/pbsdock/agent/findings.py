@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from pbsdock.core.record import Record, State
-from pbsdock.engine.base import ListedContainer
+from pbsdock.engine.base import ListedContainer, ListedNetwork
 
 _ENDED_GRACE_S = 10.0
 
@@ -33,7 +33,7 @@ class Verdict(Enum):
 class Finding:
     """One thing of ours that belongs to no live job."""
 
-    kind: str  # record, container, cgroup, files, pins, marker, credentials (named STORE:HANDLE)
+    kind: str  # record, container, network, cgroup, files, pins, marker, credentials (named STORE:HANDLE)
     name: str
     job: str
     why: str
@@ -51,6 +51,7 @@ class Snapshot:
     now: float
     job_files: frozenset[str]
     containers: tuple[ListedContainer, ...] = ()  # with our label
+    networks: tuple[ListedNetwork, ...] = ()  # likewise
     cgroups: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     markers: tuple[str, ...] = ()
@@ -96,10 +97,15 @@ def orphans(seen: Snapshot, grace_s: float) -> list[Finding]:
     jobs = {record.job_id for record in seen.records}
     starting = {record.name for record in seen.records if not record.state.is_past_start}
     found = list(_containers(seen, incarnations, grace_s))
+    found += _networks(seen, incarnations, grace_s)
     found += [_unknown("cgroup", name) for name in seen.cgroups if name not in names]
     found += [_unknown("files", name) for name in seen.files if name not in names]
     found += [_unknown("marker", job, job=job) for job in seen.markers if job not in jobs]
-    found += [_unknown("pins", name, why="not-starting") for name in seen.pins if name not in starting]
+    found += [
+        _unknown("pins", name, why="not-starting")
+        for name in seen.pins
+        if name not in starting and name.rpartition(".")[0] not in names  # those of a child, which are its job's
+    ]
     found += [
         _unknown("credentials", f"{store}:{handle}")
         for store, handle, incarnation in seen.credentials
@@ -120,10 +126,18 @@ def claims(records: Sequence[Record], finding: Finding) -> bool:
 def _containers(seen: Snapshot, incarnations: set[str], grace_s: float) -> Iterator[Finding]:
     for container in seen.containers:
         labels = container.labels
-        is_known = labels.get("pbsdock.incarnation") in incarnations
+        # A child bears its job's incarnation under another name.
+        is_known = not incarnations.isdisjoint({labels.get("pbsdock.incarnation"), labels.get("pbsdock.parent")})
         if not is_known and seen.now - container.created_at >= grace_s:
             why = "no-record" if labels.get("pbsdock.boot") == seen.boot else "other-boot"
             yield Finding(kind="container", name=container.id, job=labels.get("pbsdock.job", ""), why=why)
+
+
+def _networks(seen: Snapshot, incarnations: set[str], grace_s: float) -> Iterator[Finding]:
+    for network in seen.networks:
+        is_known = network.labels.get("pbsdock.parent") in incarnations
+        if not is_known and seen.now - network.created_at >= grace_s:
+            yield _unknown("network", network.id, job=network.labels.get("pbsdock.job", ""))
 
 
 def _unknown(kind: str, name: str, *, job: str = "", why: str = "no-record") -> Finding:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,7 +18,7 @@ from pbsdock.core.errors import NodeFault
 from pbsdock.core.paths import Paths
 from pbsdock.engine.base import ContainerState, Rlimits
 from pbsdock.engine.spec import parse_limits
-from pbsdock.host import syscalls
+from pbsdock.host import installed, syscalls
 from pbsdock.host.process import alive
 from pbsdock.protocol import init
 
@@ -52,16 +51,7 @@ RLIMITS = {
 
 def program(paths: Paths) -> Path:
     """Where this installation has it."""
-    return paths.lib / "pbsdock/init/pbsdock-init"
-
-
-def is_usable(path: Path) -> bool:
-    """Whether it is there, and root's alone to change."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return False
-    return stat.S_ISREG(found.st_mode) and found.st_uid == 0 and not found.st_mode & 0o022 and bool(found.st_mode & 0o1)
+    return installed.first_process(paths)
 
 
 def make_directory(path: Path, uid: int, gid: int) -> None:

@@ -157,6 +157,7 @@ PROBES: dict[str, Probe] = {
     "cgroup-missing": cgroup,
     "cgroup-not-delegated": cgroup,
     "cgroup-unknown": cgroup,
+    "children-stay": engine,
     "container-mismatch": cgroup,
     "container-stays": engine,
     "credentials-not-delivered": disk,

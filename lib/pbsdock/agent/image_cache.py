@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pbsdock.agent import image_use
+from pbsdock.agent.child_book import Book
 from pbsdock.agent.image_use import Kept
 from pbsdock.agent.jobs import Jobs
 from pbsdock.config.tables import Config
@@ -40,6 +41,7 @@ class HasImages(Protocol):
     name: str
     config: Config
     jobs: Jobs
+    children: Book
 
     @property
     def engine(self) -> ContainerEngine:
@@ -155,9 +157,9 @@ class ImageCache(Keeper):
         records, problems = self._node.jobs.records_and_problems()
         if problems:
             raise OSError(f"ledger: {problems[0]}")
-        return image_use.claims(
-            (record.image_id, record.plan.image if record.plan else None, record.image_digest) for record in records
-        )
+        own = ((record.image_id, record.plan.image if record.plan else None, record.image_digest) for record in records)
+        children = (child for record in records for child in self._node.children.live(record.name))
+        return image_use.claims([*own, *((child.image_id, child.plan.image, None) for child in children)])
 
     def room(self) -> tuple[int, int] | None:
         """Bytes of the file system with the images, and free ones; None where that is not to be seen from here."""

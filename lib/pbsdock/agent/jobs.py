@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pbsdock.agent.runs import JobRun, Run, TaskRun
+from pbsdock.agent.runs import ChildRun, JobRun, Run, TaskRun
 from pbsdock.agent.stand import Standing
 from pbsdock.agent.work import Work
 from pbsdock.core.ledger import Ledger
@@ -23,6 +23,7 @@ class Jobs:
         self._emit = emit
         self._jobs: dict[str, JobRun] = {}  # by incarnation
         self._tasks: dict[str, TaskRun] = {}  # by exec id
+        self._children: dict[str, ChildRun] = {}  # by key
         self._works: dict[str, Work] = {}  # by incarnation
         self._standing: dict[str, Standing] = {}  # likewise
         for record in ledger.load_all()[0]:
@@ -75,6 +76,8 @@ class Jobs:
         """From now on it is known by its key, until :meth:`drop`."""
         if isinstance(run, TaskRun):
             self._tasks[run.key] = run
+        elif isinstance(run, ChildRun):
+            self._children[run.key] = run
         elif isinstance(run, JobRun):
             self._jobs[run.key] = run
 
@@ -92,11 +95,23 @@ class Jobs:
 
     def run(self, key: str) -> Run | None:
         """A run by what it is known by: an incarnation or an exec id."""
-        return self._tasks.get(key) or self._jobs.get(key)
+        return self._tasks.get(key) or self._children.get(key) or self._jobs.get(key)
+
+    def child_run(self, incarnation: str, name: str) -> ChildRun | None:
+        """The run of a job's child, by the child's key."""
+        return self._children.get(f"{incarnation}/{name}")
+
+    def all_children(self) -> list[ChildRun]:
+        """Those of all jobs' children."""
+        return list(self._children.values())
+
+    def child_runs(self, incarnation: str) -> list[ChildRun]:
+        """Those of a job's children."""
+        return [run for run in list(self._children.values()) if run.record.incarnation == incarnation]
 
     def runs(self) -> list[Run]:
         """All that run, as of now."""
-        return [*self._jobs.values(), *self._tasks.values()]
+        return [*self._jobs.values(), *self._tasks.values(), *self._children.values()]
 
     def job_runs(self) -> list[JobRun]:
         """Those of jobs' own containers."""
@@ -108,7 +123,9 @@ class Jobs:
 
     def drop(self, run: Run) -> None:
         """It is over, and told."""
-        (self._tasks if isinstance(run, TaskRun) else self._jobs).pop(run.key, None)
+        for known in (self._tasks, self._children, self._jobs):
+            if known.get(run.key) is run:
+                known.pop(run.key, None)
 
     # -- containers that wait ----------------------------------------------------------------------------------------
 

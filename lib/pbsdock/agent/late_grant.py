@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from pbsdock.agent.node import Node, ms_since, parse_cpus
+from pbsdock.agent.node import Node, ms_since
 from pbsdock.config.tables import LimitsConfig
+from pbsdock.core.cpus import parse_cpus
 from pbsdock.core.errors import NodeFault, Refusal
 from pbsdock.core.plan import Limits
 from pbsdock.core.record import Record

@@ -28,6 +28,8 @@ _LOOK_S, _IDLE_S = 0.5, 5.0
 _ACCEPTS = 64  # connections in one turn
 _AT_ONCE = 1 << 18
 _READS = 8  # of one client in one turn
+_KINDS = {b"start": "start", b"docker": "shim"}  # by what is asked for; all else is a "request"
+_CHILDREN_OF_ONE_USER = 32  # each may be fetching an image
 _OF_ONE_USER = 4  # requests of one kind answered at a time; see Listener._most
 
 
@@ -93,12 +95,14 @@ class Listener:
         os.rename(temporary, path)
         return listening
 
-    def serve_for_ever(self, listening: socket.socket) -> None:
-        """Serve until the process ends."""
+    def serve_for_ever(self, listening: socket.socket, door: socket.socket | None = None) -> None:
+        """Serve until the process ends. Who comes by the *door* is in a job's container, and may ask for less."""
         threading.current_thread().name = "listener"
         self.node.pulse.watch(threading.current_thread())
-        listening.setblocking(False)
-        self._selector.register(listening, selectors.EVENT_READ)
+        for taken in (listening, door):
+            if taken is not None:
+                taken.setblocking(False)
+                self._selector.register(taken, selectors.EVENT_READ)
         self._selector.register(self._woken, selectors.EVENT_READ)
         looked = 0.0
         while True:
@@ -107,8 +111,8 @@ class Listener:
                 for key, _ in ready:
                     if isinstance(key.data, _Client):
                         self._read(key.data)
-                    elif key.fileobj is listening:
-                        self._accept(listening)
+                    elif isinstance(key.fileobj, socket.socket):
+                        self._accept(key.fileobj, is_door=key.fileobj is door)
                     else:
                         self._clear_wake()
                 while self._answered:
@@ -123,7 +127,7 @@ class Listener:
 
     # -- connections --------------------------------------------------------------------------------------------
 
-    def _accept(self, listening: socket.socket) -> None:
+    def _accept(self, listening: socket.socket, *, is_door: bool) -> None:
         for _ in range(_ACCEPTS):
             try:
                 connection, _address = listening.accept()
@@ -136,7 +140,7 @@ class Listener:
             if not self.quota.enter(peer.uid):
                 connection.close()
                 continue
-            session = Session(self.node, Channel(connection), peer, self.quota)
+            session = Session(self.node, Channel(connection), peer, self.quota, is_door=is_door)
             self._listen_to(_Client(session, Held(self.quota, peer.uid)))
 
     def _listen_to(self, client: _Client) -> None:
@@ -212,7 +216,7 @@ class Listener:
             self._leave_alone(client)
             op = bytes(client.data[:32]).partition(b"\0")[0]
             try:
-                self._pool.submit(client.session.peer.uid, "start" if op == b"start" else "request", client)
+                self._pool.submit(client.session.peer.uid, _KINDS.get(op, "request"), client)
             except RuntimeError:  # no thread more can be had: who comes later may find one
                 self._close(client)
         return True
@@ -232,6 +236,8 @@ class Listener:
     def _most(self, uid: int, kind: str) -> int:
         """How many requests of a user are answered at a time: a start for each CPU and one for each job, which may be
         waiting for its files; what is asked besides is done in a moment."""
+        if kind == "shim":
+            return _CHILDREN_OF_ONE_USER
         if kind != "start":
             return _OF_ONE_USER
         return max(_OF_ONE_USER, os.cpu_count() or 1) + self.node.jobs.count_of(uid)

@@ -15,6 +15,7 @@ from typing import Any
 from pbsdock.agent import outage
 from pbsdock.agent.arrivals import Arrivals
 from pbsdock.agent.attempts import Attempts
+from pbsdock.agent.child_book import Book
 from pbsdock.agent.drain import Drain
 from pbsdock.agent.health_flag import HealthFlag
 from pbsdock.agent.history import History
@@ -34,6 +35,7 @@ from pbsdock.cluster.signing import Signer
 from pbsdock.cluster.signing import choose as choose_signer
 from pbsdock.config.lines import Place
 from pbsdock.config.tables import Config, seccomp_of
+from pbsdock.core.cpus import parse_cpus
 from pbsdock.core.errors import HookError, NodeFault
 from pbsdock.core.ledger import Ledger
 from pbsdock.core.pathrules import ClosedPaths
@@ -90,6 +92,7 @@ class Node:
         self.image_profiles = ImageProfiles(self.engine, labels, self.emit)
         self.stores = Stores(config, self.owner, self.emit)
         self.jobs = Jobs(ledger, self.emit)
+        self.children = Book(paths.state_dir / "children", self.emit)
         self.history = History(paths.state_dir / "history", config.history, self.emit)
         self.streams = Streams()
         self.pulse = Pulse()
@@ -299,12 +302,3 @@ class Node:
 def ms_since(began: float) -> float:
     """Milliseconds since a reading of the monotonic clock, as events have them."""
     return round((time.monotonic() - began) * 1000, 1)
-
-
-def parse_cpus(text: str) -> set[int]:
-    """The CPUs of a kernel list such as "0-3,8" (cpuset(7))."""
-    found: set[int] = set()
-    for part in text.split(",") if text else []:
-        first, _, last = part.partition("-")
-        found.update(range(int(first), int(last or first) + 1))
-    return found

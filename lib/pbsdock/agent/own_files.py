@@ -8,7 +8,7 @@ import os
 import pwd
 from pathlib import Path
 
-from pbsdock.agent import first_process, task_tools
+from pbsdock.agent import door, first_process, task_tools
 from pbsdock.agent.image_profile import GROUP, PASSWD
 from pbsdock.agent.node import Node
 from pbsdock.agent.script import env_finds, interpreter
@@ -29,14 +29,14 @@ def write(node: Node, job: Job, record: Record, plan: Plan, script: bytes | None
     record.note(image=image.traits)
     tables = [
         ("passwd", PASSWD, passwd(plan, image.traits.shell, image.passwd)),
-        ("group", GROUP, group(plan, _group_names(plan), image.group)),
+        ("group", GROUP, group(plan, group_names(plan), image.group)),
     ]
     made = []
     for name, target, text in tables:
-        _write(directory / name, text.encode(), 0o644, 0, 0)
+        write_file(directory / name, text.encode(), 0o644, 0, 0)
         made.append((str(directory / name), target))
     if script is not None and job.script_path:
-        _write(directory / "script", script, 0o700, plan.uid, plan.gid)
+        write_file(directory / "script", script, 0o700, plan.uid, plan.gid)
         record.note(
             script_names_shell=node.rm.chooses_shell(script),
             interpreter=interpreter(script),
@@ -48,8 +48,9 @@ def write(node: Node, job: Job, record: Record, plan: Plan, script: bytes | None
     if record.facts.first_process:
         first_process.make_directory(node.init_dir(record), plan.uid, plan.gid)
     made += task_tools.provide(node, record)
+    made += door.mounts(node, record)
     if record.facts.nodes > 1 and not record.facts.mother:
-        _write(directory / "hosts", host_lines(job.grant.hosts, job.grant.host_slots).encode(), 0o644, 0, 0)
+        write_file(directory / "hosts", host_lines(job.grant.hosts, job.grant.host_slots).encode(), 0o644, 0, 0)
         made.append((str(directory / "hosts"), task_tools.HOSTS))
     if has_credentials(plan):
         files.make(node.store_dir(record), plan.uid, plan.gid)
@@ -57,7 +58,8 @@ def write(node: Node, job: Job, record: Record, plan: Plan, script: bytes | None
     return made
 
 
-def _write(path: Path, data: bytes, mode: int, uid: int, gid: int) -> None:
+def write_file(path: Path, data: bytes, mode: int, uid: int, gid: int) -> None:
+    """A new file. Raises OSError."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(data)
@@ -65,7 +67,8 @@ def _write(path: Path, data: bytes, mode: int, uid: int, gid: int) -> None:
         os.fchmod(fd, mode)
 
 
-def _group_names(plan: Plan) -> dict[int, str]:
+def group_names(plan: Plan) -> dict[int, str]:
+    """The host's names of the owner's groups, as far as it has any."""
     names = {}
     for gid in (plan.gid, *plan.groups):
         try:

@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 
 from pbsdock.agent import logins, own_files, stage, standing, tickets, work_dir
 from pbsdock.agent.blame import told_fault
-from pbsdock.agent.node import Node, ms_since, parse_cpus
+from pbsdock.agent.node import Node, ms_since
 from pbsdock.agent.refusals import new_record, refuse, refused
 from pbsdock.agent.release import release
 from pbsdock.agent.script import read_script
 from pbsdock.agent.stage_items import item_of
 from pbsdock.agent.tickets import Bearer
 from pbsdock.config.tables import Config, ImagesConfig
+from pbsdock.core.cpus import parse_cpus
 from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.core.facts import Bound, uptime
 from pbsdock.core.plan import Plan, PullPolicy
@@ -213,7 +214,7 @@ def _prepare(
     record = new_record(node, job, bearer)
     record.note(asked=why.asked, decided=why.decided)
     node.planned_by[record.incarnation] = why.config
-    plan = _with_cpus(node, why.config, job, plan, record)
+    plan = with_cpus_of_its_own(node, why.config, job, plan, record)
     record.plan = plan
     late = late_line(script) if script is not None else 0
     record.note(asked_at=began, late_line=late, first_process=standing.is_wanted(node))
@@ -251,7 +252,8 @@ def steps_of(plan: Plan) -> list[str]:
     return steps
 
 
-def _with_cpus(node: Node, config: Config, job: Job, plan: Plan, record: Record) -> Plan:
+def with_cpus_of_its_own(node: Node, config: Config, job: Job, plan: Plan, record: Record) -> Plan:
+    """The plan with CPUs that no other job has, where the site wants that; promised until the record is written."""
     settings = effective(config, job).limits
     if settings.cpu != "cpuset":
         return plan
@@ -273,7 +275,7 @@ def _carry_out(
     bearer: Bearer | None,
 ) -> None:
     config = why.config
-    _check_engine(node, config)
+    check_engine(node, config)
     began_image = time.monotonic()
     image = _image(node, config, effective(config, job).images, plan, notify, began, bearer)
     came, ms = "pulled" if image.is_fetched else "was here", ms_since(began_image)
@@ -331,7 +333,7 @@ def must_exist(plan: Plan) -> list[str]:
     return paths + ([plan.workdir] if plan.workdir and not plan.stage_in else [])
 
 
-def _check_engine(node: Node, config: Config) -> None:
+def check_engine(node: Node, config: Config) -> None:
     """Raises NodeFault. What is known of the engine may be old: it reads its list of runtimes anew when told to."""
     try:
         fitness.check(node.engine_info(), config.engine.runtime, config.security.seccomp)

@@ -11,6 +11,7 @@ from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record
 from pbsdock.engine.base import ContainerEngine
 from pbsdock.host.cgroup.base import JobCgroup
+from pbsdock.protocol import wire
 from pbsdock.rm.base import ResourceManager
 
 if TYPE_CHECKING:
@@ -22,6 +23,18 @@ class Emits(Protocol):
 
     def emit(self, event: str, record: Record | None = None, **fields: Any) -> None:
         """Emit an event, with the job's identity when it is about one."""
+
+
+class Conversation(Protocol):
+    """A command that a client carries out step by step."""
+
+    is_over: bool
+
+    def go_on(self, answer: wire.Message | None = None) -> None:
+        """Take the next steps. Raises ClientGone."""
+
+    def leave(self) -> None:
+        """The client is gone. Waits for nobody."""
 
 
 class HasCgroups(Protocol):

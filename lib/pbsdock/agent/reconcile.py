@@ -91,6 +91,7 @@ def _look(node: Node) -> Snapshot:
     if not node.engine.probe():
         raise OSError(f"engine: {node.engine.down_because}")
     containers = node.engine.labelled(node.label)
+    networks = node.engine.networks(node.label)
     cgroups = node.cgroups.names()
     files, pinned = _names(node.paths.work), _names(node.paths.pins)
     announced = node.arrivals.jobs()  # their markers are older than their records
@@ -106,6 +107,7 @@ def _look(node: Node) -> Snapshot:
         now=time.time(),
         job_files=job_files,
         containers=tuple(containers),
+        networks=tuple(networks),
         cgroups=tuple(cgroups),
         files=files,
         markers=markers,
@@ -161,7 +163,9 @@ def _remove(node: Node, finding: Finding) -> bool:
     """Remove an orphan; False while another removal is under way. Raises OSError, HookError, EngineError."""
     if finding.kind == "container":
         return node.engine.remove(finding.name)
-    if finding.kind == "cgroup":
+    if finding.kind == "network":
+        node.engine.remove_network(finding.name)
+    elif finding.kind == "cgroup":
         node.cgroups.remove(finding.name, _EMPTY_S)
     elif finding.kind == "pins":
         pins.remove(node.paths.pins / finding.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pbsdock.agent.channel import Channel, ClientGone
@@ -120,6 +121,49 @@ class TaskRun(Run):
             return True
         self.alone_since = self.alone_since or time.monotonic()
         return time.monotonic() - self.alone_since < _COMES_BACK_S
+
+
+@dataclass(slots=True)
+class ChildRun(Run):
+    """The run of a container that the job has started itself, known by its ``name``, the child's key.
+
+    ``abandon`` is called where the client that waits for it is gone without a word, None where none has to be there.
+    """
+
+    name: str = ""
+    abandon: Callable[[], None] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)  # of its command; not known after a restart
+    waiters: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        """Of all jobs' children."""
+        return f"{self.record.incarnation}/{self.name}"
+
+    def when_over(self, act: Callable[[], None]) -> None:
+        """Have *act* called once when it is over, now if it is; in whatever thread finds that out."""
+        with self.lock:
+            if not self.over.is_set():
+                self.waiters.append(act)
+                return
+        act()
+
+    def conclude(self) -> None:
+        """It is over, and written down."""
+        with self.lock:
+            self.over.set()
+            waiters, self.waiters = self.waiters, []
+        for act in waiters:
+            act()
+
+    def leave(self, channel: Channel) -> None:
+        """A client that was killed leaves nobody who reads what its container writes."""
+        with self.lock:
+            is_its_own = self.channel is channel
+            if is_its_own:
+                self.channel = None
+        if is_its_own and self.abandon is not None and not self.over.is_set():
+            self.abandon()
 
 
 @dataclass(slots=True)

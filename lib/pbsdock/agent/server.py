@@ -8,7 +8,8 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
-from pbsdock.agent import neighbours, vigil
+from pbsdock.agent import door, neighbours, vigil
+from pbsdock.agent.children.release import adopt as adopt_children
 from pbsdock.agent.finish import begin_stage_out
 from pbsdock.agent.listener import Listener
 from pbsdock.agent.memory import few_arenas, heap
@@ -28,6 +29,7 @@ from pbsdock.core.ledger import Ledger
 from pbsdock.core.paths import Paths
 from pbsdock.core.record import State
 from pbsdock.events.stream import EventStream
+from pbsdock.host.installed import offer_docker
 
 if TYPE_CHECKING:
     from pbsdock.stores.secret import Secret
@@ -50,6 +52,7 @@ def adopt(node: Node) -> None:
         elif record.state in (State.PREPARING, State.RELEASING):
             with node.job_lock(record.job_id, 10.0):
                 release(node, record, why="agent-restarted")
+    adopt_children(node)
     if records:
         node.emit("agent.adopted", records=len(records), running=adopted)
 
@@ -81,6 +84,8 @@ def serve(paths: Paths, service: Service) -> int:
     neighbours.listen(node)
     listener = Listener(node, respond)
     listening = listener.open(service)
+    offer_docker(paths, config)
+    entrance = door.listen(node)
     monitoring.start(listener.load)
     heap.started()
     threading.Thread(target=lambda: reconcile(node), daemon=True).start()
@@ -89,7 +94,7 @@ def serve(paths: Paths, service: Service) -> int:
         node.emit("node.drained", reason=drained.reason, since=int(drained.since))
     vigil.keep(node, is_watched=bool(service.watchdog_s))
     service.ready(str(paths.socket), lambda: not node.pulse.stuck())
-    listener.serve_for_ever(listening)
+    listener.serve_for_ever(listening, entrance)
     return 0
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 
 from pbsdock.agent.channel import Channel, ClientGone
 from pbsdock.agent.node import Node
+from pbsdock.agent.protocols import Conversation
 from pbsdock.agent.quota import UserQuota
 from pbsdock.agent.runs import Run
 from pbsdock.core.errors import BadValue, HookError, NodeFault, Refusal
@@ -36,16 +37,21 @@ class Peer:
 class Session:
     """From accept to the end of the connection; one request at a time."""
 
-    def __init__(self, node: Node, channel: Channel, peer: Peer, quota: UserQuota) -> None:
+    def __init__(self, node: Node, channel: Channel, peer: Peer, quota: UserQuota, *, is_door: bool = False) -> None:
+        """*is_door*: it came by the socket that containers have."""
+        self.is_door = is_door
         self.node = node
         self.channel = channel
         self.peer = peer
         self.quota = quota
         self.running: Run | None = None
+        self.dialogue: Conversation | None = None
 
     @property
     def waits(self) -> bool:
-        """Whether its run has not ended: only such a client has a reason to be silent for long."""
+        """Whether its run has not ended, or its command: only such a client has a reason to be silent for long."""
+        if self.dialogue is not None and not self.dialogue.is_over:
+            return True
         return self.running is not None and not self.running.over.is_set()
 
     def handle(self, message: wire.Message, respond: Respond) -> None:
@@ -126,5 +132,7 @@ class Session:
 
     def leave(self) -> None:
         """The client is gone: what it waited for is told to whoever comes back for it."""
+        if self.dialogue is not None:
+            self.dialogue.leave()
         if self.running is not None:
             self.running.leave(self.channel)

@@ -20,6 +20,7 @@ from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record
 from pbsdock.engine import spec as container
 from pbsdock.engine.base import EngineError
+from pbsdock.host.installed import is_usable
 from pbsdock.host.process import start_time
 
 _CALLS = 3  # of the engine, each with its deadline
@@ -31,7 +32,7 @@ class _Abandoned(NodeFault):
 
 def is_wanted(node: Node) -> bool:
     """Whether jobs of this node have the first process of our own."""
-    return node.config.engine.first_process and first_process.is_usable(first_process.program(node.paths))
+    return node.config.engine.first_process and is_usable(first_process.program(node.paths))
 
 
 def begin(node: Node, record: Record) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pbsdock.agent import first_process, late_grant, standing, task_tools, work_dir
+from pbsdock.agent import door, first_process, late_grant, standing, task_tools, work_dir
 from pbsdock.agent.attached import start_attached
 from pbsdock.agent.container_root import looking
 from pbsdock.agent.directories import check_workdir
@@ -203,7 +203,7 @@ def _command(node: Node, record: Record, call: container.Call, pid: int) -> Comm
     chosen = {**first_process.environment_of(pid), **{name: value for name, _, value in own}, **ticket}
     return Command(
         argv=call.argv,
-        environment=task_tools.environment(node, record, chosen),
+        environment=door.environment(record, task_tools.environment(node, record, chosen)),
         directory=container.working_directory(plan, call, record.facts.bound),
     )
 

@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pbsdock.agent import first_process
 from pbsdock.agent.programs import USUAL_PATH
 from pbsdock.config.trust import untrusted_part
 from pbsdock.core.paths import Paths
 from pbsdock.core.record import Record
 from pbsdock.host import interfaces
+from pbsdock.host.installed import is_usable
 from pbsdock.policy import mpi
 from pbsdock.rm.base import ClientTool
 
@@ -55,7 +55,7 @@ def layout(agent: str, client: ClientTool | None) -> dict[str, str]:
 def provide(node: Node, record: Record) -> list[tuple[str, str]]:
     """What a job of several nodes gets mounted: (source, target). Raises OSError."""
     agent = program(node.paths)
-    if record.facts.nodes < 2 or not record.facts.first_process or not first_process.is_usable(agent):
+    if record.facts.nodes < 2 or not record.facts.first_process or not is_usable(agent):
         return []
     client, why = node.rm.task_client()
     if client is not None and (problem := _untrusted(client)):

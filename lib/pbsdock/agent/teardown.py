@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 
 from pbsdock.agent import stage, standing
+from pbsdock.agent.children.release import remove_all
 from pbsdock.agent.node import Node
 from pbsdock.agent.protocols import HasCgroups
 from pbsdock.agent.stage_orders import StageFailed
@@ -19,7 +20,7 @@ from pbsdock.host.cgroup import managers
 from pbsdock.host.syscalls import unmount
 
 _EMPTY_S = 5.0
-_OPTIONAL = ("staging", "credentials")  # which not every job has
+_OPTIONAL = ("staging", "credentials", "children")  # which not every job has
 
 
 def remains(record: Record, step: str) -> bool:
@@ -93,6 +94,11 @@ def _revoke(node: Node, record: Record) -> None:
     record.set_gone("credentials")
 
 
+def _remove_children(node: Node, record: Record) -> None:
+    remove_all(node, record)
+    record.set_gone("children")
+
+
 def _remove_container(node: Node, record: Record) -> None:
     standing.end(node, record)
     node.remove_container(record, _EMPTY_S)
@@ -118,6 +124,7 @@ ACTS: tuple[tuple[str, Callable[[Node, Record], None]], ...] = (
     ("cgroup", _kill),
     ("staging", _unstage),
     ("credentials", _revoke),
+    ("children", _remove_children),
     ("container", _remove_container),
     ("cgroup", _remove_cgroup),
     ("files", _remove_files),

@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable
 
 from pbsdock.agent import health, suspend
+from pbsdock.agent.children import logs
+from pbsdock.agent.children.finish import finish as finish_child
 from pbsdock.agent.exec_tasks import finish_exec
 from pbsdock.agent.finish import finish
 from pbsdock.agent.memory import heap
 from pbsdock.agent.node import Node
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.refresh import Refresher
-from pbsdock.agent.runs import ExecRun, JobRun, Run, TaskRun
+from pbsdock.agent.runs import ChildRun, ExecRun, JobRun, Run, TaskRun
 from pbsdock.agent.tasks import finish_task
 from pbsdock.core.errors import HookError
 from pbsdock.engine.base import EngineError, EngineEvent, EventKind
@@ -26,7 +28,10 @@ _PASS_S = 1200.0
 
 
 class Watcher:
-    """Two threads: one on the engine's events, one that ticks. What may take long has further ones."""
+    """Two threads: one on the engine's events, one that ticks. What may take long has further ones.
+
+    Many methods because each is a step of one of them.
+    """
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -82,6 +87,9 @@ class Watcher:
         self.node.engine_lost()
 
     def _event(self, event: EngineEvent) -> None:
+        if (child := event.labels.get("pbsdock.child")) is not None:
+            self._child(event, child)
+            return
         is_exec = event.kind is EventKind.EXEC_DIED
         running = self.node.jobs.run(event.exec_id if is_exec else event.labels.get("pbsdock.incarnation", ""))
         if running is None:
@@ -92,12 +100,19 @@ class Watcher:
             return
         threading.Thread(target=self._finish, args=(running, event.exit_code), daemon=True).start()
 
+    def _child(self, event: EngineEvent, name: str) -> None:
+        running = self.node.jobs.child_run(event.labels.get("pbsdock.parent", ""), name)
+        if running is not None and event.kind is EventKind.CONTAINER_DIED:
+            threading.Thread(target=self._finish, args=(running,), daemon=True).start()
+
     def _finish(self, running: Run, said: int | None = None) -> None:
         try:
             if isinstance(running, ExecRun):
                 finish_exec(self.node, running)
             elif isinstance(running, TaskRun):
                 finish_task(self.node, running)
+            elif isinstance(running, ChildRun):
+                finish_child(self.node, running)
             elif isinstance(running, JobRun):
                 finish(self.node, running, said)
         except (HookError, EngineError, OSError) as error:
@@ -146,6 +161,7 @@ class Watcher:
                 with self.node.pulse.at_work(self._limit_s):
                     self.look()
                     self.node.streams.look()
+                    logs.trim(self.node)
                     self.node.events.tell_limited()
                     heap.tidy()
                     self.node.image_cache.flush()

@@ -33,6 +33,12 @@ def path(text: str) -> str | None:
     return None if _is_plain(text) else "expected an absolute path without '..'"
 
 
+def command(text: str) -> str | None:
+    """A command's name."""
+    fine = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text)
+    return None if fine else "expected a command's name: letters, digits, '.', '_' and '-'"
+
+
 def seccomp(text: str) -> str | None:
     """``hpc``, ``engine`` or an absolute path."""
     return None if text in ("hpc", "engine") or _is_plain(text) else 'expected "hpc", "engine" or an absolute path'

@@ -221,6 +221,35 @@ class UsersConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShimConfig:
+    """The docker command that jobs are given, by which they start containers of their own within what they have."""
+
+    enabled: bool = setting(True, "Whether jobs have it.", restart=True)
+    name: str = setting(
+        "docker",
+        "What it is called, for sites that give jobs another docker as well.",
+        check=checks.command,
+        restart=True,
+    )
+    root: Literal["map", "refuse"] = setting(
+        "map", "docker run --user root: map, it runs as the job's owner and a line says so; or refuse."
+    )
+    networks: bool = setting(
+        True,
+        "Whether a job may make networks (docker network create) on which its containers find one another by name. They"
+        " lead nowhere else unless [network] allow has bridge.",
+    )
+    most: int = setting(256, "Containers that a job may have at a time, its own left out.", least=1, most=1000)
+    log_bytes: int = setting(
+        64 << 20,
+        "What of the output of a container that runs with --detach is kept for docker logs: so much at the least, and"
+        " twice as much at most; the oldest goes first.",
+        least=1 << 20,
+        size=True,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InteractiveConfig:
     """Containers on demand, whatever the script says."""
 

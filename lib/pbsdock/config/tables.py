@@ -37,6 +37,7 @@ from pbsdock.config.sections import (
     PrologueConfig,
     ReaperConfig,
     SecurityConfig,
+    ShimConfig,
     StagingConfig,
     StoreConfig,
     StoreRules,
@@ -68,6 +69,7 @@ __all__ = [
     "PrologueConfig",
     "ReaperConfig",
     "SecurityConfig",
+    "ShimConfig",
     "StagingConfig",
     "StoreConfig",
     "StoreRules",
@@ -119,6 +121,7 @@ class Config:
     cgroup: CgroupConfig = field(default_factory=CgroupConfig)
     devices: DevicesConfig = field(default_factory=DevicesConfig)
     users: UsersConfig = field(default_factory=UsersConfig)
+    shim: ShimConfig = field(default_factory=ShimConfig)
     interactive: InteractiveConfig = field(default_factory=InteractiveConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
     nodes: NodesConfig = field(default_factory=NodesConfig)

@@ -121,6 +121,8 @@ class Facts:
     on_demand: bool = False  # made for the run hook, by qsub -v PBSDOCK=…
     job_file: str = ""  # what the resource manager calls its file of the job
     nodes: int = 1  # of the whole job
+    has_place: bool = False  # for adopted tasks in the resource manager's own file, beside the job's shell
+    bare: bool = False  # it has no container of its own, only those it has started itself
     hosts: tuple[str, ...] = ()  # of the whole job, the mother superior first; empty where they are not known
     ticket: str = ""  # as signed: what the job's sisters prepare the same from
     mother: str = ""  # on a sister, the node whose ticket this was prepared from

@@ -34,6 +34,16 @@ class Paths:
         return self.run_dir / "jobs"
 
     @property
+    def door(self) -> Path:
+        """The directory with the agent's socket that jobs' containers have."""
+        return self.run_dir / "door"
+
+    @property
+    def shim(self) -> Path:
+        """The directory with the docker command of jobs; there while they have one."""
+        return self.prefix / "shim"
+
+    @property
     def asks_nodes(self) -> Path:
         """There while the agent can ask other nodes: a sister's prologue marks every job then until it is known."""
         return self.run_dir / "asks-nodes"

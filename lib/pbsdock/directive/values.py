@@ -54,7 +54,7 @@ def _typed(stored: str) -> str:
     return stored.replace("$$", "$")
 
 
-def _plain(path: str) -> str:
+def plain_path(path: str) -> str:
     """One spelling of a path: no doubled, trailing or dotted components."""
     joined = "/".join(part for part in path.split("/") if part not in ("", "."))
     return f"/{joined}" if path.startswith("/") else joined
@@ -73,8 +73,9 @@ def _absolute(names: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"\$\{{?(?:{'|'.join(names)})(?![A-Za-z0-9_])\}}?")
 
 
-def _target_problem(path: str, option: str, what: str) -> str | None:
-    plain = _plain(path)
+def target_problem(path: str, option: str, what: str) -> str | None:
+    """What is wrong with an absolute path in the image as the target of a mount; None if nothing is."""
+    plain = plain_path(path)
     if plain == "/":
         return f"--{option} cannot cover the whole image: / is not a target"
     kernel = next(
@@ -103,14 +104,14 @@ def _read_volume(draft: Draft, token: Token, argument: Token) -> None:
     problem = (
         _path_problem(draft, source, "--volume source")
         or _path_problem(draft, target, "--volume target")
-        or _target_problem(target, "volume", "--volume target")
+        or target_problem(target, "volume", "--volume target")
     )
-    if problem is None and _plain(target) in draft.targets:
+    if problem is None and plain_path(target) in draft.targets:
         problem = f"--volume target {shown(_typed(target))} is used twice"
     if problem:
         draft.wrong(token.line, argument.column, problem)
         return
-    draft.targets.add(_plain(target))
+    draft.targets.add(plain_path(target))
     draft.volumes.append(
         Volume(source=source, target=target, read_only=mode == "ro", line=token.line, column=token.column)
     )
@@ -139,7 +140,7 @@ def _read_tmpfs(draft: Draft, token: Token, argument: Token) -> None:
         size = _size(draft, argument, _typed(value), "tmpfs")
         if size is None:
             return
-    problem = _path_problem(draft, path, "--tmpfs path") or _target_problem(path, "tmpfs", "--tmpfs path")
+    problem = _path_problem(draft, path, "--tmpfs path") or target_problem(path, "tmpfs", "--tmpfs path")
     if problem:
         draft.wrong(token.line, argument.column, problem)
         return

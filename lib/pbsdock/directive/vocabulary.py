@@ -177,6 +177,11 @@ REFUSED_FLAGS = (
 )
 
 
+def reason(option: str) -> str:
+    """Why an option is refused on principle, with the places of Words; "" for one that is not."""
+    return _REFUSED.get(option, "")
+
+
 def why_refused(option: str, words: Words) -> str:
     """Why an option is refused on principle, and what to use; "" for one that is not."""
-    return _REFUSED.get(option, "").format(words)
+    return reason(option).format(words)

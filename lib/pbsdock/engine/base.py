@@ -25,6 +25,7 @@ class Failure(Enum):
     NO_DIRECTORY = "no-directory"  # the directory to start in is none, or closed to the user
     IMAGE_GONE = "image-gone"
     NO_NETWORK = "no-network"
+    IN_USE = "in-use"  # what was to be removed
     NO_GPUS = "no-gpus"  # it has nothing that could give a container any
     GPUS_FAILED = "gpus-failed"  # what it has for that did not
     OTHER = "other"
@@ -74,7 +75,7 @@ class ContainerSpec:
     labels: Mapping[str, str]
     mounts: tuple[BindMount, ...]
     tmpfs: tuple[Tmpfs, ...]
-    network: str  # "host", "none" or a network's name
+    network: str  # "host", "none", a network's name, or "container:ID" for that of another container
     limits: Limits
     cgroup_parent: str  # as the engine's cgroup driver spells it
     devices: tuple[Device, ...]
@@ -86,6 +87,7 @@ class ContainerSpec:
     hostname: str = ""  # "" leaves it to the engine
     runtime: str = ""  # by the engine's name for it; "": its default
     has_streams: bool = True
+    network_aliases: tuple[str, ...] = ()  # by which the others on a network that was made for a job find it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +101,7 @@ class ContainerState:
     started_at: float | None = None
     finished_at: float | None = None
     error: str = ""  # the engine's own words for a start that failed
+    address: str = ""  # on its first network, "" where it has none of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +124,16 @@ class ListedContainer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ListedNetwork:
+    """A network as a list has it."""
+
+    id: str
+    name: str
+    labels: Mapping[str, str]
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFacts:
     """An image of this node. ``digests`` are ``repository@digest``, one for each registry it came from."""
 
@@ -128,6 +141,12 @@ class ImageFacts:
     digests: tuple[str, ...]
     architecture: str  # Go's name, as images are labelled: amd64, arm64; "" if it does not say
     size_bytes: int
+    tags: tuple[str, ...] = ()  # repository:tag
+    created_at: float | None = None
+    entrypoint: tuple[str, ...] = ()  # what its containers run in front of the command
+    command: tuple[str, ...] = ()  # what they run where nothing is named
+    workdir: str = ""
+    stop_signal: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +157,7 @@ class ListedImage:
     tags: tuple[str, ...]
     digests: tuple[str, ...]
     size_bytes: int
+    created_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +296,16 @@ class ContainerEngine(Protocol):
 
     def labelled(self, label: str) -> list[ListedContainer]:
         """All containers with *label* (``key=value``), running or not."""
+
+    def create_network(self, name: str, labels: Mapping[str, str], *, internal: bool) -> str:
+        """Make a network of this host's, whose containers find one another by name; an *internal* one leads nowhere
+        else. Returns its id."""
+
+    def remove_network(self, name: str) -> None:
+        """Remove a network, if there is one. Raises EngineError, IN_USE while containers are on it."""
+
+    def networks(self, label: str) -> list[ListedNetwork]:
+        """All networks with *label* (``key=value``)."""
 
     def resize(self, container: str, rows: int, columns: int) -> None:
         """Set the size of a container's terminal, in characters."""

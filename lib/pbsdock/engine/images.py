@@ -120,8 +120,12 @@ class Images:
         max_bytes: int = 0,
         asker: Asker | None = None,
         progress: Callable[[str], None] = lambda text: None,
+        tells: bool = True,
     ) -> Image:
-        """Make the image present as *pull* says and return it. Raises Refusal or NodeFault, always a HookError."""
+        """Make the image present as *pull* says and return it. Raises Refusal or NodeFault, always a HookError.
+
+        *tells*: an event says that it was here already.
+        """
         asker = asker or Asker()
         image = self._inspect(reference) if pull != "always" else None
         is_private = image is not None and self.private.holds(parse_image(reference).name, image.id)
@@ -135,7 +139,7 @@ class Images:
                 )
             fetched = self._fetch(reference, platform, Bounds(inactivity_s, total_s, max_bytes), asker, progress)
             image = replace(fetched, is_fetched=True)
-        else:
+        elif tells:
             self.emit("image.present", image=reference, image_id=image.id, digest=image.digest, private=is_private)
         self._check(reference, image, platform, max_bytes)
         return image

@@ -276,6 +276,7 @@ class Made:
     labels: Mapping[str, str]
     hostname: str = ""
     runtime: str = ""
+    network_aliases: Sequence[str] = ()
 
 
 def _container(
@@ -301,6 +302,7 @@ def _container(
         for mount in bound
     ]
     mounts += [BindMount(source=source, target=target, read_only=True) for source, target in made.own_files]
+    is_shared = plan.network == "host" or plan.network.startswith("container:")
     mounts += [BindMount(source=source, target=target, read_only=False) for source, target in made.own_places]
     return ContainerSpec(
         image_id=made.image_id,
@@ -317,8 +319,9 @@ def _container(
         mounts=tuple(mounts),
         tmpfs=plan.tmpfs,
         network=plan.network,
-        # On the host's network the host's own name comes with it.
-        hostname="" if plan.network == "host" else made.hostname,
+        network_aliases=tuple(made.network_aliases),
+        # On the host's network, or another container's, the name comes with it.
+        hostname="" if is_shared else made.hostname,
         limits=plan.limits,
         cgroup_parent=made.cgroup_parent,
         devices=plan.devices,
@@ -329,5 +332,5 @@ def _container(
         runtime=made.runtime,
         # Else the engine opens them all in a namespace of the container's own, and masquerading keeps them low on the
         # way out: pbs_mom takes whoever speaks from a port below 1024 for root.
-        sysctls={} if plan.network == "host" else {"net.ipv4.ip_unprivileged_port_start": "1024"},
+        sysctls={} if is_shared else {"net.ipv4.ip_unprivileged_port_start": "1024"},
     )

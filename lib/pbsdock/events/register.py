@@ -23,6 +23,18 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
         "A connection of another host was closed without an answer (untold: as many more since the last such line).",
         ("address", "reason", "untold"),
     ),
+    "child.ended": (
+        "A container that a job has started itself is over; oom: processes of the job were killed for memory.",
+        ("child", "container", "code", "oom", "seconds"),
+    ),
+    "child.refused": (
+        "A docker command of a job was refused, and why; no container was left by it.",
+        ("uid", "code", "sentence"),
+    ),
+    "child.started": (
+        "A job has started a container itself (child: the user's name for it).",
+        ("child", "container", "image", "image_id", "detached"),
+    ),
     "client.refused": ("A client asked for what is not its own.", ("uid", "op", "reason")),
     "cgroup.created": ("The job's cgroup holds its limits.", ("cgroup",)),
     "cgroup.changed": (
@@ -142,6 +154,9 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
 # any number, and is always written. A wide job's tasks fit into the first number.
 AT_WILL: dict[str, tuple[int, float]] = {
     "agent.error": (10, 2),  # a message nobody has foreseen, sent again and again
+    "child.ended": (1000, 50),
+    "child.refused": (60, 10),
+    "child.started": (1000, 50),
     "client.refused": (20, 4),
     "env.dropped": (20, 4),  # a start that is refused afterwards can be asked for again
     "job.adopted": (20, 4),

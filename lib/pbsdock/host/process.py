@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+_GENERATIONS = 256  # processes between one and its job's shell; deeper ones are not looked for
+
 
 def stat(pid: int) -> list[bytes]:
     """The fields from the third on, the state: a name may hold spaces and parentheses. Raises OSError if it is gone."""
@@ -52,6 +54,26 @@ def session(pid: int) -> int:
         return int(stat(pid)[3])
     except (OSError, IndexError, ValueError):
         return 0
+
+
+def parent(pid: int) -> int:
+    """The parent of a process (proc(5), stat field 4); 0 if it is gone."""
+    try:
+        return int(stat(pid)[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def sessions(pid: int) -> list[int]:
+    """The session of a process, and those of the processes it descends from, each once, the nearest first."""
+    found: list[int] = []
+    for _ in range(_GENERATIONS):
+        if pid <= 1:
+            break
+        if (of_it := session(pid)) and of_it not in found:
+            found.append(of_it)
+        pid = parent(pid)
+    return found
 
 
 def start_time(pid: int) -> int:

@@ -25,6 +25,7 @@ _MS_BIND, _MS_REC, _MS_PRIVATE, _MS_SLAVE = 1 << 12, 1 << 14, 1 << 18, 1 << 19
 _MOUNT_ATTR_RDONLY, _AT_RECURSIVE, _AT_FDCWD = 1, 0x8000, -100  # linux/mount.h, linux/fcntl.h
 # The flags of a mount that a remount must repeat or would clear, by mountinfo's words (proc_pid_mountinfo(5)).
 _KEPT = {"nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1 << 10, "nodiratime": 1 << 11, "relatime": 1 << 21}
+_PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE (linux/falloc.h)
 _MNT_DETACH, _NOFOLLOW = 2, 8
 
 _OCTAL = re.compile(r"\\([0-7]{3})")  # how mountinfo writes blanks, tabs, newlines and backslashes
@@ -51,6 +52,13 @@ def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), path)
     return int(fd)
+
+
+def punch_hole(fd: int, length: int) -> None:
+    """Give the first *length* bytes of a file back to its disk; its size stays (fallocate(2)). Raises OSError."""
+    if _libc.fallocate(fd, _PUNCH_HOLE, ctypes.c_int64(0), ctypes.c_int64(length)) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 def mount(source: str, target: str, kind: str, flags: int, options: str) -> None:

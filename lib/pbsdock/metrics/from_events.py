@@ -97,6 +97,8 @@ FROM_EVENTS: dict[str, tuple[Update, ...]] = {
     "stage.failed": (_by("staging_failures", "direction", "code"),),
     "store.failed": (_by("store_failures", "store", "code"),),
     "task.started": (_by("tasks_started"),),
+    "child.started": (_by("children_started"),),
+    "child.refused": (_by("children_refused", "code"),),
 }
 
 

@@ -51,6 +51,8 @@ COUNTED: dict[str, Metric] = {
     "jobs_out_of_memory": _counter("Jobs of which the kernel has killed a process for memory."),
     "job_cpu_seconds": _counter("Processor time of jobs that are over."),
     "job_run_seconds": Metric("histogram", "How long containers ran.", buckets=_RUNS),
+    "children_started": _counter("Containers that jobs have started themselves."),
+    "children_refused": _counter("Docker commands of jobs that were refused.", "code"),
     "tasks_started": _counter("TM tasks begun in jobs' containers."),
     "phase_duration_seconds": Metric(
         "histogram",

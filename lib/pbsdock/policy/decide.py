@@ -119,6 +119,42 @@ def decide(job: Job, directive: Directive, config: Config, host: HostFacts) -> P
     )
 
 
+def without_container(job: Job, config: Config, host: HostFacts) -> Plan:
+    """The plan of a job that has no container of its own, but may start some: whose it is, and what limits it.
+
+    Raises Refusal, NodeFault as :func:`decide`.
+    """
+    settings = effective(config, job)
+    _check_user(job, settings)
+    nothing = Directive(image=ImageRef(registry="", repository="", tag=None, digest=None), line=0, column=0)
+    return Plan(
+        job_id=job.id,
+        user=job.user,
+        group=job.group,
+        uid=job.uid,
+        gid=job.gid,
+        groups=job.groups,
+        home=job.home,
+        queue=job.queue,
+        image="",
+        pull="never",
+        platform=None,
+        limits=limits_of(job, nothing, settings.limits, host),
+        network="none",
+        mounts=(),
+        tmpfs=(),
+        devices=(),
+        gpus=(),
+        read_only_root=False,
+        environment=(),
+        environment_deny=(),
+        workdir=None,
+        entrypoint=None,
+        oom_score_adj=settings.limits.oom_score_adj,
+        walltime_s=job.grant.walltime_s,
+    )
+
+
 def _in_groups(job: Owner, names: Sequence[str]) -> bool:
     """Whether the job's owner is in one of *names*: the primary group's name, or the number of any group."""
     return bool({job.group, str(job.gid), *map(str, job.groups)} & set(names))

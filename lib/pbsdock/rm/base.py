@@ -199,6 +199,7 @@ class ResourceManager(Protocol):
     words: Words  # what it calls things
     closed: ClosedPaths  # its own directories, which are not given to containers
     prepares_at_start: bool  # by its script when its run hook comes, since no hook of root's is given the script before
+    holds_children: bool  # whether containers that a job starts itself are limited and ended with it
     polite_end_ms: int  # how long what a leader leaves running that SIGTERM has ended is spared, 0: not at all
 
     def job_id(self, text: str) -> str:
@@ -232,6 +233,11 @@ class ResourceManager(Protocol):
     def knows(self, job_id: str) -> bool | None:
         """Whether the manager's server has the job, not over; None where it cannot be asked. May take ten seconds."""
 
+    def job_of(self, pid: int, sessions: Sequence[int]) -> str:
+        """The live job that process *pid* of this node belongs to, "" if it is none's: by what the manager, or the
+        kernel, has written down, never by what the process says. *sessions* are the process's, and those of the
+        processes it descends from, the nearest first. May wait for a job that has just begun."""
+
     def shell_chosen(self, uid: int, argv: Sequence[str], job_file: str) -> bool:
         """Whether the program the job is run by was asked for by its user, as far as the manager knows: an image
         without it is then refused, else /bin/sh serves."""
@@ -261,6 +267,12 @@ class ResourceManager(Protocol):
 
         Raises Refusal for a hook that is not in that job, NodeFault.
         """
+
+    def adopters(self, job_id: str, process: int, *, hook: str, has_place: bool) -> list[list[str]]:
+        """The commands by which the session of *process* comes to be counted as a job's that has more than one already
+        or (not *has_place*) has none but its shell's; each is run as the job's owner, with the variables that are the
+        manager's own, when the one before has ended well. *hook* is a task that does nothing. Empty: it is not
+        counted, or is so already."""
 
     def adopt(self, first: int, hook: int) -> Adoption:
         """Have the container of process *first* counted as the job of the run hook *hook* (process ids)."""

@@ -26,6 +26,7 @@ from pbsdock.core.errors import HookError
 from pbsdock.core.ledger import Ledger
 from pbsdock.core.plain import from_plain
 from pbsdock.engine.credentials import load_site
+from pbsdock.host.installed import is_usable
 from pbsdock.protocol import wire
 from pbsdock.protocol.link import AgentGone
 from pbsdock.rm.base import ResourceManager
@@ -215,7 +216,7 @@ def starter(subject: Subject) -> Row:
         return warn(
             "first process", "use", "engine.first_process = false: the engine passes on the streams", "set it true"
         )
-    if not first_process.is_usable(program):
+    if not is_usable(program):
         seen = f"{program} is not there, or not root's alone"
         return warn("first process", "use", seen, "apt-get install gcc libc6-dev, and run install.sh again")
     return ok("first process", "use", "jobs are started by pbsdock's own")
@@ -224,7 +225,7 @@ def starter(subject: Subject) -> Row:
 def run_hook(library: Path) -> Row:
     """The run hook in C, without which each job and task keeps an interpreter; *library* is where the package lies."""
     program = library / "pbsdock" / RUN.name
-    if not first_process.is_usable(program):
+    if not is_usable(program):
         seen = f"{program} is not there, or not root's alone: each job and task has an interpreter waiting for it"
         return warn("run hook", "program", seen, "apt-get install gcc libc6-dev, and run install.sh again")
     return ok("run hook", "program", "jobs and tasks without a terminal are waited for by a small program")

@@ -1,8 +1,8 @@
 """The programs in C: compiled where there is a compiler, else taken from where one was.
 
 The first process of containers, what starts commands on a job's other nodes, the run hook, which is there in Python
-too, and a pbsdsh for emulated nodes. They are static, so that they run in every image: what is compiled on one host
-runs on all of its processor. musl makes them a tenth as large as glibc does; either will do.
+too, the docker of jobs, and a pbsdsh for emulated nodes. They are static, so that they run in every image: what is
+compiled on one host runs on all of its processor. musl makes them a tenth as large as glibc does; either will do.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ class Program:
 
 
 INIT = Program("init/pbsdock-init", ("init.c", "message.h", "session.h"))
-RUN = Program("init/pbsdock-run", ("run.c", "message.h", "request.h", "wire.h"))
+RUN = Program("init/pbsdock-run", ("run.c", "message.h", "request.h", "stream.h", "wire.h"))
+DOCKER = Program(
+    "init/pbsdock-docker", ("docker.c", "copy.h", "message.h", "request.h", "stream.h", "terminal.h", "wire.h")
+)
 TM_AGENT = Program("init/tm-agent", ("tm-agent.c", "tm.h"))
 PBSDSH = Program("init/pbsdsh", ("pbsdsh.c", "tm.h"))
-PROGRAMS = (INIT, RUN, TM_AGENT, PBSDSH)
+PROGRAMS = (INIT, RUN, DOCKER, TM_AGENT, PBSDSH)
 NAME = INIT.name
 COMPILERS = ("musl-gcc", "cc", "gcc")
 # Nothing of the day, the place or the machine is in the file: the same compiler makes the same bytes anywhere.

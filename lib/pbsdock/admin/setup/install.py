@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from pbsdock.admin.setup.files import put, read, weak_place
 from pbsdock.admin.setup.places import MOM_HOOKS, Places
 from pbsdock.admin.setup.source import Source
 from pbsdock.admin.setup.versions import Version, Versions
+from pbsdock.config.tables import ConfigError
+from pbsdock.config.tables import load as load_config
+from pbsdock.core.paths import load as load_paths
+from pbsdock.host.installed import offer_docker
 
 Say = Callable[[str], None]
 COMMANDS = ("pbsdock", "pbsdock-agent")
@@ -102,6 +107,14 @@ def put_around(places: Places, version: Version) -> None:
     for name in COMMANDS:
         _link(commands / name, f"../current/bin/{name}")
     manual.link(places, version)
+    _offer_docker(version)
+
+
+def _offer_docker(version: Version) -> None:
+    """Jobs have their docker command from now on; the agent, which begins with it, may start later."""
+    with suppress(ConfigError, OSError, ValueError):  # told by the check of the configuration, in its place
+        paths = load_paths(version.home / "paths.json")
+        offer_docker(paths, load_config(paths.config))
 
 
 def restart(places: Places, version: Version, say: Say) -> None:

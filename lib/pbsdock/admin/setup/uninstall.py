@@ -120,7 +120,13 @@ def _remove_program(places: Places, versions: Versions) -> None:
     for path in (versions.link, versions.before):
         if path.is_symlink():
             path.unlink()
-    names = [*(f"hooks/{name}" for name in places.helpers), *(f"bin/{name}" for name in COMMANDS), *OLD, "versions"]
+    names = [
+        *(f"hooks/{name}" for name in places.helpers),
+        *(f"bin/{name}" for name in COMMANDS),
+        *OLD,
+        "shim",
+        "versions",
+    ]
     for path in (prefix / name for name in names):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

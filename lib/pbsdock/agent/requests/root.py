@@ -186,6 +186,16 @@ class RootRequests:
                 "state": record.state.value,
                 "image": record.plan.image if record.plan else None,
                 "container": record.container_id,
+                "children": [
+                    {
+                        "name": child.name,
+                        "container": child.id,
+                        "image": child.plan.image,
+                        "state": child.state.value,
+                        "since": child.created,
+                    }
+                    for child in self.node.children.live(record.name)
+                ],
                 "since": record.created,
                 "incarnation": record.incarnation,
             }

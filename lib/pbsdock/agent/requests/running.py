@@ -6,15 +6,16 @@ import signal
 import time
 
 from pbsdock.agent import signals, stage, suspend
+from pbsdock.agent.call import read_answer
 from pbsdock.agent.exec_tasks import finish_exec
 from pbsdock.agent.finish import finish
 from pbsdock.agent.requests.own import OwnRequests
 from pbsdock.agent.runs import ExecRun, JobRun, TaskRun
 from pbsdock.agent.tasks import finish_task
-from pbsdock.core.errors import BadValue, Refusal
+from pbsdock.core.errors import Refusal
 from pbsdock.core.record import State
 from pbsdock.engine.base import EngineError
-from pbsdock.protocol import init, wire
+from pbsdock.protocol import wire
 
 _EVENT_S = 0.3  # how long the engine's own event of an end is waited for
 _SIGNALS = frozenset(
@@ -78,7 +79,7 @@ class RunningRequests(OwnRequests):
         if running.channel is not self.session.channel or not running.record.facts.first_process:
             raise Refusal("not-your-run", "only the run hook that waits for a run can tell how it ended")
         if message.text("kind"):
-            running.said = _answer(message)
+            running.said = read_answer(message)
         if isinstance(running, JobRun):
             finish(self.node, running)
         elif isinstance(running, TaskRun):
@@ -107,11 +108,3 @@ class RunningRequests(OwnRequests):
 def lose_output(running: JobRun) -> None:
     """The output of a job that runs on is lost from here on, which its end will say."""
     running.stream_lost_at = running.stream_lost_at or time.time()
-
-
-def _answer(message: wire.Message) -> init.Answer:
-    """As the first process's own words. Raises BadValue."""
-    kind, number, path = message.number("kind"), message.number("number"), message.raw("path")
-    if kind not in (init.ENDED, init.FAILED) or not 0 <= number < 1 << 16:
-        raise BadValue(f"an end of kind {kind} with number {number} is none")
-    return init.Answer(kind, number, message.text("step")[:32], (path or [b""])[0][:255])

@@ -48,6 +48,9 @@ class UserRequests(OwnRequests):
         if self.session.peer.uid == 0:
             raise Refusal("root-start", "a job is never started as root; install the run hook as $job_starter only")
         record = self._own(message)
+        if record is not None and record.facts.bare:
+            self.session.answer(wire.Message("bare"))
+            return
         if record is None or record.facts.mother:
             try:
                 record = self._by_ticket(message, record)

@@ -22,6 +22,7 @@ from pbsdock.engine.base import (
     ImageFacts,
     ListedContainer,
     ListedImage,
+    ListedNetwork,
 )
 
 _STARTS = ("attach", "start", "exec start")
@@ -61,6 +62,8 @@ def failure(doing: str, status: int, text: str) -> Failure:
         return Failure.NO_PROGRAM
     if status == 404 and "image" in text.lower():
         return Failure.IMAGE_GONE
+    if doing == "network remove" and "active endpoints" in text:
+        return Failure.IN_USE
     if "network" in text and "not found" in text:
         return Failure.NO_NETWORK
     return Failure.OTHER
@@ -102,7 +105,14 @@ def container_state(inspected: Mapping[str, Any]) -> ContainerState:
         started_at=moment(state.get("StartedAt")),
         finished_at=moment(state.get("FinishedAt")),
         error=str(state.get("Error") or ""),
+        address=_address((inspected.get("NetworkSettings") or {}).get("Networks")),
     )
+
+
+def _address(networks: object) -> str:
+    if not isinstance(networks, dict):
+        return ""
+    return next((str(found["IPAddress"]) for found in networks.values() if found and found.get("IPAddress")), "")
 
 
 def exec_state(inspected: Mapping[str, Any]) -> ExecState:
@@ -118,19 +128,49 @@ def exec_state(inspected: Mapping[str, Any]) -> ExecState:
 
 def image_facts(inspected: Mapping[str, Any]) -> ImageFacts:
     """Of ``GET /images/NAME/json``."""
+    config = inspected.get("Config") or {}
     return ImageFacts(
         id=str(inspected["Id"]),
         digests=tuple(str(digest) for digest in inspected.get("RepoDigests") or ()),
         architecture=str(inspected.get("Architecture") or ""),
         size_bytes=int(inspected.get("Size") or 0),
+        tags=_named(inspected.get("RepoTags")),
+        created_at=moment(inspected.get("Created")),
+        entrypoint=_words(config.get("Entrypoint")),
+        command=_words(config.get("Cmd")),
+        workdir=str(config.get("WorkingDir") or ""),
+        stop_signal=str(config.get("StopSignal") or ""),
+    )
+
+
+def _words(found: object) -> tuple[str, ...]:
+    return tuple(str(word) for word in found) if isinstance(found, list) else ()
+
+
+def _named(names: object) -> tuple[str, ...]:
+    """Those that are names: what has none is written ``<none>``."""
+    return tuple(name for name in _words(names) if "<none>" not in name)
+
+
+def listed_network(network: Mapping[str, Any]) -> ListedNetwork:
+    """Of one entry of ``GET /networks``."""
+    return ListedNetwork(
+        id=str(network["Id"]),
+        name=str(network.get("Name") or ""),
+        labels=network.get("Labels") or {},
+        created_at=moment(network.get("Created")) or time.time(),
     )
 
 
 def listed_image(image: Mapping[str, Any]) -> ListedImage:
-    """Of ``GET /images/json``; what has no name is written ``<none>``."""
-    tags = tuple(str(tag) for tag in image.get("RepoTags") or () if "<none>" not in str(tag))
-    digests = tuple(str(digest) for digest in image.get("RepoDigests") or () if "<none>" not in str(digest))
-    return ListedImage(id=str(image["Id"]), tags=tags, digests=digests, size_bytes=int(image.get("Size") or 0))
+    """Of ``GET /images/json``."""
+    return ListedImage(
+        id=str(image["Id"]),
+        tags=_named(image.get("RepoTags")),
+        digests=_named(image.get("RepoDigests")),
+        size_bytes=int(image.get("Size") or 0),
+        created_at=float(image.get("Created") or 0),
+    )
 
 
 def first_file(archive: bytes) -> FoundFile | None:

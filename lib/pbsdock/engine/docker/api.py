@@ -22,6 +22,7 @@ from pbsdock.engine.base import (
     ImageFile,
     ListedContainer,
     ListedImage,
+    ListedNetwork,
 )
 from pbsdock.engine.docker import answers, image_files
 from pbsdock.engine.docker.host_config import create_body, limit_fields
@@ -143,6 +144,19 @@ class Engine:
         filters = quote(json.dumps({"label": [label]}))
         found = self._link.ask("list", "GET", f"/containers/json?all=1&filters={filters}")
         return [answers.listed(container) for container in found]
+
+    def create_network(self, name: str, labels: Mapping[str, str], *, internal: bool) -> str:
+        body = {"Name": name, "CheckDuplicate": True, "Internal": internal, "Labels": dict(labels)}
+        return str(self._link.ask("network create", "POST", "/networks/create", body)["Id"])
+
+    def remove_network(self, name: str) -> None:
+        with _absent(404):
+            self._link.ask("network remove", "DELETE", f"/networks/{quote(name)}")
+
+    def networks(self, label: str) -> list[ListedNetwork]:
+        filters = quote(json.dumps({"label": [label]}))
+        found = self._link.ask("networks", "GET", f"/networks?filters={filters}")
+        return [answers.listed_network(network) for network in found]
 
     def resize(self, container: str, rows: int, columns: int) -> None:
         self._link.ask("resize", "POST", f"/containers/{quote(container)}/resize?h={rows}&w={columns}")

@@ -119,7 +119,7 @@ _HOSTNAME_LIMIT = 64  # characters, of the kernel (HOST_NAME_MAX)
 
 def create_body(spec: ContainerSpec, seccomp: str = "") -> dict[str, Any]:
     """The whole body of ``POST /containers/create``; *seccomp* is a profile in JSON, "" for the engine's own."""
-    return {
+    body = {
         "Hostname": spec.hostname[:_HOSTNAME_LIMIT],
         "Image": spec.image_id,
         "Cmd": [*spec.argv],
@@ -138,6 +138,9 @@ def create_body(spec: ContainerSpec, seccomp: str = "") -> dict[str, Any]:
         "StopSignal": "SIGTERM",
         "HostConfig": host_config(spec, seccomp),
     }
+    if spec.network_aliases:
+        body["NetworkingConfig"] = {"EndpointsConfig": {spec.network: {"Aliases": [*spec.network_aliases]}}}
+    return body
 
 
 def host_config(spec: ContainerSpec, seccomp: str = "") -> dict[str, Any]:

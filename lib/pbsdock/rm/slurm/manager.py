@@ -27,6 +27,7 @@ class Slurm(ResourceManager):
     Many methods because ResourceManager has as many."""
 
     prepares_at_start = True  # the script is on the node from then on
+    holds_children = False  # they would be outside of the step's cgroups
     polite_end_ms = 0
 
     def __init__(
@@ -168,6 +169,10 @@ class Slurm(ResourceManager):
     def take_in(self, first: int, hook: int, job_id: str, uid: int) -> str:
         """Into the cgroups of the run hook's own step. Raises Refusal, NodeFault."""
         return cgroup.take_in(first, hook, job_id, uid, self._sysfs)
+
+    def adopters(self, job_id: str, process: int, *, hook: str, has_place: bool) -> list[list[str]]:
+        """None."""
+        return []
 
     def adopt(self, first: int, hook: int) -> Adoption:
         """Nothing: :meth:`take_in` has. Signals are for the leader alone, as slurmstepd sends them."""

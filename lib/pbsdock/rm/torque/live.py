@@ -62,6 +62,11 @@ class JobFiles:
                     return name, file
         return None
 
+    def all(self) -> list[JobFile]:
+        """The content of every live job's .JB that can be read."""
+        with self._lock:
+            return [file for name in self._listed() if (file := self._content(name)) is not None]
+
     def _listed(self) -> tuple[str, ...]:
         """The names there are, listed anew only when one came or went. Two changes within one tick of the clock look
         like one, so what was listed in the tick of a change is listed again."""

@@ -13,9 +13,11 @@ from pbsdock.core.errors import BadValue
 from pbsdock.core.pathrules import ClosedPaths
 from pbsdock.rm.base import Adoption, ClientTool, Ended, ResourceManager
 from pbsdock.rm.torque import client_tools, server, settings, tools
+from pbsdock.rm.torque import sessions as moms_sessions
 from pbsdock.rm.torque.args import parse_epilogue_argv, parse_prologue_argv
 from pbsdock.rm.torque.facts import LiveJob, Prologue
 from pbsdock.rm.torque.ids import parse_job_id
+from pbsdock.rm.torque.jobfile import JobFile
 from pbsdock.rm.torque.live import JobFiles
 from pbsdock.rm.torque.words import WORDS
 
@@ -32,6 +34,7 @@ class Torque(ResourceManager):
     Many methods because ResourceManager has as many."""
 
     prepares_at_start = False
+    holds_children = True
     polite_end_ms = 600_000  # a script's own trap; pbs_mom's kill delay is shorter
 
     def __init__(self, mom_priv: Path, node: str, *, client_dir: str = "", files: JobFiles | None = None) -> None:
@@ -98,6 +101,24 @@ class Torque(ResourceManager):
             pause = min(2 * pause, 0.32)
         return LiveJob(*found, self._node, self._spool, self._jobs) if found else None
 
+    def job_of(self, pid: int, sessions: Sequence[int]) -> str:
+        """By the sessions in .JB and .TK, the shell's first: mom writes both a moment after it has begun."""
+        pause, deadline = 0.005, time.monotonic() + _JOB_FILE_S
+        while True:
+            files = self._files.all()
+            shells = ((file.job_id.text, frozenset({file.session_id or 0})) for file in files)
+            tasks = ((file.job_id.text, self._tasks_of(file)) for file in files)
+            if found := moms_sessions.first_of(sessions, shells) or moms_sessions.first_of(sessions, tasks):
+                return found
+            if all(file.session_id for file in files) or time.monotonic() >= deadline:
+                return ""
+            time.sleep(pause)
+            pause = min(2 * pause, 0.32)
+
+    def _tasks_of(self, file: JobFile) -> frozenset[int]:
+        job_id = file.job_id
+        return moms_sessions.read_tasks(self._jobs / f"{job_id.file_prefix}.TK", job_id.text)
+
     def shell_chosen(self, uid: int, argv: Sequence[str], job_file: str) -> bool:
         """Whether it was asked for with qsub -S, or is not the login shell Torque takes otherwise."""
         try:
@@ -149,6 +170,18 @@ class Torque(ResourceManager):
     def take_in(self, first: int, hook: int, job_id: str, uid: int) -> str:
         """Nowhere: Torque counts sessions, see :meth:`adopt`."""
         return ""
+
+    def adopters(self, job_id: str, process: int, *, hook: str, has_place: bool) -> list[list[str]]:
+        """By pbs_track, as the run hook does it: mom files an adopted task in the place of the newest one it has
+        started, which would be the job's shell, so a task by pbsdsh takes one first (:mod:`pbsdock.hook.adopt`)."""
+        tracker = self.adopt(0, 0).told.get("pbs_track", "")
+        if not tracker:
+            return []
+        starter = str(Path(tracker).with_name("pbsdsh"))
+        if not has_place and not os.access(starter, os.X_OK):
+            return []
+        tasks = [] if has_place else [[starter, "-n", "0", hook]]
+        return [*tasks, [tracker, "-j", job_id, "-a", str(process)]]
 
     def adopt(self, first: int, hook: int) -> Adoption:
         """By pbs_track, which mom obeys for the job's owner only: the run hook starts it."""

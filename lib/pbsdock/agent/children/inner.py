@@ -1,0 +1,66 @@
+"""Commands in a container as its first process runs them: for a client, or for nobody."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pbsdock.agent import first_process
+from pbsdock.core.errors import NodeFault
+from pbsdock.protocol import init, wire
+
+_UMASK = 0o022  # as Docker's runtime has it
+
+
+def commanded(
+    message: wire.Message,
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    directory: str,
+    within: Mapping[int, tuple[int, int]],
+) -> wire.Message:
+    """*message* with what the first process is to run, under the limits *within*."""
+    message.fields["argv"] = [os.fsencode(word) for word in argv]
+    message.fields["env"] = [os.fsencode(f"{name}={value}") for name, value in environment.items()]
+    message.fields["directory"] = [os.fsencode(directory)]
+    message.fields["limit"] = [b"%d %d %d" % (number, soft, hard) for number, (soft, hard) in within.items()]
+    return message
+
+
+def run_here(place: Path, pid: int, message: wire.Message, fds: Sequence[int]) -> init.Answer | None:
+    """Have the first process *pid* run what *message* says, with *fds* as descriptors 0, 1 and 2.
+
+    Returns why it could not, None if it runs. Raises NodeFault.
+    """
+    limits = {}
+    for line in message.raw("limit"):
+        number, soft, hard = map(int, line.split())
+        limits[number] = (soft, hard)
+    argv = message.raw("argv")
+    flags = init.SESSION | (init.LEADER if message.number("leader") else 0)
+    asked = init.Run(
+        message.text("name"),
+        argv,
+        message.raw("env"),
+        message.raw("directory")[0],
+        umask=_UMASK,
+        flags=flags | (0 if b"/" in argv[0] else init.SEARCH),
+        limits=limits,
+    )
+    with first_process.connected(place, pid) as connection:
+        try:
+            connection.run(asked, fds)
+        except init.RequestError as error:
+            raise NodeFault("first-process", f"the command cannot be passed on: {error}") from None
+        answer = connection.receive()
+    return answer if answer.kind == init.FAILED else None
+
+
+def endless_input() -> int:
+    """A standard input that nobody writes to and that never ends, as ``docker run -di`` keeps open. Raises OSError."""
+    with tempfile.TemporaryDirectory(prefix="pbsdock-") as place:
+        path = f"{place}/input"
+        os.mkfifo(path, 0o600)
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)  # a FIFO that is its own writer (fifo(7))

@@ -1,0 +1,194 @@
+"""Make a child: written down, created and started, looked at like a job's own container, its gate opened."""
+
+from __future__ import annotations
+
+import pwd
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pbsdock.agent import first_process
+from pbsdock.agent.children import places
+from pbsdock.agent.image_profile import GROUP, PASSWD
+from pbsdock.agent.launch import launch_error
+from pbsdock.agent.node import Node, ms_since
+from pbsdock.agent.own_files import group_names, write_file
+from pbsdock.agent.pinning import pinned
+from pbsdock.agent.runs import ChildRun
+from pbsdock.agent.verify import wrong_with
+from pbsdock.core.child import Child, ChildState
+from pbsdock.core.errors import HookError, NodeFault, Refusal
+from pbsdock.core.facts import Bound
+from pbsdock.core.plan import Plan
+from pbsdock.core.record import Record
+from pbsdock.engine import spec as container
+from pbsdock.engine.accounts import group, passwd
+from pbsdock.engine.base import EngineError, Rlimits
+from pbsdock.host import mounts, pins
+from pbsdock.host.process import start_time
+from pbsdock.host.syscalls import unmount
+from pbsdock.policy.decide import effective
+from pbsdock.policy.mounts import rules_of
+from pbsdock.s3.environment import DIRECTORY, has_credentials
+
+LABEL, PARENT = "pbsdock.child", "pbsdock.parent"
+_REMOVED_S = 10.0
+_GRACE_MS = 10_000  # as long as docker stop waits
+
+
+def bound_of(node: Node, plan: Plan) -> list[Bound]:
+    """The mounts of a child as they are found, in its user's own eyes. Raises Refusal."""
+    user = mounts.User.of(plan)
+    allowed = effective(node.config, plan).mounts
+    rules = rules_of(plan.home, allowed, node.closed_paths(), tmpdir_by_user=True)
+    return mounts.resolve(plan.mounts, user, rules)[0]
+
+
+def bring_up(
+    node: Node, record: Record, child: Child, limits: Rlimits, *, hostname: str = ""
+) -> tuple[ChildRun, Mapping[int, tuple[int, int]]]:
+    """Make *child*, whose gate is open then; returns its run and the limits it was opened with.
+
+    Nothing is left of one that cannot be made. Raises Refusal, NodeFault, OSError.
+    """
+    began = time.monotonic()
+    with node.children.starting(record.name):
+        if len(node.children.live(record.name)) >= node.config.shim.most:
+            most = node.config.shim.most
+            raise Refusal("too-many-containers", f"the job has {most} containers, as many as it may at a time")
+        node.children.add(record.name, child)
+        try:
+            made, within = _make(node, record, child, limits, hostname)
+        except BaseException:
+            discard(node, record, child.key)
+            raise
+    running = ChildRun(record=record, name=made.key, pid=made.pid, pid_start=made.pid_start)
+    node.jobs.add(running)
+    node.emit(
+        "child.started",
+        record,
+        child=made.name,
+        container=made.id,
+        image=made.plan.image,
+        image_id=made.image_id,
+        detached=made.detached,
+        ms=ms_since(began),
+        phase="run",
+    )
+    return running, within
+
+
+def discard(node: Node, record: Record, key: str) -> None:
+    """Remove what may be there of a child, and forget it. What cannot be removed stays written down."""
+    try:
+        remove_container(node, record, key, _REMOVED_S)
+        remove_files(node, record, key)
+        node.children.forget(record.name, key)
+    except (HookError, EngineError, OSError) as error:  # the release, or the reaper, tries again
+        node.emit("release.failed", record, level="warning", reason=f"child: {error}", phase="run")
+
+
+def remove_container(node: Node, record: Record, key: str, within_s: float) -> None:
+    """Remove a child's container and wait until it is gone. Raises NodeFault, EngineError."""
+    name = places.container_name(record, key)
+    deadline = time.monotonic() + within_s
+    while not node.engine.remove(name):
+        if time.monotonic() > deadline:
+            raise NodeFault("container-stays", f"container {name} cannot be removed")
+        time.sleep(0.02)
+
+
+def remove_files(node: Node, record: Record, key: str) -> None:
+    """Remove a child's directory and its pins. Raises OSError."""
+    pins.remove(places.pins(node, record, key))
+    directory = places.work_dir(node, record, key)
+    if directory.exists():
+        unmount(str(places.init_dir(node, record, key)))
+        shutil.rmtree(directory)
+
+
+def _make(
+    node: Node, record: Record, child: Child, limits: Rlimits, hostname: str
+) -> tuple[Child, Mapping[int, tuple[int, int]]]:
+    plan = child.plan
+    own_files = _own_files(node, record, child)
+    node.children.note(record.name, child.key, own_files=own_files)
+    made = container.Made(
+        image_id=child.image_id,
+        own_files=(*own_files, (str(first_process.program(node.paths)), first_process.PROGRAM)),
+        own_places=[(str(places.init_dir(node, record, child.key)), first_process.TARGET)],
+        cgroup_parent=node.cgroups.cgroup_parent(record.cgroup),
+        labels={**parent_labels(node, record), LABEL: child.key},
+        hostname=hostname,
+        runtime=node.config.engine.runtime,
+        network_aliases=child.aliases,
+    )
+    argv = [first_process.PROGRAM, first_process.TARGET, str(_GRACE_MS)]
+    try:
+        with pinned(node, places.pins(node, record, child.key), plan, child.bound) as held:
+            spec = container.to_wait(plan, argv, bound=held, made=made)
+            identifier = node.engine.create(spec, places.container_name(record, child.key))
+            node.engine.start(identifier)
+            found = node.engine.inspect(identifier)
+    except EngineError as error:
+        raise launch_error(error, plan, node.name) from None
+    if found is None or found.pid <= 0:
+        said = f"it ended with {found.exit_code}; {found.error}" if found else "it was removed"
+        raise NodeFault("first-process", f"the container's first process is not there: {said}")
+    within = _open(node, record, replace(child, pid=found.pid), limits)
+    now = node.children.note(
+        record.name,
+        child.key,
+        id=identifier,
+        state=ChildState.RUNNING,
+        started=time.time(),
+        pid=found.pid,
+        pid_start=start_time(found.pid),
+    )
+    if now is None:
+        raise Refusal("child-removed", "the container was removed while it was started")
+    return now, within
+
+
+def _open(node: Node, record: Record, child: Child, limits: Rlimits) -> Mapping[int, tuple[int, int]]:
+    """Look at it, and open its gate. Raises NodeFault, OSError."""
+    # The limits that bind are the job's, of whose cgroup the child's is a part.
+    plan = replace(child.plan, limits=record.planned.limits)
+    with first_process.connected(places.init_dir(node, record, child.key), child.pid) as connection:
+        wrong = wrong_with(child.pid, plan, child.bound, node.cgroups, record.cgroup)
+        if wrong is None:
+            raise NodeFault("first-process", "the container's first process ended before its command began")
+        if not wrong and not first_process.is_program_of(child.pid, first_process.program(node.paths)):
+            wrong = "its first process is not pbsdock's"
+        if wrong:
+            node.emit("container.mismatch", record, level="error", container=child.name, reason=wrong)
+            raise NodeFault("container-mismatch", f"the container was stopped before its command began: {wrong}")
+        within = first_process.within(child.pid, limits)
+        first_process.open_gate(connection, within)
+    return within
+
+
+def parent_labels(node: Node, record: Record) -> dict[str, str]:
+    """As of the job's own container, but for the label by which that is found."""
+    labels = node.labels(record)
+    labels[PARENT] = labels.pop("pbsdock.incarnation")
+    return labels
+
+
+def _own_files(node: Node, record: Record, child: Child) -> tuple[tuple[str, str], ...]:
+    """The files of root's making that a child gets: (source, target). Raises OSError."""
+    plan, directory = child.plan, places.work_dir(node, record, child.key)
+    directory.mkdir(mode=0o700, parents=True)
+    image = node.image_profiles.of(child.image_id, pwd.getpwuid(plan.uid).pw_shell or "/bin/sh")
+    made = []
+    for name, target, text in (
+        ("passwd", PASSWD, passwd(plan, image.traits.shell, image.passwd)),
+        ("group", GROUP, group(plan, group_names(plan), image.group)),
+    ):
+        write_file(directory / name, text.encode(), 0o644, 0, 0)
+        made.append((str(directory / name), target))
+    first_process.make_directory(places.init_dir(node, record, child.key), plan.uid, plan.gid)
+    if has_credentials(plan):
+        made.append((str(node.store_dir(record)), DIRECTORY))
+    return tuple(made)

@@ -1,0 +1,67 @@
+"""What the ``docker`` client of a job asks for: one command a connection, carried out as a dialogue."""
+
+from __future__ import annotations
+
+import os
+
+from pbsdock.agent.call import read_answer
+from pbsdock.agent.children.finish import finish
+from pbsdock.agent.session import Session
+from pbsdock.agent.shim import commands
+from pbsdock.agent.shim.context import Asked
+from pbsdock.core.errors import Refusal
+from pbsdock.host.process import Caller
+from pbsdock.protocol import wire
+from pbsdock.shim.request_names import CALLED
+
+
+class DockerRequests:
+    """One method a request; they raise what :meth:`pbsdock.agent.session.Session.handle` tells the client."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.node = session.node
+
+    def docker(self, message: wire.Message) -> None:
+        """Begin a command."""
+        if not self.node.config.shim.enabled:
+            raise Refusal("shim-off", "this site gives jobs no docker command")
+        if not self.node.rm.holds_children:
+            sentence = f"{self.node.rm.words.name} could not limit and end containers that a job starts itself"
+            raise Refusal("shim-off", f"jobs have no docker command here: {sentence}")
+        if self.session.dialogue is not None:
+            raise Refusal("one-command-a-connection", "a connection carries one docker command")
+        peer = self.session.peer
+        called = os.path.basename(message.text("called", CALLED))
+        argv = [os.fsdecode(word) for word in message.raw("argv")]
+        asked = Asked(
+            argv=tuple(argv),
+            called_as=CALLED if called == self.node.config.shim.name else called,
+            environment={
+                os.fsdecode(name): os.fsdecode(value)
+                for name, _, value in (pair.partition(b"=") for pair in message.raw("env"))
+            },
+            directory=message.text("cwd", "/"),
+            terminals=frozenset(word.decode("ascii", "replace") for word in message.raw("tty")),
+        )
+        caller = Caller(peer.pid, peer.uid, peer.started)
+        dialogue = commands.begin(self.session, caller, asked)
+        self.session.dialogue = dialogue
+        self.session.answer(wire.Message("waiting"))
+        dialogue.go_on()
+
+    def answer(self, message: wire.Message) -> None:
+        """Go on with a command."""
+        if self.session.dialogue is None:
+            raise Refusal("no-command", f"nothing was asked that {message.op!r} would answer")
+        self.session.dialogue.go_on(message)
+
+    def over(self, message: wire.Message) -> None:
+        """How a container has ended whose client has lost the agent it had asked."""
+        incarnation, _, key = message.text("child").partition("/")
+        running = self.node.jobs.child_run(incarnation, key)
+        if running is None or running.record.uid != self.session.peer.uid:
+            raise Refusal("not-running", "the container is not running")
+        if message.text("kind"):
+            running.said = read_answer(message)
+        self.session.answer(wire.Message("exit", code=finish(self.node, running)))

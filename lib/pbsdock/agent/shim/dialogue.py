@@ -1,0 +1,164 @@
+"""A ``docker`` command as a conversation: what its client is to do, step by step, and what that answers.
+
+A command is a generator of steps. It is carried on by whatever thread has the answer, so that no thread waits for a
+client, nor for a container to end. What the client can be told to do is its own right in every case: it reads, writes
+and runs as its user (``init/docker.c``).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pbsdock.agent.channel import ClientGone
+from pbsdock.agent.runs import ChildRun
+from pbsdock.core.errors import BadValue, HookError, Refusal
+from pbsdock.engine.base import EngineError
+from pbsdock.protocol import wire
+from pbsdock.shim.refusal import ShimRefusal
+
+if TYPE_CHECKING:
+    from pbsdock.agent.session import Session
+
+_NOT_STARTED, _FAILED = 125, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Have the client do something; *fds* are closed when they are sent. *is_answered*: go on with its answer."""
+
+    message: wire.Message
+    fds: Sequence[int] = ()
+    is_answered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """Go on when a child is over, or after so many *seconds*."""
+
+    running: ChildRun
+    seconds: float | None = None
+
+
+Step = Tell | Until
+Steps = Generator[Step, wire.Message | None, int]  # returns the exit code
+
+
+@dataclass(slots=True)
+class Dialogue:
+    """One command of one client, from its first step to its exit code.
+
+    ``starts`` tells ``docker run`` from the commands whose failure is 1 in Docker, not 125.
+    """
+
+    session: Session
+    steps: Steps
+    starts: bool
+    is_over: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _turn: int = 0
+
+    def go_on(self, answer: wire.Message | None = None) -> None:
+        """Take the next steps until the client has to answer, or a child to end. Raises ClientGone."""
+        with self._lock:
+            if self.is_over:
+                return
+            self._turn += 1
+            try:
+                while True:
+                    step = self.steps.send(answer)
+                    answer = None
+                    if isinstance(step, Until):
+                        self._wait(step)
+                        return
+                    self._tell(step)
+                    if step.is_answered:
+                        return
+                    if self.is_over:
+                        self._leave()
+                        return
+            except StopIteration as end:
+                self._end(wire.Message("exit", code=int(end.value)))
+            except (HookError, EngineError) as error:
+                self._refuse(error)
+            except BadValue as error:
+                self._refuse(ShimRefusal(str(error), _NOT_STARTED if self.starts else _FAILED))
+            except ClientGone:
+                self._leave()
+                raise
+            except OSError as error:
+                self.session.node.emit("agent.error", level="error", where="shim", reason=repr(error)[:300])
+                self._refuse(Refusal("agent-error", f"{self.session.node.name}: {error.strerror or error}"))
+
+    def leave(self) -> None:
+        """The client is gone."""
+        self.is_over = True
+        if self._lock.acquire(blocking=False):  # else whoever takes steps finds out
+            try:
+                self._leave()
+            finally:
+                self._lock.release()
+
+    def _leave(self) -> None:
+        self.is_over = True
+        with suppress(Exception):
+            self.steps.close()
+
+    def _tell(self, step: Tell) -> None:
+        try:
+            self.session.answer(step.message, step.fds)
+        finally:
+            for fd in step.fds:
+                os.close(fd)
+
+    def _wait(self, step: Until) -> None:
+        turn = self._turn
+        once = threading.Lock()
+
+        def resume() -> None:
+            if not once.acquire(blocking=False):
+                return
+            with suppress(ClientGone):
+                if self._turn == turn:
+                    self.go_on()
+
+        def beside() -> None:
+            threading.Thread(target=resume, name="shim", daemon=True).start()
+
+        step.running.when_over(beside)
+        if step.seconds is not None:
+            timer = threading.Timer(step.seconds, resume)
+            timer.daemon = True
+            timer.start()
+
+    def _refuse(self, error: HookError | EngineError) -> None:
+        status = getattr(error, "status", 0) if isinstance(error, HookError) else 0
+        code = error.code if isinstance(error, HookError) else "engine-error"
+        if isinstance(error, Refusal) and not code.startswith("docker-usage"):
+            self.session.node.emit(
+                "child.refused", uid=self.session.peer.uid, code=code, sentence=error.sentence[:1000], phase="run"
+            )
+        message = wire.Message("refused", code=code, sentence=str(error))
+        message.fields["status"] = [str(status or (_NOT_STARTED if self.starts else _FAILED)).encode()]
+        self._end(message)
+
+    def _end(self, message: wire.Message) -> None:
+        self.is_over = True
+        with suppress(ClientGone):
+            self.session.answer(message)
+
+
+def out(text: str, stream: int = 1) -> Tell:
+    """Have the client write *text*."""
+    message = wire.Message("out", stream=stream)
+    message.fields["text"] = [text.replace("\0", "").encode("utf-8", "surrogateescape")]
+    return Tell(message)
+
+
+def notice(sentence: str) -> Tell:
+    """Have the client write a line on standard error."""
+    return Tell(wire.Message("notice", sentence=sentence.replace("\0", "").encode("utf-8", "surrogateescape")))
