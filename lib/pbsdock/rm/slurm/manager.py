@@ -119,6 +119,15 @@ class Slurm(ResourceManager):
         """As squeue says."""
         return self.control.knows(job_id)
 
+    def job_of(self, pid: int, sessions: Sequence[int]) -> str:
+        """By the cgroups that the kernel says it is in."""
+        try:
+            steps = cgroup.steps_of(cgroup.paths_of(pid))
+        except OSError:
+            return ""
+        jobs = {step.job for step in steps.values()}
+        return jobs.pop() if len(jobs) == 1 else ""
+
     def submitted(self, script: bytes) -> bytes:
         """Less the line that the TaskProlog has put in front."""
         first, _, rest = script.partition(b"\n")
