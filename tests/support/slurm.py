@@ -182,7 +182,7 @@ class Cluster:
         path.chmod(0o644)
         env = {**self.environment, "HOME": entry.pw_dir, "USER": user, "LOGNAME": user, **variables}
         return subprocess.run(
-            ["sbatch", "--parsable", "-o", f"{entry.pw_dir}/slurm-%j.out", *options, str(path), *arguments],
+            ["sbatch", "--parsable", "-o", str(self.output("%j", user)), *options, str(path), *arguments],
             env=env,
             cwd=entry.pw_dir,
             user=entry.pw_uid,
@@ -194,6 +194,10 @@ class Cluster:
             timeout=60,
             check=False,
         )
+
+    def output(self, job: str, user: str = USERS[0]) -> Path:
+        """Where a job writes to: a name of this run's alone, since other runs use the same homes."""
+        return Path(pwd.getpwnam(user).pw_dir) / f"{NODE}-{job}.out"
 
     def show(self, job: str) -> dict[str, str]:
         """What the controller says of a job."""
@@ -208,13 +212,13 @@ class Cluster:
 
     def await_running(self, job: str, user: str = USERS[0], says: str = "") -> None:
         """Wait until its script runs, and *says* something in its output."""
-        path = Path(pwd.getpwnam(user).pw_dir) / f"slurm-{job}.out"
+        path = self.output(job, user)
         wait_until(f"job {job} runs", lambda: self.state(job) == "RUNNING" or path.exists())
         wait_until(f"job {job} says {says!r}", lambda: path.exists() and says in path.read_text(errors="replace"))
 
     def wait(self, job: str, user: str = USERS[0], seconds: float = 60.0) -> Done:
         """Wait for a job's end, and that of its Epilog."""
-        path = Path(pwd.getpwnam(user).pw_dir) / f"slurm-{job}.out"
+        path = self.output(job, user)
         try:
             wait_until(f"job {job} ends", lambda: self.state(job) in _OVER, seconds)
         except AssertionError as error:
