@@ -1,5 +1,5 @@
 """The costs as ratios to plain docker, measured in one run and interleaved: P1 to P6 and S1 to S3 of docs/performance.md,
-and where the time of P1 goes.
+where the time of P1 goes, and how long a person waits for the command (A1).
 
 One JSON line each on stdout, a table on stderr. Needs root, an engine and the tests' setup.
 """
@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import commands
 import nodes
 import stores
 from instance import GRACE_S, IMAGE, ROOT, RUN, USER, Site, docker
@@ -288,6 +289,7 @@ def main() -> int:
         "P4": p4,
         "P5": p5,
         "P6": p6,
+        "A1": lambda site: commands.a1(site, REPEATS, show),
         "M1": lambda site: nodes.m1(site, show),
         "waterfall": lambda site: waterfall(site, REPEATS, show),
     }

@@ -56,8 +56,10 @@ class Site:
     gateways: int = 4
     store_share: float = 0.3  # of jobs that use an object store
     jobs_a_day: int = 200_000
+    job_s: float = 3600.0  # how long a job runs
     scrape_s: float = 15.0
     pass_s: float = 60.0  # [reaper] period_s
+    idle_list_s: float = 900.0  # between two lists of a node that has no job with a store
     lifetime_s: float = 43_200.0  # [s3.NAME] lifetime_s
 
 
@@ -158,10 +160,19 @@ def wave(site: Site, measured: Measured, jobs: int) -> dict[str, float]:
 
 
 def gateway(site: Site, measured: Measured) -> dict[str, float]:
-    """Calls a second on an ordinary day: credentials made and ended (5 calls a job), the reapers' lists, new sessions."""
+    """Calls a second on an ordinary day: credentials made and ended (5 calls a job), the reapers' lists, new sessions.
+
+    Jobs come to nodes at random (Poisson): ``live`` is the share of nodes that have one with a store.
+    """
     jobs = site.jobs_a_day * site.store_share / DAY_S
-    lists = site.nodes / site.pass_s
-    return {"jobs": 5 * jobs, "lists": lists, "busy": lists * measured.list_ms / 1000 + jobs / measured.mints_s}
+    live = 1 - math.exp(-jobs * site.job_s / site.nodes)
+    lists = site.nodes * (live / site.pass_s + (1 - live) / max(site.pass_s, site.idle_list_s))
+    return {
+        "live": live,
+        "jobs": 5 * jobs,
+        "lists": lists,
+        "busy": lists * measured.list_ms / 1000 + jobs / measured.mints_s,
+    }
 
 
 def monitoring(site: Site, measured: Measured) -> dict[str, float]:
@@ -295,7 +306,12 @@ def _load_table(site: Site, measured: Measured) -> str:
     rows = [
         ["registry", "questions when nothing is to be pulled", "0"],
         ["gateways", "calls a second for jobs (5 each)", f"{at['jobs']:.1f}"],
-        ["gateways", f"lists a second by reapers, each node every {site.pass_s:.0f} s", f"{at['lists']:.0f}"],
+        ["nodes", "that have a job with a store", f"{at['live']:.0%}"],
+        [
+            "gateways",
+            f"lists a second by reapers, every {site.pass_s:.0f} s of these nodes, every {site.idle_list_s:.0f} s of others",
+            f"{at['lists']:.0f}",
+        ],
         ["gateways", "time to answer these, seconds a second, all together", f"{at['busy']:.2f}"],
         ["a node", "processor time of the reaper", f"{measured.pass_ms / 1000 / site.pass_s:.4%}"],
         ["Prometheus", "series", f"{seen['series'] / 1e6:.1f} million"],

@@ -50,8 +50,9 @@ printf 'Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.
   >"$stage/usr/share/doc/pbsdock/copyright"
 ln -s /opt/pbsdock/bin/pbsdock "$stage/usr/bin/pbsdock"
 
-# No conffiles: where a site has put its own there before the first installation, dpkg asks, and without a terminal fails
-# (observed). postinst and install.sh write what is not there, and postrm removes it.
+# No conffiles: dpkg asks which to keep where a file is there that no earlier version of the package has put there, and fails
+# where it cannot ask (dpkg(1), --force-confold; promptconfaction in its src/main/configure.c). A site may have its own there
+# before the first installation. postinst and install.sh write what is not there, and postrm removes it.
 cp "$here/deb/default" "$stage/usr/share/pbsdock/default"
 
 for script in postinst prerm postrm; do

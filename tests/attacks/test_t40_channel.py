@@ -143,6 +143,23 @@ def test_replayed_old_and_for_another_node(door: Door) -> None:
         assert door.said(request_line(door.signer, door.request(to=name))).startswith(b"k1."), name
 
 
+def test_an_order_heard_twice(door: Door) -> None:
+    """The one thing that the channel can be asked to do: once, by who can sign, and nothing that policy forbids."""
+    fields = {"image": IMAGE, "order": "a" * 32}
+    line = request_line(door.signer, door.request(op="pull", job="", fields=fields))
+    assert door.said(line) != b""
+    assert door.said(line) == b""
+    assert door.said(request_line(KeySigner(os.urandom(32)), door.request(op="pull", job="", fields=fields))) == b""
+    told = ask(door.signer, _NODE, door.port, "pull", "", timeout_s=5, **fields)
+    assert told["state"] in ("pulling", "done")
+    bad = ask(door.signer, _NODE, door.port, "pull", "", timeout_s=5, image="A b", order="b" * 32)
+
+    assert (bad["state"], bad["code"]) == ("refused", "bad-image")
+    assert len([event for event in door.instance.events() if event["event"] == "image.ordered"]) == 1
+    reasons = [event["reason"] for event in door.refused()]
+    assert "it was heard before" in reasons
+
+
 def test_huge_lines(door: Door) -> None:
     """Without an end, or with it one byte too late: cut off there, whatever else is sent."""
     before = _private(door.worker)

@@ -1,4 +1,4 @@
-"""`make bench` in its smallest form: that it measures, not what it measures."""
+"""`make bench` in its smallest form: that it measures, not what it measures, but for what a person waits for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT, Instance
+from tests.conftest import ROOT, SLOWER, Instance
 
 pytestmark = pytest.mark.engine
 
@@ -32,3 +32,21 @@ def test_bench_measures(installed: Instance) -> None:
     assert 0.2 < ratio["ratio"] < 5
     assert len(rows) > 15
     assert sum(rows) == pytest.approx(waterfall["all"], rel=0.15)
+
+
+def test_what_a_person_waits_for(installed: Instance) -> None:
+    """The command keeps to its bars, on two nodes too; the doctor with everything it looks at."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "bench/bench.py"), "A1"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PBSDOCK_BENCH_REPEATS": "5", "PBSDOCK_BENCH_PACKAGES": str(installed.home)},
+    )
+    assert done.returncode == 0, done.stderr
+    (found,) = (json.loads(line) for line in done.stdout.splitlines())
+    quick = {name: value for name, value in found.items() if name.startswith(("why_", "ps_"))}
+
+    assert len(quick) == 4
+    assert all(value <= 150 * SLOWER for value in quick.values()), found
+    assert found["doctor_ms"] <= 5000 * SLOWER

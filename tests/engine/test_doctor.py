@@ -40,6 +40,7 @@ def test_doctor_looks_at_everything_in_time(instance: Instance) -> None:
         "config file",
         "config in force",
         "agent answer",
+        "agent version",
         "agent ledger",
         "install files",
         "install hooks",
@@ -49,6 +50,7 @@ def test_doctor_looks_at_everything_in_time(instance: Instance) -> None:
         "engine fitness",
         "host kernel",
         "host cgroups",
+        "first process use",
         "packages files",
         "packages lock",
         "files stale",
@@ -111,3 +113,15 @@ def test_doctor_is_for_root(instance: Instance) -> None:
     done = instance.command("doctor", user=USERS[0], group=USERS[0], extra_groups=[])
 
     assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_the_engine_alone_is_what_the_table_has(instance: Instance) -> None:
+    """The same checks in the same order."""
+    alone = json.loads(instance.command("doctor", "engine", "--json").stdout)
+    table = json.loads(instance.command("doctor", "--json").stdout)
+    rows = [row["seen"] for row in table if row["part"] == "engine"]
+
+    assert len(alone) > 4
+    assert [finding["seen"] for finding in alone if finding["well"]] == [
+        seen for seen in rows if seen in {finding["seen"] for finding in alone}
+    ]

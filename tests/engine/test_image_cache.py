@@ -115,6 +115,23 @@ def _age(instance: Instance, address: str) -> None:
     instance.start_agent() if instance.left() else instance.run(f"#!/bin/sh\n#DOCKER {IMAGE}\ntrue\n")
 
 
+def test_a_scheduler_is_told_what_is_here(instance: Instance, site: str) -> None:
+    """By the names of images that jobs have fetched, and no longer once they are removed."""
+    file = instance.root / "images.varattr"
+    instance.configure(f'{_settings()}properties_file = "{file}"\n[reaper]\nperiod_s = 1\n')
+    assert instance.run(f"#!/bin/sh\n#DOCKER {site}/one:1\ntrue\n").exit_status == 0
+    name = f"img.{site.replace(':', '.')}.one_1"
+
+    def names() -> list[str]:
+        return file.read_text().rstrip("\n").partition(":")[2].split("+") if file.exists() else []
+
+    wait_until("it is told", lambda: name in names(), 20)
+    assert file.stat().st_mode & 0o777 == 0o644
+    wait_until("nothing uses it", lambda: not instance.left())
+    _remove(site)
+    wait_until("it is told no longer", lambda: name not in names(), 20)
+
+
 def test_a_disk_above_the_mark_cleans_itself(instance: Instance, site: str) -> None:
     """The marks are put below what this disk has used, so that all that may go has to; a job fetches anew what it needs."""
     instance.configure(_settings())

@@ -43,6 +43,8 @@ from pbsdock.engine.base import (
     ListedNetwork,
 )
 from pbsdock.engine.images import Image
+from pbsdock.engine.private import PrivateImages
+from pbsdock.engine.turns import Turns
 from pbsdock.host.cgroup.base import JobCgroup
 from pbsdock.protocol import wire
 from pbsdock.stores.secret import Secret
@@ -138,10 +140,6 @@ class FakeEngine(Failing):
         self.called(f"remove_image {name}")
         self.listed_images = [image for image in self.listed_images if name not in (*image.tags, *image.digests)]
         return True
-
-    def image_sizes(self) -> list[int]:
-        self.called("image_sizes")
-        return [100, 200]
 
     def read_image(
         self, image_id: str, wanted: Mapping[str, int], labels: Mapping[str, str]
@@ -354,8 +352,8 @@ class FakeStores(Failing):
     def revoke(self, record: Record) -> None:
         self.called("revoke")
 
-    def listed(self) -> list[tuple[str, str, str]]:
-        self.called("listed")
+    def listed(self, *, is_idle: bool = False) -> list[tuple[str, str, str]]:
+        self.called("listed when idle" if is_idle else "listed")
         return list(self.handles)
 
     def revoke_orphan(self, store: str, name: str) -> None:
@@ -365,6 +363,11 @@ class FakeStores(Failing):
 
 class FakeImages(Failing):
     """Every image is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns = Turns()
+        self.private = PrivateImages(None)
 
     def ensure(self, reference: str, **_bounds: Any) -> Image:
         self.called("ensure")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pbsdock.agent import cause
-from pbsdock.agent.cause import ADVICE, cause_of, duration
+from pbsdock.agent.cause import ADVICE, Cause, cause_of, duration, of_all
 from pbsdock.core.facts import Exit, Usage
 from pbsdock.core.record import Refused
 from pbsdock.core.story import Story
@@ -85,6 +85,34 @@ CASES: dict[str, tuple[Story, str, str]] = {
         "running",
         "the job has been running for 12 s of the 1 min it may; its memory has been all but full; ask for more with"
         " qsub -l mem=SIZE next time",
+    ),
+    "ready on a sister": (
+        unstarted(state="ready", removed_for="", mother="n1"),
+        "ready",
+        "the node is ready, and no task of the job has come to it yet",
+    ),
+    "nothing came to a sister": (unstarted(mother="n1"), "no-task", "no task of the job came to this node"),
+    "over on a sister": (
+        story(None, mother="n1"),
+        "tasks-over",
+        "the job's tasks on this node are over, and none of them met a limit",
+    ),
+    "full memory on a sister": (
+        story(None, mother="n1", used=Usage(limit_hit=True)),
+        "tasks-over",
+        "the job's tasks on this node are over; their memory was full at times, be it with what was read from files,"
+        " and none was killed for it",
+    ),
+    "processes on a sister": (
+        story(None, mother="n1", used=Usage(pids_hit=True)),
+        "too-many-processes",
+        "the job had as many processes and threads as it may, 4096, and forks beyond that failed; let it start fewer,"
+        " such as by OMP_NUM_THREADS, or ask the site for more (limits.pids)",
+    ),
+    "shm on a sister": (
+        story(None, mother="n1", shm_peak_bytes=100 * MIB),
+        "shm-full",
+        "/dev/shm was full, with 100 MiB; ask for more with --shm-size SIZE in the #DOCKER line",
     ),
     "agent killed while preparing": (
         unstarted(removed_for="agent-restarted", over_from="preparing"),
@@ -279,6 +307,8 @@ def test_what_to_do_about_a_refusal(code: str) -> None:
         (story(0, used=Usage(pids_hit=True)), "well"),
         (story(0, ended_at=1063.0), "well"),
         (story(143, ended_at=1063.0, used=Usage(oom_at="job"), exit_status=271), "out-of-memory"),
+        (story(None, mother="n1", used=Usage(oom_kills=1, limit_hit=True)), "out-of-memory"),
+        (story(None, mother="n1", used=Usage(oom_kills=1, limit_hit=False)), "node-out-of-memory"),
         (story(0, removed_for="other-boot", over_from="ended"), "well"),
         (story(0, walltime_s=None, ended_at=9000.0, exit_status=271), "ended-by-signal"),
         (story(1, phases=_TERM, exit_status=1), "exit-status"),
@@ -292,6 +322,27 @@ def test_what_to_do_about_a_refusal(code: str) -> None:
 def test_what_comes_first(given: Story, code: str) -> None:
     """A limit that was met and did no harm is no cause, and memory comes before the signal that ended the rest."""
     assert cause_of(given, WORDS).code == code
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "code", "sentence"),
+    [
+        ("exit-status", [("n2", "tasks-over"), ("n3", "out-of-memory")], "out-of-memory", "on n3: out-of-memory!"),
+        ("killed", [("n2", "shm-full"), ("n3", "shm-full")], "shm-full", "on n2 and 1 more: shm-full!"),
+        ("exit-status", [("n2", "image-not-found"), ("n3", "killed")], "image-not-found", "on n2: image-not-found!"),
+        ("exit-status", [("n2", "tasks-over"), ("n3", "no-task"), ("n4", "unknown")], "exit-status", "exit-status!"),
+        ("exit-status", [], "exit-status", "exit-status!"),
+        ("well", [("n2", "out-of-memory")], "well", "well!"),
+        ("walltime", [("n2", "out-of-memory")], "walltime", "walltime!"),
+    ],
+)
+def test_the_cause_of_a_job_on_several_nodes(own: str, others: list[tuple[str, str]], code: str, sentence: str) -> None:
+    """Another node's, by name, where the asked one's own explains nothing; never in place of what does."""
+    found = of_all(
+        Cause(code=own, sentence=f"{own}!"), [(name, Cause(code=told, sentence=f"{told}!")) for name, told in others]
+    )
+
+    assert (found.code, found.sentence) == (code, sentence)
 
 
 @pytest.mark.parametrize(

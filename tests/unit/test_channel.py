@@ -155,8 +155,10 @@ def test_what_was_begun_is_released_whatever_happens(monkeypatch: pytest.MonkeyP
         name="n1",
     )
     job: Any = SimpleNamespace(id=SimpleNamespace(text="1.s"))
+    why = prepare.Reasons("", Rules(node.config), ())
+    asked = prepare.Preparation(job=job, plan=plan, script=b"", why=why, notify=lambda _: None, began=0.0)
     with pytest.raises(type(error)):
-        prepare._prepare(node, job, plan, b"", lambda _: None, 0.0, prepare.Reasons("", Rules(node.config), ()))
+        prepare._prepare(node, asked)
 
     assert released == [record.incarnation]
     assert record.facts.fault is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbsdock.config import text as config_text
+from pbsdock.config.change import changes, in_force
 from pbsdock.config.lines import line_of, positions
-from pbsdock.config.tables import Config, ConfigError, Override, StoreConfig, StoreRules, check_trusted, load, parse
+from pbsdock.config.tables import (
+    Config,
+    ConfigError,
+    Override,
+    RegistryConfig,
+    StoreConfig,
+    StoreRules,
+    check_trusted,
+    load,
+    parse,
+)
 from tests.conftest import ROOT
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of root's, which are all it trusts")
@@ -36,9 +48,12 @@ def test_shipped_file_parses_to_the_defaults() -> None:
     """As shipped, and with every key uncommented, nothing differs from having no file."""
     text = (ROOT / "etc/pbsdock.toml").read_text()
     tables, store = text[: text.index("#[[override]]")].split("#[s3.NAME]")
+    tables, _, registry = tables.partition('#[registry."docker.io"]')
 
     assert parse(text) == Config()
     assert parse(re.sub(r"^#(?=[a-z_0-9]+ = )", "", tables, flags=re.MULTILINE)) == Config()
+    named = re.sub(r"^#(?=[a-z_]+ = )", "", registry, flags=re.MULTILINE)
+    assert parse(f'[registry."docker.io"]{named}').registry == {"docker.io": RegistryConfig()}
     uncommented = re.sub(r"^#(?=[a-z_]+ = )", "", store, flags=re.MULTILINE)
     needed = {"endpoint": "https://rgw.test", "identity": "/etc/rgw.toml"}
     for key, value in needed.items():
@@ -66,7 +81,61 @@ def test_every_default_is_allowed_by_its_own_bounds() -> None:
     """Writing a default out changes nothing: no bound excludes what we ship."""
     for one in config_text.describe():
         if one.section not in ("override", "s3.NAME"):
-            assert parse(f"[{one.section}]\n{one.key} = {one.default}\n") == Config(), one
+            found = parse(f"[{one.section}]\n{one.key} = {one.default}\n")
+            assert replace(found, registry={}) == Config(), one
+
+
+# -- registries -------------------------------------------------------------------------------------------------------
+
+
+def test_registries_and_their_mirrors() -> None:
+    """By the names that full references have, with their mirrors in order."""
+    text = (
+        '[registry."docker.io"]\nmirrors = ["hub.test:5000", "harbor.test/hub"]\ntags = "mirror"\n[registry."r.test"]\n'
+    )
+    found = parse(f"{text}max_per_minute = 6\n").registry
+
+    assert found["docker.io"] == RegistryConfig(mirrors=("hub.test:5000", "harbor.test/hub"), tags="mirror")
+    assert found["r.test"].max_per_minute == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "[registry.docker.io]\n",
+            "docker\" in registry is not a name; expected a registry as full names of images have it, in quotes",
+        ),
+        ('[registry."hub"]\n', '"hub" in registry is not a name; expected a registry'),
+        ('[registry."index.docker.io"]\n', "expected a registry as full names of images have it"),
+        (
+            '[registry."docker.io"]\nmirrors = ["https://m.test"]\n',
+            '"https://m.test" in registry.docker.io.mirrors is not allowed; expected a mirror as names of images',
+        ),
+        ('[registry."docker.io"]\nmirrors = ["mirror/x"]\n', "expected a mirror as names of images would begin"),
+        ('[registry."a.test"]\nmirrors = ["b.test", "a.test/x"]\n', "a.test/x is at the registry itself"),
+        ('[registry."a.test"]\ntags = "both"\n', 'expected one of "origin", "mirror"'),
+        ('[registry."a.test"]\nmax_per_minute = -1\n', "registry.a.test.max_per_minute = -1 is not allowed; expected"),
+        ('[registry."a.test"]\nmirror = []\n', "did you mean 'mirrors'?"),
+        ("[images]\nmax_pulls = -1\n", "images.max_pulls = -1 is not allowed; expected at least 0 and at most 1000"),
+    ],
+)  # fmt: skip
+def test_registries_that_are_wrong(text: str, sentence: str) -> None:
+    """One sentence with the value and what is allowed."""
+    (problem,) = _problems(text)
+
+    assert sentence in problem
+    assert problem.startswith("pbsdock.toml:")
+
+
+def test_what_changed_of_registries() -> None:
+    """In force without a start, key by key."""
+    before = parse('[registry."a.test"]\nmax_per_minute = 1\n[registry."b.test"]\n')
+    after = parse('[registry."a.test"]\nmax_per_minute = 2\n')
+
+    found = {change.key: (change.after, change.needs_restart) for change in changes(before, after)}
+    assert found == {"registry.a.test.max_per_minute": (2, False), "registry.b.test": (None, False)}
+    assert in_force(before, after) == after
 
 
 # -- object stores ----------------------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def test_every_field_of_a_field(field: str, kind: Any) -> None:
 
 def test_what_is_kept() -> None:
     """The file has all but what is only said."""
-    assert set(_rows()) - set(to_json(story())) == {"cause", "manager", "config", "earlier"}
+    assert set(_rows()) - set(to_json(story())) == {"cause", "manager", "config", "nodes", "earlier"}
 
 
 def test_every_code() -> None:

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from pbsdock.admin.doctor import host, neighbours, network, site, table, whole
+from pbsdock.admin.doctor import host, neighbours, network, services, site, table, whole
 from pbsdock.admin.doctor.report import Finding
 from pbsdock.admin.doctor.table import Row, Verdict
+from pbsdock.agent.known_nodes import KnownNode
 from pbsdock.config.tables import parse
 from pbsdock.core.errors import NodeFault
 from pbsdock.engine import credentials
@@ -266,7 +267,7 @@ def test_the_run_hook_in_c(tmp_path: Path) -> None:
 def test_a_nodes_key_and_port(tmp_path: Path) -> None:
     """A key that others can read is wrong; a port that nobody listens on is to be seen to."""
     key = tmp_path / "cluster.key"
-    paths = SimpleNamespace(config=tmp_path / "pbsdock.toml")
+    paths = SimpleNamespace(config=tmp_path / "pbsdock.toml", state_dir=tmp_path)
 
     def verdicts(text: str) -> list[Verdict]:
         subject: Any = SimpleNamespace(config=parse(text), paths=paths)
@@ -283,6 +284,132 @@ def test_a_nodes_key_and_port(tmp_path: Path) -> None:
         found = verdicts(f"{auto}port = {used}\n")
     if found[0] is Verdict.WRONG:  # the directory of the tests is others' to change
         pytest.skip("the key's directory is not root's alone")
-    assert found == [Verdict.OK, Verdict.OK]
-    assert verdicts(f"{auto}port = {used}\n") == [Verdict.OK, Verdict.WARN]
+    assert found == [Verdict.OK] * 4
+    assert verdicts(f"{auto}port = {used}\n") == [Verdict.OK, Verdict.WARN, Verdict.OK, Verdict.OK]
     assert verdicts(f"{auto}port = 0\n") == [Verdict.OK]
+
+
+def _known(**versions: str) -> dict[str, KnownNode]:
+    return {name: KnownNode(version=version, at=1000.0) for name, version in versions.items()}
+
+
+@pytest.mark.parametrize(
+    ("known", "verdict", "words"),
+    [
+        ({}, Verdict.OK, "no other node's agent has been heard"),
+        (
+            _known(n2="0.2.0", n3="0.2.0"),
+            Verdict.OK,
+            "2 other nodes heard, all 0.2.0 as this one, the last 10 hours ago",
+        ),
+        (
+            _known(n2="0.2.0", n3="0.1.7", n4="0.1.7"),
+            Verdict.WARN,
+            "this node has 0.2.0, others when heard last (10 hours ago): n3, n4: 0.1.7",
+        ),
+        (_known(n2="0.3.0"), Verdict.WARN, "n2: 0.3.0"),
+        (_known(n2="0.0.9"), Verdict.WRONG, "n2: 0.0.9"),
+        (_known(n2="1.2.0"), Verdict.WRONG, "n2: 1.2.0"),
+        (_known(n2="0.4.0", n3="0.2.0"), Verdict.WRONG, "n2: 0.4.0"),
+        (_known(n2=""), Verdict.WARN, "n2: a version that it did not tell"),
+    ],
+)
+def test_other_nodes_versions(known: dict[str, KnownNode], verdict: Verdict, words: str) -> None:
+    """One release apart is an upgrade under way; more may not understand each other."""
+    row = neighbours.versions(known, "0.2.0", 1000.0 + 36000.0)
+
+    assert (row.verdict, row.step) == (verdict, "versions")
+    assert words in row.seen
+    assert bool(row.fix) is (verdict is not Verdict.OK)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "verdict"), [(None, Verdict.OK), (89.0, Verdict.OK), (-91.0, Verdict.WARN), (500.0, Verdict.WARN)]
+)
+def test_other_nodes_clocks(ahead: float | None, verdict: Verdict) -> None:
+    """A tenth of what is allowed between two nodes is time to see to it."""
+    row = neighbours.clocks({"n2": KnownNode(version="1", at=0.0, ahead_s=ahead)}, 900.0)
+
+    assert row.verdict is verdict
+    assert (ahead is not None and f"n2 by {ahead:+.0f} s" in row.seen) is (verdict is Verdict.WARN)
+
+
+def test_an_agent_of_another_version_than_the_installed_one() -> None:
+    """It is to be ended; jobs do not mind."""
+    assert site.running_version("0.2.0", "0.2.0").verdict is Verdict.OK
+    assert site.running_version("0.1.0", "0.2.0").verdict is Verdict.WARN
+    assert "tells no version, installed is 0.2.0" in site.running_version("", "0.2.0").seen
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("#!/bin/sh\nexit 125\n", Verdict.OK),
+        ("#!/bin/sh\nexit 126\n", Verdict.WRONG),
+        ("#!/no/such/loader\n", Verdict.WRONG),
+        ("\x7fELF of another machine", Verdict.WRONG),
+    ],
+)
+def test_a_first_process_that_cannot_be_run(tmp_path: Path, text: str, verdict: Verdict) -> None:
+    """As on a file system mounted noexec, or with a build of another machine's."""
+    program = tmp_path / "pbsdock/init/pbsdock-init"
+    program.parent.mkdir(parents=True)
+    program.write_text(text)
+    program.chmod(0o755)
+    subject: Any = SimpleNamespace(paths=SimpleNamespace(lib=tmp_path), config=parse(""))
+
+    assert site.starter(subject).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("swaps", "file", "verdict"),
+    [
+        ("Filename\n", "", Verdict.OK),
+        ("Filename\n/dev/vdb\n", "", Verdict.WARN),
+        ("Filename\n/dev/vdb\n", "memory/memory.memsw.limit_in_bytes", Verdict.OK),
+        ("Filename\n/dev/vdb\n", "system.slice/memory.swap.max", Verdict.OK),
+        (None, "", Verdict.UNKNOWN),
+    ],
+)
+def test_swap_fake_tree(tmp_path: Path, swaps: str | None, file: str, verdict: Verdict) -> None:
+    """A node with swap that cgroups do not count has jobs that go on beyond their memory."""
+    if swaps is not None:
+        (tmp_path / "swaps").write_text(swaps)
+    if file:
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).touch()
+
+    assert host.swap(tmp_path / "swaps", tmp_path).verdict is verdict
+
+
+def test_what_the_agent_offers_beside_its_socket(tmp_path: Path) -> None:
+    """A file that is not written any more, and addresses where nobody listens, are to be seen to."""
+    paths: Any = SimpleNamespace(run_dir=tmp_path / "run", instance="main")
+
+    def verdicts(text: str) -> list[tuple[str, Verdict]]:
+        subject: Any = SimpleNamespace(config=parse(text), paths=paths)
+        return [(row.step, row.verdict) for row in services.examine(subject)]
+
+    directory = f"[metrics]\ndirectory = '{tmp_path}'\n"
+    file = tmp_path / "main.prom"
+    assert verdicts("") == []
+    assert verdicts(f"[metrics]\ndirectory = '{tmp_path}/none'\n") == [("metrics file", Verdict.WARN)]
+    assert verdicts(directory) == [("metrics file", Verdict.WARN)]
+    file.touch()
+    assert verdicts(directory) == [("metrics file", Verdict.OK)]
+    os.utime(file, (1, 1))
+    assert verdicts(directory) == [("metrics file", Verdict.WARN)]
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listen = f"[metrics]\ndirectory = ''\nlisten = '127.0.0.1:{listening.getsockname()[1]}'\n"
+        assert verdicts(listen) == [("metrics endpoint", Verdict.OK)]
+    assert verdicts(listen) == [("metrics endpoint", Verdict.WARN)]
+    unix = f"[metrics]\ndirectory = ''\nlisten = '{tmp_path}/m.sock'\n"
+    assert verdicts(unix) == [("metrics endpoint", Verdict.WARN)]
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"{tmp_path}/m.sock")
+        listening.listen()
+        assert verdicts(unix) == [("metrics endpoint", Verdict.OK)]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        number = free.getsockname()[1]
+    assert services.listened("sessions port", f"127.0.0.1:{number}").verdict is Verdict.WARN

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
 from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.release import release
+from pbsdock.agent.requests.root import RootRequests
 from pbsdock.agent.runs import JobRun
+from pbsdock.agent.server import _stop
 from pbsdock.core.errors import NodeFault
-from pbsdock.core.facts import uptime
+from pbsdock.core.facts import Usage, uptime
 from pbsdock.core.record import Record, State
-from tests.unit.fakes import AWAY, FakeNode, fake_node, known
+from pbsdock.protocol import wire
+from tests.unit.fakes import AWAY, FakeNode, fake_node, known, session_of
 from tests.unit.test_policy import _plan
 
 _PLAN = _plan("alpine:3")
@@ -56,6 +63,24 @@ def _jobs(node: FakeNode) -> Path:
 _NOTHING: dict[str, list[str]] = {"containers": [], "cgroups": [], "files": [], "markers": [], "records": []}
 
 # -- release ----------------------------------------------------------------------------------------------------------
+
+
+def test_who_was_killed_for_memory_is_kept_of_a_container_that_still_runs(node: FakeNode) -> None:
+    """A fake of cgroup v1, where only the container's own cgroup counts it, and goes with the container's processes."""
+    record = _whole(node, State.RUNNING)
+    node.fake_cgroups.used = Usage(oom_kills=1, cpu_seconds=1.0)
+    kill = node.fake_cgroups.kill
+
+    def kill_all(name: str, deadline_s: float) -> bool:
+        node.fake_cgroups.used = Usage(oom_kills=0, cpu_seconds=2.0)
+        return kill(name, deadline_s)
+
+    node.fake_cgroups.kill = kill_all  # type: ignore[method-assign]
+    assert release(node, record, why="epilogue")
+
+    (story,) = node.history.of(record.job_id, None)
+    assert story.used is not None
+    assert (story.used.oom_kills, story.used.cpu_seconds) == (1, 2.0)
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.REFUSED])
@@ -105,6 +130,38 @@ def test_a_release_with_fakes_that_fails_in_one_step_does_the_others(
     getattr(node, edge).fails.clear()
     assert release(node, record, why="again")
     assert _left(node) == _NOTHING
+
+
+def test_an_agent_with_fakes_that_is_told_to_stop_first_keeps_what_it_has_promised(node: FakeNode) -> None:
+    """Mom was told that the job is released while the engine still removes its container: its end comes before the agent's."""
+    record = _whole(node)
+    record.set_gone("credentials")
+    argv = ["7.s", "u", "g", "x", "123", "nodes=1", "", "batch", "", "0", "/x"]
+    told, let_go, stopped = threading.Event(), threading.Event(), threading.Event()
+    remove = node.engine.remove
+
+    def slow(name: str) -> bool:
+        told.set()
+        let_go.wait(10)
+        return remove(name)
+
+    node.engine.remove = slow  # type: ignore[method-assign]
+    monitoring, service = SimpleNamespace(stop=lambda: None), SimpleNamespace(stopping=lambda: None)
+    with session_of(node, 0) as session, mock.patch("os._exit", side_effect=lambda _code: stopped.set()):
+        release_it = partial(RootRequests(session).release, wire.Message("release", argv=[w.encode() for w in argv]))
+        threads = [threading.Thread(target=release_it)]
+        threads[0].start()
+        assert told.wait(10)
+        assert session.client.recv(4096)  # mom has her answer
+        threads.append(threading.Thread(target=_stop, args=(node, service, monitoring)))
+        threads[1].start()
+        assert not stopped.wait(0.3)
+        let_go.set()
+        for thread in threads:
+            thread.join(10)
+
+    assert stopped.is_set()
+    assert node.events.names()[-2:] == ["job.finished", "agent.stopped"]
 
 
 def test_a_release_with_fakes_does_what_is_done_no_second_time(node: FakeNode) -> None:
@@ -265,7 +322,7 @@ def test_a_job_with_fakes_that_came_to_life_meanwhile_is_left_alone(
     record = _whole(node, State.READY)
     listed = node.stores.listed
 
-    def listed_late() -> list[tuple[str, str, str]]:
+    def listed_late(**_: bool) -> list[tuple[str, str, str]]:
         (_jobs(node) / "7.s.JB").touch()
         return listed()
 
@@ -305,3 +362,13 @@ def test_a_container_with_fakes_that_is_being_removed_is_looked_at_again(node: F
 
     assert (found := reconcile(node)).reaped == 0
     assert found.left == 1
+
+
+def test_only_a_routine_pass_of_an_idle_node_spares_the_gateways(node: FakeNode) -> None:
+    """A fake that tells how it was asked: what an admin asks for is looked at, and what a job has is, always."""
+    reconcile(node)
+    reconcile(node, is_routine=True)
+    known(node, State.RUNNING, plan=_PLAN, alive_at=uptime()).begin(["credentials"])
+    reconcile(node, is_routine=True)
+
+    assert [call for call in node.stores.calls if call.startswith("listed")] == ["listed", "listed when idle", "listed"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -79,10 +80,13 @@ def test_the_rest_is_arithmetic() -> None:
     measured = fleet.Measured(
         mints_s=100, list_ms=2, job_events=10, event_bytes=200, scrape_bytes=1000, scrape_series=100, question_bytes=500, question_ms=2
     )  # fmt: skip
-    site = fleet.Site(nodes=600, jobs_a_day=86_400, store_share=0.5, gateways=2, scrape_s=10, pass_s=60)
+    site = fleet.Site(nodes=600, jobs_a_day=86_400, store_share=0.5, gateways=2, scrape_s=10, pass_s=60, job_s=math.inf)
 
     assert fleet.wave(site, measured, 1000) == {"calls": 3000, "seconds": 5}
-    assert fleet.gateway(site, measured) == {"jobs": 2.5, "lists": 10, "busy": pytest.approx(0.025)}
+    assert fleet.gateway(site, measured) == {"live": 1, "jobs": 2.5, "lists": 10, "busy": pytest.approx(0.025)}
+    assert fleet.gateway(replace(site, job_s=0), measured)["lists"] == pytest.approx(600 / 900)
+    half = replace(site, job_s=1200 * math.log(2))
+    assert fleet.gateway(half, measured)["lists"] == pytest.approx(300 / 60 + 300 / 900)
     assert fleet.monitoring(site, measured) == {"series": 60_000, "samples_s": 6000, "bytes_s": 60_000}
     assert fleet.events(site, measured) == {"lines": 993_600, "bytes": 198_720_000, "node_bytes": 331_200}
     assert fleet.channel(60, 60, measured) == {"questions_s": 1, "bytes_s": 500, "busy": 0.002}

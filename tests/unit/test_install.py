@@ -792,6 +792,30 @@ def test_an_upgrade_and_back(installed: Scratch, twice: Scratch) -> None:
     assert around.items() <= installed.tree().items()
 
 
+def test_a_configuration_that_the_other_version_cannot_read(installed: Scratch, twice: Scratch) -> None:
+    """Neither an upgrade nor a rollback leads to a node out of service: what is in force stays, and the key is named."""
+    first, policy = installed.home, installed.root / "etc/pbsdock/pbsdock.toml"
+    assert twice.install().returncode == 0
+    second, good = installed.home, policy.read_text()
+    (tables,) = first.glob("venv/lib/python3*/site-packages/pbsdock/config/sections.py")
+    known = tables.read_text()
+    try:
+        policy.write_text("[history]\nmax_bytes = 1048576\n")
+        tables.write_text(known.replace("max_bytes: int", "most_bytes: int"))
+        said = twice.refusal("--rollback")
+        stayed = installed.home
+        tables.write_text(known)
+        assert twice.install("--rollback").returncode == 0
+    finally:
+        tables.write_text(known)
+        policy.write_text(good)
+
+    assert stayed == second
+    assert said.startswith(f"install.sh: version {second.name} stays in force: {first.name} cannot run with this")
+    assert "max_bytes" in said
+    assert installed.home == first
+
+
 def test_no_file_of_one_version_is_the_others(installed: Scratch, twice: Scratch) -> None:
     """No shared inode, and nothing in the second names the first: the first can go while the second runs."""
     assert twice.install().returncode == 0

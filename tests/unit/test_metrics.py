@@ -24,6 +24,7 @@ from pbsdock.agent.reconcile import reconcile
 from pbsdock.core.errors import NodeFault
 from pbsdock.core.facts import Credentials
 from pbsdock.core.record import State
+from pbsdock.engine.base import ListedImage
 from pbsdock.events.register import EVENTS
 from pbsdock.events.stream import EventStream
 from pbsdock.metrics.endpoint import serve
@@ -33,7 +34,7 @@ from pbsdock.metrics.register import COUNTED, METRICS, PREFIX, PROCESS, READ, sa
 from pbsdock.metrics.textfile import TextFile
 from tests.conftest import ROOT
 from tests.support.ports import free_port
-from tests.unit.fakes import AWAY, fake_node, known
+from tests.unit.fakes import AWAY, FakeNode, fake_node, known
 
 
 def _values(meters: Meters) -> dict[str, float]:
@@ -177,6 +178,16 @@ def test_every_event_is_counted_whatever_becomes_of_its_line(tmp_path: Path) -> 
 # -- the node's state -------------------------------------------------------------------------------------------------
 
 
+def _with_images(node: FakeNode) -> None:
+    """Two, the larger of which pbsdock has pulled."""
+    node.image_cache.before("b:1", None, {})
+    for name, size in (("a", 100), ("b", 200)):
+        image = ListedImage(id=f"sha256:{name}", tags=(f"{name}:1",), digests=(), size_bytes=size)
+        node.engine.listed_images.append(image)
+    node.image_cache.after("b:1", "sha256:b")
+    node.image_cache.pin("docker.io/library/c:1", is_on=True)
+
+
 def test_gauges_of_a_node(tmp_path: Path) -> None:
     """Jobs by state, credentials, the door, the reaper, the engine; all that is in the register, nothing else."""
     store = "[s3.ceph]\nendpoint='https://s3.example.org'\nidentity='/etc/x'\nallow=['*']\n"
@@ -185,6 +196,7 @@ def test_gauges_of_a_node(tmp_path: Path) -> None:
     known(node, State.READY).note(credentials=Credentials())
     reconcile(node)
     node._info = replace(node.engine.info(), root_dir="/")
+    _with_images(node)
     sampler = EngineSampler(node)
     sampler.look()
     meters = Meters()
@@ -198,6 +210,8 @@ def test_gauges_of_a_node(tmp_path: Path) -> None:
     assert found["engine_circuit_open"] == 0
     assert found["engine_ping_seconds"] > 0
     assert (found["images"], found["images_bytes"]) == (2, 300)
+    assert (found["image_cache_images"], found["image_cache_bytes"], found["image_cache_pinned"]) == (1, 200, 1)
+    assert (found["image_pulls_running"], found["image_pulls_waiting"]) == (0, 0)
     assert found['reaper_passes_total{result="done"}'] == 1
     assert time.time() - found["reaper_last_pass_timestamp_seconds"] < 60
     assert found["node_in_service"] == 1
@@ -209,6 +223,7 @@ def test_gauges_of_a_node(tmp_path: Path) -> None:
 def test_gauges_while_the_engine_is_away(tmp_path: Path) -> None:
     """Down, and what was known of it before stays; nobody who reads waits for it. The reaper's pass is a blocked one."""
     node = fake_node(tmp_path)
+    _with_images(node)
     sampler = EngineSampler(node)
     sampler.look()
     before = sampler.last
@@ -233,7 +248,7 @@ def test_gauges_while_the_engine_is_away(tmp_path: Path) -> None:
 def test_what_the_engine_does_not_answer_is_left_out(tmp_path: Path) -> None:
     """An engine without a list of images still has a ping."""
     node = fake_node(tmp_path)
-    node.engine.fails |= {"image_sizes": AWAY, "info": NodeFault("engine-error", "x")}
+    node.engine.fails |= {"images": AWAY, "info": NodeFault("engine-error", "x")}
     sampler = EngineSampler(node)
     sampler.look()
 

@@ -182,3 +182,36 @@ def test_output_past_the_file_limit_fake_agent(tmp_path: Path, said: int, code: 
     assert (tmp_path / "out").stat().st_size == 8192
     peer.close()
     listener.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((5 << 20).to_bytes(4, "big") + b"started", "message of 5242880 bytes; at most 4194304 are taken"),
+        ((3).to_bytes(4, "big") + b"a\0b", "malformed message"),
+        (wire.encode(wire.Message("started", fds="x")), "fds is not a number"),
+    ],
+)
+def test_an_answer_that_cannot_be_taken_fake_agent(tmp_path: Path, answer: bytes, said: str) -> None:
+    """One sentence, and the job has not run; the agent is not asked for the same again."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "agent.sock"))
+        listener.listen()
+        code = "import sys; from pbsdock.hook.client import hook; hook()"
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, "--run-dir", str(tmp_path), "run", "/bin/sh"],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "lib"), "PBS_JOBID": "7.vm"},
+        )
+        peer, _ = listener.accept()
+        with peer:
+            peer.recv(65536)
+            peer.sendall(answer)
+            _, stderr = process.communicate(timeout=20)
+
+    assert process.returncode == 125
+    assert stderr.decode().splitlines() == [
+        f"pbsdock: the job was not started: the agent's answer cannot be taken ({said}); give the job fewer or shorter"
+        " variables"
+    ]

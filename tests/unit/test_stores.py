@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ class FakeMinter:
     def __init__(self) -> None:
         self.roles: set[str] = set()
         self.asked, self.go_on = threading.Event(), threading.Event()
+        self.lists = 0
+        self.while_listing: Callable[[], object] = lambda: None
 
     def mint(self, name: str, *_: Any) -> Secret:
         self.roles.add(name)
@@ -40,6 +43,11 @@ class FakeMinter:
 
     def revoke(self, name: str) -> None:
         self.roles.discard(name)
+
+    def mine(self, _owner: str) -> list[str]:
+        self.lists += 1
+        self.while_listing()
+        return sorted(self.roles)
 
 
 @pytest.fixture
@@ -87,3 +95,61 @@ def test_nothing_is_renewed_after_the_release_with_a_fake_gateway(
     assert stores.refresh(record, tmp_path) is False
     assert stores.session(record, "ceph") is None
     assert minter.roles == set()
+
+
+# -- what the reaper lists --------------------------------------------------------------------------------------------
+
+
+def test_an_idle_node_asks_a_fake_gateway_four_times_an_hour(
+    job: tuple[Stores, FakeMinter, Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it has seen that nothing is there; who has a job, or is asked to look, always."""
+    stores, minter, _record = job
+    minter.roles.clear()
+    now = time.monotonic()
+    monkeypatch.setattr("pbsdock.agent.stores.time.monotonic", lambda: now)
+    for passes in range(20):
+        now += 60.0
+        assert stores.listed(is_idle=True) == []
+        assert minter.lists == (1 if passes < 15 else 2)
+    for _ in range(3):
+        stores.listed()
+
+    assert minter.lists == 5
+
+
+def test_what_was_left_at_a_fake_gateway_is_looked_for_until_it_is_gone(
+    job: tuple[Stores, FakeMinter, Record],
+) -> None:
+    """An orphan that could not be removed keeps the node looking, however idle it is."""
+    stores, minter, _record = job
+    assert len(stores.listed(is_idle=True)) == len(stores.listed(is_idle=True)) == 1
+    minter.roles.clear()
+    stores.listed(is_idle=True)
+    stores.listed(is_idle=True)
+
+    assert minter.lists == 3
+
+
+@pytest.mark.parametrize("when", ["between two lists", "during a list"])
+def test_a_job_that_came_and_went_at_a_fake_gateway_is_looked_for(
+    job: tuple[Stores, FakeMinter, Record], tmp_path: Path, when: str
+) -> None:
+    """No pass has seen it, and it may have left something all the same."""
+    stores, minter, record = job
+    minter.roles.clear()
+    minter.go_on.set()
+
+    def come_and_go() -> None:
+        minter.while_listing = lambda: None
+        stores.refresh(record, tmp_path)
+        minter.roles.clear()
+
+    if when == "during a list":
+        minter.while_listing = come_and_go
+    stores.listed(is_idle=True)
+    if when == "between two lists":
+        come_and_go()
+    stores.listed(is_idle=True)
+
+    assert minter.lists == 2

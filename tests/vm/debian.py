@@ -54,6 +54,11 @@ class Debian:
         children = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children")
         self._first = int(children.read_text().split()[0])
 
+    @property
+    def enter(self) -> list[str]:
+        """What is before a command that is to run in it."""
+        return ["nsenter", "-t", str(self._first), "-m", "-p", "-n", "chroot", str(self._work / "root")]
+
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
         """Run a line of shell in it, as root, without a terminal; standard error goes to standard output."""
         environment = {
@@ -61,9 +66,8 @@ class Debian:
             "LC_ALL": "C.UTF-8",
             "DEBIAN_FRONTEND": "noninteractive",
         }
-        enter = ["nsenter", "-t", str(self._first), "-m", "-p", "-n", "chroot", str(self._work / "root")]
         return subprocess.run(
-            [*enter, "/bin/sh", "-c", command],
+            [*self.enter, "/bin/sh", "-c", command],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

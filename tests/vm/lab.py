@@ -42,14 +42,7 @@ class Lab:
             with self._step("base"):
                 self.base = built(suite)
             with self._step("package"):
-                run_builder(
-                    "bash",
-                    str(HERE / "package.sh"),
-                    str(self.base),
-                    str(self.package),
-                    str(CACHE),
-                    doing="building the package",
-                )
+                self._make_disk()
             try:
                 self._start()
             except MachineLost as lost:
@@ -93,15 +86,23 @@ class Lab:
             self._machine = Machine(self.base, self.package)
         began = time.monotonic()
         with self._step("install"):
-            # Mom's unit is not there, its directory is: the installer asks for no more.
-            self.check(
-                f"mkdir -p {MOM_PRIV}/jobs && /opt/src/install.sh --mom-priv {MOM_PRIV} --wheels /opt/wheels >/root/install.log 2>&1"
-                " || { cat /root/install.log; exit 1; }",
-                600.0,
-            )
+            self._install()
         self.scale = min(_SCALE, max(1.0, (time.monotonic() - began) / _INSTALL_S))
         with self._step("image"):
             self.check("docker load -qi /opt/images/busybox.tar && useradd -m -s /bin/sh pbsdock-a && sync", 300.0)
+
+    def _make_disk(self) -> None:
+        """Make ``package``, the disk that is the machine's /opt. Raises BuildError."""
+        command = ["bash", str(HERE / "package.sh"), str(self.base), str(self.package), str(CACHE)]
+        run_builder(*command, doing="building the package")
+
+    def _install(self) -> None:
+        # Mom's unit is not there, its directory is: the installer asks for no more.
+        self.check(
+            f"mkdir -p {MOM_PRIV}/jobs && /opt/src/install.sh --mom-priv {MOM_PRIV} --wheels /opt/wheels >/root/install.log 2>&1"
+            " || { cat /root/install.log; exit 1; }",
+            600.0,
+        )
 
     def _end(self) -> None:
         if self._machine is not None:

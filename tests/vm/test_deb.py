@@ -5,57 +5,29 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.vm.base import ROOT, SUITES, BuildError, built
+from tests.support.docs_shell import blocks
+from tests.vm.base import SUITES, BuildError, built
 from tests.vm.debian import Debian
+from tests.vm.packages import Packages, build
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1500)]
 MOM = "/var/spool/torque/mom_priv"
 TOML = "/etc/pbsdock/pbsdock.toml"
 
 
-@dataclass(frozen=True, slots=True)
-class Packages:
-    """The package of the checkout, and a later version of it whose configuration has a line more."""
-
-    now: Path
-    later: Path
-
-
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
-    """Built by ``make deb``; the later version is that with other contents."""
-    directory = tmp_path_factory.mktemp("deb")
-    done = subprocess.run(
-        ["sh", "deb/build.sh", str(directory)],
-        cwd=ROOT,
-        env={**os.environ, "PBSDOCK_DEB_COMPRESSION": "none"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    tree = directory / "tree"
-    subprocess.run(["dpkg-deb", "-R", done.stdout.strip(), str(tree)], check=True)
-    source = tree / "usr/share/pbsdock/source"
-    for file, pattern in (
-        (tree / "DEBIAN/control", r"(?m)^(Version: .*)$"),
-        (source / "setup.cfg", r"(?m)^(version = .*)$"),
-    ):
-        file.write_text(re.sub(pattern, r"\1.1", file.read_text()))
-    with (source / "etc/pbsdock.toml").open("a") as file:
-        file.write("# of the later version\n")
-    later = directory / "later.deb"
-    subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "-b", str(tree), str(later)], check=True)
-    shutil.rmtree(tree)
-    return Packages(Path(done.stdout.strip()), later)
+    """Both of them."""
+    return build(tmp_path_factory.mktemp("deb"))
 
 
 @pytest.fixture(params=SUITES)
@@ -161,3 +133,56 @@ def test_what_install_sh_refuses_the_package_refuses(debian: Debian) -> None:
     debian.check("dpkg --configure -a")
     assert "pbsdock is installed correctly" in debian.check("pbsdock setup check")
     assert debian.check("cat /etc/default/pbsdock") == f"MOM_PRIV={MOM}\n"
+
+
+# In place of ssh and scp, which clush calls: no node here has an sshd.
+_SSH = """#!/bin/sh
+while :; do case $1 in -*) shift ;; *) break ;; esac; done
+enter=$(cat {nodes}/$1) || exit 255
+shift
+DEBIAN_FRONTEND=noninteractive exec $enter /bin/sh -c "$*"
+"""
+_SCP = """#!/bin/sh
+while :; do case $1 in -*) shift ;; *) break ;; esac; done
+name=$(echo "${{2%%:*}}" | tr -d '[]')
+enter=$(cat "{nodes}/$name") || exit 255
+exec $enter /bin/sh -c "cat >${{2#*:}}$(basename "$1")" <"$1"
+"""
+
+
+def test_the_lines_for_a_cluster(packages: Packages, tmp_path: Path) -> None:
+    """As the docs have them, by the real clush on two nodes, a Debian of each suite; then a later version by the same lines."""
+    nodes = tmp_path / "nodes"
+    nodes.mkdir()
+    for name, text in (("ssh", _SSH), ("scp", _SCP)):
+        (tmp_path / name).write_text(text.format(nodes=nodes))
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "clush.conf").write_text(f"[Main]\nssh_path: {tmp_path}/ssh\nscp_path: {tmp_path}/scp\n")
+    (tmp_path / "groups.conf").write_text("[Main]\ndefault: local\n[local]\nmap: echo n[1-2]\nall: echo n[1-2]\n")
+    (lines,) = [block.text for block in blocks() if "apt-get install" in block.text and "clush" in block.text]
+
+    with ExitStack() as stack:
+        for name, suite in zip(("n1", "n2"), SUITES, strict=True):
+            debian = Debian(built(suite) / "root")
+            stack.callback(debian.close)
+            debian.put(f"{MOM}/config", "$loglevel 3\n")
+            debian.check(f"mkdir {MOM}/jobs")
+            (nodes / name).write_text(shlex.join(debian.enter))
+        said = []
+        for package in (packages.now, packages.later):
+            shutil.copy(package, tmp_path / "pbsdock_0.1.0_amd64.deb")
+            done = subprocess.run(
+                ["bash", "-euc", lines],
+                cwd=tmp_path,
+                env={**os.environ, "CLUSTERSHELL_CFGDIR": str(tmp_path), "LC_ALL": "C.UTF-8"},
+                capture_output=True,
+                text=True,
+                timeout=600,
+                check=False,
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            said.append(done.stdout)
+
+    assert "version 0.1.0-" in said[0]
+    assert "version 0.1.0.1-" in said[1]
+    assert all(text.count(f"pbsdock is installed correctly in {MOM}") >= 1 for text in said)

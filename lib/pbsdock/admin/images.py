@@ -23,6 +23,13 @@ def add_arguments(images: argparse.ArgumentParser) -> None:
     pull = parts.add_parser("pull", help="fetch images by the site's own login, ahead of jobs")
     pull.add_argument("--always", action="store_true", help="also where a tag is here already: it may have moved on")
     pull.add_argument("--pin", action="store_true", help="and keep them")
+    pull.add_argument(
+        "--on",
+        metavar="NODES",
+        help="on these nodes instead, whose agents are asked: n1,n[2-9] or @FILE, a node a line",
+    )
+    pull.add_argument("--at-once", metavar="N", type=int, default=32, help="with --on: nodes at a time (32)")
+    pull.add_argument("--json", dest="pull_json", action="store_true", help="with --on: one JSON object")
     pull.set_defaults(run=_pull)
     pin = parts.add_parser("pin", help="keep images, whatever the disk is like; they need not be here yet")
     pin.set_defaults(run=_pin, off=0)
@@ -79,6 +86,10 @@ def _ago(at: float | None, now: float) -> str:
 
 
 def _pull(arguments: argparse.Namespace) -> int:
+    if arguments.on is not None:
+        from pbsdock.admin.images_on import run
+
+        return run(arguments)
     code = 0
     for image in arguments.images:
         data = told(arguments.paths, wire.Message("pull", image=image, always=int(arguments.always)))

@@ -6,7 +6,7 @@ The first rule that knows an answer gives it, so the order counts: what is certa
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pbsdock.core.facts import Usage
@@ -44,6 +44,7 @@ ADVICE: Mapping[str, str] = {
     "no-such-directory": "make the directory before the job is submitted",
     "no-such-program": "name a program that the image has",
     "pull-too-slow": "submit it again, or have the site pull the image beforehand",
+    "pulls-busy": "submit it again later, or have the site pull the image beforehand",
     "registry-busy": "submit it again later",
     "registry-unreachable": "check the registry's name, and submit it again when it answers",
     "shm-too-large": "ask for less with --shm-size, or for more memory",
@@ -61,12 +62,36 @@ class Cause:
     sentence: str
 
 
+# What a job's own node may tell of its end where the cause is on another one, and what explains nothing there.
+_VAGUE = ("exit-status", "crashed", "killed", "memory-full", "unknown")
+_HARMLESS = (
+    *("well", "running", "preparing", "ready", "staging", "tasks-over", "no-task"),
+    *("exit-status", "memory-full", "unknown"),
+)
+
+
 def cause_of(story: Story, words: Words) -> Cause:
-    """The most likely cause of how it went, or of where it is."""
+    """The most likely cause of how it went, or of where it is; of a job on several nodes, on this one."""
     for rule in _RULES:
         if (cause := rule(story, words)) is not None:
             return cause
     return _by_exit_code(story)
+
+
+def of_all(own: Cause, others: Sequence[tuple[str, Cause]]) -> Cause:
+    """The cause for the whole job: what happened on another node, where this one's own explains nothing.
+
+    *others* are the names of the other nodes that have answered, each with its cause.
+    """
+    if own.code not in _VAGUE:
+        return own
+    found = [(name, cause) for name, cause in others if cause.code not in _HARMLESS]
+    if not found:
+        return own
+    first = found[0][1]
+    names = [name for name, cause in found if cause.code == first.code]
+    where = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    return Cause(code=first.code, sentence=f"on {where}: {first.sentence}")
 
 
 # -- before its container ran -----------------------------------------------------------------------------------------
@@ -102,6 +127,8 @@ def _under_way(story: Story, words: Words) -> Cause | None:
         met = _limit_being_met(story, words)
         said = f"the job has been running for {duration(story.run_s or 0.0)}{limit}"
         return Cause(code="running", sentence=f"{said}; {met}" if met else f"{said}, and meets no limit")
+    if story.mother and story.state == State.READY.value:
+        return Cause(code=story.state, sentence="the node is ready, and no task of the job has come to it yet")
     said = {
         State.PREPARING.value: "the node prepares the job: its image comes, or its directories are looked up",
         State.READY.value: "the job is ready, and waits for its start or for what is staged in",
@@ -154,6 +181,8 @@ def _taken_away(story: Story, words: Words) -> Cause | None:
 def _not_started(story: Story, words: Words) -> Cause | None:
     if story.started_at is not None:
         return None
+    if story.mother:
+        return Cause(code="no-task", sentence="no task of the job came to this node")
     said = (
         f"the job was prepared and never started: it was ended before that, by {words.end_command} for example; if it"
         " was not, tell the site that its run hook may not be installed"
@@ -166,13 +195,15 @@ def _not_started(story: Story, words: Words) -> Cause | None:
 
 def _out_of_memory(story: Story, words: Words) -> Cause | None:
     used, limit = story.used or Usage(), story.limits.memory_bytes if story.limits is not None else None
-    if not (used.oom_at or (story.exit is not None and story.exit.oom)):
+    is_killed = story.exit.oom if story.exit is not None else bool(used.oom_kills)  # cgroup v1 does not tell where
+    if not (used.oom_at or is_killed):
         return None
     peak = f" (its peak was {human(used.memory_peak_bytes)})" if used.memory_peak_bytes else ""
     if used.oom_at == "container":
         said = f"a process was killed at a memory limit of the container's own{peak}; ask the site who sets that limit"
         return Cause(code="container-out-of-memory", sentence=said)
-    if used.oom_at == "node" or limit is None:
+    is_nodes = used.oom_at is None and used.limit_hit is False and story.exit is None
+    if used.oom_at == "node" or limit is None or is_nodes:
         said = (
             f"a process was killed because the memory of the whole node was exhausted{peak}; ask for what the job needs"
             f" with {words.ask_memory}, so that it gets a node with room"
@@ -206,19 +237,32 @@ def _too_many_processes(story: Story, words: Words) -> Cause | None:
 
 
 def _shm_full(story: Story, _words: Words) -> Cause | None:
-    if story.limits is None or story.exit is None:
+    if story.limits is None or (story.exit is None and not story.mother):
         return None
     size = story.limits.shm_bytes
     if (story.shm_peak_bytes or 0) >= _NEAR_FULL * size and _failed(story):
         said = f"{_SHM} was full, with {human(size)}; ask for more with --shm-size SIZE in the #DOCKER line"
         return Cause(code="shm-full", sentence=said)
-    if story.exit.code == _BUS_ERROR:
+    if story.exit is not None and story.exit.code == _BUS_ERROR:
         said = (
             f"a program ended by a bus error (SIGBUS), as it does when {_SHM}, here with {human(size)}, is full; ask"
             " for more with --shm-size SIZE in the #DOCKER line"
         )
         return Cause(code="bus-error", sentence=said)
     return None
+
+
+def _tasks_over(story: Story, _words: Words) -> Cause | None:
+    """On a sister, whose container is taken away when the job ends: how its tasks ended their launcher alone knows."""
+    if not story.mother or story.exit is not None:
+        return None
+    said = "the job's tasks on this node are over, and none of them met a limit"
+    if story.used is not None and story.used.limit_hit:
+        said = (
+            "the job's tasks on this node are over; their memory was full at times, be it with what was read from"
+            " files, and none was killed for it"
+        )
+    return Cause(code="tasks-over", sentence=said)
 
 
 def _told(story: Story, _words: Words) -> Cause | None:
@@ -305,6 +349,7 @@ _RULES: tuple[Callable[[Story, Words], Cause | None], ...] = (
     _walltime,
     _too_many_processes,
     _shm_full,
+    _tasks_over,
     _told,
     _ended_by_somebody,
     _crashed,
@@ -313,6 +358,8 @@ _RULES: tuple[Callable[[Story, Words], Cause | None], ...] = (
 
 
 def _failed(story: Story) -> bool:
+    if story.mother and story.exit is None:
+        return True  # nobody knows there, and a limit that was met is all there is to tell
     return bool(story.exit.code if story.exit is not None else story.exit_status)
 
 

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pbsdock.core.errors import HookError
-from pbsdock.engine.base import ContainerEngine, EngineCapabilities, EngineError
+from pbsdock.engine.base import ContainerEngine, EngineCapabilities, EngineError, ListedImage
 
 _IMAGES_S = 300.0  # a list of thousands of images costs the engine something
 
 
+class KnowsImages(Protocol):
+    """What of the cache of images is looked at."""
+
+    def own(self, images: Iterable[ListedImage]) -> list[ListedImage]:
+        """Those that pbsdock has pulled."""
+
+
 class HasEngine(Protocol):
     """What of the node is looked at."""
+
+    @property
+    def image_cache(self) -> KnowsImages:
+        """Which images are pbsdock's."""
 
     @property
     def engine(self) -> ContainerEngine:
@@ -35,6 +47,8 @@ class EngineSample:
     disk_avail: int | None = None
     images: int | None = None
     images_bytes: int | None = None
+    cache_images: int | None = None
+    cache_bytes: int | None = None
 
 
 class EngineSampler:
@@ -59,7 +73,14 @@ class EngineSampler:
             )
         if self._listed_at is None or began - self._listed_at >= _IMAGES_S:
             with suppress(HookError, EngineError):
-                sizes = self._node.engine.image_sizes()
-                sample = replace(sample, images=len(sizes), images_bytes=sum(sizes))
+                images = self._node.engine.images()
+                own = self._node.image_cache.own(images)
+                sample = replace(
+                    sample,
+                    images=len(images),
+                    images_bytes=sum(image.size_bytes for image in images),
+                    cache_images=len(own),
+                    cache_bytes=sum(image.size_bytes for image in own),
+                )
                 self._listed_at = began
         self.last = sample

@@ -33,7 +33,7 @@ class NodeCollector:
         found: dict[str, Values] = {}
         with suppress(OSError):  # the ledger's directory went away
             found |= self._jobs(self._node.jobs.records())
-        found |= self._engine() | self._agent() | self._reaper()
+        found |= self._engine() | self._images() | self._agent() | self._reaper()
         for name, values in found.items():
             yield _family(name, values)
 
@@ -61,8 +61,18 @@ class NodeCollector:
             "engine_disk_avail_bytes": sample.disk_avail,
             "images": sample.images,
             "images_bytes": sample.images_bytes,
+            "image_cache_images": sample.cache_images,
+            "image_cache_bytes": sample.cache_bytes,
         }
         return {name: {(): value} for name, value in known.items() if value is not None}
+
+    def _images(self) -> dict[str, Values]:
+        running, waiting = self._node.images.turns.counts()
+        return {
+            "image_cache_pinned": {(): self._node.image_cache.pinned()},
+            "image_pulls_running": {(): running},
+            "image_pulls_waiting": {(): waiting},
+        }
 
     def _agent(self) -> dict[str, Values]:
         connections, running, queued = self._load()

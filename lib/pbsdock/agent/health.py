@@ -180,6 +180,7 @@ PROBES: dict[str, Probe] = {
     "prepare-failed": prepared,
     "private-images": private_images,
     "pull-failed": engine,
+    "pulls-busy": nothing,
     "record-not-written": disk,
     "registry-busy": nothing,
     "registry-credentials": registry_credentials,

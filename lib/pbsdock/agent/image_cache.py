@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +17,13 @@ from typing import Any, Protocol
 
 from pbsdock.agent import image_use
 from pbsdock.agent.child_book import Book
-from pbsdock.agent.image_use import Kept
+from pbsdock.agent.image_use import Kept, Use
 from pbsdock.agent.jobs import Jobs
 from pbsdock.config.tables import Config
 from pbsdock.core.errors import HookError, NodeFault
 from pbsdock.core.record import Record
 from pbsdock.core.sizes import human
-from pbsdock.engine.base import ContainerEngine, EngineCapabilities, EngineError, ImageFacts
+from pbsdock.engine.base import ContainerEngine, EngineCapabilities, EngineError, ImageFacts, ListedImage
 from pbsdock.engine.credentials import Login
 from pbsdock.engine.images import architecture_of
 from pbsdock.engine.keeper import Keeper
@@ -99,18 +99,20 @@ class ImageCache(Keeper):
                 elif removals == self._removals:
                     return found
 
-    def before(self, reference: str, platform: str | None, login: Login) -> None:
+    def before(self, reference: str, platform: str | None, login: Login, asked: str = "") -> None:
         try:
             self._before[image_use.canonical(reference)] = frozenset(image.id for image in self._node.engine.images())
-            self._make_room(reference, platform, login)
+            self._make_room(asked or reference, platform, login)
         except EngineError:
             return  # the pull itself will tell
 
-    def after(self, reference: str, image_id: str) -> None:
+    def after(self, reference: str, image_id: str, *others: str) -> None:
         reference = image_use.canonical(reference)
         there = self._before.pop(reference, None)
         with self._changed:
-            self._uses.pulled(image_id, reference, time.time(), is_new=there is not None and image_id not in there)
+            is_new = there is not None and image_id not in there
+            for name in (reference, *others):
+                self._uses.pulled(image_id, name, time.time(), is_new=is_new)
             self._is_dirty = True
         self.flush()
 
@@ -143,6 +145,11 @@ class ImageCache(Keeper):
                 raise
             return before != self._uses.pins
 
+    def pinned(self) -> int:
+        """How many images are pinned, also those that are yet to come."""
+        with self._changed:
+            return len(self._uses.pins)
+
     # -- what there is ------------------------------------------------------------------------------------------------
 
     def listed(self) -> list[Kept]:
@@ -151,6 +158,11 @@ class ImageCache(Keeper):
         claimed = self._claimed()
         with self._changed:
             return image_use.judge(images, self._uses, claimed, now=time.time(), least_age_s=_LEAST_AGE_S)
+
+    def own(self, images: Iterable[ListedImage]) -> list[ListedImage]:
+        """Those of *images* that pbsdock has pulled."""
+        with self._changed:
+            return [image for image in images if self._uses.images.get(image.id, Use()).names]
 
     def _claimed(self) -> frozenset[str]:
         """Raises OSError while the ledger cannot be read whole: a record that is not seen may need anything."""

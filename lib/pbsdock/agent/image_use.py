@@ -187,7 +187,10 @@ def claims(records: Iterable[tuple[str | None, str | None, str | None]]) -> froz
 
 def removed_by(kept: Kept) -> Sequence[str]:
     """The names whose removal takes the image away."""
-    return kept.image.tags or kept.image.digests or (kept.image.id,)
+    tagged = set(map(_repository, kept.image.tags))
+    # The engine takes those of a tag's own repository away with the tag, but not those of a mirror's.
+    digests = [digest for digest in kept.image.digests if _repository(digest) not in tagged]
+    return [*kept.image.tags, *digests] or (kept.image.id,)
 
 
 def shown(kept: Kept) -> Mapping[str, object]:

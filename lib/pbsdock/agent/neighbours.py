@@ -1,6 +1,7 @@
 """The other nodes of the cluster: what their agents may ask this one, and what this one asks theirs.
 
-Every question is of root of another node, by its signature; none changes anything here.
+Every question is of root of another node, by its signature; none changes anything here, but for "pull", which has an
+image pulled that this node's policy allows.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, TypeVar
 
+from pbsdock.agent import stories
 from pbsdock.agent.findings import judge
 from pbsdock.agent.node import Node
 from pbsdock.agent.script import has_directive
+from pbsdock.agent.version import version
 from pbsdock.cluster import client
 from pbsdock.cluster.channel import ChannelError, Request, is_same_host
 from pbsdock.cluster.listener import Handler, Listener
@@ -45,19 +48,33 @@ def ask(node: Node, host: str, op: str, job: str, *, timeout_s: float = _ROW_S, 
     if signer is None:
         sentence = f"{node.name} has neither munge nor a key of the cluster, so no other node believes it"
         raise ChannelError("no-channel", sentence)
-    return client.ask(signer, host, port, op, job, timeout_s=timeout_s, sender=node.name, **fields)
+    fields["release"] = version()
+    answer = client.ask(signer, host, port, op, job, timeout_s=timeout_s, sender=node.name, **fields)
+    node.known_nodes.heard(host, answer.pop("release", None))
+    return answer
 
 
 # -- what others ask --------------------------------------------------------------------------------------------------
 
 
 def handlers(node: Node) -> dict[str, Handler]:
-    """Every question there is. They raise OSError."""
-    return {
-        "job": lambda asked: job(node, asked),
-        "ticket": lambda asked: ticket(node, asked),
-        "image": lambda asked: image(node, asked),
-    }
+    """Every question there is. They raise OSError.
+
+    Whoever asks and whoever answers tells its version along, which is kept for ``pbsdock doctor``.
+    """
+
+    def heard(answer: Callable[[Node, Request], Row]) -> Handler:
+        def told(asked: Request) -> Row:
+            node.known_nodes.heard(asked.sender, asked.fields.get("release"), asked.at - time.time())
+            return {**answer(node, asked), "release": version()}
+
+        return told
+
+    def pull(node: Node, asked: Request) -> Row:
+        return node.ordered_pulls.answer(node, asked)
+
+    asked_for = {"job": job, "ticket": ticket, "image": image, "why": why, "pull": pull}
+    return {op: heard(answer) for op, answer in asked_for.items()}
 
 
 def job(node: Node, asked: Request) -> Row:
@@ -92,6 +109,14 @@ def image(node: Node, asked: Request) -> Row:
         return {"has": node.images.inspect(str(asked.fields.get("image_id"))) is not None}
     except HookError:
         return {"has": None}
+
+
+def why(node: Node, asked: Request) -> Row:
+    """What this node tells of an incarnation of a job, to a node that says whose it is; the owner's or nobody's."""
+    uid, incarnation = asked.fields.get("uid"), asked.fields.get("incarnation")
+    if isinstance(uid, bool) or not isinstance(uid, int) or not isinstance(incarnation, str):
+        return {"node": node.name, "state": stories.FORGOTTEN}
+    return stories.for_others(node, asked.job, incarnation, uid)
 
 
 def without_image(node: Node, hosts: Sequence[str], job_id: str, image_id: str) -> list[str]:

@@ -22,10 +22,15 @@ from pbsdock.agent.history import History
 from pbsdock.agent.host_facts import closed_paths, host_facts
 from pbsdock.agent.image_cache import ImageCache
 from pbsdock.agent.image_profile import ImageProfiles
+from pbsdock.agent.image_properties import PropertiesFile
 from pbsdock.agent.jobs import Jobs
+from pbsdock.agent.known_nodes import KnownNodes
 from pbsdock.agent.locks import Locks
+from pbsdock.agent.looks import Looks
+from pbsdock.agent.ordered_pulls import OrderedPulls
 from pbsdock.agent.passes import Passes
 from pbsdock.agent.planning import Planning
+from pbsdock.agent.promises import Promises
 from pbsdock.agent.pulse import Pulse
 from pbsdock.agent.questions import Questions
 from pbsdock.agent.stores import Stores
@@ -44,6 +49,7 @@ from pbsdock.core.record import Record, State
 from pbsdock.core.trail import phase_of
 from pbsdock.engine.base import EngineCapabilities, EngineError
 from pbsdock.engine.credentials import load_site
+from pbsdock.engine.images import PullSettings
 from pbsdock.engine.make import connect_with_images
 from pbsdock.engine.private import PrivateImages
 from pbsdock.events.stream import EventStream
@@ -87,6 +93,7 @@ class Node:
             emit=self.emit,
             private=PrivateImages(paths.state_dir / "private_images.json"),
             keeper=self.image_cache,
+            settings=lambda: PullSettings(at_once=self.config.images.max_pulls, registries=self.config.registry),
         )
         labels = {"pbsdock.owner": self.owner, "pbsdock.boot": self.boot}
         self.image_profiles = ImageProfiles(self.engine, labels, self.emit)
@@ -106,7 +113,12 @@ class Node:
         self.attempts = Attempts(paths.state_dir / "attempts.json")
         self.planning = Planning()
         self.questions = Questions()
+        self.looks = Looks()
+        self.known_nodes = KnownNodes(paths.state_dir / "nodes.json")
+        self.ordered_pulls = OrderedPulls()
+        self.properties_file = PropertiesFile()
         self.arrivals = Arrivals()
+        self.promises = Promises()
         self.cpu_lock = threading.Lock()  # two jobs must not be given the same CPUs; nothing else is done under it
         self.tools_lock = threading.Lock()
         self.promised: dict[str, frozenset[int]] = {}  # CPUs by incarnation, until its record is written

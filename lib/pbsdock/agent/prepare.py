@@ -67,6 +67,33 @@ class Reasons:
         return self.rules.config
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """One job that is to be prepared: what it is, what it was planned to be and why, and who waits for it.
+
+    ``script`` is None where there is none to run, ``began`` a reading of the monotonic clock, ``bearer`` the ticket on
+    a sister.
+    """
+
+    job: Job
+    plan: Plan
+    script: bytes | None
+    why: Reasons
+    notify: Notify
+    began: float
+    bearer: Bearer | None = None
+
+    @property
+    def config(self) -> Config:
+        """The configuration it was decided by."""
+        return self.why.config
+
+    @property
+    def images(self) -> ImagesConfig:
+        """Its images, with what the site overrides for such a job."""
+        return effective(self.config, self.job).images
+
+
 def from_prologue(node: Node, argv: Sequence[str], env: Mapping[str, str], notify: Notify) -> Record | None:
     """Prepare what a prologue was called for; None if the job has no directive.
 
@@ -103,7 +130,8 @@ def from_prologue(node: Node, argv: Sequence[str], env: Mapping[str, str], notif
         except Refusal as error:
             return refused(node, job, error, asked)
         why = Reasons(asked, rules, rules.decided(job, directive, plan), directive_lines(script))
-        record = _prepare(node, job, plan, script, notify, began, why)
+        asked_for = Preparation(job=job, plan=plan, script=script, why=why, notify=notify, began=began)
+        record = _prepare(node, asked_for)
         if job.id in node.attempts:
             node.attempts.forget(job.id)
         return record
@@ -137,7 +165,7 @@ def on_demand(node: Node, job: Job, text: str, notify: Notify, wrong: str = "") 
         except Refusal as error:
             return refused(node, job, error, asked)
         why = Reasons(asked, rules, rules.decided(job, directive, plan), text, is_script=False)
-        return _prepare(node, job, plan, script, notify, began, why)
+        return _prepare(node, Preparation(job=job, plan=plan, script=script, why=why, notify=notify, began=began))
 
 
 def from_ticket(node: Node, job: Job, bearer: Bearer, notify: Notify, wrong: str = "") -> Record:
@@ -165,7 +193,10 @@ def from_ticket(node: Node, job: Job, bearer: Bearer, notify: Notify, wrong: str
         except Refusal as error:
             return refused(node, job, error, asked, bearer)
         why = Reasons(asked, rules, rules.decided(job, directive, plan))
-        return _prepare(node, job, plan, None, notify, began, why, bearer)
+        return _prepare(
+            node,
+            Preparation(job=job, plan=plan, script=None, why=why, notify=notify, began=began, bearer=bearer),
+        )
 
 
 def _directive_of(node: Node, job: Job, ticket: Ticket) -> Directive:
@@ -201,23 +232,14 @@ def sweep(node: Node, older: Sequence[Record]) -> int:
     return len(older)
 
 
-def _prepare(
-    node: Node,
-    job: Job,
-    plan: Plan,
-    script: bytes | None,
-    notify: Notify,
-    began: float,
-    why: Reasons,
-    bearer: Bearer | None = None,
-) -> Record:
-    record = new_record(node, job, bearer)
-    record.note(asked=why.asked, decided=why.decided)
-    node.planned_by[record.incarnation] = why.config
-    plan = with_cpus_of_its_own(node, why.config, job, plan, record)
-    record.plan = plan
-    late = late_line(script) if script is not None else 0
-    record.note(asked_at=began, late_line=late, first_process=standing.is_wanted(node))
+def _prepare(node: Node, asked: Preparation) -> Record:
+    record = new_record(node, asked.job, asked.bearer)
+    record.note(asked=asked.why.asked, decided=asked.why.decided)
+    node.planned_by[record.incarnation] = asked.config
+    asked = replace(asked, plan=with_cpus_of_its_own(node, asked.config, asked.job, asked.plan, record))
+    plan = record.plan = asked.plan
+    late = late_line(asked.script) if asked.script is not None else 0
+    record.note(asked_at=asked.began, late_line=late, first_process=standing.is_wanted(node))
     # One durable write before the first side effect names every handle there will ever be: container name, cgroup
     # and files follow from the record's own name, so a crash later leaves nothing that is not written down.
     record.begin(steps_of(plan))
@@ -228,7 +250,7 @@ def _prepare(
     try:
         node.mark(record)
         node.emit("job.planned", record, image=plan.image, queue=plan.queue, network=plan.network, phase="prologue")
-        _carry_out(node, job, record, plan, script, notify, began, why, bearer)
+        _carry_out(node, record, asked)
     except Refusal as error:
         return refuse(node, record, error)
     except (HookError, EngineError, OSError) as error:
@@ -236,7 +258,7 @@ def _prepare(
         release(node, record, why="prologue-failed")
         if isinstance(error, NodeFault):
             raise
-        raise NodeFault("prepare-failed", f"preparing job {job.id} failed on {node.name}: {error}") from error
+        raise NodeFault("prepare-failed", f"preparing job {asked.job.id} failed on {node.name}: {error}") from error
     except BaseException as error:
         record.note(fault=told_fault(error, node.name))
         release(node, record, why="prologue-failed")
@@ -263,36 +285,26 @@ def with_cpus_of_its_own(node: Node, config: Config, job: Job, plan: Plan, recor
     return replace(plan, limits=limits)
 
 
-def _carry_out(
-    node: Node,
-    job: Job,
-    record: Record,
-    plan: Plan,
-    script: bytes | None,
-    notify: Notify,
-    began: float,
-    why: Reasons,
-    bearer: Bearer | None,
-) -> None:
-    config = why.config
-    check_engine(node, config)
+def _carry_out(node: Node, record: Record, asked: Preparation) -> None:
+    job, plan, why = asked.job, asked.plan, asked.why
+    check_engine(node, asked.config)
     began_image = time.monotonic()
-    image = _image(node, config, effective(config, job).images, plan, notify, began, bearer)
+    image = _image(node, asked)
     came, ms = "pulled" if image.is_fetched else "was here", ms_since(began_image)
     record.put_down(Phase(name="image", at=time.time() - ms / 1000, ms=ms, note=came))
     record.image_id, record.image_digest = image.id, image.digest
     node.image_cache.used(image.id, record)
-    if bearer is None:
+    if asked.bearer is None:
         tickets.issue(node, job, record, plan, why.directive, is_script=why.is_script)
-    bound = _bind(node, config, job, record, plan, script, notify)
-    record.note(own_files=tuple(own_files.write(node, job, record, plan, script)), bound=tuple(bound))
+    bound = _bind(node, record, asked)
+    record.note(own_files=tuple(own_files.write(node, job, record, plan, asked.script)), bound=tuple(bound))
     for option in (*plan.stage_in, *plan.stage_out):
         item_of(record, plan, option)  # refuses what lies in a mount that was left out
     began_cgroup = time.monotonic()
     node.cgroups.create(record.cgroup, plan.limits)
     node.emit("cgroup.created", record, cgroup=record.cgroup, ms=ms_since(began_cgroup))
     record.note(alive_at=uptime())
-    record.advance(State.READY, phase="prologue", ms=ms_since(began), image_id=image.id)
+    record.advance(State.READY, phase="prologue", ms=ms_since(asked.began), image_id=image.id)
     # Needed by the run hook at the earliest: from here on the engine's and the gateway's time passes beside mom's own.
     standing.begin(node, record)
     if plan.stores:
@@ -301,19 +313,18 @@ def _carry_out(
         stage.begin_in(node, record, plan)
 
 
-def _bind(
-    node: Node, config: Config, job: Job, record: Record, plan: Plan, script: bytes | None, notify: Notify
-) -> list[Bound]:
+def _bind(node: Node, record: Record, asked: Preparation) -> list[Bound]:
     """Resolve the mounts, and look whether what is to be in them is there. Raises Refusal."""
+    job, plan = asked.job, asked.plan
     user = mounts.User.of(plan)
-    allowed = effective(config, job).mounts
+    allowed = effective(asked.config, job).mounts
     rules = rules_of(plan.home, allowed, node.closed_paths(), tmpdir_by_user=plan.interactive)
     bound, skipped = mounts.resolve(plan.mounts, user, rules)
     for mount, reason in skipped:
         node.emit("mount.skipped", record, target=mount.target, origin=mount.origin, reason=reason)
     extra, why = work_dir.submitted_from(job.work_dir, plan, bound, rules)
     bound += extra
-    work_dir.tell(plan, skipped, why, script, job.words, notify)
+    work_dir.tell(plan, skipped, why, asked.script, job.words, asked.notify)
     record.note(path_rules=rules)
     if lost := mounts.missing(must_exist(plan), bound, user):
         path, inside = lost
@@ -342,9 +353,8 @@ def check_engine(node: Node, config: Config) -> None:
         fitness.check(node.engine_info(), config.engine.runtime, config.security.seccomp)
 
 
-def _image(
-    node: Node, config: Config, settings: ImagesConfig, plan: Plan, notify: Notify, began: float, bearer: Bearer | None
-) -> Image:
+def _image(node: Node, asked: Preparation) -> Image:
+    plan, config, settings, began = asked.plan, asked.config, asked.images, asked.began
     left = config.prologue.alarm_s - config.prologue.margin_s - (time.monotonic() - began)
     told = False
 
@@ -352,7 +362,7 @@ def _image(
         nonlocal told
         if not told and time.monotonic() - began >= settings.wait_notice_s:
             told = True
-            notify(text)
+            asked.notify(text)
 
     with logins.asker(config.engine.docker_config, settings, plan) as asker:
 
@@ -368,6 +378,6 @@ def _image(
                 progress=progress,
             )
 
-        if bearer is not None:
-            return tickets.image_of(node, bearer.ticket, ensure, plan.pull)
+        if asked.bearer is not None:
+            return tickets.image_of(node, asked.bearer.ticket, ensure, plan, settings.max_bytes)
         return ensure(plan.image, plan.pull)

@@ -43,21 +43,24 @@ class Pass:
         return asdict(self)
 
 
-def reconcile(node: Node, *, dry_run: bool = False) -> Pass:
-    """Make one pass. Never raises for what it cannot read: it then does nothing and says so."""
+def reconcile(node: Node, *, dry_run: bool = False, is_routine: bool = False) -> Pass:
+    """Make one pass. Never raises for what it cannot read: it then does nothing and says so.
+
+    *is_routine*: nobody has asked for it, so others are not asked each time for what cannot be there.
+    """
     began = time.monotonic()
-    result = _pass(node, dry_run=dry_run)
+    result = _pass(node, dry_run=dry_run, is_routine=is_routine)
     if not dry_run:
         node.passes.note(is_blocked=bool(result.blocked), left=result.left, seconds=time.monotonic() - began)
     return result
 
 
-def _pass(node: Node, *, dry_run: bool) -> Pass:
+def _pass(node: Node, *, dry_run: bool, is_routine: bool) -> Pass:
     result = Pass(findings=[])
     if not dry_run:
         node.history.tidy()
     try:
-        seen = _look(node)
+        seen = _look(node, is_routine=is_routine)
     except (OSError, HookError, EngineError) as error:
         result.blocked = str(error)
         node.emit("reaper.blocked", level="warning", reason=str(error))
@@ -84,7 +87,7 @@ def _pass(node: Node, *, dry_run: bool) -> Pass:
     return result
 
 
-def _look(node: Node) -> Snapshot:
+def _look(node: Node, *, is_routine: bool) -> Snapshot:
     """List everything. Raises OSError, HookError, EngineError for the first that cannot be."""
     up_s = uptime()  # what comes to be from here on is young
     job_files = node.rm.live()
@@ -96,7 +99,8 @@ def _look(node: Node) -> Snapshot:
     files, pinned = _names(node.paths.work), _names(node.paths.pins)
     announced = node.arrivals.jobs()  # their markers are older than their records
     markers = tuple(job for job in _names(node.paths.markers) if job not in announced)
-    credentials = node.stores.listed()
+    has_credentials = any("credentials" in record.steps for record in node.jobs.records())
+    credentials = node.stores.listed(is_idle=is_routine and not has_credentials)
     # Read last: whatever was listed above had its record written before it was made.
     records, problems = node.jobs.records_and_problems()
     if problems:

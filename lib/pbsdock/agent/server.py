@@ -34,6 +34,8 @@ from pbsdock.host.installed import offer_docker
 if TYPE_CHECKING:
     from pbsdock.stores.secret import Secret
 
+_PROMISES_S = 3.0  # an engine that hangs holds up no agent that is to end; the hooks wait longer
+
 
 def adopt(node: Node) -> None:
     """After a restart: go on with what runs, finish what ended meanwhile, release what was half prepared."""
@@ -130,6 +132,7 @@ def _note_stores(paths: Paths, config: Config) -> None:
 
 def _stop(node: Node, service: Service, monitoring: Monitoring) -> None:
     service.stopping()
+    node.promises.kept(_PROMISES_S)  # else the jobs wait for the next agent's reaper
     monitoring.stop()
     node.events.tell_limited(now=True)
     node.emit("agent.stopped", pid=os.getpid())

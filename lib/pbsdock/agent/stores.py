@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # botocore and urllib3 are loaded only where a store is confi
 
 _LEAST_MARGIN_S = 5.0
 _TRY_AGAIN_S = 15.0
-_LIST_USERS_S = 3600.0
+_LIST_USERS_S, _LIST_IDLE_S = 3600.0, 900.0  # between two lists: of all users; of roles, where none can be expected
 _RENEWED_S = 120.0  # how long a revocation waits for what is just being minted anew
 
 Emit = Callable[..., None]
@@ -54,6 +54,8 @@ class Stores:
         self._minters: dict[str, Minter] = {}
         self._minting: dict[str, Future[list[tuple[Store, Secret]]]] = {}
         self._next_list: dict[str, float] = {}
+        self._mints: dict[str, int] = {}  # by store, begun so far
+        self._quiet: set[str] = set()  # stores that had nothing of an idle node, and were asked for nothing since
         self._lock = threading.Lock()
         self._renewing = Locks()  # by incarnation
 
@@ -87,6 +89,9 @@ class Stores:
         for asked in plan.stores:
             began = time.monotonic()
             minter, name = self._minter(asked.name), self._name(record, asked.name)
+            with self._lock:
+                self._mints[asked.name] = self._mints.get(asked.name, 0) + 1
+                self._quiet.discard(asked.name)
             act = minter.mint if fresh else minter.again
             try:
                 secret = act(name, record.job_id, asked, self._seconds(plan, asked.name))
@@ -249,28 +254,35 @@ class Stores:
         if left:
             raise NodeFault("credentials-stay", "; ".join(left))
 
-    def listed(self) -> list[tuple[str, str, str]]:
+    def listed(self, *, is_idle: bool = False) -> list[tuple[str, str, str]]:
         """(store, name, incarnation) of everything the gateways have of this node.
 
         A gateway that does not answer is passed over, and told: it is asked again with the next pass. One that has to
-        go through all its users for it is asked once an hour.
+        go through all its users for it is asked once an hour, and with *is_idle*, where no job has credentials, any
+        four times an hour: nothing new can be there, and thousands of idle nodes ask.
         """
         from pbsdock.stores.secret import incarnation_of
 
         found = []
         for store, settings in self.config.s3.items():
-            if settings.kind == "key" and time.monotonic() < self._next_list.get(store, 0.0):
+            by_user = settings.kind == "key"
+            with self._lock:
+                mints, is_quiet = self._mints.get(store, 0), is_idle and store in self._quiet
+            if (by_user or is_quiet) and time.monotonic() < self._next_list.get(store, 0.0):
                 continue
             try:
                 names = self._minter(store).mine(self.owner)
             except Refusal as error:
                 self._failed(None, store, error)
                 continue
-            self._next_list[store] = time.monotonic() + _LIST_USERS_S
-            for name in names:
-                incarnation = incarnation_of(name, self.owner, store)
-                if incarnation is not None:
-                    found.append((store, name, incarnation))
+            self._next_list[store] = time.monotonic() + (_LIST_USERS_S if by_user else _LIST_IDLE_S)
+            ours = [(name, incarnation_of(name, self.owner, store)) for name in names]
+            here = [(store, name, incarnation) for name, incarnation in ours if incarnation is not None]
+            with self._lock:
+                self._quiet.discard(store)
+                if is_idle and not here and mints == self._mints.get(store, 0):
+                    self._quiet.add(store)
+            found += here
         return found
 
     def revoke_orphan(self, store: str, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 
 from pbsdock.agent import stage, standing
 from pbsdock.agent.children.release import remove_all
@@ -11,7 +12,7 @@ from pbsdock.agent.node import Node
 from pbsdock.agent.protocols import HasCgroups
 from pbsdock.agent.stage_orders import StageFailed
 from pbsdock.core.errors import HookError, NodeFault
-from pbsdock.core.facts import Usage
+from pbsdock.core.facts import Level, Usage
 from pbsdock.core.paths import Paths
 from pbsdock.core.record import Record
 from pbsdock.engine.base import EngineError
@@ -64,6 +65,12 @@ def usage_of(node: HasCgroups, record: Record) -> Usage:
     return managers.counted(usage, record.facts.counted_in) if record.facts.counted_in else usage
 
 
+def level_of(node: HasCgroups, record: Record) -> Level:
+    """The same of what it has now. Raises HookError, OSError."""
+    level = node.cgroups.level(record.cgroup)
+    return managers.level(level, record.facts.counted_in) if record.facts.counted_in else level
+
+
 def remove_work(paths: Paths, name: str) -> None:
     """Remove a job's work directory, the tmpfs in it, and before them its pins. Raises OSError."""
     pins.remove(paths.pins / name)
@@ -75,8 +82,21 @@ def remove_work(paths: Paths, name: str) -> None:
 
 
 def _kill(node: HasCgroups, record: Record) -> None:
+    before = _usage(node, record) if record.facts.usage is None else None
     if not node.cgroups.kill(record.cgroup, _EMPTY_S):
         raise NodeFault("cgroup-busy", f"processes of {record.cgroup} survive being killed")
+    if before is not None and before.oom_kills:
+        # Only the container's own cgroup has counted them on v1, and it goes with the container.
+        after = _usage(node, record) or before
+        kills = max(before.oom_kills, after.oom_kills or 0)
+        record.note(usage=replace(after, oom_kills=kills, oom_at=after.oom_at or before.oom_at))
+
+
+def _usage(node: HasCgroups, record: Record) -> Usage | None:
+    try:
+        return usage_of(node, record)
+    except (HookError, OSError):
+        return None
 
 
 def _unstage(node: Node, record: Record) -> None:

@@ -121,17 +121,20 @@ def checked(node: Node, live: Live, text: str, caller: int) -> Bearer:
     return Bearer(ticket, text)
 
 
-def image_of(node: Node, ticket: Ticket, ensure: Callable[[str, PullPolicy], Image], pull: PullPolicy) -> Image:
+def image_of(
+    node: Node, ticket: Ticket, ensure: Callable[[str, PullPolicy], Image], plan: Plan, max_bytes: int
+) -> Image:
     """The very image that the mother superior runs, on a sister: by its id, or fetched by its digest.
 
-    *ensure* makes a reference present. Raises Refusal for an image that exists on the mother superior alone, and what
-    *ensure* does.
+    *ensure* makes a reference present; *plan* and *max_bytes* are this node's own. Raises Refusal for an image that
+    exists on the mother superior alone, or that this node does not take, and what *ensure* does.
     """
-    if (image := node.images.same(ticket.image, ticket.image_id)) is not None:
+    image = node.images.same(ticket.image, ticket.image_id, platform=plan.platform, max_bytes=max_bytes)
+    if image is not None:
         return replace(image, digest=ticket.image_digest)
     if ticket.image_digest is not None:
         name = parse_image(ticket.image).name
-        return ensure(f"{name}@{ticket.image_digest}", "never" if pull == "never" else "missing")
+        return ensure(f"{name}@{ticket.image_digest}", "never" if plan.pull == "never" else "missing")
     raise Refusal(
         "image-not-on-node",
         f"image {ticket.image!r} is on {ticket.mother} alone, not on {node.name}, and comes from no registry; push it"

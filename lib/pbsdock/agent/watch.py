@@ -180,6 +180,8 @@ class Watcher:
             self.node.image_cache.collect()
         except (HookError, EngineError, OSError) as error:
             self.node.emit("agent.error", level="warning", where="images", reason=str(error)[:300])
+        if problem := self.node.properties_file.write(self.node):
+            self.node.emit("agent.error", level="warning", where="properties", reason=problem[:300])
 
     def _reap(self) -> bool:
         """Begin a pass in a thread of its own; False while the one before is under way."""
@@ -190,7 +192,7 @@ class Watcher:
             try:
                 self.node.pulse.watch(threading.current_thread())
                 with self.node.pulse.at_work(_PASS_S):
-                    reconcile(self.node)
+                    reconcile(self.node, is_routine=True)
                 self._tidy_images()
             except Exception as error:  # the next pass may fare better
                 self.node.emit("agent.error", level="error", where="reaper", reason=repr(error)[:300])

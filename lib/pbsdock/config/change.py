@@ -16,7 +16,10 @@ from pbsdock.config.tables import Config, Override, StoreConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A key whose values differ; a store or override that only one of both has is one key, and None in the other."""
+    """A key whose values differ.
+
+    A store, registry or override that only one of both has is one key, and None in the other.
+    """
 
     key: str  # dotted
     before: Any
@@ -37,21 +40,22 @@ def _changes(before: Any, after: Any, place: str) -> Iterator[Change]:
             continue
         if dataclasses.is_dataclass(old) and dataclasses.is_dataclass(new):
             yield from _changes(old, new, f"{key}.")
-        elif key == "s3":
-            yield from _stores(old, new)
+        elif key in ("s3", "registry"):
+            yield from _named(key, old, new, needs_restart=key == "s3")
         elif key == "override":
             yield from _overrides(old, new)
         else:
             yield Change(key=key, before=old, after=new, needs_restart=field.metadata.get("restart", False))
 
 
-def _stores(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Change]:
+def _named(key: str, before: dict[str, Any], after: dict[str, Any], *, needs_restart: bool) -> Iterator[Change]:
+    """Tables with names: *needs_restart* says whether they come and go with a start only."""
     for name in dict.fromkeys((*before, *after)):
         old, new = before.get(name), after.get(name)
         if old is None or new is None:
-            yield Change(key=f"s3.{name}", before=old, after=new, needs_restart=True)
+            yield Change(key=f"{key}.{name}", before=old, after=new, needs_restart=needs_restart)
         else:
-            yield from _changes(old, new, f"s3.{name}.")
+            yield from _changes(old, new, f"{key}.{name}.")
 
 
 def _overrides(before: tuple[Any, ...], after: tuple[Any, ...]) -> Iterator[Change]:

@@ -10,6 +10,13 @@ import re
 from pbsdock.s3.names import BUCKET
 
 _NETWORK = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
+# As pbsdock.directive.image_ref has them: a host that no path could be taken for, and what is between slashes.
+_REGISTRY = re.compile(
+    r"(?=.*[.:]|localhost$)([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
+    r"(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?"
+)
+_COMPONENT = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*")
+_MOST_MIRROR = 200  # characters; a name with the repository behind it has at most 255
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -110,6 +117,25 @@ def image_pattern(text: str) -> str | None:
         return "expected a pattern without blanks"
     full = text if slash else f"library/{text}"
     return f"expected a registry first, for example {f'docker.io/{full}'!r}"
+
+
+def registry(text: str) -> str | None:
+    """A registry's host and port as full references begin with it."""
+    fine = _REGISTRY.fullmatch(text) and text != "index.docker.io"
+    return (
+        None if fine else 'expected a registry as full names of images have it, in quotes, as in [registry."docker.io"]'
+    )
+
+
+def mirror(text: str) -> str | None:
+    """``HOST[:PORT][/PATH]``, before which nothing is put and behind which a repository is."""
+    host, slash, path = text.partition("/")
+    is_plain = all(_COMPONENT.fullmatch(component) for component in path.split("/")) if slash else True
+    if registry(host) is None and host != "docker.io" and is_plain and len(text) <= _MOST_MIRROR:
+        return None
+    return (
+        'expected a mirror as names of images would begin, such as "mirror.example.org:5000" or "hub.example.org/cache"'
+    )
 
 
 def network(text: str) -> str | None:

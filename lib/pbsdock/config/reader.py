@@ -48,6 +48,10 @@ def setting(
     return field(default=default, metadata={**metadata, "restart": restart})
 
 
+def _table_name(text: str) -> str | None:
+    return None if _TABLE_NAME.fullmatch(text) else "expected letters, digits, - and _"
+
+
 class ConfigError(ValueError):
     """All errors of a configuration file; ``str()`` is one line each."""
 
@@ -89,23 +93,23 @@ class Reader:
             if key not in known:
                 self.unknown((*place, key), list(known))
             elif (named := named_type(hints[key])) is not None:
-                values[key] = self.named(named, value, (*place, key), getattr(base, key) or {})
+                check = known[key].metadata.get("names", _table_name)
+                values[key] = self.named(named, value, (*place, key), getattr(base, key) or {}, check)
             elif (inner := table_type(hints[key])) is not None:
                 values[key] = self.table(inner, value, (*place, key), getattr(base, key))
             else:
                 self.read(values, known[key], hints[key], value, (*place, key))
         return dataclasses.replace(base, **values)
 
-    def named(self, kind: type, data: Any, place: Place, base: dict[str, Any]) -> dict[str, Any]:
-        """Build one *kind* for each name, ``[s3.NAME]``, in the order of the file."""
+    def named(self, kind: type, data: Any, place: Place, base: dict[str, Any], check: Check) -> dict[str, Any]:
+        """Build one *kind* for each name, ``[s3.NAME]``, in the order of the file; *check* judges the names."""
         if not isinstance(data, dict) or not all(isinstance(table, dict) for table in data.values()):
             self.wrong(place, f"{dotted(place)} is not a table for each name; expected [{dotted(place)}.NAME]")
             return dict(base)
         made = dict(base)
         for name, value in data.items():
-            if not _TABLE_NAME.fullmatch(name):
-                said = f"{_shorten(name)} in {dotted(place)} is not a name; expected letters, digits, - and _"
-                self.wrong((*place, name), said)
+            if allowed := check(name):
+                self.wrong((*place, name), f"{_shorten(name)} in {dotted(place)} is not a name; {allowed}")
             else:
                 made[name] = self.table(kind, value, (*place, name), base.get(name))
         return made

@@ -98,6 +98,19 @@ class ImagesConfig:
         least=0,
         size=True,
     )
+    max_pulls: int = setting(
+        4,
+        "Images that this node pulls at once, of which one user has all but the last; others wait for their turn; 0:"
+        " any number.",
+        least=0,
+        most=1000,
+    )
+    properties_file: str = setting(
+        "",
+        "Where the names of images that are here are written for a scheduler, in a directory of root's, as $varattr of"
+        " mom reads them; empty: nowhere.",
+        check=checks.path_or_empty,
+    )
     high_water: float = setting(
         85.0,
         "Where more percent of the disk with the images are used, those that pbsdock pulled and no job needs are"
@@ -112,6 +125,26 @@ class ImagesConfig:
         " cannot fit is not begun; 0: never.",
         least=0,
         size=True,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryConfig:
+    """A registry as images name it, "docker.io" or "ghcr.io": where its images can be had else, and how often."""
+
+    mirrors: tuple[str, ...] = setting(
+        (),
+        "Mirrors, HOST[:PORT][/PATH], to be asked in this order before it, with the site's login for the mirror's host;"
+        " what they give out is taken by its digest, and named as the user did.",
+        check=checks.mirror,
+    )
+    tags: Literal["origin", "mirror"] = setting(
+        "origin",
+        "Whose word counts for which digest a tag has: origin, the registry itself, without whose answer no mirror is"
+        " asked; or mirror, that of the mirror.",
+    )
+    max_per_minute: int = setting(
+        0, "Pulls that this node begins there in a minute; 0: any number.", least=0, most=100_000
     )
 
 
@@ -303,6 +336,11 @@ class NodesConfig:
         "bare",
         "A task on another node than the job's first that brings no ticket, where the first gives no answer: bare, as"
         " without pbsdock, since it may be a job without a container; or refuse.",
+    )
+    pulls: bool = setting(
+        True,
+        "Whether root of another node may have images pulled here that anybody may run here (pbsdock images pull"
+        " --on).",
     )
     mpi_defaults: bool = setting(
         True,

@@ -36,6 +36,7 @@ from pbsdock.config.sections import (
     NodesConfig,
     PrologueConfig,
     ReaperConfig,
+    RegistryConfig,
     SecurityConfig,
     ShimConfig,
     StagingConfig,
@@ -68,6 +69,7 @@ __all__ = [
     "Override",
     "PrologueConfig",
     "ReaperConfig",
+    "RegistryConfig",
     "SecurityConfig",
     "ShimConfig",
     "StagingConfig",
@@ -132,6 +134,9 @@ class Config:
     history: HistoryConfig = field(default_factory=HistoryConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
     staging: StagingConfig = field(default_factory=StagingConfig)
+    registry: dict[str, RegistryConfig] = field(
+        default_factory=dict, metadata={"names": checks.registry, "shown": '"docker.io"'}
+    )
     s3: dict[str, StoreConfig] = field(default_factory=dict)
     override: tuple[Override, ...] = ()
 
@@ -234,6 +239,11 @@ def _consistent(reader: Reader, config: Config | Override, place: tuple[str | in
     images = config.images
     if images is not None and images.low_water > images.high_water:
         reader.wrong((*place, "images", "low_water"), "images.low_water is above images.high_water")
+    for name, registry in config.registry.items() if isinstance(config, Config) else ():
+        for index, mirror in enumerate(registry.mirrors):
+            if mirror.partition("/")[0] == name:
+                sentence = f"registry.{name}.mirrors: {mirror} is at the registry itself"
+                reader.wrong((*place, "registry", name, "mirrors", index), sentence)
     for name, store in config.s3.items() if isinstance(config, Config) else ():
         if name == "default":
             said = "s3.default: call it otherwise; default is the profile of a job's first store"

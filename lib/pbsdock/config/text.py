@@ -48,7 +48,7 @@ def _sections() -> Iterator[tuple[str, type]]:
     for section in dataclasses.fields(Config):
         kind = Override if section.name == "override" else table_type(hints[section.name])
         if (named := named_type(hints[section.name])) is not None:
-            yield f"{section.name}.NAME", named
+            yield f"{section.name}.{section.metadata.get('shown', 'NAME')}", named
             continue
         assert kind is not None
         yield section.name, kind
@@ -84,7 +84,7 @@ def _heading(section: str) -> str:
     """The heading of a section; optional and repeated sections are commented out."""
     if section == "override":
         return f"#[[{section}]]"
-    return f"#[{section}]" if section.endswith(".NAME") else f"[{section}]"
+    return f"#[{section}]" if section.endswith((".NAME", '"')) else f"[{section}]"
 
 
 def documented() -> str:

@@ -26,6 +26,7 @@ class Story:
     ``state`` is its record's, or "over". ``removed_for`` says by what the record was released, "" while it is there:
     the word of the event ``release.begun``. ``exit_status`` is the resource manager's, ``exit`` the container's.
     ``now`` is what a running job has at this moment. ``over_from`` is the record's state when its release began.
+    ``hosts`` are the whole job's, the mother superior first, as far as they are known; ``mother`` is named on a sister.
     """
 
     version: int = VERSION
@@ -58,6 +59,8 @@ class Story:
     refusal: Refused | None = None
     fault: Fault | None = None
     kept: tuple[str, ...] = field(default=())  # where to results were moved that could not be uploaded
+    hosts: tuple[str, ...] = ()
+    mother: str = ""
 
     @property
     def is_over(self) -> bool:
@@ -122,6 +125,8 @@ def story_of(record: Record, now: float, *, removed_for: str = "", over_from: st
         refusal=record.refusal,
         fault=facts.fault,
         kept=facts.kept,
+        hosts=facts.hosts,
+        mother=facts.mother,
     )
 
 

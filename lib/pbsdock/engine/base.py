@@ -273,9 +273,6 @@ class ContainerEngine(Protocol):
     def inspect_image(self, reference: str) -> ImageFacts | None:
         """An image by reference; None if it is not here."""
 
-    def image_sizes(self) -> list[int]:
-        """Bytes of each image that is here; layers that images share count for each."""
-
     def images(self) -> list[ListedImage]:
         """All that are here, but what is only a layer of others."""
 

@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
+from pbsdock.config.sections import RegistryConfig
 from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.directive.image_ref import parse_image
 from pbsdock.engine import registry
 from pbsdock.engine.base import ImageFacts
 from pbsdock.engine.credentials import Login
 from pbsdock.engine.keeper import Keeper
+from pbsdock.engine.mirrors import Mirrors
 from pbsdock.engine.private import WHOLE, PrivateImages
 from pbsdock.engine.pull_errors import PullFailure, RetryPolicy, too_large, tried
-from pbsdock.engine.pulls import Bounds, Client, Pulls
+from pbsdock.engine.pull_state import Bounds
+from pbsdock.engine.pulls import Client, Pulls
+from pbsdock.engine.turns import Turns
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
@@ -65,6 +69,19 @@ class Image:
     is_fetched: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullSettings:
+    """What the site says of pulls. ``at_once``: how many on this node, 0 for any number."""
+
+    at_once: int = 0
+    registries: Mapping[str, RegistryConfig] = field(default_factory=dict)
+
+    def per_minute(self, registry: str) -> int:
+        """How many pulls begin there in a minute, 0 for any number."""
+        rules = self.registries.get(registry)
+        return rules.max_per_minute if rules is not None else 0
+
+
 def architecture_of(platform: str | None, machine: Callable[[], str]) -> str:
     """What the images are built for that *platform* asks for, else the engine's own *machine*, which is asked then."""
     if platform and "/" in platform:
@@ -87,6 +104,7 @@ class Images:
         policy: RetryPolicy | None = None,
         retry_after: Callable[[str], float | None] = registry.retry_after,
         keeper: Keeper | None = None,
+        settings: Callable[[], PullSettings] = lambda: PullSettings(),
     ) -> None:
         self.client = client
         self.inspect = inspect
@@ -96,6 +114,8 @@ class Images:
         self.policy = policy or RetryPolicy()
         self.retry_after = retry_after
         self.keeper = keeper or Keeper()
+        self.mirrors = Mirrors(client, inspect, lambda: settings().registries, clock)
+        self.turns = Turns(lambda: settings().at_once, lambda registry: settings().per_minute(registry), clock)
         self.pulls = Pulls(
             client,
             emit,
@@ -103,6 +123,8 @@ class Images:
             self._marked,
             retry_after,
             self.keeper.before,
+            self.mirrors,
+            self.turns,
             clock=clock,
             policy=self.policy,
         )
@@ -144,16 +166,18 @@ class Images:
         self._check(reference, image, platform, max_bytes)
         return image
 
-    def same(self, reference: str, image_id: str) -> Image | None:
+    def same(self, reference: str, image_id: str, *, platform: str | None, max_bytes: int) -> Image | None:
         """The image with that very id, if it is here, by whatever name, and is not somebody's own.
 
-        *reference* is what it is called elsewhere. Raises NodeFault.
+        *reference* is what it is called elsewhere. Raises Refusal for one that this node does not take, NodeFault.
         """
         found = self.keeper.look(partial(self.inspect, image_id))
         if found is None or self.private.holds(parse_image(reference).name, found.id):
             return None
         self.emit("image.present", image=reference, image_id=found.id, digest=None, private=False)
-        return Image(id=found.id, digest=None, architecture=found.architecture, size=found.size_bytes)
+        image = Image(id=found.id, digest=None, architecture=found.architecture, size=found.size_bytes)
+        self._check(reference, image, platform, max_bytes)
+        return image
 
     # -- by whose right -----------------------------------------------------------------------------------------
 
@@ -165,13 +189,14 @@ class Images:
         own = asker.own(host)
         try:
             first = replace(bounds, is_hurried=bool(own))
-            self.pulls.wait(reference, platform, first, asker.site(host), progress)
+            sources = self.mirrors.of(reference, asker.site)
+            self.pulls.wait(reference, platform, first, asker.site(host), progress, user=asker.uid, sources=sources)
             is_own = False
         except HookError as error:
             if not own or error.code not in _DENIED:
                 raise self._hinted(error, asker, host) from None
             left = replace(bounds, total_s=max(1.0, bounds.total_s - (self.clock() - began)))
-            self.pulls.wait(reference, platform, left, own, progress, is_own=True)
+            self.pulls.wait(reference, platform, left, own, progress, is_own=True, user=asker.uid)
             is_own = True
         image = self._inspect(reference)
         if image is None:
@@ -264,11 +289,12 @@ class Images:
 
     # -- the engine's images ------------------------------------------------------------------------------------
 
-    def _pulled(self, reference: str, ms: float) -> None:
+    def _pulled(self, reference: str, ms: float, exact: str) -> None:
+        """*exact*: what a mirror had, by its name and digest; "" for none."""
         image = self._inspect(reference)
         name = parse_image(reference).name
         if image is not None:
-            self.keeper.after(reference, image.id)
+            self.keeper.after(reference, image.id, *([exact] if exact else []))
         self.emit(
             "image.pulled",
             image=reference,
@@ -277,6 +303,7 @@ class Images:
             digest=image.digest if image else None,
             size_bytes=image.size if image else None,
             private=image is not None and self.private.holds(name, image.id),
+            mirror=exact.partition("@")[0] or None,
         )
 
     def _check(self, reference: str, image: Image, platform: str | None, max_bytes: int) -> None:
@@ -299,10 +326,19 @@ class Images:
         return self._host
 
     def _inspect(self, reference: str) -> Image | None:
-        found = self.keeper.look(partial(self.inspect, reference))
+        found = self.keeper.look(partial(self.inspect, reference)) or self._from_mirror(reference)
         if found is None:
             return None
-        name = parse_image(reference).name
-        digests = [digest.partition("@") for digest in found.digests]
-        digest = next((tail for head, _, tail in digests if parse_image(head).name == name), None)
+        digests = {parse_image(head).name: tail for head, _, tail in (name.partition("@") for name in found.digests)}
+        digest = next((digests[name] for name in self.mirrors.names(reference) if name in digests), None)
         return Image(id=found.id, digest=digest, architecture=found.architecture, size=found.size_bytes)
+
+    def _from_mirror(self, reference: str) -> ImageFacts | None:
+        """What has the digest, and the name that it came by from a mirror; an engine gives it no other by hand."""
+        digest = parse_image(reference).digest
+        _, *others = self.mirrors.names(reference)
+        for name in others if digest else ():
+            found = self.keeper.look(partial(self.inspect, f"{name}@{digest}"))
+            if found is not None and not self.private.holds(name, found.id):
+                return found
+        return None

@@ -15,8 +15,11 @@ class Keeper:
         """An image as it is, and not while it is being removed."""
         return inspect()
 
-    def before(self, reference: str, platform: str | None, login: Login) -> None:
-        """A pull is to begin. Raises HookError if there is no room for it."""
+    def before(self, reference: str, platform: str | None, login: Login, asked: str = "") -> None:
+        """A pull is to begin; *asked* is the name by which it is fetched with this *login*, "" for its own.
 
-    def after(self, reference: str, image_id: str) -> None:
-        """It ended well."""
+        Raises HookError if there is no room for it.
+        """
+
+    def after(self, reference: str, image_id: str, *others: str) -> None:
+        """It ended well; *others* are names it got beside."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from pbsdock.engine.base import ContainerEngine
 from pbsdock.engine.docker.api import Engine
-from pbsdock.engine.images import Images
+from pbsdock.engine.images import Images, PullSettings
 from pbsdock.engine.keeper import Keeper
 from pbsdock.engine.private import PrivateImages
 
@@ -25,11 +25,13 @@ def connect_with_images(
     emit: Callable[..., None],
     private: PrivateImages,
     keeper: Keeper,
+    settings: Callable[[], PullSettings],
 ) -> tuple[ContainerEngine, Images]:
     """The same and its images; *on_change* is told whether it answers, and why it does not, *private* says whose
-    images are not for everybody, *keeper* has room for them and removes them again.
+    images are not for everybody, *keeper* has room for them and removes them again, *settings* are the site's for
+    pulls.
 
     *seccomp*: "engine", "hpc" or a profile in JSON, for every container.
     """
     engine = Engine(socket_path, timeout_s, on_change=on_change, seccomp=seccomp)
-    return engine, Images(engine.client, engine.inspect_image, emit, private=private, keeper=keeper)
+    return engine, Images(engine.client, engine.inspect_image, emit, private=private, keeper=keeper, settings=settings)

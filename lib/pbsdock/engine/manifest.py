@@ -1,4 +1,4 @@
-"""How large an image is in its registry, before anything is pulled: the sum of its layers (OCI image manifest).
+"""What a registry says of an image before it is pulled: the sum of its layers (OCI image manifest), and its digest.
 
 Asked directly, since an engine hands on no manifest; by the rules of the distribution specification and its token
 authentication. Where that does not work, behind a mirror or with certificates of the engine's own, nothing is known.
@@ -24,6 +24,7 @@ from pbsdock.engine.registry import KINDS, host_of
 _WHOLE_S, _STEP_S = 8.0, 4.0
 _MOST_BYTES = 8 << 20  # of one answer
 _MOST_STEPS = 8  # requests
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 
 
@@ -34,6 +35,17 @@ def layers_bytes(reference: str, login: Login, architecture: str) -> int | None:
     """
     try:
         return _Asking(reference, login).size(architecture)
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def digest_of(reference: str, login: Login) -> str | None:
+    """The digest of what a tag is in its registry, ``sha256:…``; None where that cannot be found out in a few seconds.
+
+    Asked with HEAD, which Docker Hub does not count as a pull.
+    """
+    try:
+        return _Asking(reference, login).digest()
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -63,16 +75,24 @@ class _Asking:
             manifest = self._manifest(str(digest))
         return sum(int(layer["size"]) for layer in manifest["layers"])
 
+    def digest(self) -> str | None:
+        headers, _ = self._about(self.image.digest or self.image.tag or "latest", "HEAD")
+        found = headers.get("docker-content-digest", "")
+        return found if _DIGEST.fullmatch(found) else None
+
     def _manifest(self, name: str) -> Any:
+        return json.loads(self._about(name, "GET")[1])
+
+    def _about(self, name: str, method: str) -> tuple[dict[str, str], bytes]:
         host, is_plain = host_of(self.image.registry)
         path = f"/v2/{self.image.repository}/manifests/{name}"
-        status, headers, body = self._get(host, path, is_plain, {"Accept": KINDS})
+        status, headers, body = self._ask(host, path, is_plain, {"Accept": KINDS}, method)
         if status == 401:
             self._authorize(headers.get("www-authenticate", ""))
-            status, headers, body = self._get(host, path, is_plain, {"Accept": KINDS})
+            status, headers, body = self._ask(host, path, is_plain, {"Accept": KINDS}, method)
         if status != 200:
             raise ValueError(f"HTTP {status}")
-        return json.loads(body)
+        return headers, body
 
     def _authorize(self, challenge: str) -> None:
         """As the registry wants it: the password, or a token for it. Raises ValueError."""
@@ -92,14 +112,14 @@ class _Asking:
             raise ValueError("a password is not sent in the clear")
         query = urllib.parse.urlencode({key: found[key] for key in ("service", "scope") if key in found})
         headers = {"Authorization": basic} if basic else {}
-        status, _, body = self._get(realm.netloc, f"{realm.path}?{query}", realm.scheme == "http", headers)
+        status, _, body = self._ask(realm.netloc, f"{realm.path}?{query}", realm.scheme == "http", headers)
         if status != 200:
             raise ValueError(f"HTTP {status}")
         answer = json.loads(body)
         self.authorization = f"Bearer {answer.get('token') or answer['access_token']}"
 
-    def _get(
-        self, host: str, path: str, is_plain: bool, headers: Mapping[str, str]
+    def _ask(
+        self, host: str, path: str, is_plain: bool, headers: Mapping[str, str], method: str = "GET"
     ) -> tuple[int, dict[str, str], bytes]:
         self.steps += 1
         left = self.deadline - time.monotonic()
@@ -112,7 +132,7 @@ class _Asking:
         watch.start()
         try:
             own = {"Authorization": self.authorization} if self.authorization else {}
-            connection.request("GET", path, headers={"User-Agent": "pbsdock", **own, **headers})
+            connection.request(method, path, headers={"User-Agent": "pbsdock", **own, **headers})
             answer = connection.getresponse()
             body = self._body(answer)
             return answer.status, {name.lower(): value for name, value in answer.getheaders()}, body

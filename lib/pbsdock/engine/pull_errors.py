@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.core.redact import known
+from pbsdock.engine.turns import Turn
 
 # What the engine (20.10 to 28) writes into the pull stream, which carries no status code of the registry's answer.
 _TEXTS: tuple[tuple[str, str], ...] = (
@@ -105,6 +106,18 @@ def too_large(reference: str, how: str, max_bytes: int) -> Refusal:
 def too_slow(reference: str, how: str) -> Refusal:
     """A pull that has used up what its job grants."""
     return Refusal("pull-too-slow", f"image {reference!r} could not be pulled {how}; nothing was started")
+
+
+def not_our_turn(reference: str, turn: Turn, at_once: int, waited_s: float) -> NodeFault:
+    """A pull whose turn has not come in the time its job grants, and why."""
+    begin = f"image {reference!r} could not be pulled in {waited_s:.0f} s"
+    if turn.why == "registry":
+        said = f"{begin}: its registry has told this node to wait; the job is queued again"
+        return NodeFault("registry-busy", said)
+    why = f"others were pulled first, {at_once} at once (images.max_pulls)"
+    if turn.why == "rate":
+        why = f"this node begins no more pulls a minute at {turn.registry} (registry.{turn.registry}.max_per_minute)"
+    return NodeFault("pulls-busy", f"{begin}: {why}; the job is queued again")
 
 
 def short(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What is asked of a registry beside pulls: whether somebody may have an image, and when to come back."""
+"""What is asked of a registry beside pulls: whether somebody may have an image, which it is, and when to come back."""
 
 from __future__ import annotations
 
@@ -42,6 +42,29 @@ def ask(client: Any, reference: str, login: Login) -> None:
         raise failure(reference, str(error.explanation or error)) from None
     except requests.exceptions.Timeout:
         raise failure(reference, "i/o timeout: no answer within the engine's deadline") from None
+    except requests.exceptions.RequestException as error:
+        raise NodeFault("engine-unreachable", f"the Docker engine does not answer: {short(error)}") from None
+
+
+def digest(client: Any, reference: str, login: Login) -> str | None:
+    """What the engine is told that *reference* is, ``sha256:…``; None where it is told nothing.
+
+    By its own certificates and proxies, as in a pull, and as a pull it is counted.
+    """
+    try:
+        told = client.inspect_distribution(reference, auth_config=dict(login or ANONYMOUS))
+        return str(told["Descriptor"]["digest"])
+    except (docker.errors.APIError, requests.exceptions.RequestException, KeyError, TypeError):
+        return None
+
+
+def tag(client: Any, exact: str, reference: ImageRef) -> None:
+    """Call an image of this node *reference*, which has a tag. Raises NodeFault."""
+    try:
+        client.tag(exact, reference.name, reference.tag)
+    except docker.errors.APIError as error:
+        said = f"image {reference.canonical!r} cannot be tagged: {short(error)}"
+        raise NodeFault("pull-failed", said) from None
     except requests.exceptions.RequestException as error:
         raise NodeFault("engine-unreachable", f"the Docker engine does not answer: {short(error)}") from None
 

@@ -74,9 +74,19 @@ EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "image.pinned": ("The site keeps an image, whatever the disk is like.", ("image",)),
     "image.present": ("The image was here already.", ("image", "image_id", "digest", "private")),
-    "image.pulling": ("A pull began.", ("image",)),
+    "image.mirror_failed": (
+        "A mirror did not give an image; the next is asked, or the registry itself.",
+        ("image", "mirror", "code", "reason"),
+    ),
+    "image.ordered": ("Root of another node has an image pulled here.", ("image", "sender")),
+    "image.pulling": ("A pull began, after so many milliseconds in line.", ("image", "waited_ms")),
+    "image.queued": (
+        "A pull waits: for its turn, for the registry's rate, or because the registry wants that (why: turn, rate or"
+        " registry), behind so many others.",
+        ("image", "why", "ahead"),
+    ),
     "image.progress": ("Layers of a pull.", ("image", "layers_done", "layers", "bytes_done", "bytes")),
-    "image.pulled": ("A pull ended well.", ("image", "image_id", "digest", "size_bytes", "private")),
+    "image.pulled": ("A pull ended well.", ("image", "image_id", "digest", "size_bytes", "private", "mirror")),
     "image.removed": (
         "An image that pbsdock had pulled was removed (why: high-water or prune).",
         ("image", "image_id", "size_bytes", "why", "unused_s"),

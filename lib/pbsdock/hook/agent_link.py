@@ -8,7 +8,7 @@ import time
 
 from pbsdock.hook.signals import Signals
 from pbsdock.protocol import wire
-from pbsdock.protocol.link import AgentGone, Link, connect
+from pbsdock.protocol.link import AgentGone, BadAnswer, Link, connect
 
 TYPE_CHECKING = False  # importing `typing` would cost a hook seven milliseconds
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ class AgentLink:
     def ask_for_start(self, request: wire.Message, meanwhile: Callable[[], object]) -> tuple[wire.Message, list[int]]:
         """Ask; an agent that is lost meanwhile is asked again once it is back, and lets nothing run twice.
 
-        *meanwhile* is called while the agent is at work. Returns the answer and its descriptors. Raises AgentGone.
+        *meanwhile* is called while the agent is at work. Returns the answer and its descriptors. Raises AgentGone;
+        BadAnswer for an answer that would be the same again.
         """
         for attempt in range(_ATTEMPTS):
             link = self._link = connect(self._socket_path, wait_s=60.0, timeout_s=900.0)
@@ -59,6 +60,8 @@ class AgentLink:
                 link.send(request)
                 meanwhile()
                 answer = self._answer(link)
+            except BadAnswer:
+                raise
             except AgentGone:
                 if attempt == _ATTEMPTS - 1:
                     raise

@@ -8,7 +8,7 @@ import select
 from pbsdock.hook.agent_link import REFUSED, REQUEUE, AgentLink, say
 from pbsdock.hook.signals import Signals
 from pbsdock.protocol import init, wire
-from pbsdock.protocol.link import AgentGone
+from pbsdock.protocol.link import AgentGone, BadAnswer
 
 TYPE_CHECKING = False  # importing `typing` would cost a hook seven milliseconds
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ class Runner:
         request = self._request(argv, directive)
         try:
             answer, fds = self.agent.ask_for_start(request, meanwhile=_import_direct)
+        except BadAnswer as error:
+            told = f"the agent's answer cannot be taken ({error})"
+            say(f"the job was not started: {told}; give the job fewer or shorter variables")
+            return REFUSED
         except AgentGone:
             cure = "and is queued again" if self.is_slurm else "please submit it again"
             comma = "" if self.is_slurm else ","

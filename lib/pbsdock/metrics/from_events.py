@@ -64,12 +64,15 @@ FROM_EVENTS: dict[str, tuple[Update, ...]] = {
         _pulls("failed"),
         _by("image_pull_failures", "code"),
     ),
+    "image.mirror_failed": (_by("image_mirror_failures", "code"),),
     "image.present": (_by("image_cache_hits"),),
     "image.pulled": (
         _pulls("pulled"),
         _by("image_pulled_bytes", amount="size_bytes"),
         _phase("pull"),
     ),
+    "image.pulling": (Update("phase_duration_seconds", (("phase", "pull-queue"),), "waited_ms", _MS),),
+    "image.queued": (_by("image_pulls_queued", "why"),),
     "image.removed": (
         _by("images_removed", "why"),
         _by("images_removed_bytes", amount="size_bytes"),

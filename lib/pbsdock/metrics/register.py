@@ -12,7 +12,7 @@ from typing import Literal
 PREFIX = "pbsdock_"
 # Seconds. A factor of three is enough to see what has become slow, and 500 nodes have each bucket of each phase.
 _BOUNDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-_PHASES = ("prepare", "cgroup", "pull", "credentials", "start", "stage-in", "stage-out", "release")
+_PHASES = ("prepare", "cgroup", "pull-queue", "pull", "credentials", "start", "stage-in", "stage-out", "release")
 _OUTCOMES = ("ran", "refused", "not-started")  # of job.finished
 _KINDS = ("container", "cgroup", "record", "files", "marker", "pins", "credentials")  # of orphan.reaped
 _RUNS = (10.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0, 604800.0)
@@ -56,8 +56,8 @@ COUNTED: dict[str, Metric] = {
     "tasks_started": _counter("TM tasks begun in jobs' containers."),
     "phase_duration_seconds": Metric(
         "histogram",
-        "How long the parts of a job took: prepare (the whole prologue), cgroup, pull, credentials (of one store),"
-        " start, stage-in, stage-out, release.",
+        "How long the parts of a job took: prepare (the whole prologue), cgroup, pull-queue (before a pull), pull,"
+        " credentials (of one store), start, stage-in, stage-out, release.",
         ("phase",),
         _BOUNDS,
         _PHASES,
@@ -66,6 +66,12 @@ COUNTED: dict[str, Metric] = {
     "image_pulls": _counter("Pulls that are over; result: pulled or failed.", "result", known=("pulled", "failed")),
     "image_pull_failures": _counter("Pulls that have failed, by code.", "code"),
     "image_pull_retries": _counter("Tries of pulls that a registry has put off, by code.", "code"),
+    "image_pulls_queued": _counter(
+        "Times a pull had to wait; why: turn (images.max_pulls), rate (max_per_minute) or registry (its Retry-After).",
+        "why",
+        known=("turn", "rate", "registry"),
+    ),
+    "image_mirror_failures": _counter("Times a mirror did not give an image, by code.", "code"),
     "images_removed": _counter("Images removed again; why: high-water or prune.", "why", known=("high-water", "prune")),
     "images_removed_bytes": _counter("Their bytes on disk."),
     "image_pulled_bytes": _counter("Bytes on disk of the images that were pulled."),
@@ -107,6 +113,11 @@ READ: dict[str, Metric] = {
     "engine_disk_avail_bytes": _gauge("Bytes free for images on that file system."),
     "images": _gauge("Images on the node, whoever pulled them."),
     "images_bytes": _gauge("Their sizes added up; layers that images share count for each."),
+    "image_cache_images": _gauge("Images that pbsdock has pulled and that are here."),
+    "image_cache_bytes": _gauge("Their sizes added up; layers that images share count for each."),
+    "image_cache_pinned": _gauge("How many images the site has pinned, also those that are yet to come."),
+    "image_pulls_running": _gauge("Pulls under way."),
+    "image_pulls_waiting": _gauge("Pulls that wait: for their turn, a registry's rate, or what it has asked for."),
     "requests_running": _gauge("Requests to the agent being answered."),
     "requests_queued": _gauge("Requests that wait for another of their user's."),
     "connections": _gauge("Connections to the agent."),

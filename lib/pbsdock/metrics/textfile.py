@@ -16,11 +16,11 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class TextFile:
-    """``NAME.prom`` in *directory*."""
+    """``NAME.prom`` in *directory*, or with another *suffix*."""
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, directory: Path, name: str, suffix: str = ".prom") -> None:
         self.directory = directory
-        self.name = f"{name}.prom"
+        self.name = f"{name}{suffix}"
 
     @property
     def is_wanted(self) -> bool:

@@ -22,7 +22,7 @@ from pbsdock.policy.mounts import check_paths, mounts_of, variable_at, work_dir_
 from pbsdock.policy.stores import stages_of, stores_of
 from pbsdock.rm.base import Job
 
-__all__ = ["HostFacts", "Owner", "decide", "effective", "image_matches", "override_of"]
+__all__ = ["HostFacts", "Owner", "anybody_may_run", "decide", "effective", "image_matches", "override_of"]
 _MOST_GPUS = 1024  # a list is made of them; what a request says is only as true as the server's list of nodes
 
 
@@ -204,6 +204,16 @@ def _check_image(directive: Directive, settings: Config) -> None:
             "image-not-pinned",
             f"{where}: image {image.canonical!r} names no digest; this site wants IMAGE@sha256:…",
         )
+
+
+def anybody_may_run(image: ImageRef, config: Config) -> bool:
+    """Whether the site allows an image to somebody at least."""
+    rules = [config.images, *(override.images for override in config.override if override.images is not None)]
+    return any(
+        any(image_matches(image, pattern) for pattern in rule.allow)
+        and not any(image_matches(image, pattern) for pattern in rule.deny)
+        for rule in rules
+    )
 
 
 def image_matches(image: ImageRef, pattern: str) -> bool:

@@ -24,6 +24,10 @@ class AgentGone(Exception):
     """The agent closed the connection or cannot be reached."""
 
 
+class BadAnswer(AgentGone):
+    """The agent's answer cannot be taken: it is too long, or is none. Asking again would bring the same."""
+
+
 class Link:
     """One connection; ``recv`` returns a message and the descriptors that came with it."""
 
@@ -56,8 +60,8 @@ class Link:
             raise AgentGone(str(error)) from None
 
     def recv(self) -> tuple[wire.Message, list[int]]:
-        """Wait for one message; raises AgentGone at end of stream or time-out."""
-        while (message := self._take()) is None:
+        """Wait for one message; raises AgentGone at end of stream or time-out, BadAnswer."""
+        while (message := self._taken()) is None:
             try:
                 data, ancillary, _flags, _addr = self.sock.recvmsg(65536, 64)
             except OSError as error:
@@ -71,9 +75,18 @@ class Link:
             if not data:
                 raise AgentGone("the agent closed the connection")
             self._buffer += data
-        count = message.number("fds")
+        try:
+            count = message.number("fds")
+        except wire.WireError as error:
+            raise BadAnswer(str(error)) from None
         fds, self._fds = self._fds[:count], self._fds[count:]
         return message, fds
+
+    def _taken(self) -> wire.Message | None:
+        try:
+            return self._take()
+        except wire.WireError as error:
+            raise BadAnswer(str(error)) from None
 
     def _take(self) -> wire.Message | None:
         if len(self._buffer) < wire.HEADER:

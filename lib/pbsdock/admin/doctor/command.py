@@ -28,7 +28,8 @@ def add_arguments(doctor: argparse.ArgumentParser) -> None:
     for name, help_text in (
         ("site", "configuration, agent, hooks, the resource manager's side, files that were left"),
         ("host", "kernel, cgroups, user namespaces, clock, disks"),
-        ("nodes", "what the nodes of a cluster sign with, and whether this one's agent can be asked"),
+        ("nodes", "what the nodes of a cluster sign with, whether this one can be asked, others' versions and clocks"),
+        ("services", "metrics and sessions: whether the agent offers what the site has turned on"),
         ("registries", "whether they can be reached, and the site's logins are taken"),
     ):
         _part(parts, name, help_text, _whole).set_defaults(only=name)
@@ -114,9 +115,7 @@ def _s3(arguments: argparse.Namespace) -> int:
 
 
 def _engine(arguments: argparse.Namespace) -> int:
-    from itertools import chain
-
-    from pbsdock.admin.doctor.engine import judge_fitness, judge_paths, judge_socket, judge_versions
+    from pbsdock.admin.doctor.engine import examine
     from pbsdock.admin.doctor.report import report
     from pbsdock.config.tables import ConfigError
     from pbsdock.config.tables import load as load_config
@@ -131,18 +130,11 @@ def _engine(arguments: argparse.Namespace) -> int:
     paths = load(arguments.paths)
     try:
         config = load_config(paths.config)
-        settings = config.engine
-        engine = connect(settings.socket, settings.timeout_s)
-        versions, capabilities = engine.components(), engine.info()
+        engine = connect(config.engine.socket, config.engine.timeout_s)
+        findings = list(examine(paths, config, engine, engine.info()))
     except (ConfigError, HookError, EngineError, OSError) as error:
         print(f"pbsdock: {error}", file=sys.stderr)
         return 2
-    findings = chain(
-        judge_versions(versions),
-        judge_fitness(capabilities, settings.runtime, config.security.seccomp),
-        judge_socket(settings.socket),
-        judge_paths(paths),
-    )
     return report(iter(findings), sys.stdout, as_json=arguments.json)
 
 

@@ -12,14 +12,26 @@ from packaging.version import Version
 
 from pbsdock.admin.doctor import advisories
 from pbsdock.admin.doctor.report import Finding
+from pbsdock.config.tables import Config
 from pbsdock.config.trust import untrusted
 from pbsdock.core.errors import NodeFault
 from pbsdock.core.paths import Paths
 from pbsdock.engine import fitness
-from pbsdock.engine.base import EngineCapabilities
+from pbsdock.engine.base import ContainerEngine, EngineCapabilities
 
 # Upstream's version with its mark of a pre-release, which a distribution writes with "~"; the rest is a distribution's.
 _UPSTREAM = re.compile(r"(v?\d+\.\d+\.\d+)(?:[-~]((?:alpha|beta|rc)\.?\d+))?")
+
+
+def examine(
+    paths: Paths, config: Config, engine: ContainerEngine, capabilities: EngineCapabilities
+) -> Iterator[Finding]:
+    """All of them, in the order in which they matter. Raises HookError, EngineError, OSError."""
+    settings = config.engine
+    yield from judge_fitness(capabilities, settings.runtime, config.security.seccomp)
+    yield from judge_versions(engine.components())
+    yield from judge_socket(settings.socket)
+    yield from judge_paths(paths)
 
 
 def parse_version(text: str) -> tuple[Version, str] | None:

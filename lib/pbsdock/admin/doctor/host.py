@@ -31,6 +31,7 @@ def examine(subject: Subject) -> Iterator[Row]:
     """All of them."""
     yield from kernel(platform.release())
     yield cgroups(subject)
+    yield swap(Path("/proc/swaps"), Path("/sys/fs/cgroup"))
     yield from namespaces(Path("/proc/sys"))
     yield clock()
     yield from disks(subject)
@@ -73,6 +74,21 @@ def cgroups(subject: Subject) -> Row:
             return unknown("host", "cgroups", "the engine does not answer, which knows its driver")
         return wrong("host", "cgroups", str(error), "docs/cgroups.md has what each host needs")
     return ok("host", "cgroups", f"version {info.cgroup_version}, driver {info.cgroup_driver}: made, limited, removed")
+
+
+def swap(swaps: Path, hierarchy: Path) -> Row:
+    """Whether a job that has filled its memory can be kept from the node's swap. The paths are the kernel's own."""
+    try:
+        has_swap = len(swaps.read_text().splitlines()) > 1
+    except OSError:
+        return unknown("host", "swap", f"{swaps} cannot be read")
+    if not has_swap:
+        return ok("host", "swap", "there is none")
+    counted = (hierarchy / "memory/memory.memsw.limit_in_bytes", *hierarchy.glob("*/memory.swap.max"))
+    if any(file.exists() for file in counted):
+        return ok("host", "swap", "what jobs have of it is limited with their memory")
+    seen = "the kernel does not count it by cgroup: jobs that are full go on in the node's swap"
+    return warn("host", "swap", seen, "boot with swapaccount=1 cgroup_enable=memory, or without swap")
 
 
 def namespaces(sysctls: Path) -> Iterator[Row]:

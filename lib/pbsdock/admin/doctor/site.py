@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from pbsdock.admin.setup.first_process import RUN
 from pbsdock.admin.setup.places import MOM_HOOKS, Places
 from pbsdock.agent import first_process
 from pbsdock.agent.drain import Drain
+from pbsdock.agent.version import version
 from pbsdock.config.change import changes
 from pbsdock.config.tables import Config
 from pbsdock.core.errors import HookError
@@ -35,6 +38,7 @@ _ANSWER_S = 2.0
 _ALARM = 300.0  # mom's default for $prologalarm, seconds; it kills ten before
 _STALE_S = 3600.0
 _MOST = 8  # rows of one kind
+_USAGE = 125  # the exit code of init/init.c that is no container's first process
 
 
 def examine(subject: Subject) -> Iterator[Row]:
@@ -85,6 +89,7 @@ def agent(subject: Subject) -> Iterator[Row]:
     else:
         yield ok("agent", "answer", f"within {(time.monotonic() - began) * 1000:.0f} ms")
         yield _in_force(subject, answer)
+        yield running_version(_version_of(subject), version())
     if paths.unhealthy.exists():
         cure = "it comes back by itself once that is mended"
         yield wrong("agent", "node", f"out of service: {_flag(paths.unhealthy)}", cure)
@@ -96,6 +101,23 @@ def agent(subject: Subject) -> Iterator[Row]:
         yield wrong("agent", "ledger", str(problem), "the reaper does nothing until that file is readable or removed")
     if not problems:
         yield ok("agent", "ledger", f"{len(records)} records, all readable")
+
+
+def _version_of(subject: Subject) -> str:
+    """The running agent's own, "" where it tells none."""
+    with suppress(AgentGone):
+        return answered(subject.paths_file, wire.Message("ping"), _ANSWER_S).text("version")
+    return ""
+
+
+def running_version(running: str, installed: str) -> Row:
+    """Whether the agent that runs is the installed one. Pure."""
+    if running == installed:
+        return ok("agent", "version", f"{running}, as installed")
+    seen = f"the agent that runs is {running or 'of a release that tells no version'}, installed is {installed}"
+    return warn(
+        "agent", "version", seen, "end it (agent.pid has its number): jobs run on, and the installed one is started"
+    )
 
 
 def _flag(path: Path) -> str:
@@ -219,7 +241,21 @@ def starter(subject: Subject) -> Row:
     if not is_usable(program):
         seen = f"{program} is not there, or not root's alone"
         return warn("first process", "use", seen, "apt-get install gcc libc6-dev, and run install.sh again")
+    if why := not_run(program):
+        seen = f"{program} cannot be run: {why}"
+        return wrong(
+            "first process", "use", seen, "no noexec where pbsdock lies, this machine's build: install.sh again"
+        )
     return ok("first process", "use", "jobs are started by pbsdock's own")
+
+
+def not_run(program: Path) -> str:
+    """Why it cannot be run at all, "" if it can: outside of a container it says how it is used, and ends."""
+    try:
+        done = subprocess.run([program], capture_output=True, text=True, timeout=_ANSWER_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return "" if done.returncode == _USAGE else f"it ended with {done.returncode}; {done.stderr.strip()[:100]}"
 
 
 def run_hook(library: Path) -> Row:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
-from pbsdock.admin.doctor import accounting, engine, host, mounts, neighbours, network, packages, site, stores
+from pbsdock.admin.doctor import accounting, engine, host, mounts, neighbours, network, packages, services, site, stores
 from pbsdock.admin.doctor.subject import Subject
 from pbsdock.admin.doctor.table import Row, Verdict, from_findings, ok, unknown, warn, wrong
 from pbsdock.core.errors import HookError
@@ -28,18 +28,14 @@ def engine_rows(subject: Subject) -> Iterator[Row]:
         yield wrong("engine", "answer", info, f"start it; engine.socket is {subject.config.engine.socket}")
         return
     yield ok("engine", "answer", f"version {info.version}, {info.cgroup_driver}, {info.default_runtime}")
-    settings, security = subject.config.engine, subject.config.security
-    yield from from_findings("engine", engine.judge_fitness(info, settings.runtime, security.seccomp))
-    yield from from_findings("engine", engine.judge_versions(subject.engine.components()))
-    yield from from_findings("engine", engine.judge_socket(settings.socket))
-    yield from from_findings("engine", engine.judge_paths(subject.paths))
+    yield from from_findings("engine", engine.examine(subject.paths, subject.config, subject.engine, info))
     if info.live_restore:
         yield ok("engine", "live-restore", "jobs outlive its restart")
     else:
         cure = '"live-restore": true in its daemon.json, and reload it'
         yield warn("engine", "live-restore", "its restart ends all jobs with containers", cure)
     if info.has_seccomp:
-        yield ok("engine", "seccomp", f"system calls of jobs are filtered ({security.seccomp})")
+        yield ok("engine", "seccomp", f"system calls of jobs are filtered ({subject.config.security.seccomp})")
     else:
         yield warn("engine", "seccomp", "no filter of system calls for jobs", "a kernel and an engine with seccomp")
 
@@ -77,6 +73,7 @@ PARTS: dict[str, Part] = {
     "host": host.examine,
     "registries": network.examine,
     "nodes": neighbours.examine,
+    "services": services.examine,
     "s3": store_rows,
     "packages": package_rows,
     "mounts": mount_rows,

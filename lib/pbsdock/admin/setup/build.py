@@ -27,6 +27,14 @@ def is_sound(version: Version) -> bool:
     return as_made and _quiet(str(version.command), "doctor", "packages")
 
 
+def complaint(version: Version) -> str:
+    """What a version finds wrong with the site's configuration, in its own words; "" for nothing."""
+    done = subprocess.run(
+        [str(version.command), "config"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
+    return " ".join(done.stderr.split()) if done.returncode else ""
+
+
 def _quiet(*command: str) -> bool:
     try:
         return subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL).returncode == 0

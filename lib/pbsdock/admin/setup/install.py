@@ -87,11 +87,20 @@ def rollback(places: Places, say: Say) -> int:
         if problems or not build.works(to):
             problem = problems[0] if problems else f"{to.home} does not work"
             raise SetupError(f"version {current.name} stays in force: {problem}")
+        _refuse_unreadable(current, to)
         versions.exchange(to)
         put_around(places, to)
         restart(places, to, say)
         say(f"version {to.name} is in force now; rolling back once more exchanges it for {current.name} again")
     return 0
+
+
+def _refuse_unreadable(current: Version, to: Version) -> None:
+    """Raises SetupError where the configuration is right for *current*, and *to* would not run with it."""
+    if current != to and (complaint := build.complaint(to)) and not build.complaint(current):
+        raise SetupError(
+            f"version {current.name} stays in force: {to.name} cannot run with this configuration: {complaint}"
+        )
 
 
 def put_around(places: Places, version: Version) -> None:
@@ -221,6 +230,8 @@ class _PlanRunner:
             case plan.KeepSiteHook(hook, kept):
                 self._keep(hook, kept)
             case plan.SwitchVersion():
+                if (current := self.versions.current()) is not None:
+                    _refuse_unreadable(current, version)
                 self.versions.exchange(version)
             case plan.PutHooks():
                 put_around(self.places, version)

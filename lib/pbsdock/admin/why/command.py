@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from pbsdock.admin.why import view
+from pbsdock.admin.why import nodes, view
 from pbsdock.protocol import wire
 from pbsdock.protocol.link import AgentGone, Link, connect
 
@@ -44,7 +44,8 @@ def run(socket: str, job: str, *, as_json: bool, watch: bool, out: TextIO) -> in
     if as_json:
         print(json.dumps(told) if watch else json.dumps(told, indent=1), file=out)
     else:
-        print("\n".join(view.screen(told, width=_width(out), colour=out.isatty())), file=out)
+        width = _width(out)
+        print("\n".join(view.screen(told, nodes.lines(told), width=width, colour=out.isatty())), file=out)
     return 0
 
 
@@ -95,9 +96,9 @@ def follow(ask: Ask, *, as_json: bool, out: TextIO, pause: Callable[[float], Non
                 said = sentence
                 print(sentence, file=out, flush=True)
         elif out.isatty():
-            drawn = _draw(view.live_rows(told, before), drawn, out)
+            drawn = _draw([*view.live_rows(told, before), *nodes.live(told)], drawn, out)
         else:
-            print(view.live_row(told, before), file=out, flush=True)
+            print("\n".join([view.live_row(told, before), *nodes.live(told)]), file=out, flush=True)
         before = told
         pause(_PERIOD_S)
     return ask(False)

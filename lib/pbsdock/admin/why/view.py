@@ -24,21 +24,22 @@ _WELL = ("well", "running", "preparing", "ready", "staging")
 _HOOKS = {"prologue": "prologue", "start": "run: start", "ran": "run: the job", "release": "epilogue"}
 
 
-def screen(told: Told, *, width: int = 100, colour: bool = False) -> list[str]:
-    """The whole of it."""
+def screen(told: Told, nodes: Sequence[str] = (), *, width: int = 100, colour: bool = False) -> list[str]:
+    """The whole of it, with the lines on the job's other *nodes* before the cause."""
     parts: list[tuple[str, Sequence[str]]] = [
         ("asked", list(_asked(told))),
         ("decided", _wrapped("; ".join(_decided(told)), width - _LABEL)),
         ("image", list(_image(told))),
         ("when", list(_when(told))),
         ("used", usage_rows(told)),
-        ("ended", list(_ended(told))),
+        ("ended", list(ended(told))),
+        ("nodes", nodes),
     ]
     lines = [_head(told)]
     lines += [line for label, texts in parts for line in _labelled(label, texts)]
     cause = told.get("cause") or {}
     shade = "" if not colour else _BOLD if cause.get("code") in _WELL else _RED
-    said = _wrapped(_plain(cause.get("sentence", "")), width - _LABEL)
+    said = _wrapped(plain(cause.get("sentence", "")), width - _LABEL)
     lines += [f"{shade}{line}{_RESET if shade else ''}" for line in _labelled("why", said)]
     lines += _labelled("earlier", [line for line in _earlier(told, width - _LABEL)])
     return lines
@@ -49,16 +50,24 @@ def _labelled(label: str, texts: Sequence[str]) -> list[str]:
 
 
 def _head(told: Told) -> str:
-    outcome = told.get("outcome") or told.get("state") or ""
-    if outcome == "ran":
-        status = told["exit_status"] if told.get("exit_status") is not None else (told.get("exit") or {}).get("code")
-        outcome = "failed" if status != 0 else "ended well"
+    outcome = outcome_of(told)
     day = time.strftime("%Y-%m-%d", time.localtime(told.get("created_at") or 0))
-    return _plain(f"job {told.get('job')} of {told.get('user')} on {told.get('node')}, {day}: {outcome}").rstrip()
+    return plain(f"job {told.get('job')} of {told.get('user')} on {told.get('node')}, {day}: {outcome}").rstrip()
+
+
+def outcome_of(told: Told) -> str:
+    """In a word or two what became of it, or where it is."""
+    outcome = str(told.get("outcome") or told.get("state") or "")
+    if outcome != "ran":
+        return outcome
+    status = told["exit_status"] if told.get("exit_status") is not None else (told.get("exit") or {}).get("code")
+    if status is None and told.get("mother"):
+        return "over"
+    return "failed" if status != 0 else "ended well"
 
 
 def _asked(told: Told) -> Iterator[str]:
-    lines = [_plain(line) for line in str(told.get("asked") or "").split("\n") if line]
+    lines = [plain(line) for line in str(told.get("asked") or "").split("\n") if line]
     yield from lines[:4]
     if len(lines) > 4:
         yield f"… and {len(lines) - 4} lines more"
@@ -72,19 +81,19 @@ def _decided(told: Told) -> Iterator[str]:
         where = f"{told.get('config')}:{line}" if line else "default" if "." in str(rule) else ""
         by = f" ({rule}{', ' + where if where else ''})" if rule else ""
         if decision.get("what") == "refused by":
-            yield _plain(f"refused by {rule}{f' ({where})' if where else ''}")
+            yield plain(f"refused by {rule}{f' ({where})' if where else ''}")
             continue
-        yield _plain(f"{decision.get('what')} {decision.get('value')}{by}")
+        yield plain(f"{decision.get('what')} {decision.get('value')}{by}")
 
 
 def _image(told: Told) -> Iterator[str]:
     if told.get("image"):
-        yield _plain(told["image"])
+        yield plain(told["image"])
         came = next((phase for phase in told.get("phases") or () if phase.get("name") == "image"), None)
         digest = told.get("image_digest") or told.get("image_id") or ""
         took = f", {came.get('note')} in {span((came.get('ms') or 0) / 1000)}" if came else ""
         if digest:
-            yield _plain(f"{digest}{took}")
+            yield plain(f"{digest}{took}")
 
 
 def _when(told: Told) -> Iterator[str]:
@@ -101,7 +110,7 @@ def _when(told: Told) -> Iterator[str]:
         if name == "release":
             called, note = ("epilogue", "") if note == "epilogue" else ("release", note)
         took = span(ms / 1000) if ms is not None else ""
-        yield _plain(f"{_clock(phase.get('at'))}  {called:<14} {took:>10}  {note}".rstrip())
+        yield plain(f"{_clock(phase.get('at'))}  {called:<14} {took:>10}  {note}".rstrip())
     if len(phases) > _ROWS:
         yield f"… and {len(phases) - _ROWS} more"
 
@@ -172,7 +181,8 @@ def cpus_in(cpuset: str) -> int:
     return count
 
 
-def _ended(told: Told) -> Iterator[str]:
+def ended(told: Told) -> Iterator[str]:
+    """When and how, and what its user was told."""
     end, recorded = told.get("exit") or {}, told.get("exit_status")
     said = []
     if end.get("code") is not None:
@@ -182,9 +192,9 @@ def _ended(told: Told) -> Iterator[str]:
     if told.get("ended_at") is not None:
         said.insert(0, _clock(told["ended_at"]))
     if said:
-        yield _plain(", ".join(said))
+        yield plain(", ".join(said))
     for sentence in end.get("sentences") or ():
-        yield f"told: {_plain(sentence)}"
+        yield f"told: {plain(sentence)}"
 
 
 def _earlier(told: Told, width: int) -> Iterator[str]:
@@ -192,7 +202,7 @@ def _earlier(told: Told, width: int) -> Iterator[str]:
     for story in earlier[:_EARLIER]:
         sentence = (story.get("cause") or {}).get("sentence", "")
         text = f"{_clock(story.get('created_at'))}  {story.get('outcome')}: {sentence}"
-        shown = _plain(text)
+        shown = plain(text)
         yield shown if len(shown) <= width else f"{shown[: width - 1]}…"
     if len(earlier) > _EARLIER:
         yield f"… and {len(earlier) - _EARLIER} more"
@@ -218,7 +228,7 @@ def live_row(told: Told, before: Told | None) -> str:
 def live_rows(told: Told, before: Told | None) -> list[str]:
     """The same as bars, one line each."""
     now, limits = told.get("now") or {}, told.get("limits") or {}
-    rows = [f"{_clock(told.get('told_at'))}  {_plain(told.get('job'))} {_plain(told.get('state'))}"]
+    rows = [f"{_clock(told.get('told_at'))}  {plain(told.get('job'))} {plain(told.get('state'))}"]
     for name in ("memory", "shm"):
         if (level := now.get(f"{name}_bytes")) is not None:
             most = limits.get(f"{name}_bytes")
@@ -276,5 +286,6 @@ def _wrapped(text: str, width: int) -> list[str]:
     return [*lines, line] if line else lines
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """Without what a terminal would obey."""
     return "".join(letter if letter.isprintable() else "?" for letter in str(value))

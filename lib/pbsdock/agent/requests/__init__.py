@@ -11,6 +11,7 @@ from pbsdock.agent.requests.running import RunningRequests
 from pbsdock.agent.requests.users import UserRequests
 from pbsdock.agent.requests.why import why
 from pbsdock.agent.session import Session
+from pbsdock.agent.version import version
 from pbsdock.core.errors import Refusal
 from pbsdock.protocol import wire
 from pbsdock.shim.request_names import ANSWERS, COMMAND, OVER
@@ -29,7 +30,7 @@ def respond(session: Session, message: wire.Message) -> None:
     if session.is_door and op not in _BY_THE_DOOR:
         raise Refusal("not-from-here", f"{op[:32]!r} is not asked for from within a container")
     if op == "ping":
-        session.answer(wire.Message("pong", pid=os.getpid()))
+        session.answer(wire.Message("pong", pid=os.getpid(), version=version()))
     elif op == "why":
         why(session, message)
     elif op in _OF_USERS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 
 from pbsdock.agent import all_nodes, announced, blame, neighbours, prepare, script, stage
@@ -63,10 +63,10 @@ class RootRequests:
 
     def release(self, message: wire.Message) -> None:
         """Release what there is of a job, and tell of its end."""
-        with self.session.kept_waiting():
-            self._release_now(message)
+        with self.session.kept_waiting(), ExitStack() as until_done:
+            self._release_now(message, until_done)
 
-    def _release_now(self, message: wire.Message) -> None:
+    def _release_now(self, message: wire.Message, until_done: ExitStack) -> None:
         ended = self.node.rm.ended(argv_of(message), env_of(message))
         job_id = ended.id
         asked = time.monotonic()
@@ -78,6 +78,7 @@ class RootRequests:
         mine = self._there(job_id, asked, mine)
         early = bool(mine) and all(record.state is State.ENDED and _is_revoked(record) for record in mine)
         if early:
+            until_done.enter_context(self.node.promises.made())
             self._answer_released(clean=True)
         with self.node.job_lock(job_id, 90.0):
             mine = self._there(job_id, asked, mine)

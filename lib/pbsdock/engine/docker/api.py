@@ -115,9 +115,6 @@ class Engine:
             return answers.image_facts(self._link.ask("image inspect", "GET", f"/images/{name}/json"))
         return None
 
-    def image_sizes(self) -> list[int]:
-        return [int(image.get("Size", 0)) for image in self._link.ask("images", "GET", "/images/json")]
-
     def images(self) -> list[ListedImage]:
         return [answers.listed_image(image) for image in self._link.ask("images", "GET", "/images/json")]
 
