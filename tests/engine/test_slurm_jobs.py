@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,21 +18,6 @@ from tests.support.slurm import LUA, NODE, Cluster, Done, SlurmSite, needs_slurm
 pytestmark = needs_slurm
 DIRECTIVE = f"#DOCKER {IMAGE}\n"
 SLEEP = f"#!/bin/sh\n{DIRECTIVE}echo begun\nsleep 300\necho after\n"
-
-
-@pytest.fixture(scope="session")
-def beside(slurm_installed: SlurmSite) -> Iterator[tuple[str, str]]:
-    """Jobs that take their time, beside the others and waited for last: one has a minute, and ignores being told; the
-    other is queued again, which Slurm does two minutes later."""
-    cluster = slurm_installed.cluster
-    ignores = f"#!/bin/sh\n{DIRECTIVE}trap 'echo told' TERM\necho begun\nwhile :; do sleep 0.2; done\n"
-    again = f'#!/bin/sh\n{DIRECTIVE}echo run $SLURM_RESTART_COUNT\n[ -n "$SLURM_RESTART_COUNT" ] || sleep 300\n'
-    jobs = cluster.submit(ignores, "-t", "1"), cluster.submit(again)
-    slurm_installed.beside.update(jobs)
-    cluster.await_running(jobs[1], says="run")
-    cluster.call("scontrol", "requeue", jobs[1])
-    yield jobs
-    cluster.call("scancel", *jobs, check=False)
 
 
 def both(cluster: Cluster, body: str, *options: str, arguments: tuple[str, ...] = (), shell: str = "sh") -> list[Done]:
@@ -315,23 +299,3 @@ def test_who_is_not_in_the_job_starts_nothing(slurm: SlurmSite) -> None:
     assert not [event for event in slurm.instance.events(job) if event["event"] == "job.started"]
     slurm.cluster.call("scancel", job)
     slurm.cluster.wait(job)
-
-
-def test_a_job_that_is_out_of_time(slurm_installed: SlurmSite, beside: tuple[str, str]) -> None:
-    """Told once, then killed, container and all."""
-    done = slurm_installed.cluster.wait(beside[0], seconds=150)
-    assert done.state == "TIMEOUT"
-    assert "told" in done.output
-    slurm_installed.beside.discard(beside[0])
-    wait_until("nothing is left", lambda: not slurm_installed.left())
-
-
-def test_a_requeued_job_begins_anew(slurm_installed: SlurmSite, beside: tuple[str, str]) -> None:
-    """With the same number, in another container."""
-    done = slurm_installed.cluster.wait(beside[1], seconds=170)
-    assert (done.state, done.restarts) == ("COMPLETED", 1), done
-    assert done.output.endswith("run 1\n")
-    started = [event for event in slurm_installed.instance.trail(done.id) if event["event"] == "job.started"]
-    assert len({event["incarnation"] for event in started}) == 2
-    slurm_installed.beside.discard(beside[1])
-    wait_until("nothing is left", lambda: not slurm_installed.left())

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import USERS, Instance, install, wait_until
+from tests.conftest import IMAGE, USERS, Instance, install, wait_until
 from tests.support.munge import Munged
 from tests.support.ports import free_port
 
@@ -344,3 +344,18 @@ def slurm(slurm_installed: SlurmSite) -> Iterator[SlurmSite]:
             cluster.call("scancel", *live, check=False)
         cluster.call("scontrol", "update", f"NodeName={NODE}", "State=RESUME", check=False)
         time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def beside(slurm_installed: SlurmSite) -> Iterator[tuple[str, str]]:
+    """Jobs that take their time, run beside the others and are waited for last: one has a minute, and ignores being told; the
+    other is queued again, which Slurm does two minutes later."""
+    cluster = slurm_installed.cluster
+    ignores = f"#!/bin/sh\n#DOCKER {IMAGE}\ntrap 'echo told' TERM\necho begun\nwhile :; do sleep 0.2; done\n"
+    again = f'#!/bin/sh\n#DOCKER {IMAGE}\necho run $SLURM_RESTART_COUNT\n[ -n "$SLURM_RESTART_COUNT" ] || sleep 300\n'
+    jobs = cluster.submit(ignores, "-t", "1"), cluster.submit(again)
+    slurm_installed.beside.update(jobs)
+    cluster.await_running(jobs[1], says="run")
+    cluster.call("scontrol", "requeue", jobs[1])
+    yield jobs
+    cluster.call("scancel", *jobs, check=False)

@@ -27,7 +27,7 @@ ENV = {
     "SLURM_NODELIST": "n[1-2]",
     "SLURM_JOB_CPUS_PER_NODE": "2(x2)",
     "SLURM_JOB_GPUS": "0,1",
-    "SLURM_JOB_WORK_DIR": "/home/a\nuid=0",
+    "SLURM_JOB_WORK_DIR": "/home/a\nuid=0\\nuser=root",
 }
 _STUB = """#!/bin/sh
 shift 4
@@ -132,7 +132,7 @@ def test_the_prolog_writes_down_what_it_is_told(site: Site) -> None:
         nodes="n[1-2]",
         cpus="2(x2)",
         gpus="0,1",
-        work_dir="/home/a\nuid=0",
+        work_dir="/home/a\nuid=0\\nuser=root",
     )
     assert (site.run_dir / "slurm").stat().st_mode & 0o777 == 0o700
     assert (site.run_dir / "slurm/7").stat().st_mode & 0o777 == 0o600
