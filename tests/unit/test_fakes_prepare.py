@@ -403,7 +403,7 @@ def test_a_reload_with_fakes_in_the_middle_of_a_prologue_counts_for_the_next(
     data = tmp_path / "data"
     data.mkdir()
     for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
+        path.chmod(stat.S_IMODE(path.stat().st_mode) | 0o055)  # one may be the host's own directory for all
     open_ = replace(node.config, mounts=replace(node.config.mounts, allow=(str(data),)))
     node.reconfigure(open_, {})
     ensure = node.images.ensure
