@@ -280,12 +280,20 @@ static void obey_ask(const struct message *m, int *fds) {
 	let_go(&line);
 }
 
-/* What *fd* has by now. */
+/* What *fd* has by now. The beginning of a file may have been given back since it was opened: a hole, which would be read as
+ * NULs (lseek(2)). */
 static void copy_stream(int fd, int to) {
 	static char bytes[COPIED];
-	for (ssize_t got; (got = read(fd, bytes, sizeof bytes)) > 0 || (got < 0 && errno == EINTR);)
+	for (;;) {
+		off_t at = lseek(fd, 0, SEEK_CUR);
+		if (at >= 0)
+			lseek(fd, at, SEEK_DATA);
+		ssize_t got = read(fd, bytes, sizeof bytes);
 		if (got > 0)
 			show(to, bytes, (size_t)got);
+		else if (!got || errno != EINTR)
+			return;
+	}
 }
 
 /* Of descriptors to standard output and error; while it is followed, until the agent says that no more will come. */

@@ -13,6 +13,7 @@
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -493,6 +494,7 @@ int main(int argc, char **argv) {
 		fprintf(stderr, "usage, as process 1 of a container: pbsdock-init DIRECTORY [GRACE_MS]\n");
 		return 125;
 	}
+	prctl(PR_SET_DUMPABLE, 0); /* its owner's processes outside look at no file here by /proc/1/root: root has not mounted it nodev yet */
 	grace = argc > 2 ? strtol(argv[2], NULL, 10) : 0;
 	start(argv[1]);
 	for (;;)

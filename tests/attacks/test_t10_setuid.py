@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import IMAGE, USERS, Instance
+from tests.conftest import IMAGE, USERS, Instance, wait_until
 from tests.support.attack import Entry, disk, image, is_healthy, works
 
 pytestmark = pytest.mark.engine
@@ -138,6 +139,47 @@ def test_device_nodes_in_the_image(instance: Instance) -> None:
     )
 
     assert said == "end\n"
+
+
+@pytest.mark.threat(31)
+@pytest.mark.parametrize("line", ["#DOCKER {0}\necho ready; sleep 60", "docker run {0} sh -c 'echo ready; sleep 60'"])
+def test_device_nodes_from_outside(instance: Instance, line: str) -> None:
+    """A node the image brought along opens nothing for its owner's processes on the host either, whom no device cgroup
+    binds and who may look into /proc/PID/root. Here it is /dev/zero; it could be the host's disk."""
+    with image("nodes", [Entry("w/zero", mode=0o666, kind=tarfile.CHRTYPE, device=(1, 5))]) as nodes:
+        instance.start_agent()
+        trial = instance.begin(f"#!/bin/sh\n{line.format(nodes)}\n")
+        wait_until("it runs", lambda: b"ready" in trial.out_path.read_bytes())
+        wait_until("its command runs", _with_a_node)
+        inside = _with_a_node()
+        tried = subprocess.run(
+            ["head", "-c1", "--", *(f"{path}/root/w/zero" for path in inside)],
+            user=USERS[0],
+            group=USERS[0],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        seen = subprocess.run(
+            ["ls", f"{inside[0]}/root/w"], user=USERS[0], group=USERS[0], capture_output=True, check=False
+        )
+        trial.qdel()
+        trial.finish(trial.wait())
+
+    assert seen.stdout == b"zero\n"  # its owner may look: what is in the way is the mount
+    assert (tried.returncode, tried.stdout) == (1, "")
+    assert "Permission denied" in tried.stderr
+
+
+def _with_a_node() -> list[Path]:
+    sleeping = [path.parent for path in Path("/proc").glob("[0-9]*/cmdline") if _read(path) == b"sleep\x0060\x00"]
+    return [path for path in sleeping if (path / "root/w/zero").exists()]
+
+
+def _read(path: Path) -> bytes:
+    with suppress(OSError):
+        return path.read_bytes()
+    return b""
 
 
 def test_su_and_sudo_give_nothing(instance: Instance) -> None:

@@ -39,6 +39,8 @@ from pbsdock.agent import (  # noqa: E402 - found only through the line above
     teardown,
     watch,
 )
+from pbsdock.agent.children import adopt as child_adopt  # noqa: E402
+from pbsdock.agent.children import start as child_start  # noqa: E402
 from pbsdock.agent.health_flag import HealthFlag  # noqa: E402
 from pbsdock.agent.jobs import Jobs  # noqa: E402
 from pbsdock.agent.passes import Passes  # noqa: E402
@@ -47,6 +49,8 @@ from pbsdock.agent.pulse import Pulse  # noqa: E402
 from pbsdock.agent.requests import root, running  # noqa: E402
 from pbsdock.agent.requests.root import RootRequests  # noqa: E402
 from pbsdock.agent.requests.users import UserRequests  # noqa: E402
+from pbsdock.agent.shim import run as docker_run  # noqa: E402
+from pbsdock.agent.shim.dialogue import Dialogue  # noqa: E402
 from pbsdock.agent.streams import Streams  # noqa: E402
 from pbsdock.config.tables import Config  # noqa: E402
 from pbsdock.core.ledger import Ledger  # noqa: E402
@@ -202,6 +206,9 @@ def _wrap_node() -> None:
         (stage, ("begin_in", "await_in", "begin_out")),
         (standing, ("begin",)),
         (start, ("_open",)),
+        (child_start, ("_own_files", "_open", "remove_files")),
+        (child_adopt, ("begin",)),
+        (docker_run, ("finish", "kill")),
     ):
         for name in names:
             setattr(module, name, _step(module.__name__.rpartition(".")[2], getattr(module, name)))
@@ -242,6 +249,7 @@ def _wrap_phases() -> None:
     RootRequests.prepare = _phase("prologue", RootRequests.prepare)  # type: ignore[method-assign]
     UserRequests.start = _phase("run", UserRequests.start)  # type: ignore[method-assign]
     RootRequests.release = _phase("epilogue", RootRequests.release)  # type: ignore[method-assign]
+    Dialogue.go_on = _phase("child", Dialogue.go_on)  # type: ignore[method-assign]
     standing._make = _phase("stand", standing._make)
     stage._stage_in = _phase("stage-in", stage._stage_in)
     stage._stage_out = _phase("stage-out", stage._stage_out)

@@ -31,6 +31,7 @@ class Shape:
     directive: str = f"--s3 alice-in {IMAGE}"
     killed: bool = False  # its run hook is, by the test, as soon as the script runs
     phases: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()  # of other phases
     status: int = 7
 
     def carry_out(self, trial: Trial) -> Outcome:
@@ -60,6 +61,13 @@ SHAPES = (
         f" {IMAGE}",
     ),
     Shape(
+        name="child",
+        phases=("child",),
+        steps=("release:release.children#1",),
+        body=f"docker run --rm {IMAGE} sh -c 'echo out; echo err >&2; exit 7'",
+        directive=IMAGE,
+    ),
+    Shape(
         name="refused", directive="--s3 alice-in --pull never no/such:image", phases=("prologue", "release"), status=125
     ),
 )
@@ -75,7 +83,7 @@ class Point:
 
     @property
     def phase(self) -> str:
-        """prologue, stand (the container made ready), run, end (of the job), release or epilogue."""
+        """prologue, stand (the container made ready), run, child (a docker command), end (of the job), release or epilogue."""
         return self.name.split(":")[0]
 
 
@@ -96,7 +104,8 @@ def discover(site: Site, shape: Shape) -> tuple[list[Point], list[str]]:
         # answer for.
         acts = asked or changed or name.startswith("release:") or ":stores." in name or ":spawner." in name
         point = Point(shape.name, name, bool(asked))
-        if acts and point.phase in shape.phases and point not in points:
+        is_looked_at = point.phase in shape.phases or name in shape.steps
+        if acts and is_looked_at and point not in points:
             points.append(point)
     return points, strays
 
@@ -182,8 +191,8 @@ def _settle(site: Site, before: frozenset[str]) -> list[str]:
 
 def judge(done: Outcome, shape: Shape, fault: Fault) -> tuple[str, str]:
     """How the job came out of it, and a sentence if it was not told what it had to be told."""
-    whole = (b"out\n", b"err\n") if shape.name == "ends" else (done.stdout, done.stderr)
-    told = b"pbsdock: " in done.stderr
+    whole = (b"out\n", b"err\n") if shape.name in ("ends", "child") else (done.stdout, done.stderr)
+    told = b"pbsdock: " in done.stderr or (shape.name == "child" and b"docker: " in done.stderr)
     if shape.name == "stages" and done.stdout != b"out\n":
         whole = (b"out\n", b"")
     if (done.exit_status, done.stdout, done.stderr) == (shape.status, *whole):

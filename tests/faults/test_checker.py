@@ -67,6 +67,21 @@ def _file(site: Site) -> Iterator[str]:
 
 
 @contextmanager
+def _child(site: Site) -> Iterator[str]:
+    directory = site.instance.state_dir / "children/planted"
+    directory.mkdir(parents=True)
+    yield f"file {directory}"
+    directory.rmdir()
+
+
+@contextmanager
+def _network(site: Site) -> Iterator[str]:
+    site.engine.docker("network", "create", "planted")
+    yield "network planted"
+    site.engine.docker("network", "rm", "planted")
+
+
+@contextmanager
 def _credential(site: Site) -> Iterator[str]:
     site.gateway.admin("role", "create", "--role-name=planted", '--assume-role-policy-doc={"Statement":[]}')
     yield "credential planted"
@@ -84,7 +99,9 @@ def _agent(site: Site) -> Iterator[str]:
         os.waitpid(pid, 0)
 
 
-@pytest.mark.parametrize("plant", [_container, _volume, _cgroup, _process, _mount, _file, _credential, _agent])
+@pytest.mark.parametrize(
+    "plant", [_container, _volume, _cgroup, _process, _mount, _file, _child, _network, _credential, _agent]
+)
 def test_planted_leak_is_found(site: Site, plant: object) -> None:
     """Of each kind one; and when it is gone, the two looks are alike again."""
     before = site.world.settled()

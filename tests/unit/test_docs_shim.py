@@ -51,7 +51,10 @@ def test_examples() -> None:
         assert caught.value.sentence == answer
 
 
-def test_the_line_at_the_head_is_read() -> None:
-    """It shows what works."""
-    (line,) = re.findall(r"^docker (run .*?)(?: > .*)?$", TEXT, re.MULTILINE)
-    assert parse(shlex.split(line.replace("$TMPDIR", "/tmp")), WORDS)
+def test_the_lines_of_its_scripts_are_read() -> None:
+    """They show what works."""
+    scripts = "".join(re.findall(r"^```sh\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
+    lines = re.findall(r"^docker (.*?)(?: >/dev/null)?$", scripts, re.MULTILINE)
+    assert len(lines) >= 10
+    for line in lines:
+        assert parse(shlex.split(line.replace("$TMPDIR", "/tmp")), WORDS)

@@ -9,7 +9,7 @@ import pytest
 from pbsdock.core.errors import BadValue
 from pbsdock.shim.columns import aligned, ellipsis
 from pbsdock.shim.commands import Images, NetworkLs, Ps
-from pbsdock.shim.durations import human_duration, human_size
+from pbsdock.shim.durations import human_duration, human_size, local_text
 from pbsdock.shim.env_file import SIZE_LIMIT, parse_env_file
 from pbsdock.shim.filters import check_filters, select_containers, select_images, select_networks
 from pbsdock.shim.patterns import PathPattern
@@ -291,3 +291,9 @@ def test_env_files_that_are_wrong(data: bytes, said: str) -> None:
     with pytest.raises(BadValue) as caught:
         parse_env_file(data, "e")
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("seconds", [-62135596800.0 - 86400, -1e15, 1e18])
+def test_times_that_no_calendar_has(seconds: float) -> None:
+    """An image may say that it was made at any time: the list of all images is not to fail of one."""
+    assert local_text(seconds).startswith("0001-01-01")

@@ -18,7 +18,7 @@ from pbsdock.agent.programs import Cause
 from pbsdock.agent.runs import JobRun
 from pbsdock.agent.standing import made_for
 from pbsdock.agent.starting import deliver, discard, note_start
-from pbsdock.agent.verify import wrong_with
+from pbsdock.agent.verify import close_devices, wrong_with
 from pbsdock.core.errors import NodeFault, Refusal
 from pbsdock.core.facts import Bound
 from pbsdock.core.plan import Plan
@@ -144,4 +144,8 @@ def _verified(node: Node, record: Record, plan: Plan, identifier: str, bound: Se
     if wrong:
         node.emit("container.mismatch", record, level="error", container=identifier, reason=wrong)
         raise NodeFault("container-mismatch", f"the container was stopped before the job began: {wrong}")
+    try:
+        close_devices(found.pid)
+    except OSError:
+        return 0
     return found.pid

@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from pbsdock.core.plain import from_plain, to_plain
 
 MOST_REMEMBERED = 256  # children of a job that are over
 _NETWORKS = "networks"
+_OF_A_CHILD = (".json", ".out", ".err")  # its record, and what it has written (pbsdock.agent.children.logs)
 
 
 @dataclass(slots=True)
@@ -32,7 +33,13 @@ class _Job:
     children: dict[str, Child] = field(default_factory=dict)
     networks: dict[str, ChildNetwork] = field(default_factory=dict)
     starting: int = 0
+    making: set[str] = field(default_factory=set)  # keys of those that some thread makes, or removes, at this moment
     is_closed: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to remember of it."""
+        return not (self.children or self.networks or self.starting)
 
 
 class Book:
@@ -48,10 +55,9 @@ class Book:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for place in sorted(directory.iterdir()):
             if place.is_dir():
-                try:
-                    self._jobs[place.name] = _read(place)
-                except (OSError, ValueError, KeyError) as error:
-                    emit("agent.error", level="error", where="children", reason=f"{place.name}: {error}"[:300])
+                self._jobs[place.name], problems = _read(place)
+                for problem in problems:
+                    emit("agent.error", level="error", where="children", reason=f"{place.name}: {problem}"[:300])
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -81,6 +87,16 @@ class Book:
     def live(self, job: str) -> list[Child]:
         """Those that are not over."""
         return [child for child in self.of(job) if not child.is_over]
+
+    def half_made(self) -> list[tuple[str, str]]:
+        """Job and key of each that was being made when its maker was lost, or could not remove it."""
+        with self._changed:
+            return [
+                (job, child.key)
+                for job, own in self._jobs.items()
+                for child in own.children.values()
+                if child.state is ChildState.CREATED and child.key not in own.making and not own.is_closed
+            ]
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -117,10 +133,19 @@ class Book:
         with self._changed:
             self._forget(job, key)
 
-    def add_network(self, job: str, network: ChildNetwork) -> None:
-        """Write down a network that is to be made. Raises OSError, Refusal."""
+    def add_network(
+        self, job: str, network: ChildNetwork, most: int, of_user: Collection[str], most_of_user: int
+    ) -> None:
+        """Write down a network that is to be made, where the job and its user, whose jobs are *of_user*, may have one
+        more. Raises OSError, Refusal."""
         with self._changed:
             own = self._open(job)
+            if len(own.networks) >= most:
+                raise Refusal("too-many-networks", f"the job has {most} networks, as many as it may")
+            if sum(len(self._jobs[name].networks) for name in of_user if name in self._jobs) >= most_of_user:
+                raise Refusal(
+                    "too-many-networks", f"your jobs here have {most_of_user} networks, as many as one user's may"
+                )
             if network.name in own.networks:
                 raise Refusal("network-exists", f"network with name {network.name} already exists")
             own.networks[network.name] = network
@@ -143,16 +168,24 @@ class Book:
     # -- the job's end ------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def starting(self, job: str) -> Iterator[None]:
-        """While a child is made: :meth:`close` waits for that. Raises Refusal where the job is over."""
+    def starting(self, job: str, key: str = "") -> Iterator[None]:
+        """While something is made for a job: :meth:`close` waits for that. Raises Refusal where the job is over.
+
+        Of a job that is forgotten nothing is known here: whoever makes something looks at the record, once this is
+        entered. *key*: of the child that is made, or removed.
+        """
         with self._changed:
             own = self._open(job)
             own.starting += 1
+            own.making.add(key)
         try:
             yield
         finally:
             with self._changed:
                 own.starting -= 1
+                own.making.discard(key)
+                if own.is_empty and not own.is_closed and self._jobs.get(job) is own:
+                    del self._jobs[job]
                 self._changed.notify_all()
 
     def close(self, job: str, seconds: float) -> bool:
@@ -181,7 +214,6 @@ class Book:
     def _open(self, job: str) -> _Job:
         own = self._jobs.get(job)
         if own is None:
-            (self._directory / job).mkdir(mode=0o700, exist_ok=True)
             own = self._jobs[job] = _Job()
         if own.is_closed:
             raise Refusal("job-over", "the job is over; nothing more is started in it")
@@ -190,7 +222,8 @@ class Book:
     def _forget(self, job: str, key: str) -> None:
         own = self._jobs.get(job)
         if own is not None and own.children.pop(key, None) is not None:
-            (self._directory / job / f"{key}.json").unlink(missing_ok=True)
+            for suffix in _OF_A_CHILD:
+                (self._directory / job / f"{key}{suffix}").unlink(missing_ok=True)
 
     def _write(self, job: str, child: Child) -> None:
         self._replace(job, child.key, to_plain(child, sparse=True) | {"plan": child.plan.to_dict()})
@@ -201,6 +234,7 @@ class Book:
 
     def _replace(self, job: str, name: str, data: Any) -> None:
         place = self._directory / job
+        place.mkdir(mode=0o700, exist_ok=True)
         temporary = place / f".new-{secrets.token_hex(8)}"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -217,22 +251,33 @@ def _unless_missing(_function: Any, _path: Any, error: Any) -> None:
         raise error[1]
 
 
-def _read(place: Path) -> _Job:
-    """Raises OSError, ValueError, KeyError."""
-    own = _Job()
-    found = []
+def _read(place: Path) -> tuple[_Job, list[str]]:
+    """What can be read, and a sentence for each file that cannot: a damaged one must not hide the others."""
+    own, found, problems = _Job(), list[Child](), list[str]()
     for path in sorted(place.iterdir()):
-        if path.name.startswith(".new-"):
-            path.unlink()
-        elif path.stem == _NETWORKS:
-            listed = [from_plain(ChildNetwork, item, newer=True) for item in json.loads(path.read_bytes())]
-            own.networks = {network.name: network for network in listed}
-        elif path.suffix == ".json":
-            found.append(from_plain(Child, json.loads(path.read_bytes()), newer=True))
+        try:
+            if path.name.startswith(".new-"):
+                path.unlink()
+            elif path.stem == _NETWORKS:
+                listed = [from_plain(ChildNetwork, item, newer=True) for item in json.loads(path.read_bytes())]
+                own.networks = {network.name: network for network in listed}
+            elif path.suffix == ".json":
+                found.append(from_plain(Child, json.loads(path.read_bytes()), newer=True))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            problems.append(f"{path.name}: {error}")
     own.children = {child.key: child for child in sorted(found, key=lambda child: child.created)}
-    return own
+    return own, problems
 
 
 def over(code: int, now: float, *, oom: bool = False) -> dict[str, Any]:
-    """What is put down of a child's end. Pure."""
-    return {"state": ChildState.EXITED, "code": code, "ended": now, "oom": oom, "pid": 0, "pid_start": 0}
+    """What is put down of a child's end: its mounts are of no use any more. Pure."""
+    return {
+        "bound": (),
+        "own_files": (),
+        "state": ChildState.EXITED,
+        "code": code,
+        "ended": now,
+        "oom": oom,
+        "pid": 0,
+        "pid_start": 0,
+    }

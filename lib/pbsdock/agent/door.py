@@ -45,11 +45,12 @@ def mounts(node: Node, record: Record) -> list[tuple[str, str]]:
     """What a job's own container gets mounted: (source, target)."""
     if not record.facts.first_process or not offers_docker(node.paths, node.config) or not node.paths.door.is_dir():
         return []
-    return [(str(node.paths.shim), TOOLS), (str(node.paths.door), DOOR)]
+    name = node.config.shim.name  # the program alone: what lies beside it says where the agent is on the host
+    return [(str(node.paths.shim / name), f"{TOOLS}/{name}"), (str(node.paths.door), DOOR)]
 
 
 def environment(record: Record, own: Mapping[str, str]) -> dict[str, str]:
     """The variables *own* of a command in that container, with the client's directory in front."""
-    if TOOLS not in {target for _source, target in record.facts.own_files}:
+    if DOOR not in {target for _source, target in record.facts.own_files}:
         return dict(own)
     return {**own, "PATH": f"{TOOLS}:{own.get('PATH') or USUAL_PATH}"}

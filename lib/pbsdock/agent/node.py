@@ -25,6 +25,7 @@ from pbsdock.agent.image_profile import ImageProfiles
 from pbsdock.agent.image_properties import PropertiesFile
 from pbsdock.agent.jobs import Jobs
 from pbsdock.agent.known_nodes import KnownNodes
+from pbsdock.agent.later import Later
 from pbsdock.agent.locks import Locks
 from pbsdock.agent.looks import Looks
 from pbsdock.agent.ordered_pulls import OrderedPulls
@@ -99,6 +100,8 @@ class Node:
         self.image_profiles = ImageProfiles(self.engine, labels, self.emit)
         self.stores = Stores(config, self.owner, self.emit)
         self.jobs = Jobs(ledger, self.emit)
+        self.later = Later("shim")  # what the commands of jobs' docker have left to do
+        self.adopting = Later("adopt", 4)  # runs the resource manager's tools, which may take their time
         self.children = Book(paths.state_dir / "children", self.emit)
         self.history = History(paths.state_dir / "history", config.history, self.emit)
         self.streams = Streams()

@@ -128,9 +128,13 @@ class ChildRun(Run):
     """The run of a container that the job has started itself, known by its ``name``, the child's key.
 
     ``abandon`` is called where the client that waits for it is gone without a word, None where none has to be there.
+    ``client`` is who waits for it (process id and start), 0 where nobody does; ``begins_by``, in monotonic seconds, is
+    when the command of one that nobody waits for must have begun.
     """
 
     name: str = ""
+    client: tuple[int, int] = (0, 0)
+    begins_by: float = 0.0
     abandon: Callable[[], None] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)  # of its command; not known after a restart
     waiters: list[Callable[[], None]] = field(default_factory=list)

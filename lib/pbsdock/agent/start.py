@@ -17,7 +17,7 @@ from pbsdock.agent.preflight import Command, checked, image_as_met
 from pbsdock.agent.runs import JobRun, Run
 from pbsdock.agent.stand import Standing
 from pbsdock.agent.starting import REMOVED_S, call_of, deliver, discard, limits_of, note_start
-from pbsdock.agent.verify import wrong_with
+from pbsdock.agent.verify import close_devices, wrong_with
 from pbsdock.core.errors import NodeFault, Refusal
 from pbsdock.core.facts import Bound
 from pbsdock.core.record import Record, State
@@ -178,6 +178,7 @@ def _open(
         if wrong:
             node.emit("container.mismatch", record, level="error", container=waiting.container, reason=wrong)
             raise NodeFault("container-mismatch", f"the container was stopped before the job began: {wrong}")
+        close_devices(pid)
         command = None if call is None else _runnable(node, record, call, waiting)
         if counted_in := node.rm.take_in(pid, caller.pid, record.job_id, record.uid):
             record.note(counted_in=counted_in)

@@ -21,7 +21,7 @@ from pbsdock.host.cgroup import managers
 from pbsdock.host.syscalls import unmount
 
 _EMPTY_S = 5.0
-_OPTIONAL = ("staging", "credentials", "children")  # which not every job has
+_OPTIONAL = ("staging", "credentials")  # which not every job has
 
 
 def remains(record: Record, step: str) -> bool:

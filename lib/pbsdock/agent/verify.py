@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pbsdock.core.errors import NodeFault
 from pbsdock.core.facts import Bound
 from pbsdock.core.plan import Limits, Plan
-from pbsdock.host import mounts
+from pbsdock.host import mounts, syscalls
 from pbsdock.host.cgroup.base import JobCgroup
 from pbsdock.host.process import alive, supplementary_groups
 
@@ -38,6 +38,20 @@ def mismatch(observed: Observed, plan: Plan) -> str:
     if observed.mount_wrong:
         return f"{observed.mount_wrong} is not what was checked"
     return ""
+
+
+def close_devices(pid: int) -> None:
+    """Before anything of the user's runs in the container of *pid*: no device node that its image has brought opens,
+    neither inside nor for a process of its owner's outside, which no device cgroup binds.
+
+    Raises NodeFault; OSError if it is over.
+    """
+    try:
+        syscalls.forbid_devices(pid)
+    except OSError as error:
+        if not alive(pid):
+            raise
+        raise NodeFault("nodev", f"the container's files cannot be mounted without devices: {error}") from None
 
 
 def wrong_with(pid: int, plan: Plan, bound: Sequence[Bound], cgroups: JobCgroup, cgroup: str) -> str | None:

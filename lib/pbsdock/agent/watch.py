@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pbsdock.agent import health, suspend
 from pbsdock.agent.children import logs
 from pbsdock.agent.children.finish import finish as finish_child
+from pbsdock.agent.children.mend import Mender
 from pbsdock.agent.exec_tasks import finish_exec
 from pbsdock.agent.finish import finish
 from pbsdock.agent.memory import heap
@@ -37,6 +38,7 @@ class Watcher:
         self.node = node
         self.stop = threading.Event()
         self.was_down = False
+        self._mender = Mender(node)
         self._reaper: threading.Thread | None = None
         self._looked_at: set[str] = set()  # what a thread is finishing because its first process is gone
 
@@ -162,6 +164,7 @@ class Watcher:
                     self.look()
                     self.node.streams.look()
                     logs.trim(self.node)
+                    self._mender.look()
                     self.node.events.tell_limited()
                     heap.tidy()
                     self.node.image_cache.flush()

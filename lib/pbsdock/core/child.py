@@ -51,6 +51,7 @@ class Child:
     bound: tuple[Bound, ...] = ()
     own_files: tuple[tuple[str, str], ...] = ()
     detached: bool = False
+    client: tuple[int, int] = (0, 0)  # who waits for it: process id and start, in clock ticks since the boot
     terminal: bool = False
     removes_itself: bool = False  # --rm: nothing of it is remembered
     stop_signal: int = 15

@@ -302,7 +302,7 @@ def _container(
         for mount in bound
     ]
     mounts += [BindMount(source=source, target=target, read_only=True) for source, target in made.own_files]
-    is_shared = plan.network == "host" or plan.network.startswith("container:")
+    shares_name = plan.network.startswith("container:")
     mounts += [BindMount(source=source, target=target, read_only=False) for source, target in made.own_places]
     return ContainerSpec(
         image_id=made.image_id,
@@ -320,8 +320,7 @@ def _container(
         tmpfs=plan.tmpfs,
         network=plan.network,
         network_aliases=tuple(made.network_aliases),
-        # On the host's network, or another container's, the name comes with it.
-        hostname="" if is_shared else made.hostname,
+        hostname="" if shares_name else made.hostname,  # another container's comes with its network
         limits=plan.limits,
         cgroup_parent=made.cgroup_parent,
         devices=plan.devices,
@@ -332,5 +331,5 @@ def _container(
         runtime=made.runtime,
         # Else the engine opens them all in a namespace of the container's own, and masquerading keeps them low on the
         # way out: pbs_mom takes whoever speaks from a port below 1024 for root.
-        sysctls={} if is_shared else {"net.ipv4.ip_unprivileged_port_start": "1024"},
+        sysctls={} if plan.network == "host" or shares_name else {"net.ipv4.ip_unprivileged_port_start": "1024"},
     )

@@ -7,6 +7,7 @@ import errno
 import os
 import platform
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ _MOUNT_ATTR_RDONLY, _AT_RECURSIVE, _AT_FDCWD = 1, 0x8000, -100  # linux/mount.h,
 _KEPT = {"nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1 << 10, "nodiratime": 1 << 11, "relatime": 1 << 21}
 _PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE (linux/falloc.h)
 _MNT_DETACH, _NOFOLLOW = 2, 8
+
+_CLONE_FS, _CLONE_NEWNS = 0x200, 0x20000  # linux/sched.h
+# The flags of a mount as statvfs(3) has them, and as mount(2) takes them.
+_STATVFS = {1: 1, 2: 2, 4: 4, 8: 8, 1 << 10: 1 << 10, 1 << 11: 1 << 11, 1 << 12: 1 << 21}
 
 _OCTAL = re.compile(r"\\([0-7]{3})")  # how mountinfo writes blanks, tabs, newlines and backslashes
 
@@ -112,6 +117,43 @@ def remount_read_only(target: str) -> None:
         if point == target or point.startswith(f"{target}/"):
             kept = sum(flag for word, flag in _KEPT.items() if word in options)
             mount("", point, "", _MS_BIND | _MS_REMOUNT | _MS_RDONLY | kept, "")
+
+
+def forbid_devices(pid: int) -> None:
+    """Have no device node in the root file system of process *pid* open anything, for nobody (nodev, mount(8)).
+
+    A container's device cgroup binds what is in the container alone, but its files can be reached from outside by
+    whoever may look into /proc/PID/root. Works from within the process's mount namespace, in a thread of its own, since
+    a thread does not come back from there. Raises OSError.
+    """
+    failed: list[OSError] = []
+
+    def act() -> None:
+        try:
+            _remount_root(pid, MS_NODEV)
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=act, name="nodev", daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+
+
+def _remount_root(pid: int, flags: int) -> None:
+    """This thread's root is another one afterwards. Raises OSError."""
+    namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.unshare(_CLONE_FS) != 0 or _libc.setns(namespace, _CLONE_NEWNS) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), f"/proc/{pid}/ns/mnt")
+    finally:
+        os.close(namespace)
+    now = os.statvfs("/").f_flag
+    if now & flags != flags:
+        kept = sum(wanted for flag, wanted in _STATVFS.items() if now & flag)
+        mount("", "/", "", _MS_BIND | _MS_REMOUNT | kept | flags, "")
 
 
 def mount_points() -> list[tuple[str, tuple[str, ...]]]:

@@ -234,6 +234,16 @@ def image_matches(image: ImageRef, pattern: str) -> bool:
     return any(fnmatch.fnmatchcase(form, repository) for form in forms)
 
 
+def registry_matches(registry: str, pattern: str) -> bool:
+    """Whether images that *pattern* allows may come from *registry*."""
+    if pattern == "*":
+        return True
+    named, slash, _ = pattern.partition("/")
+    return bool(slash) and fnmatch.fnmatchcase(
+        registry.lower().removesuffix(":443"), named.lower().removesuffix(":443")
+    )
+
+
 def _pull(directive: Directive, settings: Config) -> PullPolicy:
     wanted = directive.pull or settings.images.pull
     if settings.images.pull == "never" and wanted != "never":

@@ -21,6 +21,7 @@ from pbsdock.rm.base import Job
 _KERNEL = ("/proc", "/sys", "/dev")
 _NO_PATH = ""
 _OWN = ("/etc/passwd", "/etc/group")  # made for every container, with the job's script
+_PBSDOCK = "/run/pbsdock"  # where every container has what pbsdock runs in it
 
 
 def rules_of(home: str, settings: MountsConfig, closed: ClosedPaths, *, tmpdir_by_user: bool = False) -> PathRules:
@@ -81,18 +82,23 @@ def check_paths(job: Job, directive: Directive) -> None:
                 f"{where}: {what} {text!r} is not an absolute path without '..' and control characters",
             )
         if what in ("--volume target", "--tmpfs path"):
-            _check_target(where, what, plain(text), own)
+            check_target(where, what, plain(text), own)
             if plain(text) in targets:
                 raise Refusal("target-taken", f"{where}: {what} {text!r} is used twice; choose another")
             targets.add(plain(text))
 
 
-def _check_target(where: str, what: str, target: str, own: Sequence[str]) -> None:
+def check_target(where: str, what: str, target: str, own: Sequence[str] = _OWN) -> None:
+    """Check where in a container something of the user's is to be mounted. Raises Refusal for a place that is not the
+    user's: into a directory of theirs the engine would make, as root, what every container gets there."""
     kernel = [path for path in _KERNEL if below(target, path) and not (path == "/dev" and what == "--tmpfs path")]
     if target == "/" or kernel or target == "/dev":
         owner = "the kernel" if kernel or target == "/dev" else "the image"
         raise Refusal("target-not-allowed", f"{where}: {what} {target!r} belongs to {owner}; choose another")
-    covered = next((path for path in own if below(path, target)), None)
+    if below(target, _PBSDOCK):
+        raise Refusal("target-not-allowed", f"{where}: {what} {target!r} belongs to pbsdock; choose another")
+    places = own if what == "--tmpfs path" else (*own, _PBSDOCK)
+    covered = next((path for path in places if below(path, target)), None)
     if covered is not None:
         raise Refusal(
             "target-taken",

@@ -15,12 +15,13 @@ from pbsdock.config.tables import LEAST_MEMORY, Config
 from pbsdock.core.cpus import parse_cpus
 from pbsdock.core.errors import Refusal
 from pbsdock.core.pathrules import below
-from pbsdock.core.plan import Limits, Mount, Plan
+from pbsdock.core.plan import Limits, Mount, Plan, Tmpfs
 from pbsdock.core.sizes import human
 from pbsdock.directive.image_ref import ImageRef
 from pbsdock.directive.types import Directive, TmpfsOption, Volume
 from pbsdock.policy.decide import decide
 from pbsdock.policy.host import HostFacts, plain
+from pbsdock.policy.mounts import check_target
 from pbsdock.rm.base import Job
 from pbsdock.shim.commands import Run, VolumeArg
 
@@ -55,6 +56,7 @@ def narrow(job: Job, run: Run, own: Own, config: Config, host: HostFacts, real: 
         plan = decide(_bare(job), directive, config, host)
     except Refusal as error:
         raise Refusal(error.code, error.sentence.removeprefix(_PREFIX), **error.facts) from None
+    plan = replace(plan, tmpfs=_tmpfs(run, volumes, plan))
     plan = replace(plan, mounts=(*plan.mounts, *_in_places(inside, plan)))
     stores = own.plan.stores if own.plan is not None else ()
     return replace(
@@ -164,6 +166,12 @@ def _gpus(run: Run, granted: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def _tmpfs(run: Run, volumes: Sequence[VolumeArg], plan: Plan) -> tuple[Tmpfs, ...]:
+    """Without the /tmp that a read-only image gets unasked, where a volume takes its place."""
+    asked, covered = {plain(target) for target, _ in run.tmpfs}, {plain(volume.target) for volume in volumes}
+    return tuple(tmpfs for tmpfs in plan.tmpfs if tmpfs.target in asked or tmpfs.target not in covered)
+
+
 def _in_places(volumes: Sequence[VolumeArg], plan: Plan) -> list[Mount]:
     """Mounts of parts of what the job has anyway. Raises Refusal where two meet in one place."""
     taken = {mount.target for mount in plan.mounts} | {tmpfs.target for tmpfs in plan.tmpfs}
@@ -172,8 +180,7 @@ def _in_places(volumes: Sequence[VolumeArg], plan: Plan) -> list[Mount]:
         target = plain(volume.target)
         if not volume.target.startswith("/") or ".." in target.split("/") or not target.isprintable():
             raise Refusal("path-not-plain", f"{volume.text}: the path in the container is absolute and without '..'")
-        if target == "/" or any(below(target, place) for place in ("/proc", "/sys", "/dev")):
-            raise Refusal("target-not-allowed", f"{volume.text}: {target} belongs to the kernel or the image")
+        check_target(volume.text, "--volume target", target)
         if target in taken:
             raise Refusal("target-taken", f"{volume.text}: {target} is used twice; choose another")
         taken.add(target)

@@ -6,6 +6,7 @@ from datetime import datetime, tzinfo
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 _HOUR, _DAY = 3600, 24
+_NEVER = "0001-01-01 00:00:00 +0000 UTC"
 
 
 def human_duration(seconds: float) -> str:
@@ -39,5 +40,11 @@ def human_size(size: int, digits: int = 3) -> str:
 
 
 def local_text(seconds: float, zone: tzinfo | None = None) -> str:
-    """A time since the epoch as ``2026-11-26 04:41:11 +0000 UTC``; *zone* None: this host's."""
-    return datetime.fromtimestamp(int(seconds), zone).astimezone(zone).strftime("%Y-%m-%d %H:%M:%S %z %Z")
+    """A time since the epoch as ``2026-11-26 04:41:11 +0000 UTC``; *zone* None: this host's.
+
+    A time that no calendar here has, as an image may name any, is Go's zero: when that has been nobody knows.
+    """
+    try:
+        return datetime.fromtimestamp(int(seconds), zone).astimezone(zone).strftime("%Y-%m-%d %H:%M:%S %z %Z")
+    except (ValueError, OverflowError, OSError):
+        return _NEVER

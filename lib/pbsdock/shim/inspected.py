@@ -166,4 +166,7 @@ def moment(seconds: float | None) -> str:
     """Seconds since the epoch as Docker writes them."""
     if seconds is None:
         return _NEVER
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):  # an image may name any time
+        return _NEVER

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fnmatch
 import subprocess
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -28,10 +27,8 @@ def begin(node: Node, running: ChildRun, environment: Mapping[str, str]) -> None
         for name, value in environment.items()
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
     }
-    timer = threading.Timer(_AFTER_S, _adopt, (node, running, own))
-    timer.daemon = True
     with suppress(RuntimeError):  # no thread more can be had: it is not counted
-        timer.start()
+        node.adopting.after(_AFTER_S, lambda: _adopt(node, running, own))
 
 
 def command_of(pid: int) -> int:

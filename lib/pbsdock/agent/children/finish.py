@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 import time
 
 from pbsdock.agent import first_process
 from pbsdock.agent.child_book import over
-from pbsdock.agent.children import places
+from pbsdock.agent.children import logs, places
 from pbsdock.agent.children.start import remove_container, remove_files
 from pbsdock.agent.node import Node
 from pbsdock.agent.runs import ChildRun
@@ -39,6 +38,8 @@ def finish(node: Node, running: ChildRun) -> int:
         node.children.note(record.name, running.name, **over(code, time.time(), oom=is_out_of_memory))
     except OSError as error:  # a full disk: what it was is told all the same
         node.emit("agent.error", record, level="error", where="children", reason=str(error)[:300])
+    if child is not None and child.detached:
+        logs.trim_child(node, record, child)
     node.jobs.drop(running)
     running.conclude()
     if child is not None:
@@ -65,6 +66,8 @@ def kill(node: Node, running: ChildRun) -> None:
 def failed(end: init.Answer) -> tuple[int, str]:
     """Exit code and sentence of a command that could not be started, as ``docker run`` has them. Pure."""
     path, why = os.fsdecode(end.path), os.strerror(end.number)
+    if end.step == "execve" and end.number == errno.ENOENT and "/" in path:
+        return _NOT_FOUND, f'exec: "{path}": stat {path}: no such file or directory'
     if end.step == "execve" and end.number == errno.ENOENT:
         return _NOT_FOUND, f'exec: "{path}": executable file not found in the container'
     if end.step == "execve":
@@ -111,6 +114,6 @@ def _tidy_beside(node: Node, record: Record, key: str, *, forgets: bool) -> None
                 node.emit("release.failed", record, level="warning", reason=f"child: {error}", phase="run")
 
     try:
-        threading.Thread(target=act, name="child", daemon=True).start()
+        node.later.soon(act)
     except RuntimeError:  # no thread more can be had
         act()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import select
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pbsdock.agent import first_process
 from pbsdock.core.errors import NodeFault
 from pbsdock.protocol import init, wire
 
-_UMASK = 0o022  # as Docker's runtime has it
+DEFAULT_UMASK = 0o022  # as Docker's runtime has it; of a client that tells none
+_EXECUTED_S = 2.0
 
 
 def commanded(
@@ -45,7 +49,7 @@ def run_here(place: Path, pid: int, message: wire.Message, fds: Sequence[int]) -
         argv,
         message.raw("env"),
         message.raw("directory")[0],
-        umask=_UMASK,
+        umask=message.number("umask", DEFAULT_UMASK),
         flags=flags | (0 if b"/" in argv[0] else init.SEARCH),
         limits=limits,
     )
@@ -55,7 +59,25 @@ def run_here(place: Path, pid: int, message: wire.Message, fds: Sequence[int]) -
         except init.RequestError as error:
             raise NodeFault("first-process", f"the command cannot be passed on: {error}") from None
         answer = connection.receive()
+        if answer.kind == init.PID:
+            return _failure_of(connection, answer.host_pid, pid)
     return answer if answer.kind == init.FAILED else None
+
+
+def _failure_of(connection: init.Connection, pid: int, first: int) -> init.Answer | None:
+    """Why process *pid*, a fork of the container's *first*, could not become its command; None as soon as it has."""
+    deadline = time.monotonic() + _EXECUTED_S
+    while pid and time.monotonic() < deadline:
+        if select.select([connection.sock], [], [], 0.002)[0]:
+            try:
+                answer = connection.receive()
+            except init.InitError:
+                return None  # it is over, and so is the container: how is written down
+            return answer if answer.kind == init.FAILED else None
+        with suppress(OSError):  # a zombie has no program: its end is on the way
+            if not os.path.samestat(os.stat(f"/proc/{pid}/exe"), os.stat(f"/proc/{first}/exe")):
+                return None
+    return None
 
 
 def endless_input() -> int:

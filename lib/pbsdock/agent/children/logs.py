@@ -17,6 +17,7 @@ from pbsdock.core.record import Record
 from pbsdock.host.syscalls import punch_hole
 
 _BLOCK = 1 << 16
+_READY = 1 << 20  # bytes that a file system may keep ready itself
 _BLOCKS = 4096  # bytes; holes are of whole blocks
 
 
@@ -53,11 +54,15 @@ def trim(node: Node) -> None:
     """Let the oldest go of every log that has become too long."""
     for run in node.jobs.all_children():
         child = node.children.child(run.record.name, run.name)
-        if child is None or not child.detached:
-            continue
-        for path in places.logs(node, run.record, child):
-            with suppress(OSError):  # tried again in a second
-                _trim(str(path), node.config.shim.log_bytes)
+        if child is not None and child.detached:
+            trim_child(node, run.record, child)
+
+
+def trim_child(node: Node, record: Record, child: Child) -> None:
+    """The same of one; of one that is over it is the last time."""
+    for path in places.logs(node, record, child):
+        with suppress(OSError):  # tried again in a second
+            _trim(str(path), node.config.shim.log_bytes)
 
 
 def _trim(path: str, kept: int) -> None:
@@ -66,7 +71,10 @@ def _trim(path: str, kept: int) -> None:
         return
     fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        punch_hole(fd, (found.st_size - kept) // _BLOCKS * _BLOCKS)
+        if found.st_blocks * 512 > found.st_size + _READY:
+            os.ftruncate(fd, found.st_size)  # its owner can have any number kept ready behind its end (fallocate(2))
+        if (first := (found.st_size - kept) // _BLOCKS * _BLOCKS) > 0:
+            punch_hole(fd, first)
     finally:
         os.close(fd)
 
@@ -85,11 +93,14 @@ def _begin(fd: int, tail: int | None) -> int:
         data = os.pread(fd, size, at - size)
         if at == end and data.endswith(b"\n"):
             lines -= 1  # which ends the last line and begins none
-        found = len(data)
-        while (found := data.rfind(b"\n", 0, found)) >= 0:
-            lines += 1
-            if lines >= tail:
-                return at - size + found + 1
+        if lines + (count := data.count(b"\n")) < tail:  # no line of it begins the last ones
+            lines += count
+        else:
+            found = len(data)
+            while (found := data.rfind(b"\n", 0, found)) >= 0:
+                lines += 1
+                if lines >= tail:
+                    return at - size + found + 1
         at -= size
     return first
 

@@ -17,7 +17,6 @@ from pbsdock.core.record import Record, State
 from pbsdock.engine.base import EngineError
 from pbsdock.protocol import wire
 
-STEP = "children"
 _CALLS = 4  # of the engine, for one that is being made
 _REMOVED_S = 10.0
 _AT_ONCE = 8
@@ -38,8 +37,17 @@ def remove_all(node: Node, record: Record) -> None:
     for network in book.networks(record.name):
         node.engine.remove_network(network.engine_name)
         book.forget_network(record.name, network.name)
+    _remove_unknown(node, record)
     remove_directory(node, record)
     book.remove(record.name)
+
+
+def _remove_unknown(node: Node, record: Record) -> None:
+    """Remove those whose record was damaged; they are known by their directories."""
+    place = places.all_of(node, record)
+    for directory in sorted(place.iterdir()) if place.exists() else ():
+        remove_container(node, record, directory.name, _REMOVED_S)
+        remove_files(node, record, directory.name)
 
 
 def _remove(node: Node, record: Record, child: Child) -> Exception | None:
@@ -69,16 +77,22 @@ def remove_directory(node: Node, record: Record) -> None:
 
 def adopt(node: Node) -> None:
     """After a restart of the agent: go on with the children that run, remove those that were being made."""
-    records = {record.name: record for record in node.jobs.records()}
+    found, problems = node.jobs.records_and_problems()
+    records = {record.name: record for record in found}
     for name in node.children.jobs():
         record = records.get(name)
         if record is None:
-            node.children.remove(name)  # its release was all but over
+            if not problems:
+                node.children.remove(name)  # its release was all but over
             continue
         if record.boot_id != node.boot or record.state is State.RELEASING:
             continue
         for child in node.children.live(name):
             if child.state is ChildState.RUNNING:
-                node.jobs.add(ChildRun(record=record, name=child.key, pid=child.pid, pid_start=child.pid_start))
+                run = ChildRun(
+                    record=record, name=child.key, pid=child.pid, pid_start=child.pid_start, client=child.client
+                )
+                run.begins_by = 0.0 if child.client[0] else time.monotonic()
+                node.jobs.add(run)
             else:
                 discard(node, record, child.key)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pwd
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 from pbsdock.agent import first_process
@@ -16,12 +17,12 @@ from pbsdock.agent.node import Node, ms_since
 from pbsdock.agent.own_files import group_names, write_file
 from pbsdock.agent.pinning import pinned
 from pbsdock.agent.runs import ChildRun
-from pbsdock.agent.verify import wrong_with
+from pbsdock.agent.verify import close_devices, wrong_with
 from pbsdock.core.child import Child, ChildState
 from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.core.facts import Bound
 from pbsdock.core.plan import Plan
-from pbsdock.core.record import Record
+from pbsdock.core.record import Record, State
 from pbsdock.engine import spec as container
 from pbsdock.engine.accounts import group, passwd
 from pbsdock.engine.base import EngineError, Rlimits
@@ -32,8 +33,10 @@ from pbsdock.policy.decide import effective
 from pbsdock.policy.mounts import rules_of
 from pbsdock.s3.environment import DIRECTORY, has_credentials
 
+STEP = "children"  # of a record: it has made some
 LABEL, PARENT = "pbsdock.child", "pbsdock.parent"
 _REMOVED_S = 10.0
+_BEGINS_S = 30.0  # from the open gate to its command
 _GRACE_MS = 10_000  # as long as docker stop waits
 
 
@@ -45,6 +48,20 @@ def bound_of(node: Node, plan: Plan) -> list[Bound]:
     return mounts.resolve(plan.mounts, user, rules)[0]
 
 
+@contextmanager
+def making(node: Node, record: Record, key: str = "") -> Iterator[None]:
+    """While something is made for a job, whose release waits for it: written down before, and never of a job that is
+    over. *key*: of the child that is made. Raises Refusal, OSError."""
+    with node.children.starting(record.name, key):
+        live = State.READY if record.facts.bare else State.RUNNING
+        if record.state is not live or node.jobs.newest(record.job_id) is not record:
+            raise Refusal("job-over", f"job {record.job_id} is over; nothing more is started in it")
+        if STEP not in record.steps or record.is_gone(STEP):
+            record.begin((STEP,))
+            record.save(durable=True)
+        yield
+
+
 def bring_up(
     node: Node, record: Record, child: Child, limits: Rlimits, *, hostname: str = ""
 ) -> tuple[ChildRun, Mapping[int, tuple[int, int]]]:
@@ -53,7 +70,7 @@ def bring_up(
     Nothing is left of one that cannot be made. Raises Refusal, NodeFault, OSError.
     """
     began = time.monotonic()
-    with node.children.starting(record.name):
+    with making(node, record, child.key):
         if len(node.children.live(record.name)) >= node.config.shim.most:
             most = node.config.shim.most
             raise Refusal("too-many-containers", f"the job has {most} containers, as many as it may at a time")
@@ -63,7 +80,14 @@ def bring_up(
         except BaseException:
             discard(node, record, child.key)
             raise
-    running = ChildRun(record=record, name=made.key, pid=made.pid, pid_start=made.pid_start)
+    running = ChildRun(
+        record=record,
+        name=made.key,
+        pid=made.pid,
+        pid_start=made.pid_start,
+        client=made.client,
+        begins_by=0.0 if made.client[0] else time.monotonic() + _BEGINS_S,
+    )
     node.jobs.add(running)
     node.emit(
         "child.started",
@@ -164,6 +188,7 @@ def _open(node: Node, record: Record, child: Child, limits: Rlimits) -> Mapping[
         if wrong:
             node.emit("container.mismatch", record, level="error", container=child.name, reason=wrong)
             raise NodeFault("container-mismatch", f"the container was stopped before its command began: {wrong}")
+        close_devices(child.pid)
         within = first_process.within(child.pid, limits)
         first_process.open_gate(connection, within)
     return within

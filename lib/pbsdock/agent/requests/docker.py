@@ -6,6 +6,8 @@ import os
 
 from pbsdock.agent.call import read_answer
 from pbsdock.agent.children.finish import finish
+from pbsdock.agent.children.inner import DEFAULT_UMASK
+from pbsdock.agent.quota import Held
 from pbsdock.agent.session import Session
 from pbsdock.agent.shim import commands
 from pbsdock.agent.shim.context import Asked
@@ -13,6 +15,8 @@ from pbsdock.core.errors import Refusal
 from pbsdock.host.process import Caller
 from pbsdock.protocol import wire
 from pbsdock.shim.request_names import CALLED
+
+_FREE_BYTES = 32 << 10  # of a command line and its environment: as many as there are connections may be held
 
 
 class DockerRequests:
@@ -42,10 +46,21 @@ class DockerRequests:
                 for name, _, value in (pair.partition(b"=") for pair in message.raw("env"))
             },
             directory=message.text("cwd", "/"),
+            umask=message.number("umask", DEFAULT_UMASK) & 0o777,
             terminals=frozenset(word.decode("ascii", "replace") for word in message.raw("tty")),
         )
         caller = Caller(peer.pid, peer.uid, peer.started)
         dialogue = commands.begin(self.session, caller, asked)
+        # The words are kept as long as the command goes on, when the request itself has long been answered.
+        if (size := sum(map(len, (*message.raw("argv"), *message.raw("env"))))) > _FREE_BYTES:
+            held = Held(self.session.quota, peer.uid)
+            if not held.grow(2 * size):
+                raise Refusal(
+                    "too-much-under-way",
+                    f"the arguments and the environment of this docker command have {size} bytes, and your other"
+                    " commands have theirs: wait for some of these to end",
+                )
+            dialogue.when_over = held.release
         self.session.dialogue = dialogue
         self.session.answer(wire.Message("waiting"))
         dialogue.go_on()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pbsdock.agent import prepare
 from pbsdock.agent.blame import told_fault
-from pbsdock.agent.children.release import STEP
+from pbsdock.agent.children.start import STEP
 from pbsdock.agent.node import Node
 from pbsdock.agent.refusals import new_record
 from pbsdock.agent.release import release

@@ -28,6 +28,7 @@ class Asked:
     called_as: str
     environment: Mapping[str, str]
     directory: str
+    umask: int
     terminals: frozenset[str]
 
 
@@ -59,6 +60,16 @@ class Context:
             return self.asker.live.job(self.asked.environment)
         except KeyError:
             raise Refusal("unknown-user", f"user {self.caller.uid} is not known on {self.node.name}") from None
+
+    def look_again(self) -> None:
+        """After something that may have taken long: whether the job is still there, and still the same. Raises
+        Refusal."""
+        before = self._asker
+        now = self._asker = asker_of(self.node, self.caller)
+        if before is not None and (
+            now.live.id != before.live.id or (before.record is not None and now.record is not before.record)
+        ):
+            raise Refusal("job-over", f"job {before.live.id} is over; nothing more is started in it")
 
     # -- children -----------------------------------------------------------------------------------------------------
 

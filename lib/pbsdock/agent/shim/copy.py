@@ -6,6 +6,7 @@ import os
 
 from pbsdock.agent.shim.context import Context
 from pbsdock.agent.shim.dialogue import Steps, Tell
+from pbsdock.host.process import alive
 from pbsdock.protocol import wire
 from pbsdock.shim.commands import Cp
 from pbsdock.shim.refusal import FAILED, ShimRefusal
@@ -24,6 +25,9 @@ def copy(at: Context, asked: Cp) -> Steps:
         root = os.open(f"/proc/{child.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         raise ShimRefusal(f"Container {child.id} is not running", FAILED) from None
+    if not alive(child.pid, child.pid_start):  # the number may be another's already, and the root another container's
+        os.close(root)
+        raise ShimRefusal(f"Container {child.id} is not running", FAILED)
     message = wire.Message(
         "cp",
         direction=asked.direction,

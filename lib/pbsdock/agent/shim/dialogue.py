@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pbsdock.agent.channel import ClientGone
 from pbsdock.agent.runs import ChildRun
-from pbsdock.core.errors import BadValue, HookError, Refusal
+from pbsdock.core.errors import BadValue, HookError, NodeFault, Refusal
 from pbsdock.engine.base import EngineError
 from pbsdock.protocol import wire
 from pbsdock.shim.refusal import ShimRefusal
@@ -59,6 +59,7 @@ class Dialogue:
     steps: Steps
     starts: bool
     is_over: bool = False
+    when_over: Callable[[], None] | None = None  # may be called more than once
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _turn: int = 0
 
@@ -91,8 +92,19 @@ class Dialogue:
                 self._leave()
                 raise
             except OSError as error:
-                self.session.node.emit("agent.error", level="error", where="shim", reason=repr(error)[:300])
-                self._refuse(Refusal("agent-error", f"{self.session.node.name}: {error.strerror or error}"))
+                self._unforeseen(error, error.strerror or type(error).__name__)
+            except Exception as error:  # a slip of ours: the client is there, and is told
+                self._unforeseen(error, type(error).__name__)
+        if self.is_over:  # the client has gone meanwhile
+            self.leave()
+
+    def _unforeseen(self, error: Exception, what: str) -> None:
+        """Of another error than one of the system's its kind alone is told: its words may be the user's, and secret."""
+        reason = repr(error)[:300] if isinstance(error, OSError) else f"{type(error).__name__} at {_place_of(error)}"
+        self.session.node.emit("agent.error", level="error", where="shim", reason=reason)
+        self._refuse(
+            NodeFault("agent-error", f"the pbsdock agent of {self.session.node.name} could not do this: {what}")
+        )
 
     def leave(self) -> None:
         """The client is gone."""
@@ -105,6 +117,8 @@ class Dialogue:
 
     def _leave(self) -> None:
         self.is_over = True
+        if self.when_over is not None:
+            self.when_over()
         with suppress(Exception):
             self.steps.close()
 
@@ -126,14 +140,10 @@ class Dialogue:
                 if self._turn == turn:
                     self.go_on()
 
-        def beside() -> None:
-            threading.Thread(target=resume, name="shim", daemon=True).start()
-
-        step.running.when_over(beside)
+        later = self.session.node.later
+        step.running.when_over(lambda: later.soon(resume))
         if step.seconds is not None:
-            timer = threading.Timer(step.seconds, resume)
-            timer.daemon = True
-            timer.start()
+            later.after(step.seconds, resume)
 
     def _refuse(self, error: HookError | EngineError) -> None:
         status = getattr(error, "status", 0) if isinstance(error, HookError) else 0
@@ -148,8 +158,18 @@ class Dialogue:
 
     def _end(self, message: wire.Message) -> None:
         self.is_over = True
+        if self.when_over is not None:
+            self.when_over()
         with suppress(ClientGone):
             self.session.answer(message)
+
+
+def _place_of(error: BaseException) -> str:
+    """Module and line of what has raised it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace is not None else "?"
 
 
 def out(text: str, stream: int = 1) -> Tell:

@@ -16,6 +16,7 @@ from pbsdock.agent.shim.dialogue import Steps, Tell, notice
 from pbsdock.agent.shim.environment import of_command
 from pbsdock.agent.starting import limits_of
 from pbsdock.core.child import Child
+from pbsdock.host.process import alive, parent
 from pbsdock.protocol import init, wire
 from pbsdock.shim.commands import Exec
 from pbsdock.shim.refusal import FAILED, ShimRefusal
@@ -39,7 +40,7 @@ def execute(at: Context, asked: Exec) -> Steps:
         within = first_process.within(child.pid, limits_of(at.caller))
     except OSError:
         raise ShimRefusal(f"Container {child.id} is not running", FAILED) from None
-    message = wire.Message("started", name=f"exec-{secrets.token_hex(8)}", leader=0)
+    message = wire.Message("started", name=f"exec-{secrets.token_hex(8)}", leader=0, umask=at.asked.umask)
     directory = asked.workdir or child.plan.workdir or "/"
     inner.commanded(message, asked.argv, environment, directory, within)
     if asked.detach:
@@ -75,7 +76,13 @@ def _own_names(child: Child) -> tuple[str, ...]:
 
 def environment_of(child: Child) -> Mapping[str, str]:
     """The variables its command was started with: of the first process's first child. Raises OSError if it is over."""
+    found: Mapping[str, str] = {}
     with suppress(OSError):
-        if (command := adopt.command_of(child.pid)) and (found := first_process.environment_of(command)):
-            return found
-    return first_process.environment_of(child.pid)
+        if command := adopt.command_of(child.pid):
+            found = first_process.environment_of(command)
+            if parent(command) != child.pid:
+                found = {}
+    found = found or first_process.environment_of(child.pid)
+    if not alive(child.pid, child.pid_start):  # the number may be another's already, and the variables of that
+        raise ProcessLookupError(child.pid)
+    return found

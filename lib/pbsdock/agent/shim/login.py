@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
 from collections.abc import Generator
 from typing import Any
 
 from pbsdock.agent.shim.context import Context
 from pbsdock.agent.shim.dialogue import Steps, Tell, notice, out
 from pbsdock.agent.shim.environment import read_file
+from pbsdock.core.errors import Refusal
+from pbsdock.core.redact import known
+from pbsdock.directive.image_ref import BadImage, parse_image
 from pbsdock.engine.base import EngineError
+from pbsdock.policy.decide import effective, registry_matches
 from pbsdock.protocol import wire
 from pbsdock.shim.commands import Login, Logout
 from pbsdock.shim.refusal import FAILED, ShimRefusal
@@ -23,6 +28,7 @@ _MOST = 64 << 10
 def login(at: Context, asked: Login) -> Steps:
     """Try it at the registry, then write it down. Raises ShimRefusal."""
     home = at.job.home
+    _check_registry(at, asked.registry)
     user = asked.user
     if user is None:
         user = yield from _ask("Username: ")
@@ -34,17 +40,38 @@ def login(at: Context, asked: Login) -> Steps:
     if not user or not password:
         raise ShimRefusal("a login needs a user name and a password", FAILED)
     registry = "docker.io" if asked.registry in _HUB_NAMES else asked.registry
+    packed = base64.b64encode(f"{user}:{password}".encode("utf-8", "surrogateescape")).decode()
+    owner = f"login:{secrets.token_hex(8)}"
+    known.add(owner, password, packed)  # whatever the registry says: it is told to nobody
     try:
         at.node.engine.check_login(registry, {"username": user, "password": password})
     except EngineError as error:
-        raise ShimRefusal(f"login at {registry} failed: {str(error)[:300]}", FAILED) from None
+        raise ShimRefusal(f"login at {registry} failed: {known.clean(str(error))[:300]}", FAILED) from None
+    finally:
+        known.forget(owner)
     config = yield from _read(home)
-    packed = base64.b64encode(f"{user}:{password}".encode("utf-8", "surrogateescape")).decode()
     config.setdefault("auths", {})[_key(registry)] = {"auth": packed}
     yield from _write(home, config)
     yield notice(f"WARNING! Your password is stored unencrypted in {_path(home)}.")
     yield out("Login Succeeded\n")
     return 0
+
+
+def _check_registry(at: Context, name: str) -> None:
+    """The engine asks it, from where no user can: only one from which images may come. Raises Refusal, ShimRefusal."""
+    registry = _HUB_NAMES[1] if name in _HUB_NAMES else name
+    try:
+        reference = parse_image(f"{registry}/a/b:1")
+    except BadImage:
+        reference = None
+    if reference is None or reference.registry != registry:
+        raise ShimRefusal(f"{name[:80]!r} is not the name of a registry", FAILED)
+    allowed = effective(at.node.config, at.job).images.allow
+    if not any(registry_matches(registry, pattern) for pattern in allowed):
+        raise Refusal(
+            "registry-not-allowed",
+            f"{registry} is no registry of this site's images; allowed are {', '.join(allowed) or 'none'}",
+        )
 
 
 def logout(at: Context, asked: Logout) -> Steps:

@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from pbsdock.agent.children import places
-from pbsdock.agent.children.release import STEP
-from pbsdock.agent.children.start import parent_labels
+from pbsdock.agent.children.start import making, parent_labels
 from pbsdock.agent.shim import bare
 from pbsdock.agent.shim.context import Context
 from pbsdock.agent.shim.dialogue import Steps, notice, out
@@ -23,7 +22,8 @@ from pbsdock.shim.filters import select_networks
 from pbsdock.shim.refusal import FAILED, ShimRefusal
 from pbsdock.shim.rows import NetworkRow
 
-_MOST = 16  # of one job: each takes a range of the engine's addresses
+# Each takes a range of the engine's addresses, of which it has 31 by itself, for all users.
+_MOST, _MOST_OF_ONE = 8, 12  # of one job, of one user's
 _OTHERS = ("bridge", "host", "none", "default", "container")
 
 
@@ -38,12 +38,9 @@ def create(at: Context, asked: NetworkCreate) -> Steps:
     if not is_name(asked.name) or asked.name in _OTHERS:
         raise ShimRefusal(f"{asked.name[:80]} is not a name for a network of yours", FAILED)
     record = at.asker.record or bare.record_of(node, job)
-    if len(node.children.networks(record.name)) >= _MOST:
-        raise Refusal("too-many-networks", f"the job has {_MOST} networks, as many as it may")
-    record.begin((STEP,))
-    record.save(durable=True)
+    of_user = {own.name for own in node.jobs.records() if own.uid == job.uid}
     may_leave = "bridge" in effective(node.config, job).network.allow
-    with node.children.starting(record.name):
+    with making(node, record):
         engine_name = places.network_name(record, f"n{secrets.token_hex(6)}")
         network = ChildNetwork(
             name=asked.name,
@@ -51,7 +48,7 @@ def create(at: Context, asked: NetworkCreate) -> Steps:
             created=time.time(),
             is_internal=asked.internal or not may_leave,
         )
-        node.children.add_network(record.name, network)
+        node.children.add_network(record.name, network, _MOST, of_user, _MOST_OF_ONE)
         try:
             identifier = node.engine.create_network(
                 engine_name, parent_labels(node, record), internal=network.is_internal

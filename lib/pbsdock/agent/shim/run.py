@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
@@ -16,7 +15,6 @@ from pbsdock.agent import first_process, logins, prepare
 from pbsdock.agent.call import read_answer
 from pbsdock.agent.children import adopt, inner, logs, places
 from pbsdock.agent.children.finish import failed, finish, kill
-from pbsdock.agent.children.release import STEP
 from pbsdock.agent.children.start import bound_of, bring_up
 from pbsdock.agent.node import Node
 from pbsdock.agent.runs import ChildRun
@@ -26,7 +24,7 @@ from pbsdock.agent.shim.dialogue import Steps, Tell, notice, out
 from pbsdock.agent.shim.environment import of_command
 from pbsdock.agent.starting import limits_of
 from pbsdock.core.child import Child, is_name, new_key
-from pbsdock.core.errors import HookError, NodeFault, Refusal
+from pbsdock.core.errors import BadValue, HookError, NodeFault, Refusal
 from pbsdock.core.pathrules import below
 from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record
@@ -43,6 +41,7 @@ _CONTAINER = "container:"
 _UNASKED = ("workdir", "tmpdir")  # mounts of a job that none of its lines has asked for
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _STOP_S = 10.0
+_KEPT_CHARACTERS = 16 << 10
 _LAST_SIGNAL = 64
 
 
@@ -50,6 +49,7 @@ def run(at: Context, asked: Run) -> Steps:
     """The command. Raises Refusal, NodeFault, EngineError, OSError before anything is left behind."""
     node = at.node
     _check_terminal(at, asked)
+    _check_sizes(asked)
     yield from _notices(at, asked)
     given = yield from of_command(at, asked.env, asked.env_files)
     job = at.job
@@ -58,10 +58,10 @@ def run(at: Context, asked: Run) -> Steps:
     with node.planning.turn(job.uid, job.user):
         plan = narrow(job, _on_ordinary_network(at, asked), _own(at, whole), node.config, node.host(), at.asker.real)
     image = yield from _image(at, asked, plan)
+    at.look_again()  # the client may have taken its time, and so may the registry
     argv = _argv(asked, image)
     plan = replace(plan, workdir=asked.workdir or image.workdir or None)
     record = at.asker.record or bare.record_of(node, job)
-    _begin_step(record)
     node.image_cache.used(image.id, record)
     plan, aliases = _on_network(at, record, asked, plan)
     _make_sources(asked, plan, at)
@@ -72,12 +72,13 @@ def run(at: Context, asked: Run) -> Steps:
         plan=plan,
         image_text=asked.image_text,
         image_id=image.id,
-        command=argv,
+        command=_shown(argv),
         labels=asked.labels,
         aliases=aliases,
         created=time.time(),
         bound=tuple(bound_of(node, plan)),
         detached=asked.detach,
+        client=(0, 0) if asked.detach else (at.caller.pid, at.caller.started),
         terminal=asked.tty and not asked.detach,
         removes_itself=asked.remove,
         stop_signal=signal_number(asked.stop_signal or image.stop_signal or "TERM"),
@@ -88,11 +89,14 @@ def run(at: Context, asked: Run) -> Steps:
     try:
         if asked.cidfile:
             yield from _write_id(at, running, asked.cidfile)
-        message = _started(at, running, child, given, within)
+        message = _started(running, child, argv, given, within, at.asked.umask)
         if asked.detach:
             yield from _detached(at, asked, running, child, message)
             return 0
-    except BaseException:  # GeneratorExit too: the client is gone
+    except GeneratorExit:  # the client is gone; whoever has found that out must not wait for the engine
+        _abandoned(node, running)
+        raise
+    except BaseException:
         with suppress(HookError, EngineError):  # the release, or the reaper, tries again
             kill(node, running)
         raise
@@ -155,7 +159,8 @@ def _image(at: Context, asked: Run, plan: Plan) -> Generator[Tell, wire.Message 
     """The image, fetched if it must be. Raises Refusal, NodeFault, EngineError."""
     node, settings = at.node, effective(at.node.config, plan).images
     prepare.check_engine(node, node.config)
-    if plan.pull != "always" and not asked.quiet and node.engine.inspect_image(plan.image) is None:
+    facts = node.engine.inspect_image(plan.image) if plan.pull != "always" else None
+    if facts is None and plan.pull != "always" and not asked.quiet:
         yield notice(f"Unable to find image '{asked.image_text}' locally")
     with logins.asker(node.config.engine.docker_config, settings, plan) as asker:
         image = node.images.ensure(
@@ -168,7 +173,8 @@ def _image(at: Context, asked: Run, plan: Plan) -> Generator[Tell, wire.Message 
             asker=asker,
             tells=False,  # a job may start any number
         )
-    facts = node.engine.inspect_image(image.id)
+    if facts is None or facts.id != image.id:
+        facts = node.engine.inspect_image(image.id)
     if facts is None:
         raise NodeFault("image-gone", f"image {plan.image!r} was removed from {node.name} after it had been fetched")
     return facts
@@ -184,15 +190,30 @@ def _argv(asked: Run, image: ImageFacts) -> tuple[str, ...]:
     return argv
 
 
+def _shown(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """As much of it as is remembered, for a person."""
+    shown, left = [], _KEPT_CHARACTERS
+    for word in argv:
+        if left <= 0:
+            break
+        shown.append(word[:left])
+        left -= len(word) + 1
+    return tuple(shown)
+
+
+def _check_sizes(asked: Run) -> None:
+    """What a child is remembered with, of which a job may have hundreds. Raises ShimRefusal."""
+    for what, texts in (
+        ("labels", [text for pair in asked.labels for text in pair]),
+        ("mounts", [text for volume in asked.volumes for text in (volume.source, volume.target)]),
+        ("tmpfs", [target for target, _ in asked.tmpfs]),
+    ):
+        if (size := sum(map(len, texts))) > _KEPT_CHARACTERS:
+            raise ShimRefusal(f"its {what} have {size} characters; at most {_KEPT_CHARACTERS} are taken", 125)
+
+
 def _name(asked: Run, key: str) -> str:
     return asked.name or f"job_{key.removeprefix('c')}"
-
-
-def _begin_step(record: Record) -> None:
-    """That the job has children is written down before there is one. Raises OSError."""
-    if STEP not in record.steps or record.is_gone(STEP):
-        record.begin((STEP,))
-        record.save(durable=True)
 
 
 def _on_network(at: Context, record: Record, asked: Run, plan: Plan) -> tuple[Plan, tuple[str, ...]]:
@@ -238,11 +259,12 @@ def _write_id(at: Context, running: ChildRun, path: str) -> Generator[Tell, wire
 
 
 def _started(
-    at: Context,
     running: ChildRun,
     child: Child,
+    argv: tuple[str, ...],
     given: Mapping[str, str],
     within: Mapping[int, tuple[int, int]],
+    umask: int,
 ) -> wire.Message:
     """What runs in it, and how."""
     plan = child.plan
@@ -250,9 +272,10 @@ def _started(
     if child.terminal:
         environment["TERM"] = "xterm"
     environment = {**environment, **variables(plan), **given}
-    running.environment = environment
-    message = wire.Message("started", name=first_process.LEADER, leader=1, child=running.key)
-    return inner.commanded(message, child.command, environment, plan.workdir or "/", within)
+    if sum(len(name) + len(value) for name, value in environment.items()) <= _KEPT_CHARACTERS:
+        running.environment = environment  # else docker exec asks the kernel for it
+    message = wire.Message("started", name=first_process.LEADER, leader=1, child=running.key, umask=umask)
+    return inner.commanded(message, argv, environment, plan.workdir or "/", within)
 
 
 def _home(plan: Plan) -> str:
@@ -278,7 +301,11 @@ def _attached(
         yield notice("docker: the container was ended: with a terminal none runs on in a job; start it with --detach")
         return 0
     if answer is not None and answer.text("kind"):
-        running.said = read_answer(answer)
+        try:
+            running.said = read_answer(answer)
+        except BadValue:  # a client of the user's own making, which leaves nobody who waits for it
+            kill(node, running)
+            raise
     elif running.is_alive():
         kill(node, running)
     said = running.said
@@ -290,10 +317,10 @@ def _attached(
 
 def _abandoned(node: Node, running: ChildRun) -> None:
     def act() -> None:
-        with suppress(HookError, EngineError):  # the release, or the reaper, tries again
+        with suppress(HookError, EngineError):  # the mender tries again, and the release
             kill(node, running)
 
-    threading.Thread(target=act, name="child", daemon=True).start()
+    node.later.soon(act)
 
 
 def _detached(
@@ -308,13 +335,14 @@ def _detached(
         end = inner.run_here(place, running.pid, message, fds)
     finally:
         logs.close_all(fds)
+    running.begins_by = 0.0
+    now = node.children.child(record.name, child.key)
+    yield out(f"{now.id if now is not None else child.id}\n")  # Docker has it printed of one that failed, too
     if end is not None:
         running.said = end
         code, why = failed(end)
         finish(node, running)
         raise ShimRefusal(why, code)
-    now = node.children.child(record.name, child.key)
-    yield out(f"{now.id if now is not None else child.id}\n")
 
 
 def signal_number(name: str) -> int:

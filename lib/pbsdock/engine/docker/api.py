@@ -143,7 +143,9 @@ class Engine:
         return [answers.listed(container) for container in found]
 
     def create_network(self, name: str, labels: Mapping[str, str], *, internal: bool) -> str:
-        body = {"Name": name, "CheckDuplicate": True, "Internal": internal, "Labels": dict(labels)}
+        # Without an address of the host's on it: what listens on all of its addresses is not reached by the network.
+        options = {"com.docker.network.bridge.inhibit_ipv4": "true"} if internal else {}
+        body = {"Name": name, "CheckDuplicate": True, "Internal": internal, "Options": options, "Labels": dict(labels)}
         return str(self._link.ask("network create", "POST", "/networks/create", body)["Id"])
 
     def remove_network(self, name: str) -> None:

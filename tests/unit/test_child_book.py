@@ -1,0 +1,76 @@
+"""What is remembered of the containers of jobs: each in its file, whatever becomes of another's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pbsdock.agent.child_book import Book, over
+from pbsdock.agent.children.start import must_live
+from pbsdock.core.child import Child, ChildState
+from pbsdock.core.errors import Refusal
+from pbsdock.core.record import State
+from tests.unit.fakes import fake_node, known
+from tests.unit.test_plan import PLAN
+
+JOB = "1.vm.x"
+
+
+def _book(directory: Path) -> tuple[Book, list[str]]:
+    told: list[str] = []
+    return Book(directory, lambda event, **fields: told.append(f"{event} {fields.get('reason', '')}")), told
+
+
+def _child(key: str, **changes: Any) -> Child:
+    return Child(key=key, name=f"name-{key}", plan=PLAN, created=float(len(key)), **changes)
+
+
+def test_a_damaged_file_hides_no_other(tmp_path: Path) -> None:
+    """As a power cut leaves one; that it is damaged is told."""
+    book, _ = _book(tmp_path)
+    book.add(JOB, _child("aa"))
+    book.add(JOB, _child("bbb"))
+    (tmp_path / JOB / "aa.json").write_bytes(b"")
+    again, told = _book(tmp_path)
+
+    assert [child.key for child in again.of(JOB)] == ["bbb"]
+    assert [line.split(":")[0] for line in told] == [f"agent.error {JOB}"]
+
+
+def test_what_is_forgotten_takes_its_output_along(tmp_path: Path) -> None:
+    """Its record, and what it has written."""
+    book, _ = _book(tmp_path)
+    book.add(JOB, _child("aa"))
+    for suffix in ("out", "err"):
+        (tmp_path / JOB / f"aa.{suffix}").touch()
+    book.forget(JOB, "aa")
+
+    assert list((tmp_path / JOB).iterdir()) == []
+
+
+def test_half_made_is_what_nobody_makes(tmp_path: Path) -> None:
+    """Not one that is being made, nor one that runs or is over, nor any of a job that is being released."""
+    book, _ = _book(tmp_path)
+    book.add(JOB, _child("lost"))
+    book.add(JOB, _child("over", **over(0, 1.0)))
+    book.add(JOB, _child("runs", state=ChildState.RUNNING))
+    with book.starting(JOB, "new"):
+        book.add(JOB, _child("new"))
+        during = book.half_made()
+    book.close(JOB, 0.0)
+
+    assert during == [(JOB, "lost")]
+    assert book.half_made() == []
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_nothing_is_started_in_a_job_that_is_over(tmp_path: Path, state: State) -> None:
+    """Its image may have been fetched for longer than it has lived."""
+    record = known(fake_node(tmp_path), state)
+    if state in (State.READY, State.RUNNING):
+        must_live(record)
+    else:
+        with pytest.raises(Refusal, match="is over; nothing more is started in it"):
+            must_live(record)
