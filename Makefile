@@ -2,7 +2,7 @@
 
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check
-SHELL_FILES := install.sh $(filter-out hooks/ask,$(wildcard hooks/*)) tests/*.sh tests/vm/*.sh deb/*.sh deb/postinst deb/prerm deb/postrm demo/*.sh .ci/run examples/*.sh
+SHELL_FILES := install.sh $(filter-out hooks/ask,$(filter-out hooks/slurm,$(wildcard hooks/*)) $(filter-out %.lua,$(wildcard hooks/slurm/*))) tests/*.sh tests/vm/*.sh deb/*.sh deb/postinst deb/prerm deb/postrm demo/*.sh .ci/run examples/*.sh
 C_FILES := init/init.c init/run.c init/docker.c init/tm-agent.c init/pbsdsh.c tests/init_fuzz.c tests/run_fuzz.c tests/docker_fuzz.c
 C_CHECKS := -std=c11 -O2 -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wpointer-arith -Werror
 

@@ -360,7 +360,7 @@ static void conclude(uint32_t kind, uint32_t number, const char *step, const cha
 static void join_again(void) {
 	hang_up(&child.first);
 	for (int attempt = 0; attempt < JOINS; attempt++) {
-		if (connect_to_first() && ask_about(&child.first, child.name, JOIN, 0))
+		if (connect_to_first() && ask_about(&child.first, child.name, JOIN, 0, 0))
 			return;
 		hang_up(&child.first);
 		poll(NULL, 0, JOIN_PAUSE_MS);
@@ -398,7 +398,7 @@ static void take_signals(void) {
 			if (child.master >= 0)
 				ioctl(child.master, TIOCSWINSZ, &size);
 		} else if (child.has_proxy) {
-			if (child.first.fd >= 0 && !ask_about(&child.first, child.name, SIGNAL, (uint32_t)number))
+			if (child.first.fd >= 0 && !ask_about(&child.first, child.name, SIGNAL, (uint32_t)number, 0))
 				hear_first(); /* the end may have come before */
 		} else if (number == SIGTSTP) {
 			raise(SIGSTOP);

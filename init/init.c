@@ -292,6 +292,8 @@ static void pass_on(struct client *c) {
 	if (task < 0 || tasks[task].state != RUNNING)
 		return refuse(c, "id", ESRCH); /* its number may be another's by now */
 	pid_t pid = tasks[task].pid;
+	if (c->head.flags & LEADER)
+		return answer(c, DONE, !kill(pid, which), NULL, NULL);
 	answer(c, DONE, tasks[task].flags & SESSION ? signal_session(processes, pid, which) : !kill(-pid, which), NULL, NULL);
 }
 

@@ -9,7 +9,8 @@
  *           then the environment. Descriptors 0, 1, 2 come with its
  *           first byte (SCM_RIGHTS); none with flag TERMINAL           -> PID, then ENDED or FAILED; or FAILED at once
  *   JOIN    id: as if this connection had run it                       -> PID, or if it is over ENDED or FAILED
- *   SIGNAL  id; head.number to all of its session (0: only count)      -> DONE processes, or FAILED
+ *   SIGNAL  id; head.number to all of its session (0: only count),
+ *           with flag LEADER to the process itself alone               -> DONE processes, or FAILED
  * Answer: struct reply, then reply.length bytes of texts.
  *   PID     number is the pid; whoever has set SO_PASSCRED gets the same pid as its own namespace has it (not after JOIN);
  *           with flag TERMINAL the terminal's master comes with it

@@ -2,6 +2,7 @@
  *
  *   pbsdock-run AGENT_SOCKET RUN_HOOK WORDS INTERPRETER... COMMAND...
  *
+ * RUN_HOOK is Torque's $job_starter, or "slurm" for a batch script of Slurm's.
  * Asks the agent for the start of COMMAND, has the container's first process run it with this process's own descriptors 0, 1
  * and 2, and ends as it ended. INTERPRETER and what belongs to it are WORDS words: the run hook in Python, which is executed with
  * COMMAND behind it, before anything was started, where there is a terminal or the job has no first process of pbsdock's.
@@ -32,6 +33,7 @@ enum {
 	JOINS = 20, JOIN_PAUSE_MS = 50,
 	HEARD_MS = 1000,              /* for the first process, when the agent has told the end */
 	REFUSED = 125,                /* exit status of a job that was not started */
+	REQUEUE = 190,                /* the same by no fault of the job's: Slurm's RequeueExit */
 };
 
 struct end { enum { UNKNOWN, LOST, TOLD } state; uint32_t kind, number; char step[MOST_REPLY + 1], path[MOST_REPLY + 1]; };
@@ -47,7 +49,7 @@ static char cwd[PATH_MAX];
 static mode_t own_umask;
 static bool is_pending[NSIG];
 static char name[ID + 1], *task, *tracker;
-static bool has_results, has_joined, is_by_itself, wants_place, wants_tracker, is_adopted;
+static bool has_results, is_slurm, has_joined, is_by_itself, wants_place, wants_tracker, is_adopted, leader_alone;
 static unsigned connections;
 static struct message told; /* the agent's, of the end */
 static struct end end;
@@ -389,7 +391,7 @@ static bool connect_to_first(void) {
 
 static bool ask_first(uint32_t kind, uint32_t number) {
 	has_joined |= kind == JOIN;
-	return ask_about(&first, name, kind, number);
+	return ask_about(&first, name, kind, number, kind == SIGNAL && leader_alone ? LEADER : 0);
 }
 
 static void conclude(void) {
@@ -503,6 +505,7 @@ static const char *start(const struct message *answer, char *why, size_t room) {
 	task = strdup(value_of(answer, "task"));
 	tracker = strdup(value_of(answer, "pbs_track"));
 	has_results = number_of(answer, "results", 0) != 0;
+	leader_alone = number_of(answer, "leader_alone", 0) != 0;
 	struct head head = { .umask = own_umask, .flags = *value_of(answer, "task") ? 0 : LEADER };
 	wrong = compose_run(answer, &head, &request, why, room);
 	if (!task || !tracker)
@@ -547,9 +550,9 @@ static _Noreturn void leave(void) {
 	_exit((int)(code & 0xff));
 }
 
-static _Noreturn void refuse(const char *before, const char *why) {
+static _Noreturn void refuse(const char *before, const char *why, bool is_fault) {
 	say(before, why, "");
-	_exit(REFUSED);
+	_exit(is_fault && is_slurm ? REQUEUE : REFUSED);
 }
 
 int main(int argc, char **argv) {
@@ -565,7 +568,8 @@ int main(int argc, char **argv) {
 	hook = argv[2];
 	interpreter = argv + 4;
 	command = argv + 4 + words;
-	job = variable("PBS_JOBID");
+	is_slurm = !strcmp(hook, "slurm");
+	job = variable(is_slurm ? "SLURM_JOB_ID" : "PBS_JOBID");
 	for (int fd = 0; fd < 3; fd++)
 		if (fstat(fd, &about_it))
 			open("/dev/null", O_RDWR); /* the lowest that is free: none of ours comes in its place */
@@ -575,20 +579,21 @@ int main(int argc, char **argv) {
 	if ((isatty(0) && isatty(1)) || signals < 0 || !getcwd(cwd, sizeof cwd) || *cwd != '/')
 		hand_over();
 	if (!ask_for_start(&answer, &directory))
-		refuse("", "the pbsdock agent on this node did not answer; the job was not started, please submit it again");
-	if (!strcmp(answer.text, "bare"))
+		refuse("", is_slurm ? "the pbsdock agent on this node did not answer; the job was not started and is queued again"
+		                    : "the pbsdock agent on this node did not answer; the job was not started, please submit it again", true);
+	if (!strcmp(answer.text, "bare") && !is_slurm)
 		become_command();
-	if (!strcmp(answer.text, "relay"))
-		hand_over();
+	if (!strcmp(answer.text, "relay") || !strcmp(answer.text, "bare"))
+		hand_over(); /* a bare script of Slurm's names this hook in its first line */
 	if (strcmp(answer.text, "started") || directory < 0 || !next_value(&answer, "argv", NULL)) {
 		const char *sentence = next_value(&answer, "sentence", NULL);
-		refuse("", sentence ? sentence : "the agent gave no answer that can be understood");
+		refuse("", sentence ? sentence : "the agent gave no answer that can be understood", !strcmp(answer.text, "fault"));
 	}
 	signal(SIGCHLD, SIG_DFL); /* ignored, no child could be waited for */
 	parent = getppid();
 	const char *wrong = start(&answer, why, sizeof why);
 	if (*wrong)
-		refuse("the job was not started: ", wrong);
+		refuse("the job was not started: ", wrong, true);
 	forget(&answer);
 	adopt_at = now() + ADOPT_AFTER_MS;
 	wait_for_end();

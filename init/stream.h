@@ -168,9 +168,9 @@ static inline void add_number(struct bytes *b, const char *key, long long number
 }
 
 /* -- the first process's -- */
-/* Asks for something about *name* that needs no more than a number; false if it could not be sent. */
-static inline bool ask_about(struct stream *s, const char *name, uint32_t kind, uint32_t number) {
-	struct head head = { .version = VERSION, .kind = kind, .number = number, .length = (uint32_t)strlen(name) + 1 };
+/* Asks for something about *name* that needs no more than a number and flags; false if it could not be sent. */
+static inline bool ask_about(struct stream *s, const char *name, uint32_t kind, uint32_t number, uint32_t flags) {
+	struct head head = { .version = VERSION, .kind = kind, .number = number, .flags = flags, .length = (uint32_t)strlen(name) + 1 };
 	struct bytes b = { 0 };
 	add(&b, &head, sizeof head);
 	add_text(&b, name);

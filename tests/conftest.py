@@ -25,7 +25,13 @@ from pbsdock.trial import Outcome, Request, Trial, run_job
 from tests.support import quick_setup
 from tests.support.agents import agents, kill_agents
 
-pytest_plugins = ["tests.support.cluster", "tests.support.laps", "tests.support.sisters", "tests.support.threats"]
+pytest_plugins = [
+    "tests.support.cluster",
+    "tests.support.laps",
+    "tests.support.sisters",
+    "tests.support.slurm",
+    "tests.support.threats",
+]
 ROOT = Path(__file__).resolve().parent.parent
 # Of this run alone: another run on the same engine must not lose its images when this one tidies up.
 _RUN = f"pbsdock-test-{os.getpid()}"
@@ -262,14 +268,21 @@ def images() -> Iterator[None]:
 
 
 def install(
-    root: Path, *arguments: str, mom_priv: Path | None = None, packages: Path | None = None
+    root: Path,
+    *arguments: str,
+    mom_priv: Path | None = None,
+    packages: Path | None = None,
+    slurm_conf: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run install.sh for a relocated instance; *packages* is an installed version whose packages are copied for it."""
+    """Run install.sh for a relocated instance; *packages* is an installed version whose packages are copied for it.
+
+    With *slurm_conf* for Slurm.
+    """
+    manager = ["--slurm", str(slurm_conf)] if slurm_conf else ["--mom-priv", str(mom_priv or root / "mom_priv")]
     return subprocess.run(
         [
             *(quick_setup.command(ROOT, packages) if packages else [str(ROOT / "install.sh")]),
-            "--mom-priv",
-            str(mom_priv or root / "mom_priv"),
+            *manager,
             "--root",
             str(root),
             *arguments,

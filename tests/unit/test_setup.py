@@ -156,7 +156,7 @@ def test_arguments_that_make_no_sense(capsys: pytest.CaptureFixture[str]) -> Non
 
     assert said[0] == "install.sh: --mom-priv needs a value"
     assert "install.sh: unknown argument --frobnicate" in said
-    assert said[-1] == "install.sh: --mom-priv is missing"
+    assert said[-1] == "install.sh: --mom-priv is missing, or --slurm"
 
 
 def test_the_identity_follows_from_what_is_installed(tmp_path: Path) -> None:

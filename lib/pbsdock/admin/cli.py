@@ -113,11 +113,11 @@ def _check(arguments: argparse.Namespace) -> int:
     from pbsdock.directive.parse import DirectiveError, late_line, late_sentence, parse_script
     from pbsdock.rm.choose import words
 
-    wrong = False
+    wrong, known = False, words(arguments.paths)
     for name in arguments.scripts:
         try:
             script = Path(name).read_bytes()
-            directive = parse_script(script, words(), filename=name)
+            directive = parse_script(script, known, filename=name)
         except OSError as error:
             print(f"{name}: cannot be read: {error.strerror}", file=sys.stderr)
             wrong = True

@@ -140,7 +140,7 @@ def _leaders_end(node: Node, running: JobRun) -> init.Answer | None:
     if not record.facts.first_process:
         return None
     end = first_process.read_end(node.init_dir(record), first_process.LEADER) or running.said
-    if end is not None and first_process.is_polite(end) and running.is_alive():
+    if end is not None and node.rm.polite_end_ms and first_process.is_polite(end) and running.is_alive():
         raise _StillThere
     return end
 

@@ -25,8 +25,6 @@ from pbsdock.protocol import init
 LEADER = "leader"
 TARGET = "/run/pbsdock/init"  # the directory in the container
 PROGRAM = "/run/pbsdock/pbsdock-init"  # likewise
-# A leader that a polite end has killed leaves its script this long for its own trap; pbs_mom's kill delay is shorter.
-GRACE_MS = 600_000
 _SIZE = "size=8m,nr_inodes=4096"  # a page for each end, of which the agent tidies up those that were told
 _LISTENS_S = 10.0
 _ANSWERS_S = 10.0

@@ -172,6 +172,8 @@ PROBES: dict[str, Probe] = {
     "job-busy": nothing,
     "no-job-file": nothing,
     "no-limits": nothing,
+    "no-prolog": nothing,
+    "not-in-step": nothing,
     "no-memory-for-jobs": memory,
     "no-seccomp": fit_engine,
     "pin-failed": disk,

@@ -113,10 +113,11 @@ def from_prologue(node: Node, argv: Sequence[str], env: Mapping[str, str], notif
         rules = node.rules  # the same to the end, whatever is reloaded meanwhile
         try:
             with node.planning.turn(job.uid, job.user):
-                script = read_script(announced.script_path, job.uid)
+                kept = read_script(announced.script_path, job.uid)
                 name = announced.name or "script"
-                if script is None:
+                if kept is None:
                     return None
+                script = node.rm.submitted(kept)
                 asked = directive_text(script)
                 is_strict = rules.config.directive.late == "refuse"
                 directive = parse_script(script, node.rm.words, filename=name, refuses_late=is_strict)
@@ -155,7 +156,8 @@ def on_demand(node: Node, job: Job, text: str, notify: Notify, wrong: str = "") 
         asked = text[:_ASKED]
         try:
             with node.planning.turn(job.uid, job.user):
-                script = read_script(job.script_path, job.uid) if job.script_path else None
+                kept = read_script(job.script_path, job.uid) if job.script_path else None
+                script = node.rm.submitted(kept) if kept is not None else None
                 directive = parse_options(text, node.rm.words)
                 plan = _decide(node, rules.config, job, directive, wrong)
         except DirectiveError as error:

@@ -8,7 +8,7 @@ import stat
 
 from pbsdock.agent.programs import env_program
 from pbsdock.core.errors import Refusal
-from pbsdock.directive.parse import SCRIPT_LIMIT, parse_script
+from pbsdock.directive.parse import SCRIPT_LIMIT, late_line, parse_script
 from pbsdock.rm.base import ResourceManager
 
 _INTERPRETER = re.compile(rb"#![ \t]*(/[A-Za-z0-9._/+-]+(?:\r(?=\n|$))?)(?=[ \t\n]|$)([^\n]*)")
@@ -52,6 +52,15 @@ def has_directive(rm: ResourceManager, path: str) -> bool:
         return False
     except (OSError, ValueError, Refusal):
         return True
+
+
+def late(rm: ResourceManager, path: str, uid: int) -> int:
+    """The line of a script's #DOCKER after its first command, from 1; 0 for none, and where it cannot be read."""
+    try:
+        script = read_script(path, uid)
+    except Refusal:
+        return 0
+    return late_line(rm.submitted(script)) if script is not None else 0
 
 
 def interpreter(script: bytes) -> str:

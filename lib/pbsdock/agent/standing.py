@@ -97,7 +97,7 @@ def _start(node: Node, record: Record, plan: Plan, standing: Standing, held: Seq
     _go_on(standing)
     spec = container.to_wait(
         plan,
-        [first_process.PROGRAM, first_process.TARGET, str(first_process.GRACE_MS)],
+        [first_process.PROGRAM, first_process.TARGET, str(node.rm.polite_end_ms)],
         bound=held,
         made=made_for(node, record),
     )

@@ -61,7 +61,7 @@ def start_job(node: Node, record: Record, request: wire.Message, caller: Caller)
         run, stream = start_attached(node, record, call, limits, began)
         return run, Admission(stream.detach(), {})
     try:
-        pid, command, within = _at_the_gate(node, record, call, bound, limits, began)
+        pid, command, within = _at_the_gate(node, record, call, bound, limits, caller, began)
     except BaseException:
         discard(node, record)
         raise
@@ -76,7 +76,8 @@ def start_for_tasks(node: Node, record: Record, caller: Caller) -> None:
     run hook, whose limits are mom's. Raises Refusal, NodeFault; the job is as ready as before then."""
     began = time.monotonic()
     try:
-        pid, _command, _within = _at_the_gate(node, record, None, record.facts.bound, limits_of(caller), began)
+        limits = limits_of(caller)
+        pid, _command, _within = _at_the_gate(node, record, None, record.facts.bound, limits, caller, began)
     except BaseException:
         discard(node, record)
         raise
@@ -134,7 +135,13 @@ def command_for(node: Node, record: Record, call: container.Call, pid: int) -> C
 
 
 def _at_the_gate(
-    node: Node, record: Record, call: container.Call | None, bound: Sequence[Bound], limits: Rlimits, began: float
+    node: Node,
+    record: Record,
+    call: container.Call | None,
+    bound: Sequence[Bound],
+    limits: Rlimits,
+    caller: Caller,
+    began: float,
 ) -> tuple[int, Command | None, Mapping[int, tuple[int, int]]]:
     """The first process, what it is to run, and the limits it was opened with. Raises Refusal, NodeFault."""
     for _attempt in (1, 2):
@@ -142,7 +149,7 @@ def _at_the_gate(
         deliver(node, record, record.planned)
         waiting = standing.take(node, record, bound)
         try:
-            command, within = _open(node, record, call, waiting, limits)
+            command, within = _open(node, record, call, waiting, limits, caller)
         except (_Over, OSError, NodeFault) as error:
             if waiting.is_ready:
                 if isinstance(error, NodeFault):
@@ -158,7 +165,7 @@ def _at_the_gate(
 
 
 def _open(
-    node: Node, record: Record, call: container.Call | None, waiting: Standing, limits: Rlimits
+    node: Node, record: Record, call: container.Call | None, waiting: Standing, limits: Rlimits, caller: Caller
 ) -> tuple[Command | None, Mapping[int, tuple[int, int]]]:
     """Compare, check, let in. Raises _Over, OSError if it ended meanwhile; Refusal, NodeFault."""
     plan, pid = record.planned, waiting.pid
@@ -173,6 +180,8 @@ def _open(
             raise NodeFault("container-mismatch", f"the container was stopped before the job began: {wrong}")
         close_devices(pid)
         command = None if call is None else _runnable(node, record, call, waiting)
+        if counted_in := node.rm.take_in(pid, caller.pid, record.job_id, record.uid):
+            record.note(counted_in=counted_in)
         within = first_process.within(pid, limits)
         first_process.open_gate(connection, within)
     return command, within

@@ -12,6 +12,7 @@ from typing import Any
 from pbsdock.agent.cause import Cause, cause_of, of_all
 from pbsdock.agent.history import is_about
 from pbsdock.agent.node import Node
+from pbsdock.agent.teardown import level_of, usage_of
 from pbsdock.core.errors import HookError
 from pbsdock.core.record import Record, State
 from pbsdock.core.redact import known
@@ -57,10 +58,10 @@ def _of_record(node: Node, record: Record) -> Story:
     story = story_of(record, time.time())
     if record.state is State.RUNNING:
         with suppress(HookError, OSError):
-            level = node.cgroups.level(record.cgroup)
+            level = level_of(node, record)
             found = shm.used(record.facts.pid) if record.facts.pid else None
             level = replace(level, shm_bytes=found[0] if found is not None else None)
-            story = replace(story, used=node.cgroups.usage(record.cgroup), now=level)
+            story = replace(story, used=usage_of(node, record), now=level)
     return story
 
 

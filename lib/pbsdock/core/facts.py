@@ -138,6 +138,7 @@ class Facts:
     pid: int = 0  # the container's first process
     pid_start: int = 0  # when that began, in clock ticks since the boot
     first_process: bool = False  # whether that is our own, of which the job's shell is a child
+    counted_in: str = ""  # the resource manager's cgroup that it was moved into, from its hierarchy's root
     tty: bool = False
     started_at: float | None = None
     late_line: int = 0  # the script's first #DOCKER line after its first command, from 1; 0: none

@@ -17,10 +17,11 @@ class Paths:
     state_dir: Path
     log_dir: Path
     config: Path
-    mom_priv: Path
+    mom_priv: Path  # or of Slurm slurmd's spool directory
     instance: str
     prefix: Path  # what stays from version to version
     home: Path  # this version's own directory, by its real name
+    slurm_conf: Path | None = None  # with Slurm; None: with Torque
 
     @property
     def socket(self) -> Path:
@@ -67,6 +68,11 @@ class Paths:
         return self.run_dir / "pins"
 
     @property
+    def told_jobs(self) -> Path:
+        """Root-only directory of what slurmd has told the Prolog of each job."""
+        return self.run_dir / "slurm"
+
+    @property
     def unhealthy(self) -> Path:
         """The health flag: one sentence; its presence takes the node out of service."""
         return self.run_dir / "unhealthy"
@@ -81,7 +87,9 @@ def load(path: Path) -> Paths:
     """Read the file install.sh wrote. Raises OSError or ValueError."""
     data = json.loads(path.read_bytes())
     try:
-        places = {name: Path(data[name]) for name in Paths.__dataclass_fields__ if name != "instance"}
-        return Paths(instance=str(data["instance"]), **places)
+        names = set(Paths.__dataclass_fields__) - {"instance", "slurm_conf"}
+        places = {name: Path(data[name]) for name in names}
+        conf = Path(data["slurm_conf"]) if data.get("slurm_conf") else None
+        return Paths(instance=str(data["instance"]), slurm_conf=conf, **places)
     except KeyError as error:
         raise ValueError(f"{path}: {error.args[0]} is missing") from None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _GIVE_UP_S = 600.0
 _ATTEMPTS = 3
 REFUSED = 125  # exit status of a job that was not started
+REQUEUE = 190  # the same by no fault of the job's: Slurm's RequeueExit
 
 
 def say(text: str) -> None:

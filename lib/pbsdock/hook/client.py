@@ -38,6 +38,15 @@ def main(argv: list[str] | None = None) -> int:
         arguments = arguments[2:]
     verb, *rest = arguments
     run_dir, paths = options["--run-dir"], options.get("--paths", "")
+    if verb == "slurm-script":
+        from pbsdock.hook.slurm_script import main as prepend
+
+        return prepend(rest)
+    if verb == "slurm-run":
+        from pbsdock.hook.runner import Runner
+
+        runner = Runner(f"{run_dir}/agent.sock", os.environ.get("SLURM_JOB_ID", ""), is_slurm=True)
+        return runner.run(rest, os.environ.get("PBSDOCK", ""))
     if verb == "run":
         from pbsdock.hook.runner import Runner
 
@@ -51,7 +60,11 @@ def main(argv: list[str] | None = None) -> int:
     if verb in ("announce", "sweep"):
         return tell(run_dir, paths, verb, rest)
     if verb == "ensure-agent":
-        return 0 if ensure_agent(run_dir, paths) else 1
+        if ensure_agent(run_dir, paths):
+            return 0
+        if rest == ["or-flag"] and not os.path.exists(f"{run_dir}/unhealthy"):
+            _flag(run_dir, "the pbsdock agent of this node does not start")
+        return 1
     sys.stderr.write(f"pbsdock: {verb!r} is not a hook; use prologue, run, epilogue, announce, sweep or ensure-agent\n")
     return 64
 

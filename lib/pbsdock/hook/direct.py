@@ -47,6 +47,7 @@ class Direct:
         self._task = answer.text("task")
         self._run = _asked_for(request, answer)
         self._job_id = request.text("job")
+        self._is_leader_alone = bool(answer.number("leader_alone"))
         self._socket = f"/proc/self/fd/{directory}/{init.SOCKET}"
         self._connection: init.Connection | None = None
         self._pty: Pty | None = None
@@ -181,7 +182,7 @@ class Direct:
     def _send_signal(self, number: int) -> None:
         if self._connection is not None:
             try:
-                self._connection.send(init.encode_signal(self._name, number))
+                self._connection.send(init.encode_signal(self._name, number, alone=self._is_leader_alone))
             except init.InitError:
                 self._hear(self._connection)  # the end may have come before
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 
-from pbsdock.hook.agent_link import REFUSED, AgentLink, say
+from pbsdock.hook.agent_link import REFUSED, REQUEUE, AgentLink, say
 from pbsdock.hook.signals import Signals
 from pbsdock.protocol import init, wire
 from pbsdock.protocol.link import AgentGone, BadAnswer
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 class Runner:
     """A run hook, from its request to the job's end."""
 
-    def __init__(self, socket_path: str, job_id: str, hook: str = "") -> None:
+    def __init__(self, socket_path: str, job_id: str, hook: str = "", *, is_slurm: bool = False) -> None:
         _open_standard_descriptors()
         self.job_id = job_id
         self.hook = hook
+        self.is_slurm = is_slurm
         self.tty = os.isatty(0) and os.isatty(1)
         self.poller = select.poll()
         self.signals = Signals()
@@ -37,16 +38,27 @@ class Runner:
             say(f"the job was not started: {told}; give the job fewer or shorter variables")
             return REFUSED
         except AgentGone:
-            say("the pbsdock agent on this node did not answer; the job was not started, please submit it again")
-            return REFUSED
+            cure = "and is queued again" if self.is_slurm else "please submit it again"
+            comma = "" if self.is_slurm else ","
+            say(f"the pbsdock agent on this node did not answer; the job was not started{comma} {cure}")
+            return self._fault
         if answer.op == "bare":
+            if self.is_slurm:
+                from pbsdock.hook.slurm_script import restore
+
+                restore(argv[0])
             return _become(argv)
         if answer.op != "started" or not fds:
             say(answer.text("sentence", "the agent gave no answer that can be understood"))
-            return REFUSED
+            return self._fault if answer.op == "fault" else REFUSED
         if answer.raw("argv"):
             return self._run_directly(request, answer, fds[0])
         return self._end(self._relay(request, answer, fds))
+
+    @property
+    def _fault(self) -> int:
+        """The exit status of a job that was not started by no fault of its own."""
+        return REQUEUE if self.is_slurm else REFUSED
 
     def _request(self, argv: list[str], directive: str) -> wire.Message:
         rows, columns = 0, 0
@@ -77,7 +89,7 @@ class Runner:
             told = direct.run()
         except (init.InitError, init.RequestError) as error:
             say(f"the job was not started: {error}")
-            return REFUSED
+            return self._fault
         finally:
             if terminal is not None:
                 terminal.restore()

@@ -107,6 +107,7 @@ def _message(
     texts: Sequence[bytes],
     *,
     number: int = 0,
+    flags: int = 0,
     arguments: int = 0,
     run: Run | None = None,
     limits: Mapping[int, tuple[int, int]] | None = None,
@@ -116,7 +117,7 @@ def _message(
         raise RequestError("a text holds a NUL")
     if len(body) > MOST_TEXTS or len(texts) > MOST_STRINGS:
         raise RequestError(f"{len(body)} bytes in {len(texts)} texts; at most {MOST_TEXTS} in {MOST_STRINGS} are taken")
-    flags, umask, window = (run.flags, run.umask, run.window) if run else (0, 0, (0, 0, 0, 0))
+    flags, umask, window = (run.flags, run.umask, run.window) if run else (flags, 0, (0, 0, 0, 0))
     limited = 0
     values = [0] * (2 * LIMITS)
     for resource, pair in (limits or {}).items():
@@ -154,9 +155,12 @@ def encode_join(id: str) -> bytes:
     return _message(_JOIN, [_id(id)])
 
 
-def encode_signal(id: str, number: int) -> bytes:
-    """Send a signal to every process of the session of *id*; 0 only counts them. Raises RequestError."""
-    return _message(_SIGNAL, [_id(id)], number=number)
+def encode_signal(id: str, number: int, *, alone: bool = False) -> bytes:
+    """Send a signal to every process of the session of *id*, or *alone* to its leader; 0 only counts them.
+
+    Raises RequestError.
+    """
+    return _message(_SIGNAL, [_id(id)], number=number, flags=LEADER if alone else 0)
 
 
 def decode(data: bytes) -> tuple[Answer, int] | None:

@@ -1,7 +1,8 @@
 """The seam between pbsdock and a resource manager: what a batch system's daemon on this node is asked.
 
-:class:`ResourceManager` is implemented by :mod:`pbsdock.rm.torque`. All others see a scheduler's request as a
-:class:`Grant` only, a job as a :class:`Job`, and put a manager's own names into sentences from its :class:`Words`.
+:class:`ResourceManager` is implemented by :mod:`pbsdock.rm.torque` and :mod:`pbsdock.rm.slurm`. All others see a
+scheduler's request as a :class:`Grant` only, a job as a :class:`Job`, and put a manager's own names into sentences from
+its :class:`Words`.
 """
 
 from __future__ import annotations
@@ -197,6 +198,9 @@ class ResourceManager(Protocol):
 
     words: Words  # what it calls things
     closed: ClosedPaths  # its own directories, which are not given to containers
+    prepares_at_start: bool  # by its script when its run hook comes, since no hook of root's is given the script before
+    holds_children: bool  # whether containers that a job starts itself are limited and ended with it
+    polite_end_ms: int  # how long what a leader leaves running that SIGTERM has ended is spared, 0: not at all
 
     def job_id(self, text: str) -> str:
         """A job's id as records have it. Raises BadValue for what is none."""
@@ -212,6 +216,9 @@ class ResourceManager(Protocol):
 
     def script_named(self, argv: Sequence[str], env: Mapping[str, str]) -> str:
         """The script's path in arguments that need make no sense; "" for none."""
+
+    def submitted(self, script: bytes) -> bytes:
+        """The script as its user has submitted it, of what the manager keeps."""
 
     def live(self) -> frozenset[str]:
         """The ``job_file`` of every job that is alive here. Raises OSError if they cannot be read."""
@@ -252,6 +259,14 @@ class ResourceManager(Protocol):
 
     def is_running(self) -> bool:
         """Whether the manager's daemon runs on this node."""
+
+    def take_in(self, first: int, hook: int, job_id: str, uid: int) -> str:
+        """Bring process *first* of a container, which has run nothing yet, to where the manager counts, limits and ends
+        the job *job_id* of user *uid*, whose run hook is process *hook*. Returns the cgroup, from its hierarchy's root,
+        in which its memory and CPU time are counted from now on, "" if that is still the container's own.
+
+        Raises Refusal for a hook that is not in that job, NodeFault.
+        """
 
     def adopters(self, job_id: str, process: int, *, hook: str, has_place: bool) -> list[list[str]]:
         """The commands by which the session of *process* comes to be counted as a job's that has more than one already

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from pbsdock.admin.ask import answered
+from pbsdock.admin.doctor import slurm
 from pbsdock.admin.doctor.subject import Subject
 from pbsdock.admin.doctor.table import Mend, Row, ok, unknown, warn, wrong
 from pbsdock.admin.setup import check, mom_config
@@ -45,8 +46,11 @@ def examine(subject: Subject) -> Iterator[Row]:
     yield from configuration(subject)
     yield from agent(subject)
     yield from installation(subject)
-    yield from mom(subject)
-    yield server(subject.manager)
+    if subject.paths.slurm_conf is not None:
+        yield from slurm.examine(subject)
+    else:
+        yield from mom(subject)
+        yield server(subject.manager)
     yield starter(subject)
     yield run_hook(subject.paths.lib)
     yield from left_files(subject)
@@ -143,7 +147,9 @@ def installation(subject: Subject) -> Iterator[Row]:
         seen, _, fix = sentence.rpartition("; ") if "; " in sentence else (sentence, "", "run install.sh again")
         yield wrong("install", "files", seen, fix, _mode_mend(sentence))
     if not told:
-        yield ok("install", "files", f"hooks, units and mom's lines as installed in {places.mom_priv}")
+        yield ok("install", "files", f"hooks, units and the manager's lines as installed in {places.where}")
+    if places.slurm_conf is not None:
+        return
     lacking = [name for name in MOM_HOOKS if not (places.mom_priv / name).is_file()]
     if not (places.mom_priv / MOM_HOOKS[0]).is_file():
         yield wrong("install", "hooks", f"there is no prologue in {places.mom_priv}", "run install.sh again")

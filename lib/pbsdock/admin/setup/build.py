@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pbsdock.admin.setup import environment, first_process, manual
-from pbsdock.admin.setup.places import HELPERS, MOM_HOOKS, Places
-from pbsdock.admin.setup.render import HOOKS, UNITS, Renderer, stub
+from pbsdock.admin.setup.places import Places
+from pbsdock.admin.setup.render import UNITS, Renderer, stub
 from pbsdock.admin.setup.source import Source
 from pbsdock.admin.setup.versions import Version, Versions
 
@@ -91,10 +91,11 @@ def make(
 
 def _write(version: Version, renderer: Renderer, source: Source) -> list[str]:
     files: dict[str, tuple[str, int]] = {}
-    for name in HOOKS:
+    places = renderer.places
+    for name in places.version_hooks:
         files[f"hooks/{name}"] = renderer.hook(source.hook(name)), 0o755
-    for name in (*MOM_HOOKS, *HELPERS):
-        files[f"stubs/{name}"] = stub(name, source.hook(name), renderer.places.prefix), 0o755
+    for name in (*places.mom_hooks, *places.helpers):
+        files[f"stubs/{name}"] = stub(name, source.hook(name), places.prefix), 0o755
     files["bin/pbsdock"] = renderer.command(), 0o755
     files["bin/pbsdock-agent"] = renderer.agent(), 0o755
     files["paths.json"] = renderer.places_file(), 0o644
@@ -104,7 +105,7 @@ def _write(version: Version, renderer: Renderer, source: Source) -> list[str]:
     files["etc/logrotate"] = source.etc("logrotate.d/pbsdock"), 0o644
     for name, (text, mode) in files.items():
         path = version.home / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(mode)
     return list(files)

@@ -8,9 +8,9 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pbsdock.admin.setup import agent, build, first_process, mom_config, services
+from pbsdock.admin.setup import agent, build, first_process, mom_config, services, slurm_config
 from pbsdock.admin.setup.files import read, weak_spots
-from pbsdock.admin.setup.places import HELPERS, MOM_HOOKS, Places
+from pbsdock.admin.setup.places import Places
 from pbsdock.admin.setup.render import is_ours
 from pbsdock.admin.setup.versions import Version, Versions
 
@@ -32,7 +32,7 @@ def check(places: Places, say: Callable[[str], None]) -> int:
         for line in _lacking(current):
             say(f"note: {line}")
     if not told:
-        say(f"pbsdock is installed correctly in {places.mom_priv}")
+        say(f"pbsdock is installed correctly in {places.where}")
     return 1 if told else 0
 
 
@@ -76,7 +76,10 @@ def _around(places: Places, current: Version | None) -> Iterator[str]:
     if places.run_dir.exists():
         yield from weak_spots(places.run_dir)
     yield from services.wrong(places)
-    yield from mom_config.wrong(read(places.mom_config), places)
+    if places.slurm_conf is not None:
+        yield from slurm_config.wrong(read(places.slurm_conf), places)
+    else:
+        yield from mom_config.wrong(read(places.mom_config), places)
     if current is not None and (found := agent.running(places)) is not None and f"{current.home}/" not in found[1]:
         yield (
             f"the agent that runs (process {found[0]}) is not of the version in force; end it, and the next hook starts"
@@ -85,7 +88,7 @@ def _around(places: Places, current: Version | None) -> Iterator[str]:
 
 
 def _hooks(places: Places, current: Version | None) -> Iterator[str]:
-    for name in MOM_HOOKS:
+    for name in places.mom_hooks:
         hook = places.mom_priv / name
         yield from weak_spots(hook, 0o755)
         yield from _same(hook, name, current)
@@ -95,7 +98,7 @@ def _hooks(places: Places, current: Version | None) -> Iterator[str]:
             for path in sorted(site.iterdir()):
                 if path.is_file():
                     yield from weak_spots(path)
-    for name in HELPERS:
+    for name in places.helpers:
         yield from weak_spots(places.hooks / name, 0o755)
         yield from _same(places.hooks / name, name, current)
 

@@ -10,10 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pbsdock.admin.setup import agent, build, check, host, manual, mom_config, plan, services
+from pbsdock.admin.setup import agent, build, check, host, manual, mom_config, plan, services, slurm_config
 from pbsdock.admin.setup.errors import SetupError
 from pbsdock.admin.setup.files import put, read, weak_place
-from pbsdock.admin.setup.places import HELPERS, MOM_HOOKS, Places
+from pbsdock.admin.setup.places import MOM_HOOKS, Places
 from pbsdock.admin.setup.source import Source
 from pbsdock.admin.setup.versions import Version, Versions
 from pbsdock.config.tables import ConfigError
@@ -35,6 +35,7 @@ class Order:
     source: Source
     python: Path
     wheels: Path | None = None
+    writes_slurm_conf: bool = False
 
     @property
     def versions(self) -> Versions:
@@ -48,14 +49,14 @@ def install(order: Order, say: Say, *, dry_run: bool) -> int:
     _refuse_weak(places.mom_priv, *places.ours)
     instance = places.instance()
     identity = order.source.identity(places, instance or "new", order.python)
-    steps = plan.make(places, identity, instance)
+    steps = plan.make(places, identity, instance, writes_slurm_conf=order.writes_slurm_conf)
     if _nothing_to_do(order, identity):
         _warn(places, say)
-        say(f"nothing to do: this version is installed in {places.mom_priv} already")
+        say(f"nothing to do: this version is installed in {places.where} already")
         return 0
     if dry_run:
         for step in steps:
-            if isinstance(step, plan.ExtendMomConfig):
+            if isinstance(step, plan.ExtendMomConfig | plan.TellSlurm):
                 say(host.describe(places, instance))
             for line in plan.would(step, places):
                 say(line)
@@ -67,9 +68,11 @@ def install(order: Order, say: Say, *, dry_run: bool) -> int:
         instance = _make_places(places)
         identity = order.source.identity(places, instance, order.python)
         say(host.describe(places, instance))
-        _PlanRunner(order, say).carry_out(plan.make(places, identity, instance))
+        _PlanRunner(order, say).carry_out(
+            plan.make(places, identity, instance, writes_slurm_conf=order.writes_slurm_conf)
+        )
         _warn(places, say)
-        say(f"installed pbsdock {order.source.version} into {places.mom_priv}")
+        say(f"installed pbsdock {order.source.version} into {places.where}")
     return 0
 
 
@@ -103,9 +106,10 @@ def _refuse_unreadable(current: Version, to: Version) -> None:
 def put_around(places: Places, version: Version) -> None:
     """Write the files that are the same in all versions, if they differ."""
     places.hooks.mkdir(exist_ok=True)
-    for name in MOM_HOOKS:
+    for name in places.mom_hooks:
         put(places.mom_priv / name, read(version.home / "stubs" / name), 0o755)
-    for name in HELPERS:
+    for name in places.helpers:
+        (places.hooks / name).parent.mkdir(exist_ok=True)
         put(places.hooks / name, read(version.home / "stubs" / name), 0o755)
     commands = places.prefix / "bin"
     commands.mkdir(exist_ok=True)
@@ -163,7 +167,9 @@ def _make_places(places: Places) -> str:
 
 
 def _warn(places: Places, say: Say) -> None:
-    """``qsub -T x`` makes mom run ``prologue.x`` instead of ``prologue`` if there is such a name."""
+    """With Torque: ``qsub -T x`` makes mom run ``prologue.x`` instead of ``prologue`` if there is such a name."""
+    if places.slurm_conf is not None:
+        return
     users = {f"{kind}.user{rest}" for kind in ("prologue", "epilogue") for rest in ("", ".parallel")}
     usual = {*MOM_HOOKS, *users, "epilogue.precancel"}
     for kind in ("prologue", "epilogue"):
@@ -231,6 +237,8 @@ class _PlanRunner:
                 put_around(self.places, version)
             case plan.ExtendMomConfig():
                 self._join(step)
+            case plan.TellSlurm():
+                self._tell_slurm(step)
             case plan.RestartAgent():
                 restart(self.places, version, self.say)
             case plan.PruneVersions():
@@ -270,6 +278,18 @@ class _PlanRunner:
         for line in step.missing:
             self.say(f"    {line}")
         self.say("restart pbs_mom, or send it SIGHUP, to let these lines count")
+
+    def _tell_slurm(self, step: plan.TellSlurm) -> None:
+        if step.is_written:
+            slurm_config.write(step.path, step.wanted)
+            self.say(f"wrote pbsdock's block into {step.path} (the old one is {slurm_config.before(step.path)}):")
+        else:
+            self.say(f"put these lines into {step.path} on all of the cluster's hosts:")
+        for line in step.wanted:
+            self.say(f"    {line}")
+        self.say("then restart slurmctld, which reads PrologFlags when it starts, and run: scontrol reconfigure")
+        for line in step.told:
+            self.say(f"warning: {line}")
 
     def _tidy(self) -> None:
         for name in OLD:

@@ -11,6 +11,8 @@ from pbsdock.core.paths import Paths
 
 MOM_HOOKS = ("prologue", "epilogue", "prologue.parallel", "epilogue.parallel")
 HELPERS = ("run", "node-check")  # what mom's configuration names
+# What slurm.conf names, and the interpreter that a batch script is given.
+SLURM_HOOKS = ("slurm/prolog", "slurm/epilog", "slurm/task-prolog", "slurm/health-check", "slurm/run")
 _PLAIN = re.compile(r"[A-Za-z0-9/._+-]*")
 
 
@@ -25,21 +27,49 @@ def plain_path(text: str) -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """The directories of one instance; *root* is ``/`` unless the instance is one of several on a host."""
+    """The directories of one instance; *root* is ``/`` unless the instance is one of several on a host.
+
+    With Slurm *slurm_conf* is its slurm.conf and *mom_priv* slurmd's spool directory, in which nothing is written.
+
+    Many methods because each place is one; none decides anything.
+    """
 
     mom_priv: Path
     prefix: Path
     root: Path = Path("/")
+    slurm_conf: Path | None = None
 
     @classmethod
     def of(cls, paths: Paths) -> Places:
         """The places of an installed instance."""
-        return cls(mom_priv=paths.mom_priv, prefix=paths.prefix, root=paths.config.parents[2])
+        root = paths.config.parents[2]
+        return cls(mom_priv=paths.mom_priv, prefix=paths.prefix, root=root, slurm_conf=paths.slurm_conf)
 
     @property
     def relocated(self) -> bool:
         """Whether the instance is below a *root* of its own: then it installs no systemd units."""
         return self.root != Path("/")
+
+    @property
+    def mom_hooks(self) -> tuple[str, ...]:
+        """The hooks that mom finds by their names in its own directory."""
+        return () if self.slurm_conf is not None else MOM_HOOKS
+
+    @property
+    def helpers(self) -> tuple[str, ...]:
+        """The hooks that the manager's configuration names, below :attr:`hooks`."""
+        return SLURM_HOOKS if self.slurm_conf is not None else HELPERS
+
+    @property
+    def version_hooks(self) -> tuple[str, ...]:
+        """All of a version's hooks, below its own directory of them."""
+        own = ("node-check", "slurm/job_submit.lua") if self.slurm_conf is not None else ()
+        return (*self.mom_hooks, *self.helpers, *own, "ask")
+
+    @property
+    def where(self) -> Path:
+        """What this instance is installed for, as sentences name it."""
+        return self.slurm_conf if self.slurm_conf is not None else self.mom_priv
 
     @property
     def etc(self) -> Path:

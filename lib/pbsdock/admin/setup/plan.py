@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pbsdock.admin.setup import mom_config
+from pbsdock.admin.setup import mom_config, slurm_config
 from pbsdock.admin.setup.errors import SetupError
 from pbsdock.admin.setup.files import read
 from pbsdock.admin.setup.host import has_systemd
-from pbsdock.admin.setup.places import MOM_HOOKS, Places
+from pbsdock.admin.setup.places import Places
 from pbsdock.admin.setup.render import is_ours
 
 
@@ -63,6 +63,16 @@ class ExtendMomConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TellSlurm:
+    """Write pbsdock's block into slurm.conf, or tell what is to be in it. *told* is what else is wrong with it."""
+
+    path: Path
+    wanted: tuple[str, ...]
+    told: tuple[str, ...]
+    is_written: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RestartAgent:
     """Install the systemd units and restart the agent from the new version."""
 
@@ -73,28 +83,48 @@ class PruneVersions:
 
 
 Action = (
-    MakeVersion | WriteConfig | KeepSiteHook | SwitchVersion | PutHooks | ExtendMomConfig | RestartAgent | PruneVersions
+    MakeVersion
+    | WriteConfig
+    | KeepSiteHook
+    | SwitchVersion
+    | PutHooks
+    | ExtendMomConfig
+    | TellSlurm
+    | RestartAgent
+    | PruneVersions
 )
 
 
-def make(places: Places, identity: str, instance: str) -> list[Action]:
+def make(places: Places, identity: str, instance: str, *, writes_slurm_conf: bool = False) -> list[Action]:
     """The steps of an installation on this node. Raises SetupError, OSError."""
-    text = read(places.mom_config)
-    mom_config.check(text, places)
-    joined, missing = mom_config.joined(text, places)
+    last = _tell_slurm(places, writes_slurm_conf) if places.slurm_conf is not None else _extend_mom(places)
     plan: list[Action] = [MakeVersion(identity, instance)]
     if not places.policy.exists():
         plan.append(WriteConfig(places.policy, journald=not places.relocated and has_systemd()))
     plan += keeps(places)
-    plan += [SwitchVersion(), PutHooks()]
-    plan.append(ExtendMomConfig(places.mom_config, joined, tuple(missing), tuple(mom_config.lines(places))))
-    plan += [RestartAgent(), PruneVersions()]
-    return plan
+    return [*plan, SwitchVersion(), PutHooks(), last, RestartAgent(), PruneVersions()]
+
+
+def _extend_mom(places: Places) -> ExtendMomConfig:
+    """Raises SetupError."""
+    text = read(places.mom_config)
+    mom_config.check(text, places)
+    joined, missing = mom_config.joined(text, places)
+    return ExtendMomConfig(places.mom_config, joined, tuple(missing), tuple(mom_config.lines(places)))
+
+
+def _tell_slurm(places: Places, is_written: bool) -> TellSlurm:
+    """Raises SetupError."""
+    assert places.slurm_conf is not None
+    text = read(places.slurm_conf)
+    slurm_config.check(text, places)
+    told = tuple(slurm_config.unfit(text, places.slurm_conf))
+    return TellSlurm(places.slurm_conf, tuple(slurm_config.lines(places)), told, is_written)
 
 
 def keeps(places: Places) -> Iterator[KeepSiteHook]:
     """A step for each hook of the site's own in the place of ours. Raises SetupError."""
-    for name in MOM_HOOKS:
+    for name in places.mom_hooks:
         hook, kept = places.mom_priv / name, places.site_hooks(name) / "50-site"
         if not hook.exists() or (hook.is_file() and is_ours(read(hook))):
             continue
@@ -109,8 +139,9 @@ def would(action: Action, places: Places) -> Iterator[str]:
     """The lines of a dry run. Pure."""
     match action:
         case MakeVersion():
+            hooks = places.hooks if places.slurm_conf is not None else places.mom_priv
             yield (
-                f"would install the program into {places.prefix}, hooks into {places.mom_priv},"
+                f"would install the program into {places.prefix}, hooks into {hooks},"
                 f" configuration into {places.policy}"
             )
         case KeepSiteHook(hook, kept):
@@ -118,5 +149,9 @@ def would(action: Action, places: Places) -> Iterator[str]:
         case ExtendMomConfig():
             yield f"would make sure that {action.path} has:"
             yield from (f"    {line}" for line in action.wanted)
+        case TellSlurm():
+            yield f"would {'write' if action.is_written else 'ask for'} these lines in {action.path}:"
+            yield from (f"    {line}" for line in action.wanted)
+            yield from (f"warning: {line}" for line in action.told)
         case _:
             pass

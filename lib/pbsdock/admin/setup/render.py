@@ -6,9 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from pbsdock.admin.setup.places import HELPERS, MOM_HOOKS, Places
+from pbsdock.admin.setup.places import Places
 
-HOOKS = (*MOM_HOOKS, *HELPERS, "ask")
 OURS = "# pbsdock hook:"
 UNITS = ("pbsdock-agent.socket", "pbsdock-agent.service")
 
@@ -39,6 +38,7 @@ class Renderer:
             "@PATHS@": self.paths,
             "@HOME@": self.home,
             "@PREFIX@": self.places.prefix,
+            "@SLURM_CONF@": self.places.slurm_conf or "",
         }
         for mark, value in marks.items():
             text = text.replace(mark, str(value))
@@ -60,6 +60,7 @@ class Renderer:
                     "instance": self.instance,
                     "prefix": str(places.prefix),
                     "home": str(self.home),
+                    **({"slurm_conf": str(places.slurm_conf)} if places.slurm_conf is not None else {}),
                 },
                 indent=1,
             )

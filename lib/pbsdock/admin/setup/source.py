@@ -78,4 +78,5 @@ class Source:
             )
         interpreter = f"{python} {sys.version_info.major}.{sys.version_info.minor}"
         digest.update(f"{interpreter} {places.mom_priv} {places.prefix} {places.root} {instance}".encode())
+        digest.update(f" {places.slurm_conf}".encode() if places.slurm_conf is not None else b"")
         return f"{self.version}-{digest.hexdigest()[:12]}"

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from pbsdock.admin.setup import agent, manual, mom_config, services
+from pbsdock.admin.setup import agent, manual, mom_config, services, slurm_config
 from pbsdock.admin.setup.files import put, read
 from pbsdock.admin.setup.host import cgroup_parent
 from pbsdock.admin.setup.install import COMMANDS, OLD
-from pbsdock.admin.setup.places import HELPERS, MOM_HOOKS, Places
+from pbsdock.admin.setup.places import Places
 from pbsdock.admin.setup.render import is_ours
 from pbsdock.admin.setup.versions import Versions
 from pbsdock.host import syscalls
@@ -37,16 +37,19 @@ def _uninstall(places: Places, versions: Versions, say: Say) -> int:
     markers = places.run_dir / "jobs"
     for marker in sorted(markers.iterdir()) if markers.is_dir() else ():
         say(f"warning: job {marker.name} has a container here; it loses its epilogue's cleaning up")
-    for name in MOM_HOOKS:
+    for name in places.mom_hooks:
         _give_back(places, name, say)
-    _restore_config(places, say)
+    if places.slurm_conf is not None:
+        _take_out_of_slurm(places.slurm_conf, say)
+    else:
+        _restore_config(places, say)
     services.remove(places)
     manual.remove(places)
     agent.stop(places)
     _remove_cgroups(places)
     _unmount(places)
     _remove_program(places, versions)
-    say(f"pbsdock is taken out of {places.mom_priv}; {places.etc}, {places.state_dir} and {places.log_dir} stay")
+    say(f"pbsdock is taken out of {places.where}; {places.etc}, {places.state_dir} and {places.log_dir} stay")
     return 0
 
 
@@ -82,6 +85,16 @@ def _restore_config(places: Places, say: Say) -> None:
     say(f"took pbsdock's lines out of {path}; restart pbs_mom: until then it calls hooks that are gone")
 
 
+def _take_out_of_slurm(path: Path, say: Say) -> None:
+    """Its hooks are gone then: a slurm.conf that names them would drain the nodes."""
+    if slurm_config.take_out(path):
+        say(
+            f"took pbsdock's block out of {path}; run scontrol reconfigure: until then slurmd calls hooks that are gone"
+        )
+    elif slurm_config.mentions(read(path)):
+        say(f"warning: {path} still names hooks that are gone: take them out and run scontrol reconfigure")
+
+
 def _remove_cgroups(places: Places) -> None:
     """Remove the instance's cgroups; jobs have left them."""
     if not (name := places.instance()):
@@ -107,12 +120,18 @@ def _remove_program(places: Places, versions: Versions) -> None:
     for path in (versions.link, versions.before):
         if path.is_symlink():
             path.unlink()
-    names = [*(f"hooks/{name}" for name in HELPERS), *(f"bin/{name}" for name in COMMANDS), *OLD, "shim", "versions"]
+    names = [
+        *(f"hooks/{name}" for name in places.helpers),
+        *(f"bin/{name}" for name in COMMANDS),
+        *OLD,
+        "shim",
+        "versions",
+    ]
     for path in (prefix / name for name in names):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    for path in (prefix / "hooks", prefix / "bin", prefix):
+    for path in (prefix / "hooks/slurm", prefix / "hooks", prefix / "bin", prefix):
         with suppress(OSError):
             path.rmdir()

@@ -30,6 +30,9 @@ class DockerRequests:
         """Begin a command."""
         if not self.node.config.shim.enabled:
             raise Refusal("shim-off", "this site gives jobs no docker command")
+        if not self.node.rm.holds_children:
+            sentence = f"{self.node.rm.words.name} could not limit and end containers that a job starts itself"
+            raise Refusal("shim-off", f"jobs have no docker command here: {sentence}")
         if self.session.dialogue is not None:
             raise Refusal("one-command-a-connection", "a connection carries one docker command")
         peer = self.session.peer

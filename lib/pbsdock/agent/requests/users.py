@@ -7,7 +7,7 @@ import re
 import socket
 from collections.abc import Iterator, Mapping
 
-from pbsdock.agent import announced, prepare, stage, tickets
+from pbsdock.agent import announced, blame, prepare, script, stage, tickets
 from pbsdock.agent.arrivals import Outcome
 from pbsdock.agent.blame import told_fault
 from pbsdock.agent.exec_tasks import finish_exec, start_exec
@@ -19,7 +19,7 @@ from pbsdock.agent.runs import ExecRun, JobRun, Run, TaskRun
 from pbsdock.agent.stage_items import item_of
 from pbsdock.agent.start import Admission, is_of_leader, start_again, start_for_tasks, start_job
 from pbsdock.agent.tasks import start_task
-from pbsdock.core.errors import HookError, Refusal
+from pbsdock.core.errors import BadValue, HookError, NodeFault, Refusal
 from pbsdock.core.facts import Exit
 from pbsdock.core.record import Record, Refused, State
 from pbsdock.directive.parse import late_sentence
@@ -59,6 +59,10 @@ class UserRequests(OwnRequests):
                 return
         if record is None or (message.text("directive") and prepare.is_of_script(record)):
             record = self._on_demand(message) or record
+        if record is None and self.node.rm.prepares_at_start:
+            if (record := self._of_script(message)) is None:
+                self.session.answer(wire.Message("bare"))
+                return
         if record is None:
             # The hook saw the marker: a container was prepared, and released since. Never run on the host in its place.
             raise Refusal(
@@ -200,6 +204,29 @@ class UserRequests(OwnRequests):
             f"nobody can say what this task of job {live.id} is to run in on {self.node.name}: it brings no ticket, and"
             f" {arrival.why or 'its first node gives no answer'}; nothing was started",
         )
+
+    def _of_script(self, message: wire.Message) -> Record | None:
+        """Prepare the job by its script; None if that has no directive. Raises Refusal, NodeFault."""
+        job_id = self.node.rm.job_id(message.text("job"))
+        live = self.node.rm.find(job_id, waits=False)
+        if live is None and self.node.rm.is_live(job_id):
+            sentence = f"the {self.node.rm.words.name} hook that tells of job {job_id} was not run on {self.node.name}"
+            return blame.failed(self.node, [job_id], {}, NodeFault("no-prolog", sentence))
+        live = live or self._live(message)
+        if live.uid != self.session.peer.uid:
+            raise Refusal("not-your-job", f"job {live.id} belongs to another user")
+        self.session.answer(wire.Message("waiting"))
+        try:
+            record = prepare.from_prologue(self.node, [live.id], {}, self.session.notify)
+        except BadValue as error:
+            raise Refusal("bad-arguments", str(error)) from None
+        except Exception as error:
+            return blame.failed(self.node, [live.id], {}, error)
+        if record is None and not message.number("direct"):  # else the hook that runs a bare script asks again
+            path = self.node.rm.script_named([live.id], {})
+            if line := script.late(self.node.rm, path, self.session.peer.uid):
+                self.session.notify(late_sentence(line))
+        return record
 
     def _on_demand(self, message: wire.Message) -> Record | None:
         directive = message.text("directive")

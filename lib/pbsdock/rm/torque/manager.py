@@ -33,6 +33,10 @@ class Torque(ResourceManager):
 
     Many methods because ResourceManager has as many."""
 
+    prepares_at_start = False
+    holds_children = True
+    polite_end_ms = 600_000  # a script's own trap; pbs_mom's kill delay is shorter
+
     def __init__(self, mom_priv: Path, node: str, *, client_dir: str = "", files: JobFiles | None = None) -> None:
         self.words = WORDS
         self.closed = ClosedPaths(guarded=(str(mom_priv.parent),), sealed=(str(mom_priv),))
@@ -69,6 +73,10 @@ class Torque(ResourceManager):
     def script_named(self, argv: Sequence[str], env: Mapping[str, str]) -> str:
         """The prologue's last argument, which an older mom leaves out."""
         return argv[_SCRIPT] if len(argv) > _SCRIPT else ""
+
+    def submitted(self, script: bytes) -> bytes:
+        """As it is."""
+        return script
 
     def live(self) -> frozenset[str]:
         """The names of mom's .JB files. Raises OSError."""
@@ -158,6 +166,10 @@ class Torque(ResourceManager):
     def is_running(self) -> bool:
         """Whether root has a pbs_mom."""
         return bool(tools.moms_prefixes())
+
+    def take_in(self, first: int, hook: int, job_id: str, uid: int) -> str:
+        """Nowhere: Torque counts sessions, see :meth:`adopt`."""
+        return ""
 
     def adopters(self, job_id: str, process: int, *, hook: str, has_place: bool) -> list[list[str]]:
         """By pbs_track, as the run hook does it: mom files an adopted task in the place of the newest one it has
