@@ -176,6 +176,7 @@ PROBES: dict[str, Probe] = {
     "not-in-step": nothing,
     "no-memory-for-jobs": memory,
     "no-seccomp": fit_engine,
+    "nodev": engine,
     "pin-failed": disk,
     "prepare-failed": prepared,
     "private-images": private_images,
