@@ -117,7 +117,9 @@ def test_every_step_is_known(site: Site, points: dict[str, list[Point]]) -> None
 
     assert steps == set(_STEPS)
     assert set(_STEPS.values()) <= found
-    assert {one.split(":release.")[1].split(".")[0] for one in found if ":release." in one} == steps - {"image"}
+    # Children are looked for in every job: one may have been made just when it ended.
+    released = {one.split(":release.")[1].split(".")[0] for one in found if ":release." in one}
+    assert released == (steps - {"image"}) | {"children"}
 
 
 @pytest.mark.timeout(7200)

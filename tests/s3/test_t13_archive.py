@@ -20,7 +20,7 @@ from tests.s3.site import Site, config
 
 pytestmark = pytest.mark.engine
 _KNOWN = re.compile(
-    r"GET (/v[\d.]+)?/(_ping|version|info|events\?.*|containers/json\?.*|containers/[^/]+/json|images/.+/json|exec/\w+/json)"
+    r"GET (/v[\d.]+)?/(_ping|version|info|events\?.*|containers/json\?.*|networks\?.*|containers/[^/]+/json|images/.+/json|exec/\w+/json)"
     r"|HEAD /_ping"
     r"|POST (/v[\d.]+)?/(containers/create\?.*|containers/[^/]+/(start|attach\?.*|resize\?.*)|exec/\w+/(start|resize\?.*)"
     r"|containers/[^/]+/exec)"

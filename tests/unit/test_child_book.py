@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pbsdock.agent.child_book import Book, over
-from pbsdock.agent.children.start import must_live
+from pbsdock.agent.children.start import making
 from pbsdock.core.child import Child, ChildState
 from pbsdock.core.errors import Refusal
 from pbsdock.core.record import State
@@ -65,12 +65,26 @@ def test_half_made_is_what_nobody_makes(tmp_path: Path) -> None:
     assert book.half_made() == []
 
 
+@pytest.mark.parametrize("is_bare", [False, True])
 @pytest.mark.parametrize("state", list(State))
-def test_nothing_is_started_in_a_job_that_is_over(tmp_path: Path, state: State) -> None:
+def test_nothing_is_made_for_a_job_that_is_over(tmp_path: Path, state: State, is_bare: bool) -> None:
     """Its image may have been fetched for longer than it has lived."""
-    record = known(fake_node(tmp_path), state)
-    if state in (State.READY, State.RUNNING):
-        must_live(record)
-    else:
-        with pytest.raises(Refusal, match="is over; nothing more is started in it"):
-            must_live(record)
+    node = fake_node(tmp_path)
+    record = known(node, state)
+    record.note(bare=is_bare)
+    if state is (State.READY if is_bare else State.RUNNING):
+        with making(node, record):
+            assert "children" in record.steps
+        return
+    with pytest.raises(Refusal, match="is over; nothing more is started in it"), making(node, record):
+        pass
+    assert "children" not in record.steps
+
+
+def test_nothing_is_made_for_a_run_of_a_job_that_another_follows(tmp_path: Path) -> None:
+    node = fake_node(tmp_path)
+    record = known(node, State.RUNNING)
+    known(node, State.RUNNING)
+
+    with pytest.raises(Refusal, match="is over"), making(node, record):
+        pass
