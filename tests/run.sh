@@ -1,9 +1,9 @@
 #!/bin/bash
-# All tests, in three parts side by side: what uses the host's engine; what computes all the time; and what has an engine or a
-# gateway, and users, of its own. The first and the last wait most of the time. A test that fails there is tried once more by
-# itself, when nothing else runs: many are about time, and the parts take it from one another. It is listed in any case, and
-# more than a few are none of that. At the end what each directory took, and the rows of docs/security.md. Arguments are
-# pytest's, for all parts; with them nothing is tried again, and the rows are not judged.
+# All tests, in four parts side by side: jobs, and attacks, which use the host's engine; what computes all the time; and what has
+# an engine or a gateway of its own. All but the third wait most of the time, and each has users of its own. A test that fails
+# there is tried once more by itself, when nothing else runs: many are about time, and the parts take it from one another. It is
+# listed in any case, and more than a few are none of that. At the end what each directory took, and the rows of
+# docs/security.md. Arguments are pytest's, for all parts; with them nothing is tried again, and the rows are not judged.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 python=.venv/bin/python
@@ -40,7 +40,12 @@ again() { # the failed tests by themselves, one after another
 # A host with an engine of its own: these need not be in the longest part.
 own_host=tests/engine/test_odd_hosts.py
 
-with_the_hosts_engine() { run tests/engine tests/attacks --ignore="$own_host"; }
+with_the_hosts_engine() { run tests/engine --ignore="$own_host"; }
+
+attacks() {
+  export PBSDOCK_TEST_USERS='pbsdock-e pbsdock-f'
+  run tests/attacks
+}
 
 computing() {
   local bad=0
@@ -60,6 +65,7 @@ if [ "${1-}" = --part ]; then
   part=$2 work=$3
   given=("${@:4}")
   case $part in
+    attacks) attacks ;;
     computing) computing ;;
     with_their_own) with_their_own ;;
   esac
@@ -78,12 +84,12 @@ tidy_up() {
 }
 trap tidy_up EXIT
 trap 'exit 130' INT TERM
-for part in computing with_their_own; do
+for part in computing with_their_own attacks; do
   setsid "$0" --part "$part" "$work" "$@" >"$work/$part" 2>&1 & # a process group each, to be ended as a whole
   pids+=($!)
 done
 with_the_hosts_engine || bad=1
-for part in computing with_their_own; do
+for part in computing with_their_own attacks; do
   wait "${pids[0]}" || bad=1
   pids=("${pids[@]:1}")
   printf '\nBeside it, %s:\n' "${part//_/ }"

@@ -66,7 +66,7 @@ echo many; while [ -e go ]; do sleep 0.1; done
     assert done.stdout.decode().split() == ["warm", "0", "many"], done.stderr
     assert len(ended) == IN_A_ROW + AT_ONCE * 3
     assert after[0] - before[0] <= 16, (before, after)  # connections to the engine that are kept for the next rush
-    assert after[1] - before[1] <= 4, (before, after)
+    assert after[1] - before[1] <= 20, (before, after)  # a pool of 16 that does what is due later, and stays
     assert after[2] - before[2] < 8192, (before, after)
 
 
