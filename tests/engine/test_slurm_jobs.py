@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import signal
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def test_scancel(slurm: SlurmSite) -> None:
             slurm.cluster.await_running(job, says="begun")
         slurm.cluster.call("scancel", *jobs)
         bare, contained = (slurm.cluster.wait(job) for job in jobs)
-        cut = [done.output.partition(" AT ")[0].replace(done.id, "N") for done in (bare, contained)]
+        cut = [re.sub(rf"\b{done.id}\b", "N", done.output.partition(" AT ")[0]) for done in (bare, contained)]
         assert cut[0] == cut[1]
         assert (contained.state, contained.exit) == (bare.state, bare.exit)
 

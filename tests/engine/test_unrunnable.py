@@ -105,7 +105,7 @@ def odd(images: None) -> Iterator[str]:
 
 
 _SHELL = "; choose a shell it has with qsub -S"
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PATH = "/run/pbsdock/shim:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENTRY = {
     "nosuch": f"there is no program 'nosuch' in its PATH ({_PATH})",
     "/bin/nosuch": "there is no /bin/nosuch; name a program that it has",

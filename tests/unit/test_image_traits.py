@@ -79,18 +79,19 @@ def test_time_zone_is_set_unless_somebody_did() -> None:
     assert _environment(_plan("-e TZ=Asia/Tokyo a"), image) == {"TZ": "Asia/Tokyo"}
 
 
-@pytest.mark.parametrize(("network", "name"), [("host", ""), ("none", "node1.example.org")])
+NODE = "node1.example.org"
+
+
+@pytest.mark.parametrize(("network", "name"), [("container:x", ""), ("host", NODE), ("none", NODE)])
 def test_hostname(network: str, name: str) -> None:
-    """The node's, where the network does not bring it."""
-    plan = _plan(f"--network {network} a")
+    """The node's, where another container's does not come with its network."""
+    plan = replace(_plan("a"), network=network)
     made = container.for_job(
         plan,
         CALL,
         bound=[],
         rlimits={},
-        made=container.Made(
-            image_id="sha256:1", own_files=[], cgroup_parent="", labels={}, hostname="node1.example.org"
-        ),
+        made=container.Made(image_id="sha256:1", own_files=[], cgroup_parent="", labels={}, hostname=NODE),
     )
     assert made.hostname == name
 

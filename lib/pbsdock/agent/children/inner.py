@@ -67,8 +67,10 @@ def run_here(place: Path, pid: int, message: wire.Message, fds: Sequence[int]) -
 def _failure_of(connection: init.Connection, pid: int, first: int) -> init.Answer | None:
     """Why process *pid*, a fork of the container's *first*, could not become its command; None as soon as it has."""
     deadline = time.monotonic() + _EXECUTED_S
+    said = select.poll()
+    said.register(connection.sock, select.POLLIN)
     while pid and time.monotonic() < deadline:
-        if select.select([connection.sock], [], [], 0.002)[0]:
+        if said.poll(2):
             try:
                 answer = connection.receive()
             except init.InitError:
