@@ -10,10 +10,13 @@ python=.venv/bin/python
 
 most_again=5
 
+# A shell has what it starts beside itself ignore these, and a test of signals would inherit that.
+pytest() { env --default-signal=HUP,INT,QUIT "$python" -m pytest "$@"; }
+
 run() { # run ARGUMENTS…: status 1 is "some failed", 5 "none of these was asked for"
   local status cache
   cache=$(mktemp -d "$work/cache.XXXXXX")
-  "$python" -m pytest --durations=10 -o cache_dir="$cache" --laps-to "$work/laps" --threats-to "$work/threats" "$@" "${given[@]}"
+  pytest --durations=10 -o cache_dir="$cache" --laps-to "$work/laps" --threats-to "$work/threats" "$@" "${given[@]}"
   status=$?
   if [ "$status" = 1 ] && [ "${#given[@]}" = 0 ]; then
     failed_of "$cache" >>"$work/failed" && return
@@ -32,7 +35,7 @@ again() { # the failed tests by themselves, one after another
   printf '  %s\n' "${tests[@]}"
   [ "${#tests[@]}" -le "$most_again" ] || { printf 'These are more than %s; none is tried again.\n' "$most_again"; return 1; }
   for test in "${tests[@]}"; do
-    "$python" -m pytest --threats-to "$work/threats" "$test" || bad=1
+    pytest --threats-to "$work/threats" "$test" || bad=1
   done
   return "$bad"
 }
