@@ -48,5 +48,7 @@ def test_what_a_person_waits_for(installed: Instance) -> None:
     quick = {name: value for name, value in found.items() if name.startswith(("why_", "ps_"))}
 
     assert len(quick) == 4
-    assert all(value <= 150 * SLOWER for value in quick.values()), found
-    assert found["doctor_ms"] <= 5000 * SLOWER
+    # Beside other tests all processes are slower: as much as an interpreter that does nothing, which takes some 12 ms alone.
+    slower = SLOWER * max(1.0, found["python_ms"] / 12)
+    assert all(value <= 150 * slower for value in quick.values()), found
+    assert found["doctor_ms"] <= 5000 * slower

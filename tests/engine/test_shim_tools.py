@@ -79,7 +79,6 @@ CONTAINERS = [
     "docker exec -d {own}-db touch /tmp/detached && sleep 0.5 && docker exec {own}-db ls /tmp/detached",
     "docker exec -it {own}-db true",
     "docker logs {own}-db",
-    "docker logs --tail 1 {own}-db 2>/dev/null",
     "docker inspect --format '{{.State.Status}} {{.State.Running}} {{.State.ExitCode}} {{.Name}}' {own}-db",
     "docker inspect -f '{{json .State.Running}} {{len .Id}} {{.Path}} {{index .Args 0}}' {own}-db",
     'docker inspect {own}-db | grep -c \'"Status": "running"\'',

@@ -90,6 +90,8 @@ def test_a_node_that_does_not_answer(site: Site) -> None:
 def test_doctor_knows_the_other_nodes_version(site: Site) -> None:
     """What its agent said when they spoke last; one of another release is told, with what to do."""
     instance = site.cluster.mother.instance
+    (instance.state_dir / "nodes.json").unlink(missing_ok=True)  # what other tests have heard
+    instance.kill_agent()
     site.run("pbsdsh /bin/true")
 
     def versions() -> dict[str, Any]:
