@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pbsdock.agent.node import Node
 from pbsdock.agent.programs import USUAL_PATH
 from pbsdock.core.record import Record
-from pbsdock.host.installed import offers_docker
+from pbsdock.host.installed import docker_client, offers_docker
 
 TOOLS, DOOR = "/run/pbsdock/shim", "/run/pbsdock/door"  # the directories in the container
 _SOCKET = "agent.sock"
@@ -46,7 +46,8 @@ def mounts(node: Node, record: Record) -> list[tuple[str, str]]:
     if not record.facts.first_process or not offers_docker(node.paths, node.config) or not node.paths.door.is_dir():
         return []
     name = node.config.shim.name  # the program alone: what lies beside it says where the agent is on the host
-    return [(str(node.paths.shim / name), f"{TOOLS}/{name}"), (str(node.paths.door), DOOR)]
+    # This version's own, which a rollback leaves where it is.
+    return [(str(docker_client(node.paths)), f"{TOOLS}/{name}"), (str(node.paths.door), DOOR)]
 
 
 def environment(record: Record, own: Mapping[str, str]) -> dict[str, str]:
