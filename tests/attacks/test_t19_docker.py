@@ -68,8 +68,10 @@ def test_a_command_that_waits_for_its_client_until_the_job_is_over(instance: Ins
     code = f"""
         link = ask("run", "--env-file", "x", "{IMAGE}", "sleep", "303")
         until(link, "read")
+        is_away, away = os.pipe()
         if os.fork() == 0:
             os.setsid()
+            os.write(away, b"x")  # from here on mom's kill misses it
             if os.fork():
                 os._exit(0)
             time.sleep(3)
@@ -82,6 +84,7 @@ def test_a_command_that_waits_for_its_client_until_the_job_is_over(instance: Ins
             open(sys.argv[2], "w").write(told + chr(10))
             time.sleep(2)
             os._exit(0)
+        os.read(is_away, 1)
         os._exit(0)
     """
     done = bare(instance, f"{{ {client(instance, code, str(said))}\n}} >/dev/null 2>&1")

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -422,7 +423,9 @@ def test_no_key_anywhere(site: Site) -> None:
     trial.finish(trial.wait())
     for path in (*site.instance.root.rglob("*"), *Path("/tmp").glob("**/*pbsdock*")):
         if path.is_file() and not path.is_symlink() and path != trial.out_path:
-            found += [str(path) for one in canaries if one in path.read_bytes()]
+            with suppress(FileNotFoundError):  # of a test beside this one
+                text = path.read_bytes()
+                found += [str(path) for one in canaries if one in text]
 
     assert found == []
 
