@@ -93,7 +93,7 @@ def _begin(
         config=parse(""),
         cgroups=SimpleNamespace(cgroup_parent=lambda _: "/c"),
         emit=lambda event, *_, **__: events.append(event),
-        remove_container=lambda one, within_s: Node.remove_container(node, one, within_s),
+        remove_container=lambda name, within_s: Node.remove_container(node, name, within_s),
     )
     start.start_job(node, record, wire.Message("start", argv="/bin/sh", cwd="/"), Caller(1, 1, 1))
     return node

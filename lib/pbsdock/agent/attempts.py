@@ -5,10 +5,12 @@ times in 6 seconds (observed), since Torque has no memory of it. The counts surv
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+
+from pbsdock.core import whole_file
 
 MOST = 3  # failures of one job for one reason; the last one is its own
 _JOBS = 500
@@ -58,11 +60,5 @@ class Attempts:
             self._jobs = {}
 
     def _write(self) -> None:
-        temporary = self.file.with_suffix(".new")
-        try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "w") as file:
-                json.dump(self._jobs, file)
-            os.rename(temporary, self.file)
-        except OSError:
-            pass  # a full disk is the node's fault, and told as that
+        with suppress(OSError):  # a full disk is the node's fault, and told as that
+            whole_file.write_over(self.file, json.dumps(self._jobs).encode())

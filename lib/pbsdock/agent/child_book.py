@@ -7,8 +7,6 @@ As in the ledger, a child is written down before anything of it is made. What is
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import shutil
 import threading
 from collections.abc import Callable, Collection, Iterator
@@ -17,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pbsdock.core import whole_file
 from pbsdock.core.child import Child, ChildNetwork, ChildState
 from pbsdock.core.errors import Refusal
 from pbsdock.core.plain import from_plain, to_plain
@@ -235,15 +234,7 @@ class Book:
     def _replace(self, job: str, name: str, data: Any) -> None:
         place = self._directory / job
         place.mkdir(mode=0o700, exist_ok=True)
-        temporary = place / f".new-{secrets.token_hex(8)}"
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(fd, "w", encoding="utf-8") as file:
-                json.dump(data, file, separators=(",", ":"))
-            os.rename(temporary, place / f"{name}.json")
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        whole_file.write_new(place / f"{name}.json", json.dumps(data, separators=(",", ":")).encode())
 
 
 def _unless_missing(_function: Any, _path: Any, error: Any) -> None:
@@ -256,7 +247,7 @@ def _read(place: Path) -> tuple[_Job, list[str]]:
     own, found, problems = _Job(), list[Child](), list[str]()
     for path in sorted(place.iterdir()):
         try:
-            if path.name.startswith(".new-"):
+            if path.name.startswith(whole_file.UNFINISHED):
                 path.unlink()
             elif path.stem == _NETWORKS:
                 listed = [from_plain(ChildNetwork, item, newer=True) for item in json.loads(path.read_bytes())]

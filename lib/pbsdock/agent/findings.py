@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from pbsdock.core.child import PARENT_LABEL
 from pbsdock.core.record import Record, State
 from pbsdock.engine.base import ListedContainer, ListedNetwork
 
@@ -127,7 +128,7 @@ def _containers(seen: Snapshot, incarnations: set[str], grace_s: float) -> Itera
     for container in seen.containers:
         labels = container.labels
         # A child bears its job's incarnation under another name.
-        is_known = not incarnations.isdisjoint({labels.get("pbsdock.incarnation"), labels.get("pbsdock.parent")})
+        is_known = not incarnations.isdisjoint({labels.get("pbsdock.incarnation"), labels.get(PARENT_LABEL)})
         if not is_known and seen.now - container.created_at >= grace_s:
             why = "no-record" if labels.get("pbsdock.boot") == seen.boot else "other-boot"
             yield Finding(kind="container", name=container.id, job=labels.get("pbsdock.job", ""), why=why)
@@ -135,7 +136,7 @@ def _containers(seen: Snapshot, incarnations: set[str], grace_s: float) -> Itera
 
 def _networks(seen: Snapshot, incarnations: set[str], grace_s: float) -> Iterator[Finding]:
     for network in seen.networks:
-        is_known = network.labels.get("pbsdock.parent") in incarnations
+        is_known = network.labels.get(PARENT_LABEL) in incarnations
         if not is_known and seen.now - network.created_at >= grace_s:
             yield _unknown("network", network.id, job=network.labels.get("pbsdock.job", ""))
 

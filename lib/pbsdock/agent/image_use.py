@@ -6,13 +6,12 @@ What is written late or lost only makes an image look older; whether it was pull
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from pbsdock.core import whole_file
 from pbsdock.directive.image_ref import BadImage, parse_image
 from pbsdock.engine.base import ListedImage
 
@@ -99,16 +98,7 @@ def load(path: Path) -> Uses:
 
 def save(path: Path, uses: Uses) -> None:
     """Whole or not at all. Raises OSError."""
-    temporary = path.with_suffix(".new")
-    try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(uses.to_json())
-        os.rename(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    whole_file.write_over(path, uses.to_json().encode())
 
 
 def canonical(name: str) -> str:

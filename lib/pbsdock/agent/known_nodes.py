@@ -6,7 +6,6 @@ For ``pbsdock doctor``, which reads the file. Best effort: what cannot be read o
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pbsdock.cluster.channel import is_same_host
+from pbsdock.core import whole_file
 
 _MOST = 4096  # nodes
 _KEPT_S = 30 * 86400.0
@@ -68,12 +68,9 @@ class KnownNodes:
         return next((name for name in self._nodes if is_same_host(name, host)), host)
 
     def _write(self) -> None:
-        temporary = self._file.with_suffix(".new")
+        data = json.dumps({name: asdict(node) for name, node in self._nodes.items()}).encode()
         with suppress(OSError):  # a full disk is the node's fault, and told as that
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "w") as file:
-                json.dump({name: asdict(node) for name, node in self._nodes.items()}, file)
-            os.rename(temporary, self._file)
+            whole_file.write_over(self._file, data)
 
 
 def _is_same(before: KnownNode, now: KnownNode) -> bool:

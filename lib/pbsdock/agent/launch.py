@@ -54,6 +54,15 @@ def launch(
     raise AssertionError("unreachable")
 
 
+def waiting_pid(engine: ContainerEngine, identifier: str) -> int:
+    """The process id of the first process of our own in a container that was started. Raises NodeFault, EngineError."""
+    found = engine.inspect(identifier)
+    if found is None or found.pid <= 0:
+        said = f"it ended with {found.exit_code}; {found.error}" if found else "it was removed"
+        raise NodeFault("first-process", f"the container's first process is not there: {said}")
+    return found.pid
+
+
 def first_program(spec: ContainerSpec) -> str:
     """What the engine is to run."""
     return (*spec.entrypoint, *spec.argv)[0]

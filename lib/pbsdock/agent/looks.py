@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pbsdock.core.rates import Rates
+from pbsdock.agent.questions import Questions
 from pbsdock.core.story import Story
 
 _FRESH_S, _FRESH_PER_NODE_S = 1.9, 0.1  # how long an answer serves
@@ -38,7 +38,7 @@ class Looks:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._rates = Rates(clock)
+        self._questions = Questions(_AT_ONCE, _PER_S, clock)
         self._looks: dict[str, _Look] = {}  # by incarnation, the least recently used first
 
     def rows(self, story: Story, uid: int, ask: Callable[[Story], list[Row]]) -> list[Row] | None:
@@ -52,7 +52,7 @@ class Looks:
                 del self._looks[next(iter(self._looks))]
         with look.lock:
             if not self._is_fresh(look, story):
-                if uid and not self._admit(uid):
+                if uid and not self._questions.admit(uid):
                     return look.rows or None
                 look.rows = ask(story)
                 look.at, look.of_end = self._clock(), story.is_over
@@ -61,7 +61,3 @@ class Looks:
     def _is_fresh(self, look: _Look, story: Story) -> bool:
         is_told = bool(look.rows) and look.of_end == story.is_over
         return is_told and self._clock() - look.at < _FRESH_S + _FRESH_PER_NODE_S * len(story.hosts)
-
-    def _admit(self, uid: int) -> bool:
-        with self._lock:
-            return self._rates.take(uid, _AT_ONCE, _PER_S)

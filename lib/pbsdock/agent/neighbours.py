@@ -214,7 +214,12 @@ def _row_of(node: Node, host: str, job_id: str) -> Row:
     try:
         return {"node": host, **ask(node, host, "job", job_id)}
     except NO_ANSWER as error:
-        return {"node": host, "state": "no-answer", "code": error.code, "problem": error.sentence}
+        return silent(host, error.code, error.sentence)
+
+
+def silent(host: str, code: str, sentence: str) -> Row:
+    """The row of a node that has told nothing, and why. Pure."""
+    return {"node": host, "state": stories.NO_ANSWER, "code": code, "problem": sentence}
 
 
 # -- listening --------------------------------------------------------------------------------------------------------

@@ -250,14 +250,16 @@ class Node:
 
     # -- the container ------------------------------------------------------------------------------------------
 
-    def remove_container(self, record: Record, within_s: float) -> None:
-        """Remove a job's container and wait until it is gone, if it is there. Raises NodeFault, EngineError."""
+    def remove_container(self, name: str, within_s: float) -> None:
+        """Remove a container and wait until it is gone, if it is there. Raises NodeFault, EngineError.
+
+        Asked by name: a crash between the engine's create and our record leaves no id.
+        """
         deadline = time.monotonic() + within_s
-        # Asked by name: a crash between the engine's create and our record leaves no id.
-        while not self.engine.remove(record.container_name):
+        while not self.engine.remove(name):
             if time.monotonic() > deadline:
-                raise NodeFault("container-stays", f"container {record.container_name} cannot be removed")
-            time.sleep(0.05)
+                raise NodeFault("container-stays", f"container {name} cannot be removed")
+            time.sleep(0.02)
 
     # -- one job at a time --------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from pbsdock.agent import neighbours
 from pbsdock.agent.node import Node
-from pbsdock.agent.stories import FORGOTTEN, NO_ANSWER, Row
+from pbsdock.agent.stories import FORGOTTEN, Row
 from pbsdock.cluster.channel import is_same_host
 from pbsdock.core.story import Story
 
@@ -27,7 +27,7 @@ def rows(node: Node, story: Story, uid: int) -> list[Row]:
     if found is not None:
         return found
     others = [host for host in story.hosts if not is_same_host(host, node.name)]
-    return [_silent(host, "too-often", f"{host} was not asked: {_TOO_OFTEN}") for host in others]
+    return [neighbours.silent(host, "too-often", f"{host} was not asked: {_TOO_OFTEN}") for host in others]
 
 
 def asked(node: Node, story: Story, clock: Callable[[], float] = time.monotonic) -> list[Row]:
@@ -37,7 +37,8 @@ def asked(node: Node, story: Story, clock: Callable[[], float] = time.monotonic)
     def row(host: str) -> Row:
         left = deadline - clock()
         if left <= 0:
-            return _silent(host, "unreachable", f"{host} was not asked: others took {_WITHIN_S:g} s not to answer")
+            sentence = f"{host} was not asked: others took {_WITHIN_S:g} s not to answer"
+            return neighbours.silent(host, "unreachable", sentence)
         return _of(node, host, story, min(_ASK_S, left))
 
     found = neighbours.of_others(node, story.hosts, row)
@@ -50,11 +51,7 @@ def _of(node: Node, host: str, story: Story, timeout_s: float) -> Row:
     try:
         row: Row = {"node": host, **neighbours.ask(node, host, "why", story.job, timeout_s=timeout_s, **asks)}
     except neighbours.NO_ANSWER as error:
-        return _silent(host, error.code, error.sentence)
+        return neighbours.silent(host, error.code, error.sentence)
     if row.get("state") == FORGOTTEN:
         row["problem"] = f"{row['node']} knows nothing of this job: nothing of it has come there, or it is forgotten"
     return row
-
-
-def _silent(host: str, code: str, sentence: str) -> Row:
-    return {"node": host, "state": NO_ANSWER, "code": code, "problem": sentence}

@@ -9,7 +9,7 @@ import pwd
 from pathlib import Path
 
 from pbsdock.agent import door, first_process, task_tools
-from pbsdock.agent.image_profile import GROUP, PASSWD
+from pbsdock.agent.image_profile import GROUP, PASSWD, ImageProfile
 from pbsdock.agent.node import Node
 from pbsdock.agent.script import env_finds, interpreter
 from pbsdock.core.plan import Plan
@@ -27,14 +27,7 @@ def write(node: Node, job: Job, record: Record, plan: Plan, script: bytes | None
     directory.mkdir(mode=0o700, parents=True)
     image = node.image_profiles.of(record.image_id or "", pwd.getpwuid(plan.uid).pw_shell or "/bin/sh")
     record.note(image=image.traits)
-    tables = [
-        ("passwd", PASSWD, passwd(plan, image.traits.shell, image.passwd)),
-        ("group", GROUP, group(plan, group_names(plan), image.group)),
-    ]
-    made = []
-    for name, target, text in tables:
-        write_file(directory / name, text.encode(), 0o644, 0, 0)
-        made.append((str(directory / name), target))
+    made = write_accounts(directory, plan, image)
     if script is not None and job.script_path:
         write_file(directory / "script", script, 0o700, plan.uid, plan.gid)
         record.note(
@@ -55,6 +48,18 @@ def write(node: Node, job: Job, record: Record, plan: Plan, script: bytes | None
     if has_credentials(plan):
         files.make(node.store_dir(record), plan.uid, plan.gid)
         made.append((str(node.store_dir(record)), DIRECTORY))
+    return made
+
+
+def write_accounts(directory: Path, plan: Plan, image: ImageProfile) -> list[tuple[str, str]]:
+    """The image's own passwd and group with the owner in them; returns (source, target) pairs. Raises OSError."""
+    made = []
+    for name, target, text in (
+        ("passwd", PASSWD, passwd(plan, image.traits.shell, image.passwd)),
+        ("group", GROUP, group(plan, group_names(plan), image.group)),
+    ):
+        write_file(directory / name, text.encode(), 0o644, 0, 0)
+        made.append((str(directory / name), target))
     return made
 
 

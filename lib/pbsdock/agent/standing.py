@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 
 from pbsdock.agent import first_process
-from pbsdock.agent.launch import launch_error
+from pbsdock.agent.launch import launch_error, waiting_pid
 from pbsdock.agent.node import Node
 from pbsdock.agent.pinning import pinned
 from pbsdock.agent.stand import Standing
@@ -57,7 +57,7 @@ def take(node: Node, record: Record, bound: Sequence[Bound]) -> Standing:
         if standing.is_ready and standing.bound == tuple(bound):
             return standing
     # Also what an agent that was killed has left, of which this one knows nothing.
-    node.remove_container(record, REMOVED_S)
+    node.remove_container(record.container_name, REMOVED_S)
     standing = Standing(tuple(bound))
     node.jobs.stand(record, standing)
     _make(node, record, standing)
@@ -104,11 +104,8 @@ def _start(node: Node, record: Record, plan: Plan, standing: Standing, held: Seq
     standing.container = record.container_id = node.engine.create(spec, record.container_name)
     _go_on(standing)
     node.engine.start(standing.container)
-    found = node.engine.inspect(standing.container)
-    if found is None or found.pid <= 0:
-        said = f"it ended with {found.exit_code}; {found.error}" if found else "it was removed"
-        raise NodeFault("first-process", f"the container's first process is not there: {said}")
-    standing.pid, standing.pid_start = found.pid, start_time(found.pid)
+    pid = waiting_pid(node.engine, standing.container)
+    standing.pid, standing.pid_start = pid, start_time(pid)
 
 
 def _go_on(standing: Standing) -> None:

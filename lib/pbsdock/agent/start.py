@@ -57,7 +57,7 @@ def start_job(node: Node, record: Record, request: wire.Message, caller: Caller)
         record.note(bound=tuple(bound))
     limits = limits_of(caller)
     if not record.facts.first_process:
-        node.remove_container(record, REMOVED_S)  # of a start in which the agent was lost
+        node.remove_container(record.container_name, REMOVED_S)  # of a start in which the agent was lost
         run, stream = start_attached(node, record, call, limits, began)
         return run, Admission(stream.detach(), {})
     try:

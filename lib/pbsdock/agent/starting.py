@@ -73,6 +73,6 @@ def discard(node: Node, record: Record) -> None:
     record.container_id = None
     record.note(started_at=None)
     try:
-        node.remove_container(record, REMOVED_S)
+        node.remove_container(record.container_name, REMOVED_S)
     except (HookError, EngineError) as error:  # the release, or the reaper, tries again
         node.emit("release.failed", record, level="warning", reason=f"container: {error}", phase="run")

@@ -121,7 +121,7 @@ def _remove_children(node: Node, record: Record) -> None:
 
 def _remove_container(node: Node, record: Record) -> None:
     standing.end(node, record)
-    node.remove_container(record, _EMPTY_S)
+    node.remove_container(record.container_name, _EMPTY_S)
     record.set_gone("container")
     if record.container_id:
         node.emit("container.removed", record, container=record.container_id)

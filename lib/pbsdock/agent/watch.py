@@ -18,6 +18,7 @@ from pbsdock.agent.reconcile import reconcile
 from pbsdock.agent.refresh import Refresher
 from pbsdock.agent.runs import ChildRun, ExecRun, JobRun, Run, TaskRun
 from pbsdock.agent.tasks import finish_task
+from pbsdock.core.child import LABEL, PARENT_LABEL
 from pbsdock.core.errors import HookError
 from pbsdock.engine.base import EngineError, EngineEvent, EventKind
 
@@ -89,7 +90,7 @@ class Watcher:
         self.node.engine_lost()
 
     def _event(self, event: EngineEvent) -> None:
-        if (child := event.labels.get("pbsdock.child")) is not None:
+        if (child := event.labels.get(LABEL)) is not None:
             self._child(event, child)
             return
         is_exec = event.kind is EventKind.EXEC_DIED
@@ -103,7 +104,7 @@ class Watcher:
         threading.Thread(target=self._finish, args=(running, event.exit_code), daemon=True).start()
 
     def _child(self, event: EngineEvent, name: str) -> None:
-        running = self.node.jobs.child_run(event.labels.get("pbsdock.parent", ""), name)
+        running = self.node.jobs.child_run(event.labels.get(PARENT_LABEL, ""), name)
         if running is not None and event.kind is EventKind.CONTAINER_DIED:
             threading.Thread(target=self._finish, args=(running,), daemon=True).start()
 

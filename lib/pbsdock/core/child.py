@@ -11,6 +11,8 @@ from pbsdock.core.facts import Bound
 from pbsdock.core.plan import Plan
 
 VERSION = 1
+# Of its container: its key, and the incarnation of its job.
+LABEL, PARENT_LABEL = "pbsdock.child", "pbsdock.parent"
 _SHORT = 12  # digits of an id that Docker shows
 
 

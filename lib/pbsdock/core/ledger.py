@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import threading
 import typing
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from pbsdock.core import whole_file
 from pbsdock.core.plain import from_plain, to_plain
 from pbsdock.core.plan import Plan
 from pbsdock.core.record import VERSION, Record
@@ -82,7 +82,7 @@ class Ledger:
 
     def _read(self) -> None:
         for path in sorted(self.directory.iterdir()):
-            if path.name.startswith(".new-"):
+            if path.name.startswith(whole_file.UNFINISHED):
                 path.unlink()  # a write that a crash cut short; the file it was to replace is whole
                 continue
             if not _NAME.fullmatch(path.name):
@@ -94,24 +94,7 @@ class Ledger:
 
     def _write(self, record: Record, *, durable: bool) -> None:
         data = json.dumps(_plain(record), separators=(",", ":"), sort_keys=True).encode()
-        temporary = self.directory / f".new-{secrets.token_hex(8)}"
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-                file.flush()
-                if durable:
-                    os.fsync(fd)
-            os.rename(temporary, self.directory / _file(record))
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        if durable:
-            directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+        whole_file.write_new(self.directory / _file(record), data, durable=durable)
 
 
 def _file(record: Record) -> str:

@@ -8,11 +8,11 @@ nor a crash finds an image that is here and not marked.
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+from pbsdock.core import whole_file
 from pbsdock.core.errors import NodeFault
 
 WHOLE = "*"  # in place of an id: every image of the repository
@@ -100,18 +100,7 @@ class PrivateImages:
         marks = {name: sorted(ids) for name, ids in self._marked.items()}
         for name in self._under_way:
             marks[name] = sorted({*marks.get(name, []), WHOLE})
-        temporary = self.file.with_suffix(".new")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w") as file:
-            json.dump(marks, file)
-            file.flush()
-            os.fsync(fd)
-        os.rename(temporary, self.file)
-        directory = os.open(self.file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        whole_file.write_over(self.file, json.dumps(marks).encode(), durable=True)
 
     def _write_if_possible(self) -> None:
         try:

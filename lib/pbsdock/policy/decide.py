@@ -12,7 +12,7 @@ from typing import Protocol
 
 from pbsdock.config.tables import OVERRIDABLE, Config
 from pbsdock.core.errors import Refusal
-from pbsdock.core.plan import Device, Plan, PullPolicy
+from pbsdock.core.plan import Device, Limits, Plan, PullPolicy
 from pbsdock.core.sizes import some
 from pbsdock.directive.image_ref import ImageRef
 from pbsdock.directive.parse import EXPANDED_LIMIT, Directive, TooLong, expand
@@ -83,19 +83,11 @@ def decide(job: Job, directive: Directive, config: Config, host: HostFacts) -> P
     tmpfs = tmpfs_of(directive, limits, host, mounts)
     stores = stores_of(job, directive, settings.s3)
     stage_in, stage_out = stages_of(directive, settings.s3, mounts, tmpfs)
-    return Plan(
-        job_id=job.id,
-        user=job.user,
-        group=job.group,
-        uid=job.uid,
-        gid=job.gid,
-        groups=job.groups,
-        home=job.home,
-        queue=job.queue,
+    return replace(
+        _own(job, settings, limits),
         image=directive.image.canonical,
         pull=pull,
         platform=directive.platform,
-        limits=limits,
         network=network,
         mounts=mounts,
         tmpfs=tmpfs,
@@ -108,9 +100,7 @@ def decide(job: Job, directive: Directive, config: Config, host: HostFacts) -> P
         environment_keep=(*settings.env.keep, *job.words.own_variables),
         workdir=directive.workdir,
         entrypoint=directive.entrypoint,
-        oom_score_adj=settings.limits.oom_score_adj,
         interactive=job.interactive,
-        walltime_s=job.grant.walltime_s,
         stores=stores,
         stage_in=stage_in,
         stage_out=stage_out,
@@ -127,6 +117,11 @@ def without_container(job: Job, config: Config, host: HostFacts) -> Plan:
     settings = effective(config, job)
     _check_user(job, settings)
     nothing = Directive(image=ImageRef(registry="", repository="", tag=None, digest=None), line=0, column=0)
+    return _own(job, settings, limits_of(job, nothing, settings.limits, host))
+
+
+def _own(job: Job, settings: Config, limits: Limits) -> Plan:
+    """What a plan has of the job alone: whose it is, and what limits it."""
     return Plan(
         job_id=job.id,
         user=job.user,
@@ -139,7 +134,7 @@ def without_container(job: Job, config: Config, host: HostFacts) -> Plan:
         image="",
         pull="never",
         platform=None,
-        limits=limits_of(job, nothing, settings.limits, host),
+        limits=limits,
         network="none",
         mounts=(),
         tmpfs=(),

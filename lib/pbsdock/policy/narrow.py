@@ -29,7 +29,7 @@ _PLACE = "docker run"
 _PREFIX = f"{_PLACE}:1:1: "
 _ENGINE_SOCKETS = ("docker.sock", "containerd.sock", "podman.sock")
 _DEVICE = "device="
-_NOBODY = ("nobody", "65534")
+NOBODY = ("nobody", "65534")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +52,7 @@ def narrow(job: Job, run: Run, own: Own, config: Config, host: HostFacts, real: 
     volumes = [_volume(volume, real) for volume in run.volumes]
     inside = [volume for volume in volumes if any(below(volume.source, place) for place in own.places)]
     directive = _directive(run, [volume for volume in volumes if volume not in inside])
-    try:
-        plan = decide(_bare(job), directive, config, host)
-    except Refusal as error:
-        raise Refusal(error.code, error.sentence.removeprefix(_PREFIX), **error.facts) from None
+    plan = _decided(job, directive, config, host)
     plan = replace(plan, tmpfs=_tmpfs(run, volumes, plan))
     plan = replace(plan, mounts=(*plan.mounts, *_in_places(inside, plan)))
     stores = own.plan.stores if own.plan is not None else ()
@@ -72,19 +69,20 @@ def narrow(job: Job, run: Run, own: Own, config: Config, host: HostFacts, real: 
     )
 
 
-def to_pull(job: Job, image: ImageRef, config: Config, host: HostFacts) -> Plan:
+def to_pull(job: Job, image: ImageRef, platform: str | None, config: Config, host: HostFacts) -> Plan:
     """The plan by which ``docker pull`` fetches *image*. Raises Refusal, NodeFault as
     :func:`pbsdock.policy.decide.decide`."""
     directive = Directive(image=image, line=1, column=1, filename=_PLACE, no_home=True, pull="always")
+    return replace(_decided(job, directive, config, host), platform=platform)
+
+
+def _decided(job: Job, directive: Directive, config: Config, host: HostFacts) -> Plan:
+    """As for a ``#DOCKER`` line, but without what that mounts unasked: Docker mounts what is named."""
+    bare = replace(job, work_dir=None, tmpdir=None, nodefile=None, gpufile=None, script_path=None, interactive=True)
     try:
-        return decide(_bare(job), directive, config, host)
+        return decide(bare, directive, config, host)
     except Refusal as error:
         raise Refusal(error.code, error.sentence.removeprefix(_PREFIX), **error.facts) from None
-
-
-def _bare(job: Job) -> Job:
-    """Without what a ``#DOCKER`` line mounts unasked: Docker mounts what is named."""
-    return replace(job, work_dir=None, tmpdir=None, nodefile=None, gpufile=None, script_path=None, interactive=True)
 
 
 def _check_user(run: Run, job: Job) -> None:
@@ -92,9 +90,9 @@ def _check_user(run: Run, job: Job) -> None:
     if run.user is None or is_root(run.user):
         return
     name, _, group = run.user.partition(":")
-    is_own = name in (job.user, str(job.uid), "") or name in _NOBODY
+    is_own = name in (job.user, str(job.uid), "") or name in NOBODY
     groups = {job.group, str(job.gid), *map(str, job.groups), ""}
-    if not is_own or (group not in groups and group not in ("0", "root", "nogroup", *_NOBODY)):
+    if not is_own or (group not in groups and group not in ("0", "root", "nogroup", *NOBODY)):
         raise Refusal(
             "user-not-own",
             f"--user {run.user}: a container of a job runs as {job.user} ({job.uid}:{job.gid}); leave --user out",

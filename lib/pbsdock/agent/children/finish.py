@@ -9,7 +9,7 @@ import time
 from pbsdock.agent import first_process
 from pbsdock.agent.child_book import over
 from pbsdock.agent.children import logs, places
-from pbsdock.agent.children.start import remove_container, remove_files
+from pbsdock.agent.children.start import remove, remove_container
 from pbsdock.agent.node import Node
 from pbsdock.agent.runs import ChildRun
 from pbsdock.core.errors import HookError
@@ -59,7 +59,7 @@ def finish(node: Node, running: ChildRun) -> int:
 
 def kill(node: Node, running: ChildRun) -> None:
     """End a child with all that runs in it. Raises NodeFault, EngineError."""
-    remove_container(node, running.record, running.name, _REMOVED_S)
+    remove_container(node, running.record, running.name)
     finish(node, running)
 
 
@@ -105,8 +105,7 @@ def _tidy_beside(node: Node, record: Record, key: str, *, forgets: bool) -> None
     def act() -> None:
         try:
             with node.children.starting(record.name):
-                remove_container(node, record, key, _REMOVED_S)
-                remove_files(node, record, key)
+                remove(node, record, key)
                 if forgets:
                     node.children.forget(record.name, key)
         except (HookError, EngineError, OSError) as error:

@@ -33,6 +33,13 @@ def commanded(
     return message
 
 
+def of_client(message: wire.Message, *, interactive: bool, terminal: bool, proxy: bool) -> wire.Message:
+    """*message* for a client that stays with the command: whether it gives its input, a terminal, its signals."""
+    for name, is_so in (("stdin", interactive), ("terminal", terminal), ("proxy", proxy)):
+        message.fields[name] = [b"1" if is_so else b"0"]
+    return message
+
+
 def run_here(place: Path, pid: int, message: wire.Message, fds: Sequence[int]) -> init.Answer | None:
     """Have the first process *pid* run what *message* says, with *fds* as descriptors 0, 1 and 2.
 

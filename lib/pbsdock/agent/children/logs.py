@@ -7,8 +7,8 @@ become too long loses its beginning: blocks are given back while its size stays 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
 
 from pbsdock.agent.children import places
 from pbsdock.agent.node import Node
@@ -113,12 +113,7 @@ def _first_kept(fd: int) -> int:
         return 0
 
 
-def run_with(fds: list[int]) -> list[int]:
-    """Descriptors 0, 1 and 2 of a command whose output goes to *fds*; the first is the receiver's to close."""
-    return [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), *fds]
-
-
-def close_all(fds: Any) -> None:
+def close_all(fds: Iterable[int]) -> None:
     """Close them."""
     for fd in fds:
         with suppress(OSError):

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pbsdock.agent.child_book import over
 from pbsdock.agent.children import places
 from pbsdock.agent.children.finish import REMOVED
-from pbsdock.agent.children.start import discard, remove_container, remove_files
+from pbsdock.agent.children.start import discard, remove
 from pbsdock.agent.node import Node
 from pbsdock.agent.runs import ChildRun
 from pbsdock.core.child import Child, ChildState
@@ -18,7 +18,6 @@ from pbsdock.engine.base import EngineError
 from pbsdock.protocol import wire
 
 _CALLS = 4  # of the engine, for one that is being made
-_REMOVED_S = 10.0
 _AT_ONCE = 8
 
 
@@ -46,14 +45,12 @@ def _remove_unknown(node: Node, record: Record) -> None:
     """Remove those whose record was damaged; they are known by their directories."""
     place = places.all_of(node, record)
     for directory in sorted(place.iterdir()) if place.exists() else ():
-        remove_container(node, record, directory.name, _REMOVED_S)
-        remove_files(node, record, directory.name)
+        remove(node, record, directory.name)
 
 
 def _remove(node: Node, record: Record, child: Child) -> Exception | None:
     try:
-        remove_container(node, record, child.key, _REMOVED_S)
-        remove_files(node, record, child.key)
+        remove(node, record, child.key)
     except (HookError, EngineError, OSError) as error:
         return error
     running = node.jobs.child_run(record.incarnation, child.key)

@@ -11,20 +11,18 @@ from dataclasses import replace
 
 from pbsdock.agent import first_process
 from pbsdock.agent.children import places
-from pbsdock.agent.image_profile import GROUP, PASSWD
-from pbsdock.agent.launch import launch_error
+from pbsdock.agent.launch import launch_error, waiting_pid
 from pbsdock.agent.node import Node, ms_since
-from pbsdock.agent.own_files import group_names, write_file
+from pbsdock.agent.own_files import write_accounts
 from pbsdock.agent.pinning import pinned
 from pbsdock.agent.runs import ChildRun
 from pbsdock.agent.verify import close_devices, wrong_with
-from pbsdock.core.child import Child, ChildState
+from pbsdock.core.child import LABEL, PARENT_LABEL, Child, ChildState
 from pbsdock.core.errors import HookError, NodeFault, Refusal
 from pbsdock.core.facts import Bound
 from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record, State
 from pbsdock.engine import spec as container
-from pbsdock.engine.accounts import group, passwd
 from pbsdock.engine.base import EngineError, Rlimits
 from pbsdock.host import mounts, pins
 from pbsdock.host.process import start_time
@@ -34,7 +32,6 @@ from pbsdock.policy.mounts import rules_of
 from pbsdock.s3.environment import DIRECTORY, has_credentials
 
 STEP = "children"  # of a record: it has made some
-LABEL, PARENT = "pbsdock.child", "pbsdock.parent"
 _REMOVED_S = 10.0
 _BEGINS_S = 30.0  # from the open gate to its command
 _GRACE_MS = 10_000  # as long as docker stop waits
@@ -106,21 +103,21 @@ def bring_up(
 def discard(node: Node, record: Record, key: str) -> None:
     """Remove what may be there of a child, and forget it. What cannot be removed stays written down."""
     try:
-        remove_container(node, record, key, _REMOVED_S)
-        remove_files(node, record, key)
+        remove(node, record, key)
         node.children.forget(record.name, key)
     except (HookError, EngineError, OSError) as error:  # the release, or the reaper, tries again
         node.emit("release.failed", record, level="warning", reason=f"child: {error}", phase="run")
 
 
-def remove_container(node: Node, record: Record, key: str, within_s: float) -> None:
+def remove_container(node: Node, record: Record, key: str) -> None:
     """Remove a child's container and wait until it is gone. Raises NodeFault, EngineError."""
-    name = places.container_name(record, key)
-    deadline = time.monotonic() + within_s
-    while not node.engine.remove(name):
-        if time.monotonic() > deadline:
-            raise NodeFault("container-stays", f"container {name} cannot be removed")
-        time.sleep(0.02)
+    node.remove_container(places.container_name(record, key), _REMOVED_S)
+
+
+def remove(node: Node, record: Record, key: str) -> None:
+    """Remove a child's container and its files. Raises NodeFault, EngineError, OSError."""
+    remove_container(node, record, key)
+    remove_files(node, record, key)
 
 
 def remove_files(node: Node, record: Record, key: str) -> None:
@@ -154,21 +151,18 @@ def _make(
             spec = container.to_wait(plan, argv, bound=held, made=made)
             identifier = node.engine.create(spec, places.container_name(record, child.key))
             node.engine.start(identifier)
-            found = node.engine.inspect(identifier)
+            pid = waiting_pid(node.engine, identifier)
     except EngineError as error:
         raise launch_error(error, plan, node.name) from None
-    if found is None or found.pid <= 0:
-        said = f"it ended with {found.exit_code}; {found.error}" if found else "it was removed"
-        raise NodeFault("first-process", f"the container's first process is not there: {said}")
-    within = _open(node, record, replace(child, pid=found.pid), limits)
+    within = _open(node, record, replace(child, pid=pid), limits)
     now = node.children.note(
         record.name,
         child.key,
         id=identifier,
         state=ChildState.RUNNING,
         started=time.time(),
-        pid=found.pid,
-        pid_start=start_time(found.pid),
+        pid=pid,
+        pid_start=start_time(pid),
     )
     if now is None:
         raise Refusal("child-removed", "the container was removed while it was started")
@@ -197,7 +191,7 @@ def _open(node: Node, record: Record, child: Child, limits: Rlimits) -> Mapping[
 def parent_labels(node: Node, record: Record) -> dict[str, str]:
     """As of the job's own container, but for the label by which that is found."""
     labels = node.labels(record)
-    labels[PARENT] = labels.pop("pbsdock.incarnation")
+    labels[PARENT_LABEL] = labels.pop("pbsdock.incarnation")
     return labels
 
 
@@ -206,13 +200,7 @@ def _own_files(node: Node, record: Record, child: Child) -> tuple[tuple[str, str
     plan, directory = child.plan, places.work_dir(node, record, child.key)
     directory.mkdir(mode=0o700, parents=True)
     image = node.image_profiles.of(child.image_id, pwd.getpwuid(plan.uid).pw_shell or "/bin/sh")
-    made = []
-    for name, target, text in (
-        ("passwd", PASSWD, passwd(plan, image.traits.shell, image.passwd)),
-        ("group", GROUP, group(plan, group_names(plan), image.group)),
-    ):
-        write_file(directory / name, text.encode(), 0o644, 0, 0)
-        made.append((str(directory / name), target))
+    made = write_accounts(directory, plan, image)
     first_process.make_directory(places.init_dir(node, record, child.key), plan.uid, plan.gid)
     if has_credentials(plan):
         made.append((str(node.store_dir(record)), DIRECTORY))

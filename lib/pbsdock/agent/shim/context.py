@@ -12,12 +12,11 @@ from pbsdock.core.child import Child, ChildNetwork
 from pbsdock.core.errors import Refusal
 from pbsdock.host.process import Caller
 from pbsdock.rm.base import Job
+from pbsdock.shim.commands import Exec, Run
 from pbsdock.shim.refusal import FAILED, ShimRefusal
 
 if TYPE_CHECKING:
     from pbsdock.agent.session import Session
-
-_LEAST_ID = 1  # digits by which Docker finds a container
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +30,11 @@ class Asked:
     umask: int
     terminals: frozenset[str]
 
+    def check_terminal(self, command: Run | Exec) -> None:
+        """Raises ShimRefusal where *command* wants one of an input that is none."""
+        if command.tty and command.interactive and not command.detach and "0" not in self.terminals:
+            raise ShimRefusal("the input device is not a TTY", FAILED)
+
 
 @dataclass(slots=True)
 class Context:
@@ -40,6 +44,7 @@ class Context:
     caller: Caller
     asked: Asked
     _asker: Asker | None = None
+    _job: Job | None = None
 
     @property
     def node(self) -> Node:
@@ -56,6 +61,11 @@ class Context:
     @property
     def job(self) -> Job:
         """The job as it was granted. Raises Refusal."""
+        if self._job is None:
+            self._job = self._granted()
+        return self._job
+
+    def _granted(self) -> Job:
         try:
             return self.asker.live.job(self.asked.environment)
         except KeyError:
@@ -66,6 +76,7 @@ class Context:
         Refusal."""
         before = self._asker
         now = self._asker = asker_of(self.node, self.caller)
+        self._job = None
         if before is not None and (
             now.live.id != before.live.id or (before.record is not None and now.record is not before.record)
         ):
@@ -90,7 +101,7 @@ class Context:
         children = self.children
         plain = name.removeprefix("/")
         exact = [child for child in children if plain == child.name or name == child.id]
-        begun = [child for child in children if len(name) >= _LEAST_ID and child.id.startswith(name)]
+        begun = [child for child in children if name and child.id.startswith(name)]
         if found := exact or begun:
             if len(found) > 1:
                 raise ShimRefusal(f"multiple IDs found with provided prefix: {name}", FAILED)
@@ -103,3 +114,10 @@ class Context:
         if child.is_over:
             raise ShimRefusal(f"Container {child.id} is not running", FAILED)
         return child
+
+    def network(self, name: str) -> ChildNetwork:
+        """By its name, or the beginning of its id. Raises ShimRefusal."""
+        for network in self.networks:
+            if name == network.name or (name and network.id.startswith(name)):
+                return network
+        raise ShimRefusal(f"No such network: {name} (docker sees the networks of this job alone)", FAILED)

@@ -12,19 +12,20 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pbsdock.agent.channel import ClientGone
 from pbsdock.agent.runs import ChildRun
 from pbsdock.core.errors import BadValue, HookError, NodeFault, Refusal
 from pbsdock.engine.base import EngineError
 from pbsdock.protocol import wire
-from pbsdock.shim.refusal import ShimRefusal
+from pbsdock.shim.refusal import FAILED, ShimRefusal
 
 if TYPE_CHECKING:
     from pbsdock.agent.session import Session
 
-_NOT_STARTED, _FAILED = 125, 1
+_NOT_STARTED = 125
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Dialogue:
             except (HookError, EngineError) as error:
                 self._refuse(error)
             except BadValue as error:
-                self._refuse(ShimRefusal(str(error), _NOT_STARTED if self.starts else _FAILED))
+                self._refuse(ShimRefusal(str(error), _NOT_STARTED if self.starts else FAILED))
             except ClientGone:
                 self._leave()
                 raise
@@ -153,7 +154,7 @@ class Dialogue:
                 "child.refused", uid=self.session.peer.uid, code=code, sentence=error.sentence[:1000], phase="run"
             )
         message = wire.Message("refused", code=code, sentence=str(error))
-        message.fields["status"] = [str(status or (_NOT_STARTED if self.starts else _FAILED)).encode()]
+        message.fields["status"] = [str(status or (_NOT_STARTED if self.starts else FAILED)).encode()]
         self._end(message)
 
     def _end(self, message: wire.Message) -> None:
@@ -182,3 +183,25 @@ def out(text: str, stream: int = 1) -> Tell:
 def notice(sentence: str) -> Tell:
     """Have the client write a line on standard error."""
     return Tell(wire.Message("notice", sentence=sentence.replace("\0", "").encode("utf-8", "surrogateescape")))
+
+
+def each(
+    names: Sequence[str],
+    find: Callable[[str], Found],
+    act: Callable[[str, Found], Steps],
+    *,
+    missing: str = "Error: {sentence}",
+    code_of_missing: int = FAILED,
+) -> Steps:
+    """*act* on all of *names* that *find* finds; for each that it refuses the line *missing*, where that is not ""."""
+    code = 0
+    for name in names:
+        try:
+            found = find(name)
+        except ShimRefusal as error:
+            if missing:
+                yield notice(missing.format(name=name, sentence=error.sentence))
+            code = code_of_missing or code
+            continue
+        code = (yield from act(name, found)) or code
+    return code

@@ -8,45 +8,35 @@ from pbsdock.agent import first_process
 from pbsdock.agent.children import finish, places
 from pbsdock.agent.runs import ChildRun
 from pbsdock.agent.shim.context import Context
-from pbsdock.agent.shim.dialogue import Steps, Until, notice, out
+from pbsdock.agent.shim.dialogue import Steps, Until, each, notice, out
 from pbsdock.agent.shim.run import signal_number
 from pbsdock.core.child import Child
 from pbsdock.core.errors import NodeFault
 from pbsdock.core.record import Record
 from pbsdock.protocol import init
 from pbsdock.shim.commands import Kill, Rm, Stop, Wait
-from pbsdock.shim.refusal import FAILED, ShimRefusal
+from pbsdock.shim.refusal import FAILED
 
 
 def wait(at: Context, asked: Wait) -> Steps:
     """Print the exit code of each when it is over."""
-    code = 0
-    for name in asked.containers:
-        try:
-            child = at.child(name)
-        except ShimRefusal as error:
-            yield notice(f"Error: {error.sentence}")
-            code = FAILED
-            continue
+
+    def act(_name: str, child: Child) -> Steps:
         running = _run_of(at, child)
         if running is not None:
             yield Until(running)
             yield out(f"{running.ended.number('code') if running.ended else 0}\n")
         else:
             yield out(f"{child.code}\n")
-    return code
+        return 0
+
+    return (yield from each(asked.containers, at.child, act))
 
 
 def stop(at: Context, asked: Stop) -> Steps:
     """Signal each, and end what is there after its time."""
-    code = 0
-    for name in asked.containers:
-        try:
-            child = at.child(name)
-        except ShimRefusal as error:
-            yield notice(f"Error: {error.sentence}")
-            code = FAILED
-            continue
+
+    def act(name: str, child: Child) -> Steps:
         running = _run_of(at, child)
         if running is not None:
             number = signal_number(asked.signal) if asked.signal else child.stop_signal
@@ -56,52 +46,44 @@ def stop(at: Context, asked: Stop) -> Steps:
             if not running.over.is_set():
                 finish.kill(at.node, running)
         yield out(f"{name}\n")
-    return code
+        return 0
+
+    return (yield from each(asked.containers, at.child, act))
 
 
 def kill(at: Context, asked: Kill) -> Steps:
     """Signal each."""
     number = signal_number(asked.signal)
-    code = 0
-    for name in asked.containers:
-        try:
-            child = at.running(name)
-        except ShimRefusal as error:
-            yield notice(f"Error: Cannot kill container: {name}: {error.sentence}")
-            code = FAILED
-            continue
+
+    def act(name: str, child: Child) -> Steps:
         running = _run_of(at, child)
-        if running is not None and number == signal.SIGKILL:
-            finish.kill(at.node, running)
-        elif running is not None:
+        if running is not None:
             _send(at, child, running, number)
         yield out(f"{name}\n")
-    return code
+        return 0
+
+    told = "Error: Cannot kill container: {name}: {sentence}"
+    return (yield from each(asked.containers, at.running, act, missing=told))
 
 
 def remove(at: Context, asked: Rm) -> Steps:
     """Forget each; one that runs is ended first, where that is wanted."""
-    code = 0
-    for name in asked.containers:
-        try:
-            child = at.child(name)
-        except ShimRefusal as error:
-            yield notice(f"Error: {error.sentence}")
-            code = code if asked.force else FAILED
-            continue
+
+    def act(name: str, child: Child) -> Steps:
         running = _run_of(at, child)
         if running is not None and not asked.force:
             yield notice(
                 f"Error: You cannot remove a running container {child.id}. Stop the container before attempting removal"
                 " or force remove"
             )
-            code = FAILED
-            continue
+            return FAILED
         if running is not None:
             finish.kill(at.node, running)
         at.node.children.forget(_record(at).name, child.key)
         yield out(f"{name}\n")
-    return code
+        return 0
+
+    return (yield from each(asked.containers, at.child, act, code_of_missing=0 if asked.force else FAILED))
 
 
 def _record(at: Context) -> Record:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pbsdock.agent import first_process
 from pbsdock.agent.call import read_answer
 from pbsdock.agent.children import adopt, inner, logs, places
-from pbsdock.agent.children.finish import failed
+from pbsdock.agent.children.finish import REMOVED, failed
 from pbsdock.agent.shim.context import Context
 from pbsdock.agent.shim.dialogue import Steps, Tell, notice
 from pbsdock.agent.shim.environment import of_command
@@ -24,8 +24,7 @@ from pbsdock.shim.refusal import FAILED, ShimRefusal
 
 def execute(at: Context, asked: Exec) -> Steps:
     """The command. Raises Refusal, NodeFault."""
-    if asked.tty and asked.interactive and not asked.detach and "0" not in at.asked.terminals:
-        raise ShimRefusal("the input device is not a TTY", FAILED)
+    at.asked.check_terminal(asked)
     record = at.asker.record
     child = at.running(asked.container)
     assert record is not None  # it has a child
@@ -50,12 +49,11 @@ def execute(at: Context, asked: Exec) -> Steps:
         finally:
             logs.close_all([null])
         return _told(end)[0]
-    message.fields["stdin"] = [b"1" if asked.interactive else b"0"]
-    message.fields["terminal"] = [b"1" if asked.tty else b"0"]
-    message.fields["proxy"] = [b"0"]  # as Docker's own client has it
+    # No signals, as Docker's own client has it.
+    inner.of_client(message, interactive=asked.interactive, terminal=asked.tty, proxy=False)
     answer = yield Tell(message, (first_process.open_directory(place),), is_answered=True)
     if answer is None or not answer.text("kind"):
-        return 137  # the container is over, and took it along
+        return REMOVED  # the container is over, and took it along
     end = read_answer(answer)
     first_process.forget_end(place, message.text("name"))
     code, why = _told(end)

@@ -6,12 +6,14 @@ import os
 import platform
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from pbsdock.agent.shim.context import Context
 from pbsdock.agent.shim.dialogue import Steps, notice, out
 from pbsdock.agent.shim.execute import environment_of
 from pbsdock.agent.version import version as own_version
+from pbsdock.config.tables import ImagesConfig
 from pbsdock.core.child import Child
 from pbsdock.core.errors import HookError
 from pbsdock.directive.image_ref import BadImage, parse_image
@@ -149,9 +151,8 @@ def _inspected(at: Context, name: str, kind: str) -> dict[str, Any] | None:
     if kind in ("", "image") and (facts := _image(at, name)) is not None:
         return _image_told(facts)
     if kind in ("", "network"):
-        for network in at.networks:
-            if name == network.name or network.id.startswith(name):
-                return inspected.network(network)
+        with suppress(ShimRefusal):
+            return inspected.network(at.network(name))
     return None
 
 
@@ -182,19 +183,19 @@ def _address(at: Context, child: Child) -> str:
 
 
 def _image_rows(at: Context) -> Iterator[ImageRow]:
+    settings = effective(at.node.config, at.job).images
     for listed in at.node.engine.images():
         for name in listed.tags:
-            if (row := _image_row(at, listed, name)) is not None:
+            if (row := _image_row(at, settings, listed, name)) is not None:
                 yield row
 
 
-def _image_row(at: Context, listed: ListedImage, name: str) -> ImageRow | None:
+def _image_row(at: Context, settings: ImagesConfig, listed: ListedImage, name: str) -> ImageRow | None:
     """None for one that is not the job's to run, as far as the node itself knows."""
     try:
         reference = parse_image(name)
     except BadImage:
         return None
-    settings = effective(at.node.config, at.job).images
     is_denied = any(image_matches(reference, pattern) for pattern in settings.deny)
     if is_denied or not any(image_matches(reference, pattern) for pattern in settings.allow):
         return None
@@ -219,11 +220,10 @@ def _image(at: Context, name: str) -> ImageFacts | None:
         wanted = parse_image(name).canonical
     except BadImage:
         wanted = ""
-    for listed in at.node.engine.images():
-        rows = [row for tag in listed.tags if (row := _image_row(at, listed, tag)) is not None]
-        names = {parse_image(f"{row.repository}:{row.tag}").canonical for row in rows}
-        if rows and (wanted in names or listed.id.removeprefix("sha256:").startswith(bare)):
-            return at.node.engine.inspect_image(listed.id)
+    for row in _image_rows(at):
+        is_wanted = wanted == parse_image(f"{row.repository}:{row.tag}").canonical
+        if is_wanted or row.id.removeprefix("sha256:").startswith(bare):
+            return at.node.engine.inspect_image(row.id)
     return None
 
 

@@ -11,7 +11,7 @@ from pbsdock.agent.children import places
 from pbsdock.agent.children.start import making, parent_labels
 from pbsdock.agent.shim import bare
 from pbsdock.agent.shim.context import Context
-from pbsdock.agent.shim.dialogue import Steps, notice, out
+from pbsdock.agent.shim.dialogue import Steps, each, notice, out
 from pbsdock.core.child import ChildNetwork, is_name
 from pbsdock.core.errors import HookError, Refusal
 from pbsdock.engine.base import EngineError, Failure
@@ -64,15 +64,8 @@ def create(at: Context, asked: NetworkCreate) -> Steps:
 
 def remove(at: Context, asked: NetworkRm) -> Steps:
     """Remove each on which nothing runs."""
-    code = 0
-    for name in asked.names:
-        try:
-            network = _find(at, name)
-        except ShimRefusal as error:
-            if not asked.force:
-                yield notice(f"Error: {error.sentence}")
-                code = FAILED
-            continue
+
+    def act(name: str, network: ChildNetwork) -> Steps:
         record = at.asker.record
         assert record is not None  # it has a network
         try:
@@ -81,11 +74,14 @@ def remove(at: Context, asked: NetworkRm) -> Steps:
             if error.failure is not Failure.IN_USE:
                 raise
             yield notice(f"Error: network {name} has containers that run")
-            code = FAILED
-            continue
+            return FAILED
         at.node.children.forget_network(record.name, network.name)
         yield out(f"{name}\n")
-    return code
+        return 0
+
+    if asked.force:
+        return (yield from each(asked.names, at.network, act, missing="", code_of_missing=0))
+    return (yield from each(asked.names, at.network, act))
 
 
 def listed(at: Context, asked: NetworkLs) -> Steps:
@@ -105,17 +101,9 @@ def inspect(at: Context, asked: NetworkInspect) -> Steps:
     found: list[Any] = []
     for name in asked.names:
         try:
-            found.append(inspected.network(_find(at, name)))
+            found.append(inspected.network(at.network(name)))
         except ShimRefusal as error:
             yield notice(f"Error: {error.sentence}")
             code = FAILED
     yield out(tables.objects(found, asked.format))
     return code
-
-
-def _find(at: Context, name: str) -> ChildNetwork:
-    """By name, or the beginning of its id. Raises ShimRefusal."""
-    for network in at.networks:
-        if name == network.name or (name and network.id.startswith(name)):
-            return network
-    raise ShimRefusal(f"No such network: {name} (docker sees the networks of this job alone)", FAILED)

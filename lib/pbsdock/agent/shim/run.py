@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from pbsdock.agent import first_process, logins, prepare
+from pbsdock.agent import first_process, prepare
 from pbsdock.agent.call import read_answer
 from pbsdock.agent.children import adopt, inner, logs, places
 from pbsdock.agent.children.finish import failed, finish, kill
@@ -22,6 +22,7 @@ from pbsdock.agent.shim import bare
 from pbsdock.agent.shim.context import Context
 from pbsdock.agent.shim.dialogue import Steps, Tell, notice, out
 from pbsdock.agent.shim.environment import of_command
+from pbsdock.agent.shim.fetch import fetched
 from pbsdock.agent.starting import limits_of
 from pbsdock.core.child import Child, is_name, new_key
 from pbsdock.core.errors import BadValue, HookError, NodeFault, Refusal
@@ -30,8 +31,8 @@ from pbsdock.core.plan import Plan
 from pbsdock.core.record import Record
 from pbsdock.engine.base import EngineError, ImageFacts
 from pbsdock.host import mounts, syscalls
-from pbsdock.policy.decide import effective, without_container
-from pbsdock.policy.narrow import Own, is_root, narrow
+from pbsdock.policy.decide import without_container
+from pbsdock.policy.narrow import NOBODY, Own, is_root, narrow
 from pbsdock.protocol import init, wire
 from pbsdock.s3.environment import variables
 from pbsdock.shim.commands import Run, VolumeArg
@@ -48,7 +49,8 @@ _LAST_SIGNAL = 64
 def run(at: Context, asked: Run) -> Steps:
     """The command. Raises Refusal, NodeFault, EngineError, OSError before anything is left behind."""
     node = at.node
-    _check_terminal(at, asked)
+    at.asked.check_terminal(asked)
+    _check_name(asked)
     _check_sizes(asked)
     yield from _notices(at, asked)
     given = yield from of_command(at, asked.env, asked.env_files)
@@ -106,9 +108,7 @@ def run(at: Context, asked: Run) -> Steps:
 # -- before anything is made -----------------------------------------------------------------------------------------
 
 
-def _check_terminal(at: Context, asked: Run) -> None:
-    if asked.tty and asked.interactive and not asked.detach and "0" not in at.asked.terminals:
-        raise ShimRefusal("the input device is not a TTY", 1)
+def _check_name(asked: Run) -> None:
     if asked.name is not None and not is_name(asked.name):
         raise ShimRefusal(
             f"Invalid container name ({asked.name[:80]}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", 125
@@ -123,7 +123,7 @@ def _notices(at: Context, asked: Run) -> Iterator[Tell]:
                 f"--user {asked.user}: nothing in a job runs as root; leave --user out, and it runs as yourself",
             )
         yield notice(f"docker: --user {asked.user}: a job's containers run as yourself, not as root")
-    elif asked.user is not None and asked.user.partition(":")[0] in ("nobody", "65534"):
+    elif asked.user is not None and asked.user.partition(":")[0] in NOBODY:
         yield notice(f"docker: --user {asked.user}: a job's containers run as yourself")
 
 
@@ -157,22 +157,12 @@ def _on_ordinary_network(at: Context, asked: Run) -> Run:
 
 def _image(at: Context, asked: Run, plan: Plan) -> Generator[Tell, wire.Message | None, ImageFacts]:
     """The image, fetched if it must be. Raises Refusal, NodeFault, EngineError."""
-    node, settings = at.node, effective(at.node.config, plan).images
+    node = at.node
     prepare.check_engine(node, node.config)
     facts = node.engine.inspect_image(plan.image) if plan.pull != "always" else None
     if facts is None and plan.pull != "always" and not asked.quiet:
         yield notice(f"Unable to find image '{asked.image_text}' locally")
-    with logins.asker(node.config.engine.docker_config, settings, plan) as asker:
-        image = node.images.ensure(
-            plan.image,
-            pull=plan.pull,
-            platform=plan.platform,
-            inactivity_s=settings.inactivity_s,
-            total_s=settings.total_s,
-            max_bytes=settings.max_bytes,
-            asker=asker,
-            tells=False,  # a job may start any number
-        )
+    image = fetched(node, plan, tells=False)  # a job may start any number
     if facts is None or facts.id != image.id:
         facts = node.engine.inspect_image(image.id)
     if facts is None:
@@ -287,9 +277,7 @@ def _attached(
     at: Context, asked: Run, running: ChildRun, message: wire.Message
 ) -> Generator[Tell, wire.Message | None, int]:
     node, session = at.node, at.session
-    message.fields["stdin"] = [b"1" if asked.interactive else b"0"]
-    message.fields["terminal"] = [b"1" if asked.tty else b"0"]
-    message.fields["proxy"] = [b"1" if asked.sig_proxy else b"0"]
+    inner.of_client(message, interactive=asked.interactive, terminal=asked.tty, proxy=asked.sig_proxy)
     running.abandon = partial(_abandoned, node, running)
     session.running = running
     running.join(session.channel)
