@@ -12,6 +12,7 @@ import pytest
 
 from tests.vm.base import SUITES, BuildError
 from tests.vm.conftest import ASKED
+from tests.vm.lab import IMAGE
 from tests.vm.slurm_lab import SCOPE, Done, SlurmLab
 
 pytestmark = [pytest.mark.engine, pytest.mark.full, pytest.mark.timeout(2400)]
@@ -147,3 +148,19 @@ def test_processes_are_limited(lab: SlurmLab) -> None:
     assert "forks beyond that are refused" in lab.check(f"cat /home/pbsdock-a/out-{job}")
     assert finished(lab, job)["pids_peak"] == 40
     lab.check(f"sed -i 's/^pids = 40/#pids = 4096/' {config} && systemctl restart pbsdock-agent")
+
+
+def test_no_device_of_an_image_opens(lab: SlurmLab) -> None:
+    """Though Docker's list of devices is left behind with the container's own cgroup."""
+    lab.check(
+        "major=$((0x$(stat -c %t /dev/vda))) minor=$((0x$(stat -c %T /dev/vda)))"
+        f' && docker run --name disk --network none {IMAGE} sh -c "mknod /disk b $major $minor && chmod 666 /disk"'
+        " && docker commit disk pbsdock-vm/disk:1 && docker rm disk"
+    )
+    job = lab.submit("ls -l /disk; head -c 1 /disk | wc -c; mknod /tmp/d c 1 3; ls /dev", image="pbsdock-vm/disk:1")
+    lab.wait(job)
+    said = lab.check(f"cat /home/pbsdock-a/out-{job}")
+    assert said.startswith("brw-rw-rw-")
+    assert "/disk: Permission denied\n0\n" in said
+    assert "mknod: /tmp/d: Operation not permitted" in said
+    assert not {"vda", "kmsg", "mem", "fuse"} & set(said.split())
