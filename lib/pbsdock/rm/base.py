@@ -200,7 +200,7 @@ class ResourceManager(Protocol):
     closed: ClosedPaths  # its own directories, which are not given to containers
     prepares_at_start: bool  # by its script when its run hook comes, since no hook of root's is given the script before
     holds_children: bool  # whether containers that a job starts itself are limited and ended with it
-    polite_end_ms: int  # how long what a leader leaves running that SIGTERM has ended is spared, 0: not at all
+    polite_end_ms: int  # how long what a leader that SIGTERM has ended leaves running is spared, 0: after no signal
 
     def job_id(self, text: str) -> str:
         """A job's id as records have it. Raises BadValue for what is none."""
