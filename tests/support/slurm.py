@@ -195,6 +195,27 @@ class Cluster:
             check=False,
         )
 
+    def launch(
+        self, *words: str, user: str = USERS[0], seconds: float = 60.0, stdin: str = "", **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Have a user run ``srun`` or ``salloc`` in the foreground."""
+        entry = pwd.getpwnam(user)
+        return subprocess.run(
+            words,
+            env={**self.environment, "HOME": entry.pw_dir, "USER": user, "LOGNAME": user, **variables},
+            cwd=entry.pw_dir,
+            user=entry.pw_uid,
+            group=entry.pw_gid,
+            extra_groups=os.getgrouplist(user, entry.pw_gid),
+            umask=0o022,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            check=False,
+        )
+
     def output(self, job: str, user: str = USERS[0]) -> Path:
         """Where a job writes to: a name of this run's alone, since other runs use the same homes."""
         return Path(pwd.getpwnam(user).pw_dir) / f"{NODE}-{job}.out"

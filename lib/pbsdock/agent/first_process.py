@@ -104,9 +104,12 @@ def _connect(path: Path, pid: int) -> init.Connection:
         os.close(directory)
 
 
-def open_gate(connection: init.Connection, limits: Mapping[int, tuple[int, int]]) -> None:
-    """Let the job's owner in, under the hard ones of these limits. Raises InitError, NodeFault."""
-    connection.send(init.encode_open({number: (hard, hard) for number, (_soft, hard) in limits.items()}))
+def open_gate(connection: init.Connection, limits: Mapping[int, tuple[int, int]], hold: int = init.HOLD_NONE) -> None:
+    """Let the job's owner in, under the hard ones of these limits; what is run is then held as *hold* says.
+
+    Raises InitError, NodeFault.
+    """
+    connection.send(init.encode_open({number: (hard, hard) for number, (_soft, hard) in limits.items()}, hold))
     answer = connection.receive()
     if answer.kind != init.DONE:
         raise NodeFault("first-process", f"the container's first process refused to let the job in: {answer.step}")

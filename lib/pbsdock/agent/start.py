@@ -25,7 +25,7 @@ from pbsdock.core.ticket import VARIABLE
 from pbsdock.engine import spec as container
 from pbsdock.engine.base import Rlimits
 from pbsdock.host.process import Caller
-from pbsdock.protocol import wire
+from pbsdock.protocol import init, wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,10 @@ def start_job(node: Node, record: Record, request: wire.Message, caller: Caller)
 
 
 def start_for_tasks(node: Node, record: Record, caller: Caller) -> None:
-    """Let tasks into the container of a sister, where the job has no command of its own; *caller* is the first one's
-    run hook, whose limits are mom's. Raises Refusal, NodeFault; the job is as ready as before then."""
+    """Let tasks into a container where the job has no command of its own, as on a sister; *caller* is the first one's
+    run hook, whose limits are the manager's. Raises Refusal, NodeFault; the job is as ready as before then."""
     began = time.monotonic()
+    record.note(tasks_only=True)
     try:
         limits = limits_of(caller)
         pid, _command, _within = _at_the_gate(node, record, None, record.facts.bound, limits, caller, began)
@@ -180,10 +181,12 @@ def _open(
             raise NodeFault("container-mismatch", f"the container was stopped before the job began: {wrong}")
         close_devices(pid)
         command = None if call is None else _runnable(node, record, call, waiting)
-        if counted_in := node.rm.take_in(pid, caller.pid, record.job_id, record.uid):
+        hold = init.HOLD_NONE if not node.rm.moves_tasks else init.HOLD_TASKS if command else init.HOLD_ALL
+        # Where only tasks come the first process outlives the steps: it stays in the job's cgroup of pbsdock's own.
+        if hold != init.HOLD_ALL and (counted_in := node.rm.take_in(pid, caller.pid, record.job_id, record.uid)):
             record.note(counted_in=counted_in)
         within = first_process.within(pid, limits)
-        first_process.open_gate(connection, within)
+        first_process.open_gate(connection, within, hold)
     return command, within
 
 

@@ -13,6 +13,7 @@ from pbsdock.rm.base import Adoption, ClientTool, Ended, ResourceManager
 from pbsdock.rm.slurm import cgroup, prolog_file
 from pbsdock.rm.slurm.control import Control
 from pbsdock.rm.slurm.facts import SlurmJob
+from pbsdock.rm.slurm.idle import IdleJobs
 from pbsdock.rm.slurm.ids import parse_job_id
 from pbsdock.rm.slurm.words import WORDS
 
@@ -27,6 +28,7 @@ class Slurm(ResourceManager):
     Many methods because ResourceManager has as many."""
 
     prepares_at_start = True  # the script is on the node from then on
+    moves_tasks = True  # their steps' cgroups are where Slurm counts, limits and ends them
     holds_children = False  # they would be outside of the step's cgroups
     polite_end_ms = 0
 
@@ -47,6 +49,7 @@ class Slurm(ResourceManager):
         self._told = told
         self._sysfs = sysfs
         self._owner = owner
+        self._idle = IdleJobs(told, self.control.knows)
 
     def job_id(self, text: str) -> str:
         """``12``, or ``12.0`` for a step of it. Raises BadValue."""
@@ -97,9 +100,10 @@ class Slurm(ResourceManager):
         return str(self._spool / f"job{int(job_id):05d}" / "slurm_script")
 
     def live(self) -> frozenset[str]:
-        """The numbers of the jobs that have cgroups, or a slurmstepd. Raises OSError."""
+        """The numbers of the jobs that have cgroups, or a slurmstepd, or whose Epilog has not come. Raises OSError."""
         names = os.listdir(self._spool)
-        return cgroup.jobs(self._sysfs) | {match[1] for name in names if (match := _SOCKET.fullmatch(name))}
+        found = cgroup.jobs(self._sysfs) | {match[1] for name in names if (match := _SOCKET.fullmatch(name))}
+        return found | self._idle.among(found)
 
     def is_live(self, job_id: str) -> bool:
         """Raises BadValue, OSError."""
@@ -174,6 +178,14 @@ class Slurm(ResourceManager):
                 except OSError:
                     continue
         return False
+
+    def is_task(self, pid: int) -> bool:
+        """By its cgroups."""
+        return cgroup.is_task(pid)
+
+    def place_of(self, pid: int, job_id: str, uid: int) -> None:
+        """In a step of that job. Raises Refusal, NodeFault."""
+        cgroup.steps_of_hook(pid, job_id, uid)
 
     def take_in(self, first: int, hook: int, job_id: str, uid: int) -> str:
         """Into the cgroups of the run hook's own step. Raises Refusal, NodeFault."""
