@@ -4,23 +4,157 @@ from __future__ import annotations
 
 import os
 import pwd
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import IMAGE, USERS
+from tests.conftest import IMAGE, USERS, wait_until
 from tests.support.slurm import NODE, SlurmSite, needs_slurm
 
 pytestmark = needs_slurm
 DIRECTIVE = f"#DOCKER {IMAGE}\n"
-WHERE = "test -e /etc/debian_version || echo image"
+WHERE = "test -e /etc/debian_version && echo host || echo image"
 
 
 def test_srun_in_an_allocation_of_its_own(slurm: SlurmSite) -> None:
     """Each task in the image, as its user, with Slurm's variables and its exit code."""
     done = slurm.cluster.launch("srun", "-n2", "-l", "sh", "-c", f"{WHERE}; echo $SLURM_PROCID; id -u", PBSDOCK=IMAGE)
     uid = pwd.getpwnam(USERS[0]).pw_uid
-    assert sorted(done.stdout.split("\n")) == sorted(
-        ["", *(f"{task}: {line}" for task in (0, 1) for line in ("image", task, uid))]
-    ), done
+    lines = [f"{task}: {line}" for task in (0, 1) for line in ("image", task, uid)]
+    assert sorted(done.stdout.splitlines()) == sorted(lines), done
     assert slurm.cluster.launch("srun", "sh", "-c", "exit 7", PBSDOCK=IMAGE).returncode == 7
+
+
+def test_srun_in_a_contained_script(slurm: SlurmSite) -> None:
+    """It is found there, and its tasks are in the same container, with what the script has exported."""
+    script = (
+        f"#!/bin/sh\n{DIRECTIVE}export A='a b'\nhostname >/tmp/made-by-script\n"
+        f"srun -n2 sh -c '{WHERE}; cat /tmp/made-by-script; echo \"$A\"; exit 3'\necho code $?\n"
+    )
+    done = slurm.cluster.run(script, "-n2")
+    lines = done.output.splitlines()
+    assert lines.count("image") == 2, done.output
+    assert lines.count("a b") == 2
+    assert "code 3" in lines
+    assert done.exit == "0:0"
+
+
+def test_arguments_and_environment_are_those_of_a_bare_step(slurm: SlurmSite) -> None:
+    """But for what belongs to the image, and what is different in any two steps."""
+    show = 'printf "<%s>" "$0" "$@"; env | grep ^SLURM_ | grep -vE "PID|STEP|JOB|PORT|GTIDS_ADDR|UMASK" | sort; pwd; umask'
+    words = ("srun", "-n1", "sh", "-c", show, "zero", "one two", "", "*", "$x")
+    bare, contained = slurm.cluster.launch(*words), slurm.cluster.launch(*words, PBSDOCK=IMAGE)
+    assert contained.stdout == bare.stdout
+    assert "SLURM_PROCID=0" in bare.stdout
+
+
+@pytest.mark.parametrize(
+    "body", ["exit 0", "exit 255", "kill -TERM $$", "kill -KILL $$", "cat; echo out; echo err >&2; exit 5"]
+)
+def test_as_bare(slurm: SlurmSite, body: str) -> None:
+    """Exit codes, signals, and descriptors."""
+    results = []
+    for variables in ({}, {"PBSDOCK": IMAGE}):
+        done = slurm.cluster.launch("srun", "sh", "-c", body, stdin="in\n", **variables)
+        told = [line.partition(": ")[2] for line in done.stderr.splitlines() if line.startswith("srun: error")]
+        results.append((done.returncode, done.stdout, told, "err" in done.stderr))
+    assert results[0] == results[1]
+
+
+def _paths(pid: str) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    return {name: path for _number, name, path in (line.split(":", 2) for line in lines)}
+
+
+def _marked(mark: str) -> list[str]:
+    """The processes with that word among their arguments."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and mark in (entry / "cmdline").read_bytes().decode(errors="replace").split("\0"):
+                found.append(entry.name)
+        except OSError:
+            continue
+    return found
+
+
+def test_each_task_is_in_its_own_steps_cgroups(slurm: SlurmSite) -> None:
+    """From before it runs anything: in a script's job and in one of steps alone."""
+    uid = pwd.getpwnam(USERS[0]).pw_uid
+    script = f"#!/bin/sh\n{DIRECTIVE}srun -n2 sh -c 'cat /proc/self/cgroup; sleep 300' mark-{NODE} &\necho begun\nwait\n"
+    job = slurm.cluster.submit(script, "-n2")
+    slurm.cluster.await_running(job, says=":memory:")
+    wait_until("both run", lambda: len(_inside(slurm, f"mark-{NODE}")) == 2)
+    places = sorted(_paths(pid)["memory"] for pid in _inside(slurm, f"mark-{NODE}"))
+    assert places == [f"/slurm_{NODE}/uid_{uid}/job_{job}/step_0/task_{task}" for task in (0, 1)]
+    assert {_paths(pid)["freezer"] for pid in _inside(slurm, f"mark-{NODE}")} == {
+        f"/slurm_{NODE}/uid_{uid}/job_{job}/step_0"
+    }
+    slurm.cluster.call("scancel", f"{job}.0")
+    wait_until("the step is over", lambda: not _inside(slurm, f"mark-{NODE}"))
+    assert slurm.cluster.wait(job).exit == "0:0"
+
+
+def _inside(slurm: SlurmSite, mark: str) -> list[str]:
+    """Those of them that are a container's."""
+    return [pid for pid in _marked(mark) if "pbsdock" in _paths(pid).get("pids", "")]
+
+
+def test_what_a_step_leaves_ends_with_it(slurm: SlurmSite) -> None:
+    """As a bare step's, while the job goes on; memory of a step is the step's."""
+    script = (
+        f"#!/bin/sh\n{DIRECTIVE}srun sh -c 'sleep 300 mark & exit 4'\necho code $?\n"
+        "srun --mem=40 sh -c 'head -c 150000000 /dev/zero | tail | wc -c'\necho oom $?\npgrep -f '300 mark' || echo none\n"
+    )
+    done = slurm.cluster.run(script.replace("sleep 300 mark", "sleep 317"). replace("300 mark", "sleep 317"), "--mem=100")
+    assert "code 4\n" in done.output
+    assert "oom-kill" in done.output
+    assert "none\n" in done.output, done.output
+
+
+def test_an_allocation_without_a_script(slurm: SlurmSite) -> None:
+    """The container waits between steps, is the same for all of them, and goes with the allocation."""
+    steps = f"srun sh -c 'echo x >/tmp/made; {WHERE}'; sleep 1; srun cat /tmp/made; {WHERE}; exit 5"
+    done = slurm.cluster.launch("salloc", "-Q", "sh", "-c", steps, PBSDOCK=IMAGE)
+    assert (done.stdout, done.returncode) == ("image\nx\nhost\n", 5), done
+
+
+def test_a_step_that_asks_for_none_has_none(slurm: SlurmSite) -> None:
+    """Beside one that does, in an allocation without a script."""
+    steps = f"PBSDOCK={IMAGE} srun sh -c '{WHERE}'; srun sh -c '{WHERE}'"
+    done = slurm.cluster.launch("salloc", "-Q", "sh", "-c", steps)
+    assert done.stdout == "image\nhost\n", done
+    assert slurm.cluster.launch("srun", "sh", "-c", WHERE).stdout == "host\n"
+
+
+def test_a_terminal(slurm: SlurmSite) -> None:
+    """srun --pty: the command has a terminal of the container's, and its exit code is told."""
+    words = ["srun", "--pty", "sh", "-c", f"test -t 0 && test -t 1 && echo terminal; {WHERE}; exit 6"]
+    quoted = " ".join(f"'{word}'" if " " in word else word for word in words)
+    done = slurm.cluster.launch("script", "-qec", quoted, "/dev/null", PBSDOCK=IMAGE)
+    assert done.stdout.split() == ["terminal", "image"], done
+    assert done.returncode == 6
+
+
+def test_a_users_mistake_is_told(slurm: SlurmSite) -> None:
+    """In a sentence, with 125; nothing is drained, which the fixture looks at."""
+    done = slurm.cluster.launch("srun", "true", PBSDOCK=f"{IMAGE} --privileged")
+    assert done.returncode == 125
+    assert "--privileged is not available" in done.stderr
+    gone = slurm.cluster.launch("srun", "no-such-program", PBSDOCK=IMAGE)
+    assert "no-such-program" in gone.stderr
+    assert gone.returncode in (2, 127)
+
+
+def test_signals_go_to_the_task_alone(slurm: SlurmSite) -> None:
+    """As slurmstepd sends them."""
+    body = "trap 'echo task' USR1; sh -c \"trap 'echo child' USR1; echo begun; sleep 1; sleep 1\" & wait; wait; wait"
+    outputs = []
+    for head in ("", DIRECTIVE):
+        job = slurm.cluster.submit(f"#!/bin/sh\n{head}{'srun' if not head else 'srun'} sh -c {body!r}\n".replace('\\"', '"'))
+        slurm.cluster.await_running(job, says="begun")
+        slurm.cluster.call("scancel", "--signal=USR1", f"{job}.0")
+        outputs.append(slurm.cluster.wait(job).output)
+    assert outputs[0] == outputs[1]

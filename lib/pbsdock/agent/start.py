@@ -13,6 +13,7 @@ from pbsdock.agent.attached import start_attached
 from pbsdock.agent.container_root import looking
 from pbsdock.agent.directories import check_workdir
 from pbsdock.agent.node import Node
+from pbsdock.agent.prepare import ASKED
 from pbsdock.agent.preflight import Command, checked, image_as_met
 from pbsdock.agent.runs import JobRun, Run
 from pbsdock.agent.stand import Standing
@@ -204,6 +205,8 @@ def _command(node: Node, record: Record, call: container.Call, pid: int) -> Comm
     plan = record.planned
     own = (pair.partition("=") for pair in container.environment(plan, call, record.facts.image))
     ticket = {VARIABLE: record.facts.ticket} if record.facts.ticket else {}
+    if node.rm.moves_tasks and record.facts.on_demand and not record.facts.mother and len(record.facts.asked) < ASKED:
+        ticket["PBSDOCK"] = record.facts.asked  # for the steps that are started from in here
     chosen = {**first_process.environment_of(pid), **{name: value for name, _, value in own}, **ticket}
     return Command(
         argv=call.argv,

@@ -104,11 +104,21 @@ class Job:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientTool:
     """A program of the manager's own that is given to containers: its path on this node, the loader it names ("" for a
-    static one), and (name, path) of every library it needs."""
+    static one), and (name, path) of every library it needs.
+
+    ``programs`` are (name, path) of all where there are several; ``files`` and ``texts`` are (name below the directory
+    of tools, path or content) of what else belongs to them, ``directories`` (source, target) of what is mounted as it
+    is. The user ``account`` has to have a name in the container, "" for nobody.
+    """
 
     program: str
     loader: str = ""
     libraries: tuple[tuple[str, str], ...] = ()
+    programs: tuple[tuple[str, str], ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+    texts: tuple[tuple[str, str], ...] = ()
+    directories: tuple[tuple[str, str], ...] = ()
+    account: str = ""
 
 
 class Announced(Protocol):

@@ -11,13 +11,15 @@ from pbsdock.core.errors import BadValue, NodeFault
 from pbsdock.core.pathrules import ClosedPaths
 from pbsdock.rm.base import Adoption, ClientTool, Ended, ResourceManager
 from pbsdock.rm.slurm import cgroup, prolog_file
-from pbsdock.rm.slurm.control import Control
+from pbsdock.rm.slurm.client import Clients
+from pbsdock.rm.slurm.control import PATH, Control
 from pbsdock.rm.slurm.facts import SlurmJob
 from pbsdock.rm.slurm.idle import IdleJobs
 from pbsdock.rm.slurm.ids import parse_job_id
 from pbsdock.rm.slurm.words import WORDS
 
 _SOCKET = re.compile(r".+_([0-9]{1,10})\.[0-9]{1,10}")  # NODE_JOB.STEP, of the slurmstepd of each step
+_TOOLS = "/run/pbsdock/tools"  # in the container (pbsdock.agent.task_tools)
 _EXIT = re.compile(r"([0-9]{1,3}):([0-9]{1,3})")
 
 
@@ -49,6 +51,7 @@ class Slurm(ResourceManager):
         self._told = told
         self._sysfs = sysfs
         self._owner = owner
+        self._clients = Clients(conf, _TOOLS, PATH)
         self._idle = IdleJobs(told, self.control.knows)
 
     def job_id(self, text: str) -> str:
@@ -146,8 +149,11 @@ class Slurm(ResourceManager):
         return False
 
     def task_client(self) -> tuple[ClientTool | None, str]:
-        """None."""
-        return None, "srun cannot start steps from a container: it would need the cluster's Slurm and munge in it"
+        """srun, and the other commands."""
+        try:
+            return self._clients.find()
+        except OSError as error:
+            return None, f"srun cannot be given to containers: {error}"
 
     def adopts(self) -> tuple[str, str]:
         """By a move into the step's cgroups, which needs no program but slurmd's own plugins."""
