@@ -73,7 +73,8 @@ def _marked(mark: str) -> list[str]:
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and mark in (entry / "cmdline").read_bytes().decode(errors="replace").split("\0"):
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0") if entry.name.isdigit() else []
+            if words[:1] == ["sh"] and mark in words:
                 found.append(entry.name)
         except OSError:
             continue
@@ -83,7 +84,7 @@ def _marked(mark: str) -> list[str]:
 def test_each_task_is_in_its_own_steps_cgroups(slurm: SlurmSite) -> None:
     """From before it runs anything: in a script's job and in one of steps alone."""
     uid = pwd.getpwnam(USERS[0]).pw_uid
-    script = f"#!/bin/sh\n{DIRECTIVE}srun -n2 sh -c 'cat /proc/self/cgroup; sleep 300' mark-{NODE} &\necho begun\nwait\n"
+    script = f"#!/bin/sh\n{DIRECTIVE}srun -n2 sh -c 'cat /proc/self/cgroup; sleep 300; :' mark-{NODE} &\necho begun\nwait\n"
     job = slurm.cluster.submit(script, "-n2")
     slurm.cluster.await_running(job, says=":memory:")
     wait_until("both run", lambda: len(_inside(slurm, f"mark-{NODE}")) == 2)
@@ -105,10 +106,10 @@ def _inside(slurm: SlurmSite, mark: str) -> list[str]:
 def test_what_a_step_leaves_ends_with_it(slurm: SlurmSite) -> None:
     """As a bare step's, while the job goes on; memory of a step is the step's."""
     script = (
-        f"#!/bin/sh\n{DIRECTIVE}srun sh -c 'sleep 300 mark & exit 4'\necho code $?\n"
-        "srun --mem=40 sh -c 'head -c 150000000 /dev/zero | tail | wc -c'\necho oom $?\npgrep -f '300 mark' || echo none\n"
+        f"#!/bin/sh\n{DIRECTIVE}srun sh -c 'sleep 317 & exit 4'\necho code $?\n"
+        "srun --mem=40 sh -c 'head -c 150000000 /dev/zero | tail | wc -c'\necho oom $?\npgrep -f 'sleep 317' || echo none\n"
     )
-    done = slurm.cluster.run(script.replace("sleep 300 mark", "sleep 317"). replace("300 mark", "sleep 317"), "--mem=100")
+    done = slurm.cluster.run(script, "--mem=100")
     assert "code 4\n" in done.output
     assert "oom-kill" in done.output
     assert "none\n" in done.output, done.output
@@ -134,7 +135,7 @@ def test_a_terminal(slurm: SlurmSite) -> None:
     words = ["srun", "--pty", "sh", "-c", f"test -t 0 && test -t 1 && echo terminal; {WHERE}; exit 6"]
     quoted = " ".join(f"'{word}'" if " " in word else word for word in words)
     done = slurm.cluster.launch("script", "-qec", quoted, "/dev/null", PBSDOCK=IMAGE)
-    assert done.stdout.split() == ["terminal", "image"], done
+    assert {"terminal", "image"} <= {line.strip("^@\r ") for line in done.stdout.splitlines()}, done
     assert done.returncode == 6
 
 
@@ -150,11 +151,34 @@ def test_a_users_mistake_is_told(slurm: SlurmSite) -> None:
 
 def test_signals_go_to_the_task_alone(slurm: SlurmSite) -> None:
     """As slurmstepd sends them."""
-    body = "trap 'echo task' USR1; sh -c \"trap 'echo child' USR1; echo begun; sleep 1; sleep 1\" & wait; wait; wait"
+    body = 'trap "echo task" USR1; (trap "echo child" USR1; echo begun; sleep 1; sleep 1) & wait; wait; wait'
     outputs = []
     for head in ("", DIRECTIVE):
-        job = slurm.cluster.submit(f"#!/bin/sh\n{head}{'srun' if not head else 'srun'} sh -c {body!r}\n".replace('\\"', '"'))
+        job = slurm.cluster.submit(f"#!/bin/sh\n{head}srun sh -c '{body}'\n")
         slurm.cluster.await_running(job, says="begun")
         slurm.cluster.call("scancel", "--signal=USR1", f"{job}.0")
         outputs.append(slurm.cluster.wait(job).output)
     assert outputs[0] == outputs[1]
+
+
+def test_two_slurmds_of_one_host(two_nodes: SlurmSite) -> None:
+    """A script on the first, tasks on both, each in the cgroups of its own slurmd's step; the job's end empties both."""
+    cluster = two_nodes.cluster
+    script = (
+        f"#!/bin/sh\n{DIRECTIVE}{WHERE}\nsrun sh -c '{WHERE}; echo $SLURMD_NODENAME; grep memory: /proc/self/cgroup'\n"
+        "srun sh -c 'exit $((SLURM_NODEID + 2))'; echo code $?\n"
+    )
+    done = cluster.run(script, "-N2", "--ntasks-per-node=1")
+    lines = done.output.splitlines()
+    assert lines.count("image") == 3, done.output
+    uid = pwd.getpwnam(USERS[0]).pw_uid
+    for task, node in enumerate(cluster.nodes):
+        assert node in lines
+        assert any(line.endswith(f"/slurm_{node}/uid_{uid}/job_{done.id}/step_0/task_0") for line in lines), (task, lines)
+    assert "code 3" in lines
+
+
+def test_an_allocation_of_two_slurmds(two_nodes: SlurmSite) -> None:
+    """Without a script; and the Epilog that comes first leaves the other node's tasks their time."""
+    done = two_nodes.cluster.launch("srun", "-N2", "-l", "sh", "-c", WHERE, PBSDOCK=IMAGE)
+    assert sorted(done.stdout.splitlines()) == ["0: image", "1: image"], done

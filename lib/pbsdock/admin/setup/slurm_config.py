@@ -5,6 +5,7 @@ Names are Slurm's own, read without regard to case (slurm.conf(5)). What an Incl
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shutil
@@ -94,10 +95,12 @@ def settings(text: str) -> dict[str, str]:
 
 
 def spool(text: str) -> str:
-    """SlurmdSpoolDir on this node (``%h``: the host's name, ``%n``: the node's, which is taken for the same)."""
-    found = settings(text).get("slurmdspooldir", _SPOOL)
+    """SlurmdSpoolDir on this node (``%h``: the host's name, ``%n``: the node's). Where several slurmds have one each here,
+    with its ``%n`` in it."""
     name = socket.gethostname().split(".")[0]
-    return found.replace("%h", name).replace("%n", name)
+    found = settings(text).get("slurmdspooldir", _SPOOL).replace("%h", name)
+    there = glob.glob(glob.escape(found).replace("%n", "*")) if "%n" in found else []
+    return found if len(there) > 1 else there[0] if there else found.replace("%n", name)
 
 
 def check(text: str, places: Places) -> None:

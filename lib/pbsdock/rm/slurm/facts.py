@@ -14,6 +14,7 @@ from pbsdock.rm.base import Grant, Job
 from pbsdock.rm.slurm import cgroup
 from pbsdock.rm.slurm.control import Control
 from pbsdock.rm.slurm.prolog_file import PrologFile
+from pbsdock.rm.slurm.spool import script_path
 from pbsdock.rm.slurm.values import counts_of, gpu_ids_of, hosts_of
 from pbsdock.rm.slurm.words import WORDS
 
@@ -60,7 +61,7 @@ class SlurmJob:
     @property
     def script_path(self) -> str:
         """Where slurmd puts the script (``_make_batch_dir`` in its req.c), once the Prolog is over."""
-        return str(self.spool / f"job{int(self.told.job_id):05d}" / "slurm_script")
+        return script_path(self.spool, self.told.node, self.told.job_id)
 
     @property
     def job_file(self) -> str:

@@ -16,6 +16,7 @@ from pbsdock.rm.slurm.control import PATH, Control
 from pbsdock.rm.slurm.facts import SlurmJob
 from pbsdock.rm.slurm.idle import IdleJobs
 from pbsdock.rm.slurm.ids import parse_job_id
+from pbsdock.rm.slurm.spool import script_path, spools
 from pbsdock.rm.slurm.words import WORDS
 
 _SOCKET = re.compile(r".+_([0-9]{1,10})\.[0-9]{1,10}")  # NODE_JOB.STEP, of the slurmstepd of each step
@@ -45,7 +46,7 @@ class Slurm(ResourceManager):
         control: Control | None = None,
     ) -> None:
         self.words = WORDS
-        self.closed = ClosedPaths(guarded=(), sealed=(str(spool), str(told)))
+        self.closed = ClosedPaths(guarded=(), sealed=(*map(str, spools(spool)), str(told)))
         self.control = control or Control(conf)
         self._spool = spool
         self._told = told
@@ -100,11 +101,15 @@ class Slurm(ResourceManager):
             job_id = parse_job_id(argv[0] if argv else "")
         except BadValue:
             return ""
-        return str(self._spool / f"job{int(job_id):05d}" / "slurm_script")
+        try:
+            told = self._read(job_id)
+        except (BadValue, NodeFault):
+            told = None
+        return script_path(self._spool, told.node if told is not None else "", job_id)
 
     def live(self) -> frozenset[str]:
         """The numbers of the jobs that have cgroups, or a slurmstepd, or whose Epilog has not come. Raises OSError."""
-        names = os.listdir(self._spool)
+        names = [name for spool in spools(self._spool) for name in os.listdir(spool)]
         found = cgroup.jobs(self._sysfs) | {match[1] for name in names if (match := _SOCKET.fullmatch(name))}
         return found | self._idle.among(found)
 
