@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import pwd
-import signal
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import IMAGE, USERS, wait_until
+from tests.conftest import HOST_IMAGE, IMAGE, USERS, wait_until
 from tests.support.slurm import NODE, SlurmSite, needs_slurm
 
 pytestmark = needs_slurm
@@ -43,7 +42,9 @@ def test_srun_in_a_contained_script(slurm: SlurmSite) -> None:
 
 def test_arguments_and_environment_are_those_of_a_bare_step(slurm: SlurmSite) -> None:
     """But for what belongs to the image, and what is different in any two steps."""
-    show = 'printf "<%s>" "$0" "$@"; env | grep ^SLURM_ | grep -vE "PID|STEP|JOB|PORT|GTIDS_ADDR|UMASK" | sort; pwd; umask'
+    show = (
+        'printf "<%s>" "$0" "$@"; env | grep ^SLURM_ | grep -vE "PID|STEP|JOB|PORT|GTIDS_ADDR|UMASK" | sort; pwd; umask'
+    )
     words = ("srun", "-n1", "sh", "-c", show, "zero", "one two", "", "*", "$x")
     bare, contained = slurm.cluster.launch(*words), slurm.cluster.launch(*words, PBSDOCK=IMAGE)
     assert contained.stdout == bare.stdout
@@ -73,7 +74,9 @@ def _marked(mark: str) -> list[str]:
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0") if entry.name.isdigit() else []
+            words = (
+                (entry / "cmdline").read_bytes().decode(errors="replace").split("\0") if entry.name.isdigit() else []
+            )
             if words[:1] == ["sh"] and mark in words:
                 found.append(entry.name)
         except OSError:
@@ -84,7 +87,9 @@ def _marked(mark: str) -> list[str]:
 def test_each_task_is_in_its_own_steps_cgroups(slurm: SlurmSite) -> None:
     """From before it runs anything: in a script's job and in one of steps alone."""
     uid = pwd.getpwnam(USERS[0]).pw_uid
-    script = f"#!/bin/sh\n{DIRECTIVE}srun -n2 sh -c 'cat /proc/self/cgroup; sleep 300; :' mark-{NODE} &\necho begun\nwait\n"
+    script = (
+        f"#!/bin/sh\n{DIRECTIVE}srun -n2 sh -c 'cat /proc/self/cgroup; sleep 300; :' mark-{NODE} &\necho begun\nwait\n"
+    )
     job = slurm.cluster.submit(script, "-n2")
     slurm.cluster.await_running(job, says=":memory:")
     wait_until("both run", lambda: len(_inside(slurm, f"mark-{NODE}")) == 2)
@@ -174,7 +179,10 @@ def test_two_slurmds_of_one_host(two_nodes: SlurmSite) -> None:
     uid = pwd.getpwnam(USERS[0]).pw_uid
     for task, node in enumerate(cluster.nodes):
         assert node in lines
-        assert any(line.endswith(f"/slurm_{node}/uid_{uid}/job_{done.id}/step_0/task_0") for line in lines), (task, lines)
+        assert any(line.endswith(f"/slurm_{node}/uid_{uid}/job_{done.id}/step_0/task_0") for line in lines), (
+            task,
+            lines,
+        )
     assert "code 3" in lines
 
 
@@ -182,3 +190,65 @@ def test_an_allocation_of_two_slurmds(two_nodes: SlurmSite) -> None:
     """Without a script; and the Epilog that comes first leaves the other node's tasks their time."""
     done = two_nodes.cluster.launch("srun", "-N2", "-l", "sh", "-c", WHERE, PBSDOCK=IMAGE)
     assert sorted(done.stdout.splitlines()) == ["0: image", "1: image"], done
+
+
+_PROGRAM = """
+#include <mpi.h>
+#include <stdio.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+	int rank, size, sum = 0;
+	MPI_Init(&argc, &argv);
+	MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+	MPI_Comm_size(MPI_COMM_WORLD, &size);
+	MPI_Allreduce(&rank, &sum, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
+	printf("rank %d of %d, sum %d, %s\\n", rank, size, sum, access("/etc/debian_version", F_OK) ? "image" : "host");
+	return MPI_Finalize();
+}
+"""
+
+
+@pytest.mark.skipif(
+    shutil.which("mpicc") is None, reason="needs Debian's openmpi-bin and libopenmpi-dev (tests/setup.sh)"
+)
+def test_mpi_between_two_slurmds(two_nodes: SlurmSite) -> None:
+    """Open MPI by PMIx, from the command line and from a contained script, and by its own mpirun."""
+    program = Path(pwd.getpwnam(USERS[0]).pw_dir) / "hello-mpi"
+    subprocess.run(["mpicc", "-x", "c", "-", "-o", str(program)], input=_PROGRAM, text=True, check=True)
+    instance = two_nodes.instance
+    allow = '\n[mounts]\nallow = ["/usr", "/etc/alternatives"]\n'
+    instance.configure(instance.config.read_text().replace("\n[mounts]\n", allow))
+    image = f"-v /usr:/usr:ro -v /etc/alternatives:/etc/alternatives:ro {HOST_IMAGE}"
+    expected = [f"rank {rank} of 2, sum 1, image" for rank in (0, 1)]
+    done = two_nodes.cluster.launch("srun", "--mpi=pmix", "-N2", str(program), PBSDOCK=image)
+    assert sorted(done.stdout.splitlines()) == expected, done
+    for command in ("srun --mpi=pmix", "mpirun --oversubscribe"):
+        script = f"#!/bin/sh\n#DOCKER {image}\n{command} {program}\n"
+        over = two_nodes.cluster.run(script, "-N2", "--ntasks-per-node=1")
+        assert sorted(over.output.splitlines()) == expected, (command, over)
+
+
+def test_a_socket_of_pmi2_comes_along(slurm: SlurmSite) -> None:
+    """It is an inherited descriptor, which the first process is handed: slurmstepd answers in the container."""
+    body = "printf 'cmd=init pmi_version=2 pmi_subversion=0\\n' >&3; read -r line <&3; echo $PMI_FD $line"
+    done = slurm.cluster.launch("srun", "--mpi=pmi2", "sh", "-c", f"{WHERE}; {body}", PBSDOCK=IMAGE)
+    assert done.stdout == "image\n3 cmd=response_to_init rc=0 pmi_version=2 pmi_subversion=0\n", done
+
+
+def test_without_the_plugin_steps_run_bare(slurm: SlurmSite) -> None:
+    """And nothing says a word, nor does a step fail: what plugstack.conf includes is not there."""
+    stack = (slurm.instance.root / "opt/pbsdock/current/slurm/plugstack.conf").resolve()
+    kept = stack.with_suffix(".kept")
+    stack.rename(kept)
+    try:
+        done = slurm.cluster.launch("srun", "-Q", "sh", "-c", WHERE, PBSDOCK=IMAGE)
+    finally:
+        kept.rename(stack)
+    assert (done.stdout, done.returncode) == ("host\n", 0), done
+    assert "spank" not in done.stderr
+
+
+def test_a_network_of_its_own_has_no_srun(slurm: SlurmSite) -> None:
+    """Which is said in a sentence."""
+    done = slurm.cluster.run(f"#!/bin/sh\n#DOCKER --network none {IMAGE}\nsrun true\n")
+    assert "srun: cannot work here: the container has network 'none'" in done.output, done.output

@@ -64,6 +64,7 @@ SelectTypeParameters=CR_CPU_Memory
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=1
 JobSubmitPlugins=lua
 KillWait=2
+TmpFS={top}/tmp{each}
 ReturnToService=2
 DefMemPerCPU=64
 {nodes}
@@ -287,6 +288,9 @@ class SlurmSite:
 
 def _begin(top: Path, nodes: tuple[str, ...] = (NODE,)) -> Cluster:
     is_one = len(nodes) == 1
+    for place in ["tmp"] if is_one else [f"tmp.{node}" for node in nodes]:
+        (top / place).mkdir(parents=True)
+        (top / place).chmod(0o1777)
     for name in ("state", *(["spool"] if is_one else [f"spool.{node}" for node in nodes])):
         (top / name).mkdir(mode=0o755, parents=True)
     cluster = Cluster(top, Munged(top / "munge"), nodes)

@@ -24,6 +24,7 @@ from pbsdock.protocol import init
 
 LEADER = "leader"
 TARGET = "/run/pbsdock/init"  # the directory in the container
+SCRATCH = "scratch"  # in it: a directory for the little that MPI's processes write, where that is not /tmp
 PROGRAM = "/run/pbsdock/pbsdock-init"  # likewise
 _SIZE = "size=8m,nr_inodes=4096"  # a page for each end, of which the agent tidies up those that were told
 _LISTENS_S = 10.0
@@ -59,6 +60,8 @@ def make_directory(path: Path, uid: int, gid: int) -> None:
     path.mkdir(mode=0o700)
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
     syscalls.mount("tmpfs", str(path), "tmpfs", flags, f"mode=0700,uid={uid},gid={gid},{_SIZE}")
+    (path / SCRATCH).mkdir(mode=0o700)
+    os.chown(path / SCRATCH, uid, gid)
 
 
 def open_directory(path: Path) -> int:

@@ -13,8 +13,8 @@ from pbsdock.agent.attached import start_attached
 from pbsdock.agent.container_root import looking
 from pbsdock.agent.directories import check_workdir
 from pbsdock.agent.node import Node
-from pbsdock.agent.prepare import ASKED
 from pbsdock.agent.preflight import Command, checked, image_as_met
+from pbsdock.agent.prepare import ASKED
 from pbsdock.agent.runs import JobRun, Run
 from pbsdock.agent.stand import Standing
 from pbsdock.agent.starting import REMOVED_S, call_of, deliver, discard, limits_of, note_start

@@ -72,8 +72,9 @@ def provide(node: Node, record: Record) -> tuple[list[tuple[str, str]], str]:
         node.emit("tools.lacking", record, level="warning", reason=why)
     if node.rm.moves_tasks and (client is None or record.planned.network != "host"):
         if client is not None:
-            why = f"the container has network {record.planned.network!r}, where neither slurmctld nor tasks can reach srun"
-        client = ClientTool(program="", texts=(("etc/why-not", f"{why}\n"),), programs=())
+            network = record.planned.network
+            why = f"the container has network {network!r}, where neither slurmctld nor tasks can reach srun"
+        client = ClientTool(program="", texts=(("etc/why-not", f"{why}\n".encode()),))
     files, texts = layout(str(agent), client), dict(client.texts) if client is not None else {}
     place = node.paths.state_dir / "tools" / _name(files, texts)
     with node.tools_lock:
@@ -82,6 +83,9 @@ def provide(node: Node, record: Record) -> tuple[list[tuple[str, str]], str]:
         _forget_others(node, place)
     if client is None:
         return [(str(place), TARGET)], ""
+    if client.scratch:
+        places = {client.scratch.replace("%n", name) for name in (*record.facts.hosts, node.name)}
+        record.note(scratch=tuple(sorted(path for path in places if os.path.isdir(path))))
     return [(str(place), TARGET), *client.directories], client.account
 
 
@@ -94,6 +98,8 @@ def environment(node: Node, record: Record, own: Mapping[str, str]) -> dict[str,
     if TARGET not in targets:
         return dict(own)
     found = {**own, "PATH": f"{_BIN}:{own.get('PATH') or USUAL_PATH}"}
+    if "PMIX_NAMESPACE" in own:  # of srun --mpi=pmix, whose shared memory lies in slurmd's spool directory
+        found.setdefault("PMIX_MCA_gds", "hash")
     node_file = own.get(node.rm.words.node_file_variable, "")
     # On another network neither the manager nor other nodes can be reached.
     if not node_file or HOSTS not in targets or not node.config.nodes.mpi_defaults or record.planned.network != "host":
@@ -116,15 +122,15 @@ def _untrusted(client: ClientTool) -> str:
     return next((problem for path in paths if (problem := untrusted_part(Path(path)))), "")
 
 
-def _name(files: Mapping[str, str], texts: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(repr(sorted(texts.items())).encode() if texts else b"")
+def _name(files: Mapping[str, str], texts: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256(b"".join(name.encode() + b"\0" + text for name, text in sorted(texts.items())))
     for name, source in sorted(files.items()):
         found = os.stat(source)
         digest.update(f"{name}\0{source}\0{found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def _make(place: Path, files: Mapping[str, str], texts: Mapping[str, str]) -> None:
+def _make(place: Path, files: Mapping[str, str], texts: Mapping[str, bytes]) -> None:
     fresh = place.with_name(f".{place.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     for name, source in files.items():
@@ -135,7 +141,7 @@ def _make(place: Path, files: Mapping[str, str], texts: Mapping[str, str]) -> No
     for name, text in texts.items():
         target = fresh / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8", errors="surrogateescape")
+        target.write_bytes(text)
         target.chmod(0o444)
     (fresh / "munge").mkdir(exist_ok=True)  # where a directory is mounted
     for directory in (fresh, *(path for path in fresh.iterdir() if path.is_dir())):

@@ -141,8 +141,8 @@ def _id(id: str) -> bytes:
 
 
 def encode_open(limits: Mapping[int, tuple[int, int]] | None = None, hold: int = HOLD_NONE) -> bytes:
-    """Let the owner in; root's alone. *limits* are for process 1 itself: nothing that it starts gets more. *hold* is one
-    of the HOLDs."""
+    """Let the owner in; root's alone. *limits* are for process 1 itself: nothing that it starts gets more. *hold* is
+    one of the HOLDs."""
     return _message(_OPEN, [], limits=limits, number=hold)
 
 

@@ -108,7 +108,8 @@ class ClientTool:
 
     ``programs`` are (name, path) of all where there are several; ``files`` and ``texts`` are (name below the directory
     of tools, path or content) of what else belongs to them, ``directories`` (source, target) of what is mounted as it
-    is. The user ``account`` has to have a name in the container, "" for nobody.
+    is. ``scratch`` is a directory, with ``%n`` for a node's name, that tasks want to write to, "" for none. The user
+    ``account`` has to have a name in the container, "" for nobody.
     """
 
     program: str
@@ -116,8 +117,9 @@ class ClientTool:
     libraries: tuple[tuple[str, str], ...] = ()
     programs: tuple[tuple[str, str], ...] = ()
     files: tuple[tuple[str, str], ...] = ()
-    texts: tuple[tuple[str, str], ...] = ()
+    texts: tuple[tuple[str, bytes], ...] = ()
     directories: tuple[tuple[str, str], ...] = ()
+    scratch: str = ""
     account: str = ""
 
 

@@ -95,8 +95,8 @@ def settings(text: str) -> dict[str, str]:
 
 
 def spool(text: str) -> str:
-    """SlurmdSpoolDir on this node (``%h``: the host's name, ``%n``: the node's). Where several slurmds have one each here,
-    with its ``%n`` in it."""
+    """SlurmdSpoolDir on this node (``%h``: the host's name, ``%n``: the node's). Where several slurmds have one each
+    here, with its ``%n`` in it."""
     name = socket.gethostname().split(".")[0]
     found = settings(text).get("slurmdspooldir", _SPOOL).replace("%h", name)
     there = glob.glob(glob.escape(found).replace("%n", "*")) if "%n" in found else []

@@ -136,7 +136,9 @@ def told(places: Places, version: Version | None) -> str:
     if not built_for:
         return lacking() or "the SPANK plugin is not there: run install.sh again"
     if runs and built_for != runs:
-        return f"the SPANK plugin is for Slurm {built_for}, slurmd is {runs}, and job steps run bare: run install.sh again"
+        return (
+            f"the SPANK plugin is for Slurm {built_for}, slurmd is {runs}, and job steps run bare: run install.sh again"
+        )
     if not slurm_config.has_stack_line(places):
         stack = slurm_config.stack_file(places)
         return f"{stack} lacks the line {slurm_config.stack_line(places)}, without which job steps run bare"

@@ -50,9 +50,14 @@ class Clients:
         found = _settings(text)
         if found.get("authtype", "auth/munge").lower() != "auth/munge":
             return None, f"AuthType is {found['authtype']}, and only munge can be asked from a container"
-        plugins = next((place for place in (found.get("plugindir", ""), *_PLUGINS) if place and os.path.isdir(place)), "")
+        plugins = next(
+            (place for place in (found.get("plugindir", ""), *_PLUGINS) if place and os.path.isdir(place)), ""
+        )
         if not plugins:
-            return None, "the directory of Slurm's plugins is not found: it is not in PluginDir, nor in the usual places"
+            return (
+                None,
+                "the directory of Slurm's plugins is not found: it is not in PluginDir, nor in the usual places",
+            )
         marks = tuple(os.stat(path).st_mtime_ns for path in (srun, plugins))
         if self._seen is None or self._seen[0] != (srun, text, marks):
             self._seen = (srun, text, marks), self._gather(srun, text, plugins)
@@ -62,14 +67,24 @@ class Clients:
         tool, why = look_at(srun)
         if tool is None:
             return None, why
+        library: ClientTool | None
         socket = munge_socket(_settings(text))
         names = sorted(name for name in os.listdir(plugins) if name.startswith(_KINDS) and name.endswith(".so"))
-        libraries, files = dict(tool.libraries), []
+        libraries, files, texts = dict(tool.libraries), [], {}
         for name in names:
             plugin, _why = look_at(f"{plugins}/{name}", loader=tool.loader)
-            if plugin is not None:
-                libraries |= plugin.libraries
+            if plugin is None:
+                continue
+            libraries |= dict(plugin.libraries)
+            if moved := moved_pmix(f"{plugins}/{name}", f"{self._where}/lib") if name.startswith("mpi_pmix") else None:
+                texts[f"plugins/{name}"], pmix = moved
+                library, _why = look_at(pmix, loader=tool.loader)
+                libraries |= {os.path.basename(pmix): pmix, **dict(library.libraries if library is not None else ())}
+            else:
                 files.append((f"plugins/{name}", f"{plugins}/{name}"))
+        texts["etc/slurm.conf"] = for_containers(text, self._where, os.path.basename(socket)).encode(
+            "utf-8", "surrogateescape"
+        )
         programs = [(name, found) for name in PROGRAMS if (found := shutil.which(name, path=self._path))]
         return (
             ClientTool(
@@ -78,8 +93,9 @@ class Clients:
                 libraries=tuple(sorted(libraries.items())),
                 programs=tuple(programs),
                 files=tuple(files),
-                texts=(("etc/slurm.conf", for_containers(text, self._where, os.path.basename(socket))),),
+                texts=tuple(texts.items()),
                 directories=((os.path.dirname(socket), f"{self._where}/munge"),),
+                scratch=scratch(_settings(text)),
                 account=_settings(text).get("slurmuser", "root"),
             ),
             "",
@@ -121,6 +137,28 @@ def _settings(text: str) -> dict[str, str]:
     return {name.lower(): value.strip() for name, value in found}
 
 
+def moved_pmix(plugin: str, where: str) -> tuple[bytes, str] | None:
+    """The plugin's bytes with *where* as the directory of libpmix, which it has as a text of its own, and the path
+    of that library; None where it has none. Raises OSError.
+
+    Slurm loads it by that path alone (mpi_pmix.c, _libpmix_open), where an image may have its MPI's own.
+    """
+    data = Path(plugin).read_bytes()
+    for found in re.finditer(rb"(/[\w./+-]{1,200})\0", data):
+        library = os.path.join(os.fsdecode(found[1]), "libpmix.so")
+        if len(found[1]) >= len(where) and os.path.isfile(library):
+            moved = os.fsencode(where).ljust(len(found[1]), b"\0")
+            return data[: found.start(1)] + moved + data[found.end(1) :], library
+    return None
+
+
+def scratch(settings: dict[str, str]) -> str:
+    """Where slurmstepd has MPI's processes make their directories (TmpFS), with ``%n`` for the node's name; "" where that
+    is /tmp, which every container has. Pure but for the host's name."""
+    found = settings.get("tmpfs", "").replace("%h", os.uname().nodename.partition(".")[0])
+    return found if found.startswith("/") and found.rstrip("/") != "/tmp" else ""  # noqa: S108 - compared
+
+
 def munge_socket(settings: dict[str, str]) -> str:
     """Where munge listens, by AuthInfo. Pure."""
     found = re.search(r"(?:^|,)socket=([^,]+)", settings.get("authinfo", ""))
@@ -130,4 +168,6 @@ def munge_socket(settings: dict[str, str]) -> str:
 def for_containers(text: str, where: str, socket: str) -> str:
     """The configuration as commands in containers read it. Pure."""
     kept = _SETTING.sub("", text).rstrip("\n")
-    return f"{kept}\nPluginDir={where}/plugins\nAuthInfo=socket={where}/munge/{socket}\nPlugStackConfig={where}/etc/none\n"
+    return (
+        f"{kept}\nPluginDir={where}/plugins\nAuthInfo=socket={where}/munge/{socket}\nPlugStackConfig={where}/etc/none\n"
+    )

@@ -80,7 +80,8 @@ class Slurm(ResourceManager):
             ) from None
 
     def _job(self, told: prolog_file.PrologFile) -> SlurmJob:
-        return SlurmJob(told, self._spool, self.control, self._sysfs)
+        here = prolog_file.nodes_here(self._told, told.job_id)
+        return SlurmJob(told, self._spool, self.control, self._sysfs, here)
 
     def ended(self, argv: Sequence[str], env: Mapping[str, str]) -> Ended:
         """From the Epilog's arguments: the number, and ``SLURM_JOB_EXIT_CODE2`` (CODE:SIGNAL). Raises BadValue."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pbsdock.core.errors import BadValue
 from pbsdock.core.pathrules import ClosedPaths
-from pbsdock.rm.base import Adoption, ClientTool, Ended, ResourceManager
 from pbsdock.rm import client_tools
+from pbsdock.rm.base import Adoption, ClientTool, Ended, ResourceManager
 from pbsdock.rm.torque import server, settings, tools
 from pbsdock.rm.torque import sessions as moms_sessions
 from pbsdock.rm.torque.args import parse_epilogue_argv, parse_prologue_argv
