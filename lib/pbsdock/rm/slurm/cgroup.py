@@ -115,11 +115,25 @@ def steps_of(paths: Mapping[str, str]) -> dict[str, Step]:
 
 
 def take_in(first: int, hook: int, job: str, uid: int, sysfs: Path = SYSFS) -> str:
-    """Move the container's first process *first*, which has run nothing yet, into the cgroups of the job step that the
-    run hook *hook* is in; returns the cgroup where its memory is counted, "" if that is not.
+    """Move process *first* of the container, which has run nothing yet, into the cgroups of the job step that the run
+    hook *hook* is in; returns the cgroup where its memory is counted, "" if that is not.
 
     Raises Refusal for a hook that is in no step of this job of this user's, NodeFault.
     """
+    steps = steps_of_hook(hook, job, uid)
+    try:
+        move(first, steps, sysfs)
+        are_there = paths_of(first)
+    except OSError as error:
+        raise NodeFault("not-in-step", f"the container of job {job} cannot be moved into its step: {error}") from None
+    if any(are_there.get(name) != f"/{step.path}" for name, step in steps.items()):
+        raise NodeFault("not-in-step", f"the container of job {job} is not where it was moved to")
+    return next((step.path for name, step in steps.items() if "memory" in name.split(",")), "")
+
+
+def steps_of_hook(hook: int, job: str, uid: int) -> dict[str, Step]:
+    """Where a run hook's container, or its task, belongs. Raises Refusal for one that is in no step of this job of this
+    user's, NodeFault."""
     try:
         steps = steps_of(paths_of(hook))
     except OSError:
@@ -134,11 +148,13 @@ def take_in(first: int, hook: int, job: str, uid: int, sysfs: Path = SYSFS) -> s
             f"the process that asks for the start of job {job} is in no job step's cgroup: slurm.conf needs"
             " ProctrackType=proctrack/cgroup, and cgroup version 1",
         )
+    return steps
+
+
+def is_task(pid: int) -> bool:
+    """Whether a process is in a job step that is not the batch script's."""
     try:
-        move(first, steps, sysfs)
-        are_there = paths_of(first)
-    except OSError as error:
-        raise NodeFault("not-in-step", f"the container of job {job} cannot be moved into its step: {error}") from None
-    if any(are_there.get(name) != f"/{step.path}" for name, step in steps.items()):
-        raise NodeFault("not-in-step", f"the container of job {job} is not where it was moved to")
-    return next((step.path for name, step in steps.items() if "memory" in name.split(",")), "")
+        steps = steps_of(paths_of(pid))
+    except OSError:
+        return False
+    return bool(steps) and all("/step_batch" not in step.path for step in steps.values())
