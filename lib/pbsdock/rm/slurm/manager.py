@@ -10,7 +10,7 @@ from pathlib import Path
 from pbsdock.core.errors import BadValue, NodeFault
 from pbsdock.core.pathrules import ClosedPaths
 from pbsdock.rm.base import Adoption, ClientTool, Ended, ResourceManager
-from pbsdock.rm.slurm import cgroup, prolog_file
+from pbsdock.rm.slurm import cgroup, prolog_file, unified
 from pbsdock.rm.slurm.client import Clients
 from pbsdock.rm.slurm.control import PATH, Control
 from pbsdock.rm.slurm.facts import SlurmJob
@@ -163,10 +163,10 @@ class Slurm(ResourceManager):
 
     def adopts(self) -> tuple[str, str]:
         """By a move into the step's cgroups, which needs no program but slurmd's own plugins."""
-        if (self._sysfs / "cgroup.controllers").exists():
+        if unified.is_here(self._sysfs) and not unified.has_pids(self._sysfs):
             return "", (
-                "this host has cgroup version 2, where containers of Slurm jobs are not supported: Slurm would neither"
-                " count nor end them"
+                "this host's cgroup version 2 has no controller of processes (pids): containers of Slurm jobs are not"
+                " started, as nothing would limit their processes; leave it out of the kernel's cgroup_disable"
             )
         return "cgroup.procs", ""
 
