@@ -148,6 +148,43 @@ def test_a_container_goes_where_its_run_hook_is(tmp_path: Path, monkeypatch: pyt
     assert not (sysfs / f"devices{step}/cgroup.procs").exists()
 
 
+@pytest.mark.parametrize("gone", [{}, {"freezer": "/"}, None], ids=["in no step", "escaped", "over"])
+def test_a_step_that_ends_meanwhile(
+    gone: dict[str, str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is started that slurmstepd may have missed when it killed the step; nor is that a fault of the node's."""
+    step = {"freezer": "/slurm/uid_5/job_7/step_batch"}
+    answers = iter([step, gone, step])
+
+    def paths_of(pid: int) -> dict[str, str]:
+        if (answer := next(answers)) is None:
+            raise FileNotFoundError(pid)
+        return answer
+
+    monkeypatch.setattr(cgroup, "paths_of", paths_of)
+    with pytest.raises(Refusal, match="the step of job 7 that asked for a start is over"):
+        cgroup.take_in(42, 1, "7", 5, _sysfs(tmp_path, "freezer"))
+    monkeypatch.setattr(cgroup, "paths_of", lambda pid: step)
+    with pytest.raises(Refusal, match="the step of job 7 that asked for a start is over"):
+        cgroup.take_in(42, 1, "7", 5, tmp_path / "removed")
+
+
+def test_what_slurm_leaves_of_a_job(tmp_path: Path) -> None:
+    """Its empty cgroups go, those of others stay, and so does what somebody is in."""
+    _sysfs(tmp_path, "freezer", "memory")
+    other = tmp_path / "memory/slurm/uid_5/job_77"
+    other.mkdir()
+    cgroup.clear("7", tmp_path)
+    assert not list(tmp_path.glob("*/slurm/uid_5/job_7"))
+    assert other.exists()
+    (tmp_path / "freezer/slurm/uid_5/job_77/step_0/cgroup.procs").mkdir(parents=True)
+    (
+        tmp_path / "freezer/slurm/uid_5/job_77/step_0/cgroup.procs/1"
+    ).touch()  # in cgroupfs rmdir(2) fails where processes are
+    cgroup.clear("77", tmp_path)
+    assert (tmp_path / "freezer/slurm/uid_5/job_77/step_0").exists()
+
+
 @pytest.mark.parametrize(("job", "uid", "kind"), [("8", 5, Refusal), ("7", 6, Refusal)])
 def test_a_hook_of_another_job(
     job: str, uid: int, kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -291,6 +291,10 @@ class ResourceManager(Protocol):
         Raises Refusal for a hook that is not in that job, NodeFault.
         """
 
+    def released(self, job_id: str) -> None:
+        """Nothing of a job that is over here is left: tidy up where the manager could not, for what :meth:`take_in` has
+        brought there."""
+
     def adopters(self, job_id: str, process: int, *, hook: str, has_place: bool) -> list[list[str]]:
         """The commands by which the session of *process* comes to be counted as a job's that has more than one already
         or (not *has_place*) has none but its shell's; each is run as the job's owner, with the variables that are the

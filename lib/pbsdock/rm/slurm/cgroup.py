@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +123,15 @@ def _mounted(controllers: str, sysfs: Path) -> Path:
     raise FileNotFoundError(f"the cgroup controllers {controllers} are not below {sysfs}")
 
 
+def clear(job: str, sysfs: Path = SYSFS) -> None:
+    """Remove what Slurm has left of a job that is over here: it looks once, and leaves a cgroup in which a container is
+    that comes or goes at that moment (common_cgroup_delete in its cgroup_common.c). Only empty ones can be removed."""
+    for top in sysfs.glob(f"*/slurm*/uid_*/job_{job}"):
+        for place, _directories, _files in os.walk(top, topdown=False):
+            with suppress(OSError):
+                os.rmdir(place)
+
+
 def steps_of(paths: Mapping[str, str]) -> dict[str, Step]:
     """Where a process's container belongs, by controllers: what of its cgroups is Slurm's, less what stays Docker's."""
     found = {name: step for name, path in paths.items() if (step := step_of(path)) is not None}
@@ -137,9 +147,14 @@ def take_in(first: int, hook: int, job: str, uid: int, sysfs: Path = SYSFS) -> s
     steps = steps_of_hook(hook, job, uid)
     try:
         move(first, steps, sysfs)
+        is_still_there = {step.job for step in steps_of(paths_of(hook)).values()} == {job}
         are_there = paths_of(first)
+    except (FileNotFoundError, ProcessLookupError):
+        is_still_there, are_there = False, {}
     except OSError as error:
         raise NodeFault("not-in-step", f"the container of job {job} cannot be moved into its step: {error}") from None
+    if not is_still_there:  # or slurmstepd may have killed all that it knew of before this came
+        raise Refusal("job-over", f"the step of job {job} that asked for a start is over; nothing was started")
     if any(are_there.get(name) != f"/{step.path}" for name, step in steps.items()):
         raise NodeFault("not-in-step", f"the container of job {job} is not where it was moved to")
     return next((step.path for name, step in steps.items() if name == "" or "memory" in name.split(",")), "")
@@ -152,7 +167,7 @@ def steps_of_hook(hook: int, job: str, uid: int) -> dict[str, Step]:
         steps = steps_of(paths_of(hook))
     except OSError:
         raise Refusal(
-            "run-hook-gone", "the run hook that asked for the job's start is gone; nothing was started"
+            "run-hook-gone", "the process that asked for a start in the job is gone; nothing was started"
         ) from None
     if any(step.job != job or step.uid not in (uid, None) for step in steps.values()):
         raise Refusal("not-your-job", f"the process that asks for the start of job {job} is not in that job")

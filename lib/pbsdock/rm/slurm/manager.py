@@ -32,7 +32,7 @@ class Slurm(ResourceManager):
 
     prepares_at_start = True  # the script is on the node from then on
     moves_tasks = True  # their steps' cgroups are where Slurm counts, limits and ends them
-    holds_children = False  # they would be outside of the step's cgroups
+    holds_children = True  # they are moved into the step of the process that asks for them
     polite_end_ms = 0
 
     def __init__(
@@ -202,6 +202,15 @@ class Slurm(ResourceManager):
     def take_in(self, first: int, hook: int, job_id: str, uid: int) -> str:
         """Into the cgroups of the run hook's own step. Raises Refusal, NodeFault."""
         return cgroup.take_in(first, hook, job_id, uid, self._sysfs)
+
+    def released(self, job_id: str) -> None:
+        """Its cgroups that slurmstepd could not remove, once it has no step any more."""
+        try:
+            names = os.listdir(self._spool)
+        except OSError:
+            return
+        if not any((match := _SOCKET.fullmatch(name)) and match[1] == job_id for name in names):
+            cgroup.clear(job_id, self._sysfs)
 
     def adopters(self, job_id: str, process: int, *, hook: str, has_place: bool) -> list[list[str]]:
         """None."""
