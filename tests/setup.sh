@@ -17,6 +17,7 @@ for pair in $pairs; do
   PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null 2>&1 || need="$need ${pair##*:}"
 done
 ls /usr/lib/*/slurm-wlm/jobacct_gather_cgroup.so >/dev/null 2>&1 || need="$need slurm-wlm-basic-plugins"
+[ -e /usr/include/slurm/spank.h ] || need="$need libslurm-dev"
 [ -e /usr/include/stdio.h ] || need="$need libc6-dev"
 [ "${1-}" != store ] || ls /usr/lib/*/rsyslog/lmnsd_gtls.so >/dev/null 2>&1 || need="$need rsyslog-gnutls"
 [ -x /usr/bin/python3 ] || need="$need python3"

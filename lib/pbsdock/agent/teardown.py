@@ -11,13 +11,13 @@ from pbsdock.agent.children.release import remove_all
 from pbsdock.agent.node import Node
 from pbsdock.agent.protocols import HasCgroups
 from pbsdock.agent.stage_orders import StageFailed
+from pbsdock.agent.usage import usage_of
 from pbsdock.core.errors import HookError, NodeFault
-from pbsdock.core.facts import Level, Usage
+from pbsdock.core.facts import Usage
 from pbsdock.core.paths import Paths
 from pbsdock.core.record import Record
 from pbsdock.engine.base import EngineError
 from pbsdock.host import pins
-from pbsdock.host.cgroup import managers
 from pbsdock.host.process import end
 from pbsdock.host.syscalls import unmount
 
@@ -55,21 +55,6 @@ def remember_usage(node: HasCgroups, record: Record) -> Usage:
         except (HookError, OSError):
             return Usage()
     return record.facts.usage or Usage()
-
-
-def usage_of(node: HasCgroups, record: Record) -> Usage:
-    """What the job has used so far; where its processes are in the resource manager's cgroups, as those tell.
-
-    Raises HookError, OSError.
-    """
-    usage = node.cgroups.usage(record.cgroup)
-    return managers.counted(usage, record.facts.counted_in) if record.facts.counted_in else usage
-
-
-def level_of(node: HasCgroups, record: Record) -> Level:
-    """The same of what it has now. Raises HookError, OSError."""
-    level = node.cgroups.level(record.cgroup)
-    return managers.level(level, record.facts.counted_in) if record.facts.counted_in else level
 
 
 def remove_work(paths: Paths, name: str) -> None:

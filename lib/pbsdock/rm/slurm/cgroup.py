@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +123,16 @@ def _mounted(controllers: str, sysfs: Path) -> Path:
     raise FileNotFoundError(f"the cgroup controllers {controllers} are not below {sysfs}")
 
 
+def clear(job: str, sysfs: Path = SYSFS) -> None:
+    """Remove what Slurm has left of a job that is over here: it looks once, and leaves a cgroup in which a container is
+    that comes or goes at that moment (common_cgroup_delete in its cgroup_common.c). Only empty ones can be removed."""
+    tops = unified.jobs(sysfs, job) if unified.is_here(sysfs) else sysfs.glob(f"*/slurm*/uid_*/job_{job}")
+    for top in tops:
+        for place, _directories, _files in os.walk(top, topdown=False):
+            with suppress(OSError):
+                os.rmdir(place)
+
+
 def steps_of(paths: Mapping[str, str]) -> dict[str, Step]:
     """Where a process's container belongs, by controllers: what of its cgroups is Slurm's, less what stays Docker's."""
     found = {name: step for name, path in paths.items() if (step := step_of(path)) is not None}
@@ -129,16 +140,35 @@ def steps_of(paths: Mapping[str, str]) -> dict[str, Step]:
 
 
 def take_in(first: int, hook: int, job: str, uid: int, sysfs: Path = SYSFS) -> str:
-    """Move the container's first process *first*, which has run nothing yet, into the cgroups of the job step that the
-    run hook *hook* is in; returns the cgroup where its memory is counted, "" if that is not.
+    """Move process *first* of the container, which has run nothing yet, into the cgroups of the job step that the run
+    hook *hook* is in; returns the cgroup where its memory is counted, "" if that is not.
 
     Raises Refusal for a hook that is in no step of this job of this user's, NodeFault.
     """
+    steps = steps_of_hook(hook, job, uid)
+    try:
+        move(first, steps, sysfs)
+        is_still_there = {step.job for step in steps_of(paths_of(hook)).values()} == {job}
+        are_there = paths_of(first)
+    except (FileNotFoundError, ProcessLookupError):
+        is_still_there, are_there = False, {}
+    except OSError as error:
+        raise NodeFault("not-in-step", f"the container of job {job} cannot be moved into its step: {error}") from None
+    if not is_still_there:  # or slurmstepd may have killed all that it knew of before this came
+        raise Refusal("job-over", f"the step of job {job} that asked for a start is over; nothing was started")
+    if any(are_there.get(name) != f"/{step.path}" for name, step in steps.items()):
+        raise NodeFault("not-in-step", f"the container of job {job} is not where it was moved to")
+    return next((step.path for name, step in steps.items() if name == "" or "memory" in name.split(",")), "")
+
+
+def steps_of_hook(hook: int, job: str, uid: int) -> dict[str, Step]:
+    """Where a run hook's container, or its task, belongs. Raises Refusal for one that is in no step of this job of this
+    user's, NodeFault."""
     try:
         steps = steps_of(paths_of(hook))
     except OSError:
         raise Refusal(
-            "run-hook-gone", "the run hook that asked for the job's start is gone; nothing was started"
+            "run-hook-gone", "the process that asked for a start in the job is gone; nothing was started"
         ) from None
     if any(step.job != job or step.uid not in (uid, None) for step in steps.values()):
         raise Refusal("not-your-job", f"the process that asks for the start of job {job} is not in that job")
@@ -148,11 +178,13 @@ def take_in(first: int, hook: int, job: str, uid: int, sysfs: Path = SYSFS) -> s
             f"the process that asks for the start of job {job} is in no job step's cgroup: slurm.conf needs"
             " ProctrackType=proctrack/cgroup",
         )
+    return steps
+
+
+def is_task(pid: int) -> bool:
+    """Whether a process is in a job step that is not the batch script's."""
     try:
-        move(first, steps, sysfs)
-        are_there = paths_of(first)
-    except OSError as error:
-        raise NodeFault("not-in-step", f"the container of job {job} cannot be moved into its step: {error}") from None
-    if any(are_there.get(name) != f"/{step.path}" for name, step in steps.items()):
-        raise NodeFault("not-in-step", f"the container of job {job} is not where it was moved to")
-    return next((step.path for name, step in steps.items() if name == "" or "memory" in name.split(",")), "")
+        steps = steps_of(paths_of(pid))
+    except OSError:
+        return False
+    return bool(steps) and all("/step_batch" not in step.path for step in steps.values())
