@@ -150,8 +150,17 @@ def test_processes_are_limited(lab: SlurmLab) -> None:
     lab.check(f"sed -i 's/^pids = 40/#pids = 4096/' {config} && systemctl restart pbsdock-agent")
 
 
+def test_containers_of_the_jobs_own_are_in_its_step(lab: SlurmLab) -> None:
+    """Those that it starts by docker, from a container as from a bare script; nothing is left of them."""
+    body = f"docker run --rm --network none {IMAGE} sh -c 'echo begun; cat /proc/self/cgroup; exit 7'; echo code $?"
+    for job in lab.both(body, "--mem=100"):
+        said = lab.wait(job).output
+        assert f"/job_{job}/step_batch/user/task_0\n" in said
+        assert "code 7" in said
+
+
 def test_no_device_of_an_image_opens(lab: SlurmLab) -> None:
-    """Though Docker's list of devices is left behind with the container's own cgroup."""
+    """Though Docker's list of devices is left behind with the container's own cgroup: its file systems are nodev."""
     lab.check(
         "major=$((0x$(stat -c %t /dev/vda))) minor=$((0x$(stat -c %T /dev/vda)))"
         f' && docker run --name disk --network none {IMAGE} sh -c "mknod /disk b $major $minor && chmod 666 /disk"'
