@@ -153,7 +153,8 @@ def test_processes_are_limited(lab: SlurmLab) -> None:
 def test_containers_of_the_jobs_own_are_in_its_step(lab: SlurmLab) -> None:
     """Those that it starts by docker, from a container as from a bare script; nothing is left of them."""
     body = f"docker run --rm --network none {IMAGE} sh -c 'echo begun; cat /proc/self/cgroup; exit 7'; echo code $?"
-    for job in lab.both(body, "--mem=100"):
+    for image in (IMAGE, ""):
+        job = lab.submit(body, "--mem=100", image=image)
         said = lab.wait(job).output
         assert f"/job_{job}/step_batch/user/task_0\n" in said
         assert "code 7" in said
