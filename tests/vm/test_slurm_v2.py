@@ -174,3 +174,24 @@ def test_no_device_of_an_image_opens(lab: SlurmLab) -> None:
     assert "/disk: Permission denied\n0\n" in said
     assert "mknod: /tmp/d: Operation not permitted" in said
     assert not {"vda", "kmsg", "mem", "fuse"} & set(said.split())
+
+
+def test_with_the_engines_other_driver(lab: SlurmLab) -> None:
+    """cgroupfs: no scope is dropped, and what Docker has made goes with the container. Last, since the driver stays."""
+    lab.check('echo \'{"exec-opts": ["native.cgroupdriver=cgroupfs"]}\' >/etc/docker/daemon.json')
+    lab.check("systemctl reset-failed docker.service docker.socket; systemctl restart docker pbsdock-agent")
+    assert "cgroupfs" in lab.check("docker info --format '{{.CgroupDriver}}'")
+    job = lab.submit(
+        "echo begun; until [ -e $HOME/go ]; do sleep 0.5; done; rm $HOME/go; head -c 150000000 /dev/zero | tail | wc -c",
+        "--mem=60",
+    )
+    lab.until_says("begun", job)
+    task = f"{SCOPE}/job_{job}/step_batch/user/task_0"
+    assert (
+        lab.check(f"cat /proc/{lab.first_process(job)}/cgroup").strip() == f"0::{task.removeprefix('/sys/fs/cgroup')}"
+    )
+    assert lab.check(f"cat {task}/pids.max").strip() == "4096"
+    lab.check("touch /home/pbsdock-a/go")
+    done = lab.wait(job)
+    assert (done.state, done.exit) == ("OUT_OF_MEMORY", "0:125")
+    assert "at the job's limit of 60 MiB" in done.output
