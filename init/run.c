@@ -523,7 +523,7 @@ static const char *start(const struct message *answer, char *why, size_t room) {
 	leader_alone = number_of(answer, "leader_alone", 0) != 0;
 	is_held = number_of(answer, "held", 0) != 0;
 	int pmi = pmi_socket();
-	struct head head = { .umask = own_umask, .number = pmi >= 0, .flags = *value_of(answer, "task") ? 0 : LEADER };
+	struct head head = { .umask = own_umask, .flags = (*value_of(answer, "task") ? 0 : LEADER) | (pmi < 0 ? 0 : ANOTHER) };
 	wrong = compose_run(answer, &head, &request, why, room);
 	if (!task || !tracker)
 		wrong = strerror(ENOMEM);

@@ -153,8 +153,8 @@ def moved_pmix(plugin: str, where: str) -> tuple[bytes, str] | None:
 
 
 def scratch(settings: dict[str, str]) -> str:
-    """Where slurmstepd has MPI's processes make their directories (TmpFS), with ``%n`` for the node's name; "" where that
-    is /tmp, which every container has. Pure but for the host's name."""
+    """Where slurmstepd has MPI's processes make their directories (TmpFS), with ``%n`` for the node's name; "" where
+    that is /tmp, which every container has. Pure but for the host's name."""
     found = settings.get("tmpfs", "").replace("%h", os.uname().nodename.partition(".")[0])
     return found if found.startswith("/") and found.rstrip("/") != "/tmp" else ""  # noqa: S108 - compared
 
