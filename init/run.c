@@ -577,7 +577,8 @@ static bool read_words(char **arguments) {
 	static char text[8192], path[PATH_MAX + 16];
 	size_t count = 0, length = 0;
 	ssize_t got = readlink("/proc/self/exe", path, PATH_MAX);
-	char *slash = got > 0 ? strrchr((path[got] = 0, path), '/') : NULL;
+	path[got > 0 ? got : 0] = 0;
+	char *slash = strrchr(path, '/');
 	if (!slash)
 		return false;
 	strcpy(slash, "/step.words");
