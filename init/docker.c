@@ -692,6 +692,13 @@ static _Noreturn void leave_alone(bool has_answered) {
 	fail(has_answered ? "the pbsdock agent on this node is gone" : "the pbsdock agent on this node did not answer");
 }
 
+/* One that has just been started, by the hook before the job, may be on its way. */
+static void connect_to_agent(void) {
+	int64_t until = now() + ANSWER_MS;
+	while (!connect_to(&agent, agent_path, ANSWER_MS, false) && (errno == ENOENT || errno == ECONNREFUSED) && now() < until)
+		poll(NULL, 0, JOIN_PAUSE_MS);
+}
+
 int main(int count, char **argv) {
 	(void)count;
 	struct stat about_it;
@@ -702,8 +709,9 @@ int main(int count, char **argv) {
 			open("/dev/null", O_RDWR); /* the lowest that is free: none of ours comes in its place */
 	watch_signals();
 	find_agent();
+	connect_to_agent();
 	heard_until = now() + ANSWER_MS;
-	if (connect_to(&agent, agent_path, ANSWER_MS, false))
+	if (agent.fd >= 0)
 		ask(argv);
 	for (bool has_answered = false;; has_answered = true) {
 		if (agent.fd < 0 || !hear_agent(&m, fds)) {

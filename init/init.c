@@ -4,7 +4,8 @@
  *
  * Listens on DIRECTORY/socket (message.h) and runs nothing until root has opened the gate. Then the job's owner and root may
  * have programs run with descriptors, arguments, environment, directory, umask and limits of their own, and learn how they
- * ended. When the leader has ended, all else is killed (if SIGTERM did it: GRACE_MS later) and this process exits as it did.
+ * ended. When the leader has ended, all else is killed (if a signal did it, a moment later, and GRACE_MS later if that was
+ * SIGTERM) and this process exits as it did.
  *
  * DIRECTORY/ID.status is written before ENDED or FAILED is sent: "ended STATUS\n" or "failed STEP ERRNO PATH\n".
  * Nothing is allocated but a request's texts while they come in, and by a child the pointers that its execve needs. */
@@ -31,6 +32,7 @@ enum {
 	FOR_ROOT = 16,                /* more, which the owner cannot take */
 	TASKS = 1024,                 /* running; and ended, as long as no other needs the place */
 	ALL_TEXTS = 64 << 20,         /* of all the owner's unfinished requests */
+	MOMENT_MS = 200,              /* about as long as pbs_mom takes to find that a job's shell is gone */
 	MOST_FDS = 4,                 /* of a request */
 	PATIENCE_MS = 10000,          /* for a message, and from an answer to the next message */
 };
@@ -240,6 +242,14 @@ static void tell_end(struct client *c, int task) {
 		answer(c, ENDED, (uint32_t)tasks[task].status, NULL, NULL);
 }
 
+/* Milliseconds for what a leader with this wait status has left: the signal may have gone to all of its session. */
+static int64_t spared(int status) {
+	int number = status & 127;
+	if (number == SIGTERM)
+		return grace;
+	return number && number != SIGKILL && grace > MOMENT_MS ? MOMENT_MS : 0;
+}
+
 static void close_gate(struct task *t) {
 	if (t->gate)
 		close(t->gate);
@@ -265,7 +275,7 @@ static bool reap(void) {
 			if (clients[i].fd >= 0 && clients[i].task == task)
 				tell_end(&clients[i], task);
 		if (task == leader)
-			over_at = now() + ((status & 127) == SIGTERM ? grace : 0);
+			over_at = now() + spared(status);
 	}
 	return !pid;
 }

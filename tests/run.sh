@@ -1,9 +1,10 @@
 #!/bin/bash
-# All tests, in four parts side by side: jobs, and attacks, which use the host's engine; what computes all the time; and what has
-# an engine or a gateway of its own. All but the third wait most of the time, and each has users of its own. A test that fails
-# there is tried once more by itself, when nothing else runs: many are about time, and the parts take it from one another. It is
-# listed in any case, and more than a few are none of that. At the end what each directory took, and the rows of
-# docs/security.md. Arguments are pytest's, for all parts; with them nothing is tried again, and the rows are not judged.
+# All tests, in three parts side by side: jobs, which use the host's engine; what computes all the time; and what has an engine or
+# a gateway of its own, with the attacks after it. All but the second wait most of the time, and each has users of its own; a
+# fourth beside them would make the others late, not the whole shorter. A test that fails there is tried once more by itself,
+# when nothing else runs: many are about time, and the parts take it from one another. It is listed in any case, and more than a
+# few are none of that. At the end what each directory took, and the rows of docs/security.md. Arguments are pytest's, for all
+# parts; with them nothing is tried again, and the rows are not judged.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 python=.venv/bin/python
@@ -48,11 +49,6 @@ with_nodes=(tests/attacks/test_t40_channel.py tests/attacks/test_t40_tickets.py)
 
 with_the_hosts_engine() { run tests/engine "${with_nodes[@]}" --ignore="$own_host"; }
 
-attacks() {
-  export PBSDOCK_TEST_USERS='pbsdock-e pbsdock-f'
-  run tests/attacks "${with_nodes[@]/#/--ignore=}"
-}
-
 computing() {
   local bad=0
   nice timeout 1800 "$python" -m tests.vm.base >/dev/null 2>&1 & # what goes wrong is told by the tests that need it
@@ -62,18 +58,21 @@ computing() {
   return "$bad"
 }
 
-with_their_own() {
+stores_and_attacks() {
+  local bad=0
   export PBSDOCK_TEST_USERS='pbsdock-c pbsdock-d'
-  run tests/s3 tests/faults tests/fuzz "$own_host" tests/engine/test_zz_whole.py::test_every_event_of_the_run_is_of_the_schema
+  run tests/s3 tests/faults tests/fuzz "$own_host" tests/engine/test_zz_whole.py::test_every_event_of_the_run_is_of_the_schema \
+    || bad=1
+  run tests/attacks "${with_nodes[@]/#/--ignore=}" || bad=1
+  return "$bad"
 }
 
 if [ "${1-}" = --part ]; then
   part=$2 work=$3
   given=("${@:4}")
   case $part in
-    attacks) attacks ;;
     computing) computing ;;
-    with_their_own) with_their_own ;;
+    stores_and_attacks) stores_and_attacks ;;
   esac
   exit
 fi
@@ -90,12 +89,12 @@ tidy_up() {
 }
 trap tidy_up EXIT
 trap 'exit 130' INT TERM
-for part in computing with_their_own attacks; do
+for part in computing stores_and_attacks; do
   setsid "$0" --part "$part" "$work" "$@" >"$work/$part" 2>&1 & # a process group each, to be ended as a whole
   pids+=($!)
 done
 with_the_hosts_engine || bad=1
-for part in computing with_their_own attacks; do
+for part in computing stores_and_attacks; do
   wait "${pids[0]}" || bad=1
   pids=("${pids[@]:1}")
   printf '\nBeside it, %s:\n' "${part//_/ }"

@@ -155,6 +155,18 @@ def test_no_agent(agent: StandInAgent) -> None:
     assert process.returncode == 125
 
 
+def test_an_agent_that_has_just_been_started(agent: StandInAgent) -> None:
+    """By the hook before the job: it is waited for, whether there is a socket of an earlier one or none."""
+    for leaves in (True, False):
+        agent.listener.close()
+        if not leaves:
+            (agent.directory / "agent.sock").unlink()
+        process = agent.start("ps")
+        time.sleep(0.3)
+        agent.listen()
+        Call(agent, process).end(3)
+
+
 def test_no_file_beside_it(hasty: StandInAgent) -> None:
     """Then it is a container's, where the agent has a place of its own; here that is one in the working directory."""
     (hasty.directory / "agent.path").unlink()

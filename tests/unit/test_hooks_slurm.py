@@ -263,3 +263,22 @@ def test_the_epilog_of_a_bare_job_starts_no_interpreter(site: Site) -> None:
 def test_the_line_is_one_that_the_kernel_takes() -> None:
     """At most 255 bytes of it are looked at (execve(2)); below a usual prefix there is room."""
     assert line_for("/opt/pbsdock/hooks/slurm/run") == b"#!/opt/pbsdock/hooks/slurm/run\n"
+
+
+def _path_told(site: Site, **variables: str) -> list[str]:
+    """What the TaskProlog of a bare job says with *variables*."""
+    site.script.write_text("#!/bin/sh\n")
+    done = site.call("task-prolog", **variables)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+def test_the_docker_of_jobs_is_on_path(site: Site) -> None:
+    """By a line for slurmd, where the site has it; a PATH that is not there stays so, as does one that no line can hold."""
+    assert _path_told(site, PATH="/usr/bin:/bin") == []
+    (site.base / "shim").mkdir()
+    assert _path_told(site, PATH="/usr/bin:/b\\n '$x") == [f"export PATH={site.base}/shim:/usr/bin:/b\\n '$x"]
+    assert _path_told(site) == []
+    assert _path_told(site, PATH="/usr/bin:\n/bin") == []
+    assert _path_told(site, PATH="/usr/bin", SLURM_STEP_ID="0") == []
+    assert site.asked() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,10 @@ def test_a_file_that_is_not_roots_is_none(tmp_path: Path) -> None:
         prolog_file.read(tmp_path, "9", owner=os.getuid())
 
 
+V2 = "system.slice/vm_slurmstepd.scope"
+V2_SPECIAL = "system.slice/slurmstepd.scope/job_7/step_0/user/task_special"
+
+
 @pytest.mark.parametrize(
     ("path", "step"),
     [
@@ -111,6 +116,13 @@ def test_a_file_that_is_not_roots_is_none(tmp_path: Path) -> None:
         ("/", None),
         ("/docker/slurm/uid_5/job_7/step_batch", None),
         ("/slurm_vm/uid_5/job_7", None),
+        (f"/{V2}/job_7/step_batch/user/task_0", Step(None, "7", f"{V2}/job_7/step_batch/user/task_0")),
+        (f"/{V2}/job_7/step_3/user/task_1/own", Step(None, "7", f"{V2}/job_7/step_3/user/task_1")),
+        ("/system.slice/slurmstepd.scope/job_7/step_0/user/task_special", Step(None, "7", V2_SPECIAL)),
+        (f"/{V2}/job_7/step_batch/slurm", None),
+        (f"/{V2}/system", None),
+        (f"/user.slice/{V2}/job_7/step_batch/user/task_0", None),
+        ("/system.slice/no_slurmstepd.scope.d/job_7/step_batch/user/task_0", None),
     ],
 )
 def test_where_a_process_is(path: str, step: Step | None) -> None:
@@ -136,6 +148,43 @@ def test_a_container_goes_where_its_run_hook_is(tmp_path: Path, monkeypatch: pyt
     assert not (sysfs / f"devices{step}/cgroup.procs").exists()
 
 
+@pytest.mark.parametrize("gone", [{}, {"freezer": "/"}, None], ids=["in no step", "escaped", "over"])
+def test_a_step_that_ends_meanwhile(
+    gone: dict[str, str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is started that slurmstepd may have missed when it killed the step; nor is that a fault of the node's."""
+    step = {"freezer": "/slurm/uid_5/job_7/step_batch"}
+    answers = iter([step, gone, step])
+
+    def paths_of(pid: int) -> dict[str, str]:
+        if (answer := next(answers)) is None:
+            raise FileNotFoundError(pid)
+        return answer
+
+    monkeypatch.setattr(cgroup, "paths_of", paths_of)
+    with pytest.raises(Refusal, match="the step of job 7 that asked for a start is over"):
+        cgroup.take_in(42, 1, "7", 5, _sysfs(tmp_path, "freezer"))
+    monkeypatch.setattr(cgroup, "paths_of", lambda pid: step)
+    with pytest.raises(Refusal, match="the step of job 7 that asked for a start is over"):
+        cgroup.take_in(42, 1, "7", 5, tmp_path / "removed")
+
+
+def test_what_slurm_leaves_of_a_job(tmp_path: Path) -> None:
+    """Its empty cgroups go, those of others stay, and so does what somebody is in."""
+    _sysfs(tmp_path, "freezer", "memory")
+    other = tmp_path / "memory/slurm/uid_5/job_77"
+    other.mkdir()
+    cgroup.clear("7", tmp_path)
+    assert not list(tmp_path.glob("*/slurm/uid_5/job_7"))
+    assert other.exists()
+    (tmp_path / "freezer/slurm/uid_5/job_77/step_0/cgroup.procs").mkdir(parents=True)
+    (
+        tmp_path / "freezer/slurm/uid_5/job_77/step_0/cgroup.procs/1"
+    ).touch()  # in cgroupfs rmdir(2) fails where processes are
+    cgroup.clear("77", tmp_path)
+    assert (tmp_path / "freezer/slurm/uid_5/job_77/step_0").exists()
+
+
 @pytest.mark.parametrize(("job", "uid", "kind"), [("8", 5, Refusal), ("7", 6, Refusal)])
 def test_a_hook_of_another_job(
     job: str, uid: int, kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -147,6 +196,84 @@ def test_a_hook_of_another_job(
     monkeypatch.setattr(cgroup, "paths_of", lambda pid: {"freezer": "/", "memory": "/"})
     with pytest.raises(NodeFault, match="ProctrackType=proctrack/cgroup"):
         cgroup.take_in(42, 1, "7", 5, tmp_path)
+
+
+def _unified(top: Path) -> Path:
+    """A fake tree of version 2 with a job of Slurm's, and a slice with a container's scope."""
+    task = f"{V2}/job_7/step_batch/user/task_0"
+    (top / task).mkdir(parents=True)
+    (top / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+    for place in (V2, f"{V2}/job_7", f"{V2}/job_7/step_batch", f"{V2}/job_7/step_batch/user"):
+        (top / place / "cgroup.subtree_control").write_text("cpuset cpu memory\n")
+    (top / task / "pids.max").write_text("max\n")
+    (top / f"{V2}/job_7/memory.max").write_text(f"{64 << 20}\n")
+    (top / f"{V2}/job_7/cpuset.cpus").write_text("0-1\n")
+    (top / "job.slice/docker-1.scope").mkdir(parents=True)
+    (top / "job.slice/pids.max").write_text("99\n")
+    (top / "job.slice/docker-1.scope/pids.max").write_text("2363\n")
+    return top
+
+
+def _in_v2(hook: str) -> Callable[[int], dict[str, str]]:
+    """What the kernel says of run hook 1, and of container 42, which is where it was moved to once it is asked again."""
+    asked = [f"/{V2}/job_7/step_batch/user/task_0", "/job.slice/docker-1.scope"]
+    return lambda pid: {"": hook} if pid == 1 else {"": asked.pop()}
+
+
+def test_what_a_job_has_on_version_2_fake_tree(tmp_path: Path) -> None:
+    """Its limits, and that it is there; whose it is, is not told."""
+    sysfs = _unified(tmp_path)
+    assert cgroup.jobs(sysfs) == {"7"}
+    assert cgroup.memory_of("7", "vm", sysfs) == 64 << 20
+    assert cgroup.cpus_of("7", "vm", sysfs) == "0-1"
+    assert cgroup.owner_of("7", sysfs) is None
+    (sysfs / f"{V2}/job_7/memory.max").write_text("max\n")
+    assert cgroup.memory_of("7", "vm", sysfs) is None
+    assert cgroup.memory_of("8", "vm", sysfs) is None
+
+
+def test_a_container_goes_where_its_run_hook_is_on_version_2_fake_tree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the lowest limit of processes that it leaves behind; one that is there already stays."""
+    sysfs, task = _unified(tmp_path), f"{V2}/job_7/step_batch/user/task_0"
+    monkeypatch.setattr(cgroup, "paths_of", _in_v2(f"/{task}"))
+    assert cgroup.take_in(42, 1, "7", 5, sysfs) == task
+    assert (sysfs / task / "cgroup.procs").read_text() == "42\n"
+    assert (sysfs / task / "pids.max").read_text() == "99"
+    assert (sysfs / V2 / "cgroup.subtree_control").read_text() == "+pids"
+    assert (sysfs / f"{V2}/job_7/step_batch/user/cgroup.subtree_control").read_text() == "+pids"
+    assert not (sysfs / "system.slice/cgroup.subtree_control").exists()
+
+    (sysfs / task / "pids.max").write_text("50\n")
+    monkeypatch.setattr(cgroup, "paths_of", _in_v2(f"/{task}"))
+    cgroup.take_in(42, 1, "7", 5, sysfs)
+    assert (sysfs / task / "pids.max").read_text() == "50\n"
+
+
+def test_who_is_in_no_task_on_version_2_fake_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another job's process, one of slurmd's, one of nobody's; and a container that did not get there."""
+    sysfs, task = _unified(tmp_path), f"{V2}/job_7/step_batch/user/task_0"
+    monkeypatch.setattr(cgroup, "paths_of", _in_v2(f"/{V2}/job_8/step_batch/user/task_0"))
+    with pytest.raises(Refusal, match="is not in that job"):
+        cgroup.take_in(42, 1, "7", 5, sysfs)
+    for path in (f"/{V2}/job_7/step_batch/slurm", "/"):
+        monkeypatch.setattr(cgroup, "paths_of", _in_v2(path))
+        with pytest.raises(NodeFault, match="ProctrackType=proctrack/cgroup"):
+            cgroup.take_in(42, 1, "7", 5, sysfs)
+    monkeypatch.setattr(cgroup, "paths_of", lambda pid: {"": f"/{task}" if pid == 1 else "/job.slice/docker-1.scope"})
+    with pytest.raises(NodeFault, match="not where it was moved to"):
+        cgroup.take_in(42, 1, "7", 5, sysfs)
+
+
+def test_no_controller_of_processes_fake_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container is not started without its limit of processes."""
+    sysfs, task = _unified(tmp_path), f"{V2}/job_7/step_batch/user/task_0"
+    (sysfs / task / "pids.max").unlink()
+    monkeypatch.setattr(cgroup, "paths_of", _in_v2(f"/{task}"))
+    with pytest.raises(NodeFault, match=r"pids\.max"):
+        cgroup.take_in(42, 1, "7", 5, sysfs)
+    assert not (sysfs / task / "cgroup.procs").exists()
 
 
 def test_the_line_in_front_of_a_script(tmp_path: Path) -> None:

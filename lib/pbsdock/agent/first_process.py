@@ -181,8 +181,9 @@ def forget_end(path: Path, name: str) -> None:
 
 
 def is_polite(end: init.Answer) -> bool:
-    """Whether a SIGTERM has ended it: then the first process waits for what it has left running. Pure."""
-    return end.kind == init.ENDED and end.signal == signal.SIGTERM
+    """Whether a signal that can be trapped has ended it: then the first process waits for what it has left running, a
+    moment or, after SIGTERM, as long as it was told. Pure."""
+    return end.kind == init.ENDED and end.signal not in (0, signal.SIGKILL)
 
 
 def exit_code(end: init.Answer, *, not_run: int) -> int:

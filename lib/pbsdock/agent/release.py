@@ -30,6 +30,7 @@ def release(node: Node, record: Record, *, why: str, keep: bool = False) -> bool
         node.emit("release.failed", record, level="error", reason="; ".join(failures), phase="release")
         return False
     if not keep:
+        node.rm.released(record.job_id)
         _remember(node, record, before, why, ms_since(began))
         node.unmark(record)
         node.jobs.remove(record)

@@ -12,7 +12,7 @@ from typing import Any
 from pbsdock.agent.cause import Cause, cause_of, of_all
 from pbsdock.agent.history import is_about
 from pbsdock.agent.node import Node
-from pbsdock.agent.teardown import level_of, usage_of
+from pbsdock.agent.usage import level_of, usage_of
 from pbsdock.core.errors import HookError
 from pbsdock.core.record import Record, State
 from pbsdock.core.redact import known

@@ -11,13 +11,14 @@ from pbsdock.agent.children.release import remove_all
 from pbsdock.agent.node import Node
 from pbsdock.agent.protocols import HasCgroups
 from pbsdock.agent.stage_orders import StageFailed
+from pbsdock.agent.usage import usage_of
 from pbsdock.core.errors import HookError, NodeFault
-from pbsdock.core.facts import Level, Usage
+from pbsdock.core.facts import Usage
 from pbsdock.core.paths import Paths
 from pbsdock.core.record import Record
 from pbsdock.engine.base import EngineError
 from pbsdock.host import pins
-from pbsdock.host.cgroup import managers
+from pbsdock.host.process import end
 from pbsdock.host.syscalls import unmount
 
 _EMPTY_S = 5.0
@@ -56,21 +57,6 @@ def remember_usage(node: HasCgroups, record: Record) -> Usage:
     return record.facts.usage or Usage()
 
 
-def usage_of(node: HasCgroups, record: Record) -> Usage:
-    """What the job has used so far; where its processes are in the resource manager's cgroups, as those tell.
-
-    Raises HookError, OSError.
-    """
-    usage = node.cgroups.usage(record.cgroup)
-    return managers.counted(usage, record.facts.counted_in) if record.facts.counted_in else usage
-
-
-def level_of(node: HasCgroups, record: Record) -> Level:
-    """The same of what it has now. Raises HookError, OSError."""
-    level = node.cgroups.level(record.cgroup)
-    return managers.level(level, record.facts.counted_in) if record.facts.counted_in else level
-
-
 def remove_work(paths: Paths, name: str) -> None:
     """Remove a job's work directory, the tmpfs in it, and before them its pins. Raises OSError."""
     pins.remove(paths.pins / name)
@@ -85,6 +71,9 @@ def _kill(node: HasCgroups, record: Record) -> None:
     before = _usage(node, record) if record.facts.usage is None else None
     if not node.cgroups.kill(record.cgroup, _EMPTY_S):
         raise NodeFault("cgroup-busy", f"processes of {record.cgroup} survive being killed")
+    # On version 2 a container that the resource manager has taken in is in no cgroup of ours.
+    if record.facts.counted_in and not end(record.facts.pid, record.facts.pid_start, _EMPTY_S):
+        raise NodeFault("cgroup-busy", f"the first process of {record.container_name} survives being killed")
     if before is not None and before.oom_kills:
         # Only the container's own cgroup has counted them on v1, and it goes with the container.
         after = _usage(node, record) or before

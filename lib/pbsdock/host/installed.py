@@ -33,10 +33,9 @@ def is_usable(path: Path) -> bool:
 
 
 def offers_docker(paths: Paths, config: Config) -> bool:
-    """Whether jobs of this node have a docker command: not those of Slurm, which would not hold such containers."""
+    """Whether jobs of this node have a docker command."""
     return (
         config.shim.enabled
-        and paths.slurm_conf is None
         and config.engine.first_process
         and is_usable(first_process(paths))
         and is_usable(docker_client(paths))

@@ -213,7 +213,7 @@ class ResourceManager(Protocol):
     prepares_at_start: bool  # by its script when its run hook comes, since no hook of root's is given the script before
     moves_tasks: bool  # whether each task is to be brought to where its own run hook is, before it runs anything
     holds_children: bool  # whether containers that a job starts itself are limited and ended with it
-    polite_end_ms: int  # how long what a leader leaves running that SIGTERM has ended is spared, 0: not at all
+    polite_end_ms: int  # how long what a leader that SIGTERM has ended leaves running is spared, 0: after no signal
 
     def job_id(self, text: str) -> str:
         """A job's id as records have it. Raises BadValue for what is none."""
@@ -298,6 +298,10 @@ class ResourceManager(Protocol):
 
         Raises Refusal for a hook that is not in that job, NodeFault.
         """
+
+    def released(self, job_id: str) -> None:
+        """Nothing of a job that is over here is left: tidy up where the manager could not, for what :meth:`take_in` has
+        brought there."""
 
     def adopters(self, job_id: str, process: int, *, hook: str, has_place: bool) -> list[list[str]]:
         """The commands by which the session of *process* comes to be counted as a job's that has more than one already

@@ -104,9 +104,7 @@ def spool(text: str) -> str:
 
 
 def check(text: str, places: Places) -> None:
-    """Refuse a host of cgroup version 2, and a file that names other hooks in the places of ours. Raises SetupError."""
-    if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
-        raise SetupError("this host has cgroup version 2, where containers of Slurm jobs are not supported")
+    """Refuse a file that names other hooks in the places of ours. Raises SetupError."""
     found = settings(_BLOCK.sub("", text))
     for name, hook in _HOOKS.items():
         value = found.get(name.lower(), "")
@@ -133,8 +131,6 @@ def unfit(text: str, where: Path) -> Iterator[str]:
         yield f"{where} has PrologFlags without Alloc: a job that is queued again and soon started may have no Prolog"
     if "nohold" in flags:
         yield f"{where} has PrologFlags with NoHold: a job may begin before pbsdock's Prolog is over"
-    if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
-        yield "this host has cgroup version 2, where containers of Slurm jobs are not supported"
 
 
 def wrong(text: str, places: Places) -> Iterator[str]:

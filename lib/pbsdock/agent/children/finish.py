@@ -12,6 +12,7 @@ from pbsdock.agent.children import logs, places
 from pbsdock.agent.children.start import remove, remove_container
 from pbsdock.agent.node import Node
 from pbsdock.agent.runs import ChildRun
+from pbsdock.agent.usage import usage_of
 from pbsdock.core.errors import HookError
 from pbsdock.core.record import Record
 from pbsdock.engine.base import EngineError
@@ -94,7 +95,7 @@ def _is_out_of_memory(node: Node, record: Record, code: int) -> bool:
     if code != REMOVED:
         return False
     try:
-        return bool(node.cgroups.usage(record.cgroup).oom_kills)
+        return bool(usage_of(node, record).oom_kills)
     except (HookError, OSError):
         return False
 

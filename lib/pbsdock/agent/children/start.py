@@ -16,6 +16,7 @@ from pbsdock.agent.node import Node, ms_since
 from pbsdock.agent.own_files import write_accounts
 from pbsdock.agent.pinning import pinned
 from pbsdock.agent.runs import ChildRun
+from pbsdock.agent.starting import limits_of
 from pbsdock.agent.verify import close_devices, wrong_with
 from pbsdock.core.child import LABEL, PARENT_LABEL, Child, ChildState
 from pbsdock.core.errors import HookError, NodeFault, Refusal
@@ -25,7 +26,7 @@ from pbsdock.core.record import Record, State
 from pbsdock.engine import spec as container
 from pbsdock.engine.base import EngineError, Rlimits
 from pbsdock.host import mounts, pins
-from pbsdock.host.process import start_time
+from pbsdock.host.process import Caller, start_time
 from pbsdock.host.syscalls import unmount
 from pbsdock.policy.decide import effective
 from pbsdock.policy.mounts import rules_of
@@ -60,9 +61,10 @@ def making(node: Node, record: Record, key: str = "") -> Iterator[None]:
 
 
 def bring_up(
-    node: Node, record: Record, child: Child, limits: Rlimits, *, hostname: str = ""
+    node: Node, record: Record, child: Child, caller: Caller, *, hostname: str = ""
 ) -> tuple[ChildRun, Mapping[int, tuple[int, int]]]:
-    """Make *child*, whose gate is open then; returns its run and the limits it was opened with.
+    """Make *child* for *caller*, whose limits it has, and which is where the resource manager counts it; its gate is
+    open then. Returns its run and the limits it was opened with.
 
     Nothing is left of one that cannot be made. Raises Refusal, NodeFault, OSError.
     """
@@ -73,7 +75,7 @@ def bring_up(
             raise Refusal("too-many-containers", f"the job has {most} containers, as many as it may at a time")
         node.children.add(record.name, child)
         try:
-            made, within = _make(node, record, child, limits, hostname)
+            made, within = _make(node, record, child, caller, hostname)
         except BaseException:
             discard(node, record, child.key)
             raise
@@ -130,9 +132,9 @@ def remove_files(node: Node, record: Record, key: str) -> None:
 
 
 def _make(
-    node: Node, record: Record, child: Child, limits: Rlimits, hostname: str
+    node: Node, record: Record, child: Child, caller: Caller, hostname: str
 ) -> tuple[Child, Mapping[int, tuple[int, int]]]:
-    plan = child.plan
+    plan, limits = child.plan, limits_of(caller)
     own_files = _own_files(node, record, child)
     node.children.note(record.name, child.key, own_files=own_files)
     made = container.Made(
@@ -154,7 +156,7 @@ def _make(
             pid = waiting_pid(node.engine, identifier)
     except EngineError as error:
         raise launch_error(error, plan, node.name) from None
-    within = _open(node, record, replace(child, pid=pid), limits)
+    within = _open(node, record, replace(child, pid=pid), caller, limits)
     now = node.children.note(
         record.name,
         child.key,
@@ -169,7 +171,7 @@ def _make(
     return now, within
 
 
-def _open(node: Node, record: Record, child: Child, limits: Rlimits) -> Mapping[int, tuple[int, int]]:
+def _open(node: Node, record: Record, child: Child, caller: Caller, limits: Rlimits) -> Mapping[int, tuple[int, int]]:
     """Look at it, and open its gate. Raises NodeFault, OSError."""
     # The limits that bind are the job's, of whose cgroup the child's is a part.
     plan = replace(child.plan, limits=record.planned.limits)
@@ -183,9 +185,17 @@ def _open(node: Node, record: Record, child: Child, limits: Rlimits) -> Mapping[
             node.emit("container.mismatch", record, level="error", container=child.name, reason=wrong)
             raise NodeFault("container-mismatch", f"the container was stopped before its command began: {wrong}")
         close_devices(child.pid)
+        _count(node, record, child, caller)
         within = first_process.within(child.pid, limits)
         first_process.open_gate(connection, within)
     return within
+
+
+def _count(node: Node, record: Record, child: Child, caller: Caller) -> None:
+    """Have the resource manager count, limit and end it as the step that *caller* is in. Raises Refusal, NodeFault."""
+    counted_in = node.rm.take_in(child.pid, caller.pid, record.job_id, record.uid)
+    if counted_in and not record.facts.counted_in:
+        record.note(counted_in=counted_in)
 
 
 def parent_labels(node: Node, record: Record) -> dict[str, str]:

@@ -15,7 +15,7 @@ from pbsdock.core.errors import BadValue, Refusal
 from pbsdock.core.facts import Bound
 from pbsdock.core.pathrules import below
 from pbsdock.core.record import Record, State
-from pbsdock.host.process import Caller, sessions
+from pbsdock.host.process import Caller, alive, sessions
 from pbsdock.policy.host import plain
 from pbsdock.rm.base import Live
 
@@ -78,7 +78,7 @@ def _contained(node: Node, caller: Caller) -> Asker | None:
         if record.uid != caller.uid or not record.cgroup or record.facts.bare:
             continue
         try:
-            if not node.cgroups.contains(record.cgroup, caller.pid):
+            if not node.cgroups.contains(record.cgroup, caller.pid) and not _sees_the_same(record, caller):
                 continue
         except ProcessLookupError:
             return None
@@ -94,6 +94,19 @@ def _contained(node: Node, caller: Caller) -> Asker | None:
             )
         return Asker(caller=caller, live=live, record=record, mounts=record.facts.bound)
     return None
+
+
+def _sees_the_same(record: Record, caller: Caller) -> bool:
+    """Whether a process has the mount namespace of the job's container, which nobody gets into without root's rights: a
+    container that the resource manager has taken into cgroups of its own is not known by ours. Raises OSError if it is
+    over."""
+    facts, seen = record.facts, _namespace(caller.pid)
+    if not alive(facts.pid, facts.pid_start):
+        return False
+    try:
+        return _namespace(facts.pid) == seen
+    except OSError:  # it has just ended
+        return False
 
 
 def _on_host(node: Node, caller: Caller) -> Asker | None:

@@ -23,7 +23,6 @@ from pbsdock.agent.shim.context import Context
 from pbsdock.agent.shim.dialogue import Steps, Tell, notice, out
 from pbsdock.agent.shim.environment import of_command
 from pbsdock.agent.shim.fetch import fetched
-from pbsdock.agent.starting import limits_of
 from pbsdock.core.child import Child, is_name, new_key
 from pbsdock.core.errors import BadValue, HookError, NodeFault, Refusal
 from pbsdock.core.pathrules import below
@@ -86,7 +85,7 @@ def run(at: Context, asked: Run) -> Steps:
         stop_signal=signal_number(asked.stop_signal or image.stop_signal or "TERM"),
         stop_timeout=_STOP_S if asked.stop_timeout is None else float(asked.stop_timeout),
     )
-    running, within = bring_up(node, record, child, limits_of(at.caller), hostname=asked.hostname or "")
+    running, within = bring_up(node, record, child, at.caller, hostname=asked.hostname or "")
     adopt.begin(node, running, at.asked.environment)
     try:
         if asked.cidfile:

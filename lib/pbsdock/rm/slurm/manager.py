@@ -10,7 +10,7 @@ from pathlib import Path
 from pbsdock.core.errors import BadValue, NodeFault
 from pbsdock.core.pathrules import ClosedPaths
 from pbsdock.rm.base import Adoption, ClientTool, Ended, ResourceManager
-from pbsdock.rm.slurm import cgroup, prolog_file
+from pbsdock.rm.slurm import cgroup, prolog_file, unified
 from pbsdock.rm.slurm.client import Clients
 from pbsdock.rm.slurm.control import PATH, Control
 from pbsdock.rm.slurm.facts import SlurmJob
@@ -32,7 +32,7 @@ class Slurm(ResourceManager):
 
     prepares_at_start = True  # the script is on the node from then on
     moves_tasks = True  # their steps' cgroups are where Slurm counts, limits and ends them
-    holds_children = False  # they would be outside of the step's cgroups
+    holds_children = True  # they are moved into the step of the process that asks for them
     polite_end_ms = 0
 
     def __init__(
@@ -166,10 +166,10 @@ class Slurm(ResourceManager):
 
     def adopts(self) -> tuple[str, str]:
         """By a move into the step's cgroups, which needs no program but slurmd's own plugins."""
-        if (self._sysfs / "cgroup.controllers").exists():
+        if unified.is_here(self._sysfs) and not unified.has_pids(self._sysfs):
             return "", (
-                "this host has cgroup version 2, where containers of Slurm jobs are not supported: Slurm would neither"
-                " count nor end them"
+                "this host's cgroup version 2 has no controller of processes (pids): containers of Slurm jobs are not"
+                " started, as nothing would limit their processes; leave it out of the kernel's cgroup_disable"
             )
         return "cgroup.procs", ""
 
@@ -209,6 +209,15 @@ class Slurm(ResourceManager):
     def take_in(self, first: int, hook: int, job_id: str, uid: int) -> str:
         """Into the cgroups of the run hook's own step. Raises Refusal, NodeFault."""
         return cgroup.take_in(first, hook, job_id, uid, self._sysfs)
+
+    def released(self, job_id: str) -> None:
+        """Its cgroups that slurmstepd could not remove, once it has no step any more."""
+        try:
+            names = [name for spool in spools(self._spool) for name in os.listdir(spool)]
+        except OSError:
+            return
+        if not any((match := _SOCKET.fullmatch(name)) and match[1] == job_id for name in names):
+            cgroup.clear(job_id, self._sysfs)
 
     def adopters(self, job_id: str, process: int, *, hook: str, has_place: bool) -> list[list[str]]:
         """None."""

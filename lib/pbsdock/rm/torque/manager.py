@@ -188,6 +188,9 @@ class Torque(ResourceManager):
         """Nowhere: Torque counts sessions, see :meth:`adopt`."""
         return ""
 
+    def released(self, job_id: str) -> None:
+        """Nothing."""
+
     def adopters(self, job_id: str, process: int, *, hook: str, has_place: bool) -> list[list[str]]:
         """By pbs_track, as the run hook does it: mom files an adopted task in the place of the newest one it has
         started, which would be the job's shell, so a task by pbsdsh takes one first (:mod:`pbsdock.hook.adopt`)."""
