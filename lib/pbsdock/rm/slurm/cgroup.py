@@ -112,8 +112,17 @@ def move(first: int, steps: Mapping[str, Step], sysfs: Path = SYSFS) -> None:
     """Move process *first* into these cgroups. Raises OSError."""
     for controllers, step in steps.items():
         if not controllers:
-            unified.keep_limit(paths_of(first)[""], step.path, sysfs)
+            _keep_limit(first, step, sysfs)
         (_mounted(controllers, sysfs) / step.path / "cgroup.procs").write_text(f"{first}\n")
+
+
+def _keep_limit(first: int, step: Step, sysfs: Path) -> None:
+    try:
+        unified.keep_limit(paths_of(first)[""], step.path, sysfs)
+    except FileNotFoundError as error:
+        if (sysfs / step.path).is_dir():  # else the step is over
+            raise OSError(str(error)) from None
+        raise
 
 
 def _mounted(controllers: str, sysfs: Path) -> Path:
