@@ -154,7 +154,7 @@ static void wait_at(const int *gate, struct fault *fault) {
 static _Noreturn void become(const struct client *c, const int *gate, struct fault *fault) {
 	const struct head *h = &c->head;
 	uint32_t count = count_texts(c->texts, h->length), place = 0;
-	int master = -1, fds[3] = { c->fds[0], c->fds[1], c->fds[2] }, another = h->number ? c->fds[c->fd_count - 1] : -1;
+	int master = -1, fds[3] = { c->fds[0], c->fds[1], c->fds[2] }, another = h->flags & ANOTHER ? c->fds[c->fd_count - 1] : -1;
 	sigset_t none;
 	char **texts = mmap(NULL, (count + 2) * sizeof *texts, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (texts == MAP_FAILED)
@@ -288,7 +288,7 @@ static void run(struct client *c) {
 		return refuse(c, "gate", EACCES);
 	if (over_at || c->task >= 0)
 		return refuse(c, "busy", EBUSY);
-	if (c->fd_count != (c->head.flags & TERMINAL ? 0 : 3) + (int)c->head.number)
+	if (c->fd_count != (c->head.flags & TERMINAL ? 0 : 3) + !!(c->head.flags & ANOTHER))
 		return refuse(c, "descriptors", EBADF);
 	if (find(c->texts) >= 0 || !faccessat(directory, name, F_OK, 0))
 		return refuse(c, "id", EEXIST); /* what is asked for twice runs once */

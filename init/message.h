@@ -9,7 +9,7 @@
  *   RUN     id, directory, program or "", head.arguments arguments,
  *           then the environment. Descriptors 0, 1, 2 come with its
  *           first byte (SCM_RIGHTS); none with flag TERMINAL. With
- *           head.number 1 another one comes behind them, and becomes 3  -> PID, then ENDED or FAILED; or FAILED at once
+ *           flag ANOTHER one more comes behind them, and becomes 3      -> PID, then ENDED or FAILED; or FAILED at once
  *   JOIN    id: as if this connection had run it                       -> PID, or if it is over ENDED or FAILED
  *   SIGNAL  id; head.number to all of its session (0: only count),
  *           with flag LEADER to the process itself alone               -> DONE processes, or FAILED
@@ -29,8 +29,8 @@ enum { VERSION = 1, LIMITS = 16 };
 enum { OPEN = 1, RUN, JOIN, SIGNAL, GO };
 enum { HOLD_NONE, HOLD_TASKS, HOLD_ALL }; /* of OPEN: nothing, all but the leader, all */
 enum { PID = 1, ENDED, FAILED, DONE };
-/* Of RUN. SEARCH: look the program up in the environment's PATH. CONTROL: descriptor 0 becomes the controlling terminal. */
-enum { LEADER = 1, SESSION = 2, TERMINAL = 4, CONTROL = 8, SEARCH = 16, ALL_FLAGS = 31 };
+/* Of RUN. ANOTHER: a descriptor that becomes 3 comes along. SEARCH: look the program up in the environment's PATH. CONTROL: descriptor 0 becomes the controlling terminal. */
+enum { LEADER = 1, SESSION = 2, TERMINAL = 4, CONTROL = 8, SEARCH = 16, ANOTHER = 32, ALL_FLAGS = 63 };
 
 struct head {
 	uint32_t version, kind, length, flags, number, umask, arguments;
@@ -72,7 +72,7 @@ static inline bool is_request(const struct head *h, const char *texts) {
 	if (h->kind == JOIN || h->kind == SIGNAL)
 		return count == 1 && is_id(texts) && h->number <= 64;
 	return h->kind == RUN && h->arguments && h->arguments <= STRINGS && count >= 3 + h->arguments && is_id(texts) &&
-	       h->umask <= 0777 && h->flags <= ALL_FLAGS && h->number <= 1 &&
+	       h->umask <= 0777 && h->flags <= ALL_FLAGS &&
 	       (h->flags & SESSION || !(h->flags & (TERMINAL | CONTROL)));
 }
 

@@ -523,7 +523,7 @@ static const char *start(const struct message *answer, char *why, size_t room) {
 	leader_alone = number_of(answer, "leader_alone", 0) != 0;
 	is_held = number_of(answer, "held", 0) != 0;
 	int pmi = pmi_socket();
-	struct head head = { .umask = own_umask, .number = pmi >= 0, .flags = *value_of(answer, "task") ? 0 : LEADER };
+	struct head head = { .umask = own_umask, .flags = (*value_of(answer, "task") ? 0 : LEADER) | (pmi < 0 ? 0 : ANOTHER) };
 	wrong = compose_run(answer, &head, &request, why, room);
 	if (!task || !tracker)
 		wrong = strerror(ENOMEM);
@@ -577,7 +577,8 @@ static bool read_words(char **arguments) {
 	static char text[8192], path[PATH_MAX + 16];
 	size_t count = 0, length = 0;
 	ssize_t got = readlink("/proc/self/exe", path, PATH_MAX);
-	char *slash = got > 0 ? strrchr((path[got] = 0, path), '/') : NULL;
+	path[got > 0 ? got : 0] = 0;
+	char *slash = strrchr(path, '/');
 	if (!slash)
 		return false;
 	strcpy(slash, "/step.words");

@@ -11,6 +11,7 @@ pairs='dockerd:docker.io docker-registry:docker-registry shellcheck:shellcheck b
   slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client'
 [ "${1-}" != vm ] || pairs="$pairs qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap cpio:cpio lz4:lz4 mke2fs:e2fsprogs clush:clustershell"
 [ "${1-}" != store ] || pairs="$pairs ceph-mon:ceph-mon ceph-osd:ceph-osd radosgw:radosgw radosgw-admin:ceph-common
+  mpicc:libopenmpi-dev mpirun:openmpi-bin
   s3cmd:s3cmd rclone:rclone openssl:openssl mmdebstrap:mmdebstrap
   prometheus:prometheus prometheus-node-exporter:prometheus-node-exporter rsyslogd:rsyslog"
 for pair in $pairs; do

@@ -65,7 +65,10 @@ def test_as_bare(slurm: SlurmSite, body: str) -> None:
 
 
 def _paths(pid: str) -> dict[str, str]:
-    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except OSError:  # it has just ended
+        return {}
     return {name: path for _number, name, path in (line.split(":", 2) for line in lines)}
 
 

@@ -84,7 +84,7 @@ def provide(node: Node, record: Record) -> tuple[list[tuple[str, str]], str]:
     if client is None:
         return [(str(place), TARGET)], ""
     if client.scratch:
-        places = {client.scratch.replace("%n", name) for name in (*record.facts.hosts, node.name)}
+        places = {client.scratch.replace("%n", name) for name in node.rm.nodes_here(record.job_id)}
         record.note(scratch=tuple(sorted(path for path in places if os.path.isdir(path))))
     return [(str(place), TARGET), *client.directories], client.account
 

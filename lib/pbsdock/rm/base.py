@@ -273,6 +273,14 @@ class ResourceManager(Protocol):
     def is_running(self) -> bool:
         """Whether the manager's daemon runs on this node."""
 
+    def is_idle(self, job_id: str) -> bool:
+        """Whether a job lives that has no process here at the moment, and so is not in :meth:`live`: an allocation
+        between two of its steps. May take ten seconds."""
+
+    def nodes_here(self, job_id: str) -> frozenset[str]:
+        """What the manager calls this host among the nodes of a job; more than one name where it has several daemons
+        here."""
+
     def is_task(self, pid: int) -> bool:
         """Whether process *pid* is, by the kernel's word, of a job's step instead of its own command; False where the
         manager's tasks are known by what is under way (the first start is the command's)."""

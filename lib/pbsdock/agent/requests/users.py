@@ -40,6 +40,12 @@ class _Bare(Exception):
     """The job has no container."""
 
 
+def _is_beside(record: Record, message: wire.Message) -> bool:
+    """Whether a step asks for no container, in a job that has one for those of its steps alone that do."""
+    is_asked = message.text("directive") or tickets.of_task(env_of(message))
+    return record.facts.on_demand and record.facts.tasks_only and not is_asked
+
+
 class UserRequests(OwnRequests):
     """One method a request."""
 
@@ -60,7 +66,7 @@ class UserRequests(OwnRequests):
                 return
         if record is None or (message.text("directive") and prepare.is_of_script(record) and not is_task):
             record = self._on_demand(message) or record
-        if is_task and (record is None or self._is_beside(record, message)):
+        if is_task and (record is None or _is_beside(record, message)):
             self.session.answer(wire.Message("bare"))
             return
         if record is None and self.node.rm.prepares_at_start:
@@ -90,12 +96,6 @@ class UserRequests(OwnRequests):
             self._admit(record, running, admission)
         finally:
             os.close(admission.fd)
-
-    @staticmethod
-    def _is_beside(record: Record, message: wire.Message) -> bool:
-        """Whether a step asks for no container, in a job that has one for those of its steps alone that do."""
-        is_asked = message.text("directive") or tickets.of_task(env_of(message))
-        return record.facts.on_demand and record.facts.tasks_only and not is_asked
 
     def _tell_notices(self, record: Record, *, is_job: bool) -> None:
         if record.facts.nodes > 1 and is_job and not record.facts.ticket:

@@ -6,10 +6,9 @@ is asked as well, each job at most once a minute.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from pathlib import Path
 
 _AGAIN_S = 60.0
@@ -25,15 +24,8 @@ class IdleJobs:
         self._asked: dict[str, tuple[float, bool]] = {}
         self._lock = threading.Lock()
 
-    def among(self, live: Set[str]) -> frozenset[str]:
-        """The jobs that live though they are not in *live*."""
-        try:
-            names = [name for name in os.listdir(self._told) if name.isascii() and name.isdigit() and name not in live]
-        except FileNotFoundError:
-            names = []
-        return frozenset(name for name in names if self._lives(name))
-
-    def _lives(self, job: str) -> bool:
+    def lives(self, job: str) -> bool:
+        """Whether a job lives that has no step here."""
         try:
             if time.time() - (self._told / job).stat().st_mtime < _JUST_S:
                 return True

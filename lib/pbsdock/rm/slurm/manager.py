@@ -109,10 +109,13 @@ class Slurm(ResourceManager):
         return script_path(self._spool, told.node if told is not None else "", job_id)
 
     def live(self) -> frozenset[str]:
-        """The numbers of the jobs that have cgroups, or a slurmstepd, or whose Epilog has not come. Raises OSError."""
+        """The numbers of the jobs that have cgroups, or a slurmstepd. Raises OSError."""
         names = [name for spool in spools(self._spool) for name in os.listdir(spool)]
-        found = cgroup.jobs(self._sysfs) | {match[1] for name in names if (match := _SOCKET.fullmatch(name))}
-        return found | self._idle.among(found)
+        return cgroup.jobs(self._sysfs) | {match[1] for name in names if (match := _SOCKET.fullmatch(name))}
+
+    def is_idle(self, job_id: str) -> bool:
+        """By what its Prolog has written, and the controller's word."""
+        return self._idle.lives(job_id)
 
     def is_live(self, job_id: str) -> bool:
         """Raises BadValue, OSError."""
@@ -123,10 +126,12 @@ class Slurm(ResourceManager):
         job_id = parse_job_id(job_id)
         try:
             told = self._read(job_id) if self.is_live(job_id) else None
-            is_owners = told is not None and cgroup.owner_of(job_id, self._sysfs) in (told.uid, None)
         except (OSError, NodeFault):
             return None
-        return self._job(told) if told is not None and is_owners else None
+        if told is None:
+            return None
+        job = self._job(told)
+        return job if cgroup.owner_of(job_id, {told.node, *job.here}, self._sysfs) in (told.uid, None) else None
 
     def knows(self, job_id: str) -> bool | None:
         """As squeue says."""
@@ -191,6 +196,10 @@ class Slurm(ResourceManager):
                     continue
         return False
 
+    def nodes_here(self, job_id: str) -> frozenset[str]:
+        """Those whose Prologs have run here."""
+        return prolog_file.nodes_here(self._told, job_id)
+
     def is_task(self, pid: int) -> bool:
         """By its cgroups."""
         return cgroup.is_task(pid)
@@ -206,7 +215,7 @@ class Slurm(ResourceManager):
     def released(self, job_id: str) -> None:
         """Its cgroups that slurmstepd could not remove, once it has no step any more."""
         try:
-            names = os.listdir(self._spool)
+            names = [name for spool in spools(self._spool) for name in os.listdir(spool)]
         except OSError:
             return
         if not any((match := _SOCKET.fullmatch(name)) and match[1] == job_id for name in names):

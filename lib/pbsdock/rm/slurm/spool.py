@@ -8,6 +8,8 @@ from pathlib import Path
 
 def spools(spool: Path) -> list[Path]:
     """Those of this host."""
+    if "%n" not in str(spool):
+        return [spool]
     return [Path(found) for found in sorted(glob.glob(glob.escape(str(spool)).replace("%n", "*")))]
 
 

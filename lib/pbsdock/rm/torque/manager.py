@@ -169,6 +169,14 @@ class Torque(ResourceManager):
         """Whether root has a pbs_mom."""
         return bool(tools.moms_prefixes())
 
+    def is_idle(self, job_id: str) -> bool:
+        """Never: mom's file is there as long as the job."""
+        return False
+
+    def nodes_here(self, job_id: str) -> frozenset[str]:
+        """One mom a host, by its name."""
+        return frozenset({self._node})
+
     def is_task(self, pid: int) -> bool:
         """Nothing tells."""
         return False
