@@ -569,6 +569,8 @@ int main(int argc, char **argv) {
 	interpreter = argv + 4;
 	command = argv + 4 + words;
 	is_slurm = !strcmp(hook, "slurm");
+	if (is_slurm && variable("SHLVL") && !strcmp(variable("SHLVL"), "0"))
+		unsetenv("SHLVL"); /* bash, which has executed this, makes one */
 	job = variable(is_slurm ? "SLURM_JOB_ID" : "PBS_JOBID");
 	for (int fd = 0; fd < 3; fd++)
 		if (fstat(fd, &about_it))
