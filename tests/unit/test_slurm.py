@@ -205,6 +205,7 @@ def _unified(top: Path) -> Path:
     (top / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
     for place in (V2, f"{V2}/job_7", f"{V2}/job_7/step_batch", f"{V2}/job_7/step_batch/user"):
         (top / place / "cgroup.subtree_control").write_text("cpuset cpu memory\n")
+    (top / V2 / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
     (top / task / "pids.max").write_text("max\n")
     (top / f"{V2}/job_7/memory.max").write_text(f"{64 << 20}\n")
     (top / f"{V2}/job_7/cpuset.cpus").write_text("0-1\n")
@@ -231,7 +232,7 @@ def test_whose_a_job_is_on_this_node_fake_tree(tmp_path: Path) -> None:
 def _in_v2(hook: str) -> Callable[[int], dict[str, str]]:
     """What the kernel says of run hook 1, and of container 42, which is where it was moved to once it is asked again."""
     asked = [f"/{V2}/job_7/step_batch/user/task_0", "/job.slice/docker-1.scope"]
-    return lambda pid: {"": hook} if pid == 1 else {"": asked.pop()}
+    return lambda pid: {"": hook if pid == 1 else asked.pop()}
 
 
 def test_what_a_job_has_on_version_2_fake_tree(tmp_path: Path) -> None:
@@ -280,12 +281,21 @@ def test_who_is_in_no_task_on_version_2_fake_tree(tmp_path: Path, monkeypatch: p
         cgroup.take_in(42, 1, "7", 5, sysfs)
 
 
+def test_what_slurm_has_left_goes_on_version_2_fake_tree(tmp_path: Path) -> None:
+    """Of that job alone, and only what is empty."""
+    for job in ("7", "8"):
+        (tmp_path / V2 / f"job_{job}/step_batch/user/task_0").mkdir(parents=True)
+    (tmp_path / "cgroup.controllers").write_text("memory\n")
+    cgroup.clear("7", tmp_path)
+    assert [place.name for place in (tmp_path / V2).iterdir()] == ["job_8"]
+
+
 def test_no_controller_of_processes_fake_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A container is not started without its limit of processes."""
     sysfs, task = _unified(tmp_path), f"{V2}/job_7/step_batch/user/task_0"
-    (sysfs / task / "pids.max").unlink()
+    (sysfs / V2 / "cgroup.controllers").write_text("cpuset cpu memory\n")
     monkeypatch.setattr(cgroup, "paths_of", _in_v2(f"/{task}"))
-    with pytest.raises(NodeFault, match=r"pids\.max"):
+    with pytest.raises(NodeFault, match=r"vm_slurmstepd\.scope has no controller pids"):
         cgroup.take_in(42, 1, "7", 5, sysfs)
     assert not (sysfs / task / "cgroup.procs").exists()
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.vm.base import SUITES, BuildError
 from tests.vm.conftest import ASKED
+from tests.vm.lab import IMAGE
 from tests.vm.slurm_lab import SCOPE, Done, SlurmLab
 
 pytestmark = [pytest.mark.engine, pytest.mark.full, pytest.mark.timeout(2400)]
@@ -147,3 +148,50 @@ def test_processes_are_limited(lab: SlurmLab) -> None:
     assert "forks beyond that are refused" in lab.check(f"cat /home/pbsdock-a/out-{job}")
     assert finished(lab, job)["pids_peak"] == 40
     lab.check(f"sed -i 's/^pids = 40/#pids = 4096/' {config} && systemctl restart pbsdock-agent")
+
+
+def test_containers_of_the_jobs_own_are_in_its_step(lab: SlurmLab) -> None:
+    """Those that it starts by docker, from a container as from a bare script; nothing is left of them."""
+    body = f"docker run --rm --network none {IMAGE} sh -c 'echo begun; cat /proc/self/cgroup; exit 7'; echo code $?"
+    for image in (IMAGE, ""):
+        job = lab.submit(body, "--mem=100", image=image)
+        said = lab.wait(job).output
+        assert f"/job_{job}/step_batch/user/task_0\n" in said
+        assert "code 7" in said
+
+
+def test_no_device_of_an_image_opens(lab: SlurmLab) -> None:
+    """Though Docker's list of devices is left behind with the container's own cgroup: its file systems are nodev."""
+    lab.check(
+        "major=$((0x$(stat -c %t /dev/vda))) minor=$((0x$(stat -c %T /dev/vda)))"
+        f' && docker run --name disk --network none {IMAGE} sh -c "mknod /disk b $major $minor && chmod 666 /disk"'
+        " && docker commit disk pbsdock-vm/disk:1 && docker rm disk"
+    )
+    job = lab.submit("ls -l /disk; head -c 1 /disk | wc -c; mknod /tmp/d c 1 3; ls /dev", image="pbsdock-vm/disk:1")
+    lab.wait(job)
+    said = lab.check(f"cat /home/pbsdock-a/out-{job}")
+    assert said.startswith("brw-rw-rw-")
+    assert "/disk: Permission denied\n0\n" in said
+    assert "mknod: /tmp/d: Operation not permitted" in said
+    assert not {"vda", "kmsg", "mem", "fuse"} & set(said.split())
+
+
+def test_with_the_engines_other_driver(lab: SlurmLab) -> None:
+    """cgroupfs: no scope is dropped, and what Docker has made goes with the container. Last, since the driver stays."""
+    lab.check('echo \'{"exec-opts": ["native.cgroupdriver=cgroupfs"]}\' >/etc/docker/daemon.json')
+    lab.check("systemctl reset-failed docker.service docker.socket; systemctl restart docker pbsdock-agent")
+    assert "cgroupfs" in lab.check("docker info --format '{{.CgroupDriver}}'")
+    job = lab.submit(
+        "echo begun; until [ -e $HOME/go ]; do sleep 0.5; done; rm $HOME/go; head -c 150000000 /dev/zero | tail | wc -c",
+        "--mem=60",
+    )
+    lab.until_says("begun", job)
+    task = f"{SCOPE}/job_{job}/step_batch/user/task_0"
+    assert (
+        lab.check(f"cat /proc/{lab.first_process(job)}/cgroup").strip() == f"0::{task.removeprefix('/sys/fs/cgroup')}"
+    )
+    assert lab.check(f"cat {task}/pids.max").strip() == "4096"
+    lab.check("touch /home/pbsdock-a/go")
+    done = lab.wait(job)
+    assert (done.state, done.exit) == ("OUT_OF_MEMORY", "0:125")
+    assert "at the job's limit of 60 MiB" in done.output

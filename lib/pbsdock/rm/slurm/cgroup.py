@@ -112,17 +112,8 @@ def move(first: int, steps: Mapping[str, Step], sysfs: Path = SYSFS) -> None:
     """Move process *first* into these cgroups. Raises OSError."""
     for controllers, step in steps.items():
         if not controllers:
-            _keep_limit(first, step, sysfs)
+            unified.keep_limit(paths_of(first)[""], step.path, sysfs)
         (_mounted(controllers, sysfs) / step.path / "cgroup.procs").write_text(f"{first}\n")
-
-
-def _keep_limit(first: int, step: Step, sysfs: Path) -> None:
-    try:
-        unified.keep_limit(paths_of(first)[""], step.path, sysfs)
-    except FileNotFoundError as error:
-        if (sysfs / step.path).is_dir():  # else the step is over
-            raise OSError(str(error)) from None
-        raise
 
 
 def _mounted(controllers: str, sysfs: Path) -> Path:
@@ -135,7 +126,8 @@ def _mounted(controllers: str, sysfs: Path) -> Path:
 def clear(job: str, sysfs: Path = SYSFS) -> None:
     """Remove what Slurm has left of a job that is over here: it looks once, and leaves a cgroup in which a container is
     that comes or goes at that moment (common_cgroup_delete in its cgroup_common.c). Only empty ones can be removed."""
-    for top in sysfs.glob(f"*/slurm*/uid_*/job_{job}"):
+    tops = unified.jobs(sysfs, job) if unified.is_here(sysfs) else sysfs.glob(f"*/slurm*/uid_*/job_{job}")
+    for top in tops:
         for place, _directories, _files in os.walk(top, topdown=False):
             with suppress(OSError):
                 os.rmdir(place)

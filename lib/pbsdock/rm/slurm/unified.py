@@ -9,6 +9,7 @@ Slurm hands down cpuset, cpu and memory, of the controllers that systemd has del
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -23,9 +24,9 @@ def is_here(sysfs: Path) -> bool:
     return (sysfs / "cgroup.controllers").exists()
 
 
-def has_pids(sysfs: Path) -> bool:
-    """Whether processes can be limited in number. Raises OSError."""
-    return "pids" in (sysfs / "cgroup.controllers").read_text().split()
+def has_pids(place: Path) -> bool:
+    """Whether processes can be limited in number below a cgroup. Raises OSError."""
+    return "pids" in (place / "cgroup.controllers").read_text().split()
 
 
 def task_of(path: str) -> tuple[str, str] | None:
@@ -55,12 +56,14 @@ def keep_limit(path: str, task: str, sysfs: Path) -> None:
     """Let the cgroup *task* have no more processes than a process in *path* may have, unless it is limited already.
 
     Slurm limits no processes, and a process that is moved leaves its limit behind. Nothing else of Slurm's is changed
-    by handing that controller down (observed). Raises OSError, also where systemd has not delegated it.
+    by handing that controller down (observed). Raises OSError, which is FileNotFoundError only where *task* is gone.
     """
     most = _most(path, sysfs)
     if most is None:
         return
     above = list(reversed(PurePosixPath(task).parents))[2:]  # less the root and systemd's own slice
+    if not has_pids(sysfs / above[0]):
+        raise OSError(errno.EOPNOTSUPP, f"{above[0]} has no controller pids, by which processes are limited")
     for place in above:
         control = sysfs / place / "cgroup.subtree_control"
         if "pids" not in control.read_text().split():
