@@ -157,6 +157,16 @@ def test_a_step_that_ends_meanwhile(
         cgroup.take_in(42, 1, "7", 5, tmp_path / "removed")
 
 
+def test_whose_a_job_is(tmp_path: Path) -> None:
+    """By its own node's cgroups: another cluster's node on the same host may have a job of that number, of somebody else."""
+    (tmp_path / "freezer/slurm_other/uid_6/job_7").mkdir(parents=True)
+    assert cgroup.owner_of("7", "n1", tmp_path) is None
+    (tmp_path / "freezer/slurm_n1/uid_5/job_7").mkdir(parents=True)
+    assert cgroup.owner_of("7", "n1", tmp_path) == 5
+    (tmp_path / "freezer/slurm/uid_4/job_8").mkdir(parents=True)
+    assert cgroup.owner_of("8", "n1", tmp_path) == 4
+
+
 def test_what_slurm_leaves_of_a_job(tmp_path: Path) -> None:
     """Its empty cgroups go, those of others stay, and so does what somebody is in."""
     _sysfs(tmp_path, "freezer", "memory")

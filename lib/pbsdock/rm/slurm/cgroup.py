@@ -61,10 +61,11 @@ def jobs(sysfs: Path = SYSFS) -> frozenset[str]:
     return frozenset(found)
 
 
-def owner_of(job: str, sysfs: Path = SYSFS) -> int | None:
-    """Whose a job is, by its cgroup; None without one. Raises OSError."""
-    for top in _tops(sysfs, "freezer"):
-        for place in top.glob(f"uid_*/job_{job}"):
+def owner_of(job: str, node: str, sysfs: Path = SYSFS) -> int | None:
+    """Whose a job of the node *node* of slurm.conf is, by its cgroup; None without one. Several nodes can be on a host,
+    each of another cluster, whose jobs may have the same numbers. Raises OSError."""
+    for top in (f"slurm_{node}", "slurm"):
+        for place in (sysfs / "freezer" / top).glob(f"uid_*/job_{job}"):
             return int(place.parent.name.removeprefix("uid_"))
     return None
 

@@ -110,7 +110,7 @@ class Slurm(ResourceManager):
         job_id = parse_job_id(job_id)
         try:
             told = self._read(job_id) if self.is_live(job_id) else None
-            is_owners = told is not None and cgroup.owner_of(job_id, self._sysfs) in (told.uid, None)
+            is_owners = told is not None and cgroup.owner_of(job_id, told.node, self._sysfs) in (told.uid, None)
         except (OSError, NodeFault):
             return None
         return self._job(told) if told is not None and is_owners else None
