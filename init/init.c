@@ -4,7 +4,8 @@
  *
  * Listens on DIRECTORY/socket (message.h) and runs nothing until root has opened the gate. Then the job's owner and root may
  * have programs run with descriptors, arguments, environment, directory, umask and limits of their own, and learn how they
- * ended. When the leader has ended, all else is killed (if SIGTERM did it: GRACE_MS later) and this process exits as it did.
+ * ended. When the leader has ended, all else is killed (if a signal did it, a moment later, and GRACE_MS later if that was
+ * SIGTERM) and this process exits as it did.
  *
  * DIRECTORY/ID.status is written before ENDED or FAILED is sent: "ended STATUS\n" or "failed STEP ERRNO PATH\n".
  * Nothing is allocated but a request's texts while they come in, and by a child the pointers that its execve needs. */
@@ -31,11 +32,13 @@ enum {
 	FOR_ROOT = 16,                /* more, which the owner cannot take */
 	TASKS = 1024,                 /* running; and ended, as long as no other needs the place */
 	ALL_TEXTS = 64 << 20,         /* of all the owner's unfinished requests */
+	MOMENT_MS = 200,              /* about as long as pbs_mom takes to find that a job's shell is gone */
+	MOST_FDS = 4,                 /* of a request */
 	PATIENCE_MS = 10000,          /* for a message, and from an answer to the next message */
 };
 
 struct client {
-	int fd, task, fds[3], fd_count;
+	int fd, task, fds[MOST_FDS], fd_count;
 	uint32_t have;                /* of the head and then of the texts */
 	bool is_root;
 	int64_t deadline;             /* 0: none */
@@ -45,7 +48,7 @@ struct client {
 struct task {
 	enum { FREE, RUNNING, OVER } state;
 	pid_t pid;
-	int status;
+	int status, gate;             /* gate: a byte into it lets the task go on, 0: it is not held */
 	uint32_t flags, order;        /* order: of their ends */
 	char id[ID + 1];
 };
@@ -58,7 +61,7 @@ static struct fault *faults; /* what a task's child could not do: shared with it
 static int client_count, listener, signals, directory, leader = -1;
 static DIR *processes;
 static bool is_open;
-static uint32_t all_texts, ends;
+static uint32_t all_texts, ends, holds;
 static int64_t accept_after, grace, over_at;
 static struct rlimit descriptors;
 
@@ -135,10 +138,23 @@ static void tell_pid(int connection, int master, struct fault *fault) {
 		give_up(fault, "terminal", ""); /* nobody has its other end; without this answer all else can run */
 }
 
-static _Noreturn void become(const struct client *c, struct fault *fault) {
+/* Signals are blocked, but for the one that nobody can block. */
+static void wait_at(const int *gate, struct fault *fault) {
+	char go;
+	ssize_t got;
+	close(gate[1]);
+	do
+		got = read(gate[0], &go, 1);
+	while (got < 0 && errno == EINTR);
+	errno = EPERM;
+	if (got != 1)
+		give_up(fault, "gate", "");
+}
+
+static _Noreturn void become(const struct client *c, const int *gate, struct fault *fault) {
 	const struct head *h = &c->head;
 	uint32_t count = count_texts(c->texts, h->length), place = 0;
-	int master = -1, fds[3] = { c->fds[0], c->fds[1], c->fds[2] };
+	int master = -1, fds[3] = { c->fds[0], c->fds[1], c->fds[2] }, another = h->flags & ANOTHER ? c->fds[c->fd_count - 1] : -1;
 	sigset_t none;
 	char **texts = mmap(NULL, (count + 2) * sizeof *texts, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (texts == MAP_FAILED)
@@ -154,6 +170,8 @@ static _Noreturn void become(const struct client *c, struct fault *fault) {
 	for (int i = 0; i < 3; i++)
 		if (dup2(fds[i], i) < 0)
 			give_up(fault, "descriptors", "");
+	if (another >= 0 && ((another != 3 && dup2(another, 3) < 0) || fcntl(3, F_SETFD, 0))) /* so far process 1's own */
+		give_up(fault, "descriptors", "");
 	if (h->flags & (TERMINAL | CONTROL) && ioctl(0, TIOCSCTTY, 0))
 		give_up(fault, "terminal", "");
 	umask((mode_t)h->umask);
@@ -167,9 +185,11 @@ static _Noreturn void become(const struct client *c, struct fault *fault) {
 		give_up(fault, "setrlimit", name);
 	}
 	tell_pid(c->fd, master, fault);
+	if (gate[0])
+		wait_at(gate, fault);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	syscall(SYS_close_range, 3U, ~0U, 0U); /* before Linux 5.9: all that this process opened is close-on-exec */
+	syscall(SYS_close_range, another < 0 ? 3U : 4U, ~0U, 0U); /* before Linux 5.9: all that this process opened is close-on-exec */
 	char *program = *texts[2] ? texts[2] : texts[3];
 	environ = texts + 4 + h->arguments; /* its PATH is what counts */
 	if (h->flags & SEARCH)
@@ -222,6 +242,20 @@ static void tell_end(struct client *c, int task) {
 		answer(c, ENDED, (uint32_t)tasks[task].status, NULL, NULL);
 }
 
+/* Milliseconds for what a leader with this wait status has left: the signal may have gone to all of its session. */
+static int64_t spared(int status) {
+	int number = status & 127;
+	if (number == SIGTERM)
+		return grace;
+	return number && number != SIGKILL && grace > MOMENT_MS ? MOMENT_MS : 0;
+}
+
+static void close_gate(struct task *t) {
+	if (t->gate)
+		close(t->gate);
+	t->gate = 0;
+}
+
 /* Returns whether there are children left. */
 static bool reap(void) {
 	int status;
@@ -232,6 +266,7 @@ static bool reap(void) {
 			;
 		if (task < 0)
 			continue; /* somebody's orphan */
+		close_gate(&tasks[task]);
 		tasks[task].state = OVER;
 		tasks[task].status = status;
 		tasks[task].order = ++ends;
@@ -240,19 +275,20 @@ static bool reap(void) {
 			if (clients[i].fd >= 0 && clients[i].task == task)
 				tell_end(&clients[i], task);
 		if (task == leader)
-			over_at = now() + ((status & 127) == SIGTERM ? grace : 0);
+			over_at = now() + spared(status);
 	}
 	return !pid;
 }
 
 static void run(struct client *c) {
 	char name[ID + 8];
+	int gate[2] = { 0, 0 };
 	snprintf(name, sizeof name, "%s.status", c->texts);
 	if (!is_open)
 		return refuse(c, "gate", EACCES);
 	if (over_at || c->task >= 0)
 		return refuse(c, "busy", EBUSY);
-	if (c->fd_count != (c->head.flags & TERMINAL ? 0 : 3))
+	if (c->fd_count != (c->head.flags & TERMINAL ? 0 : 3) + !!(c->head.flags & ANOTHER))
 		return refuse(c, "descriptors", EBADF);
 	if (find(c->texts) >= 0 || !faccessat(directory, name, F_OK, 0))
 		return refuse(c, "id", EEXIST); /* what is asked for twice runs once */
@@ -261,13 +297,20 @@ static void run(struct client *c) {
 	int task = find_place();
 	if (task < 0)
 		return refuse(c, "busy", EAGAIN);
+	if (holds > (c->head.flags & LEADER ? HOLD_TASKS : HOLD_NONE) && pipe2(gate, O_CLOEXEC))
+		return refuse(c, "descriptors", errno);
 	faults[task].step = NULL;
 	pid_t pid = fork();
+	int error = errno;
 	if (!pid)
-		become(c, &faults[task]);
-	tasks[task] = (struct task){ .state = pid < 0 ? FREE : RUNNING, .pid = pid, .flags = c->head.flags };
-	if (pid < 0)
-		return refuse(c, "fork", errno);
+		become(c, gate, &faults[task]);
+	if (gate[0])
+		close(gate[0]);
+	tasks[task] = (struct task){ .state = pid < 0 ? FREE : RUNNING, .pid = pid, .gate = gate[1], .flags = c->head.flags };
+	if (pid < 0) {
+		close_gate(&tasks[task]);
+		return refuse(c, "fork", error);
+	}
 	strcpy(tasks[task].id, c->texts); /* is_id: it fits */
 	c->task = task;
 	if (c->head.flags & LEADER)
@@ -297,6 +340,16 @@ static void pass_on(struct client *c) {
 	answer(c, DONE, tasks[task].flags & SESSION ? signal_session(processes, pid, which) : !kill(-pid, which), NULL, NULL);
 }
 
+/* By its pid as well: what root has moved is what goes on. */
+static void let_go(struct client *c) {
+	int task = find(c->texts);
+	if (task < 0 || tasks[task].state != RUNNING || !tasks[task].gate || (uint32_t)tasks[task].pid != c->head.number)
+		return refuse(c, "id", ESRCH);
+	bool is_told = write(tasks[task].gate, "", 1) == 1;
+	close_gate(&tasks[task]);
+	answer(c, DONE, is_told, NULL, NULL);
+}
+
 /* -- connections -- */
 static void handle(struct client *c) {
 	if (!is_request(&c->head, c->texts)) {
@@ -307,8 +360,11 @@ static void handle(struct client *c) {
 		join(c);
 	} else if (c->head.kind == SIGNAL) {
 		pass_on(c);
+	} else if (c->is_root && c->head.kind == GO) {
+		let_go(c);
 	} else if (c->is_root) {
 		set_limits(&c->head); /* nothing in here gets more than the job; what cannot be set is lower already */
+		holds = c->head.number;
 		is_open = true;
 		answer(c, DONE, 0, NULL, NULL);
 	} else {
@@ -339,21 +395,21 @@ static void make_room(struct client *c) {
 /* Takes what has come, but never past a message's end: descriptors belong to the message they came with. */
 static void serve(struct client *c) {
 	for (int turn = 0; turn < 16 && c->fd >= 0; turn++) {
-		union { char space[CMSG_SPACE(3 * sizeof(int))]; struct cmsghdr item; } control = { { 0 } };
+		union { char space[CMSG_SPACE(MOST_FDS * sizeof(int))]; struct cmsghdr item; } control = { { 0 } };
 		struct iovec part = { (char *)&c->head + c->have, sizeof c->head - c->have };
 		if (c->texts)
 			part = (struct iovec){ c->texts + c->have, c->head.length - c->have };
 		struct msghdr m = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control };
-		m.msg_controllen = CMSG_LEN(3 * sizeof(int)); /* not its whole space, which has room for four */
+		m.msg_controllen = CMSG_LEN(MOST_FDS * sizeof(int)); /* not its whole space, which may have room for more */
 		ssize_t got = recvmsg(c->fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 		if (got < 0 && (errno == EAGAIN || errno == EINTR))
 			return;
-		int fds[3], count = 0;
+		int fds[MOST_FDS], count = 0;
 		if (got >= 0 && m.msg_controllen && control.item.cmsg_type == SCM_RIGHTS)
 			count = (int)((control.item.cmsg_len - CMSG_LEN(0)) / sizeof(int));
 		memcpy(fds, CMSG_DATA(&control.item), (size_t)count * sizeof(int));
 		for (int i = 0; i < count; i++)
-			if (c->fd_count < 3)
+			if (c->fd_count < MOST_FDS)
 				c->fds[c->fd_count++] = fds[i];
 			else
 				got = -close(fds[i]); /* more than there can be */

@@ -4,13 +4,18 @@
  * numbers are the machine's own.
  *
  * Request: struct head, then head.length bytes of texts, each with a NUL behind it.
- *   OPEN    root's alone; no text; head.limits are for process 1 itself -> DONE 0
+ *   OPEN    root's alone; no text; head.limits are for process 1 itself;
+ *           head.number: what of RUN is held from now on, see below     -> DONE 0
  *   RUN     id, directory, program or "", head.arguments arguments,
  *           then the environment. Descriptors 0, 1, 2 come with its
- *           first byte (SCM_RIGHTS); none with flag TERMINAL           -> PID, then ENDED or FAILED; or FAILED at once
+ *           first byte (SCM_RIGHTS); none with flag TERMINAL. With
+ *           flag ANOTHER one more comes behind them, and becomes 3      -> PID, then ENDED or FAILED; or FAILED at once
  *   JOIN    id: as if this connection had run it                       -> PID, or if it is over ENDED or FAILED
  *   SIGNAL  id; head.number to all of its session (0: only count),
  *           with flag LEADER to the process itself alone               -> DONE processes, or FAILED
+ *   GO      root's alone; id; head.number is its pid in here: what is
+ *           held becomes its program                                   -> DONE 1, or FAILED
+ * Held is what has told its PID and waits for root, who moves it to where it belongs before it runs anything.
  * Answer: struct reply, then reply.length bytes of texts.
  *   PID     number is the pid; whoever has set SO_PASSCRED gets the same pid as its own namespace has it (not after JOIN);
  *           with flag TERMINAL the terminal's master comes with it
@@ -21,10 +26,11 @@
 #include <string.h>
 
 enum { VERSION = 1, LIMITS = 16 };
-enum { OPEN = 1, RUN, JOIN, SIGNAL };
+enum { OPEN = 1, RUN, JOIN, SIGNAL, GO };
+enum { HOLD_NONE, HOLD_TASKS, HOLD_ALL }; /* of OPEN: nothing, all but the leader, all */
 enum { PID = 1, ENDED, FAILED, DONE };
-/* Of RUN. SEARCH: look the program up in the environment's PATH. CONTROL: descriptor 0 becomes the controlling terminal. */
-enum { LEADER = 1, SESSION = 2, TERMINAL = 4, CONTROL = 8, SEARCH = 16, ALL_FLAGS = 31 };
+/* Of RUN. ANOTHER: a descriptor that becomes 3 comes along. SEARCH: look the program up in the environment's PATH. CONTROL: descriptor 0 becomes the controlling terminal. */
+enum { LEADER = 1, SESSION = 2, TERMINAL = 4, CONTROL = 8, SEARCH = 16, ANOTHER = 32, ALL_FLAGS = 63 };
 
 struct head {
 	uint32_t version, kind, length, flags, number, umask, arguments;
@@ -60,7 +66,9 @@ static inline bool is_request(const struct head *h, const char *texts) {
 	if (h->version != VERSION || count > STRINGS || h->limited >= 1U << LIMITS)
 		return false;
 	if (h->kind == OPEN)
-		return !count;
+		return !count && h->number <= HOLD_ALL;
+	if (h->kind == GO)
+		return count == 1 && is_id(texts);
 	if (h->kind == JOIN || h->kind == SIGNAL)
 		return count == 1 && is_id(texts) && h->number <= 64;
 	return h->kind == RUN && h->arguments && h->arguments <= STRINGS && count >= 3 + h->arguments && is_id(texts) &&

@@ -27,8 +27,8 @@ static inline const char *set_limit(struct head *h, const char *line, char *why,
 	return "";
 }
 
-/* Head and texts of a RUN into *to*; umask, window and flags (LEADER, TERMINAL) are the caller's. Returns "" or why there is
- * none, in *why*. */
+/* Head and texts of a RUN into *to*; umask, window and flags (LEADER, TERMINAL; ANOTHER: a socket of PMI's) are the caller's.
+ * Returns "" or why there is none, in *why*. */
 static inline const char *compose_run(const struct message *answer, const struct head *callers, struct bytes *to, char *why,
 				      size_t room) {
 	struct head head = *callers;
@@ -51,7 +51,7 @@ static inline const char *compose_run(const struct message *answer, const struct
 	for (at = NULL; (at = next_value(answer, "argv", at)); head.arguments++)
 		add_text(to, at);
 	for (at = NULL; (at = next_value(answer, "env", at));)
-		add_text(to, at);
+		add_text(to, head.flags & ANOTHER && !strncmp(at, "PMI_FD=", 7) ? "PMI_FD=3" : at);
 	if (to->is_lost)
 		return "there is no memory for its arguments and environment";
 	head.length = (uint32_t)(to->length - sizeof head); /* of a message: less than WIRE_MOST and a little */

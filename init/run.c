@@ -2,7 +2,9 @@
  *
  *   pbsdock-run AGENT_SOCKET RUN_HOOK WORDS INTERPRETER... COMMAND...
  *
- * RUN_HOOK is Torque's $job_starter, or "slurm" for a batch script of Slurm's.
+ * RUN_HOOK is Torque's $job_starter, or "slurm" for a batch script of Slurm's. As a task of a step of Slurm's it is called
+ * .../step ARGUMENTS..., with PBSDOCK_STEP="JOB PROGRAM" in its environment (spank.c): what else it needs to know is in the file
+ * step.words beside it, each with a NUL behind it: the agent's socket, then the interpreter's words.
  * Asks the agent for the start of COMMAND, has the container's first process run it with this process's own descriptors 0, 1
  * and 2, and ends as it ended. INTERPRETER and what belongs to it are WORDS words: the run hook in Python, which is executed with
  * COMMAND behind it, before anything was started, where there is a terminal or the job has no first process of pbsdock's.
@@ -49,11 +51,11 @@ static char cwd[PATH_MAX];
 static mode_t own_umask;
 static bool is_pending[NSIG];
 static char name[ID + 1], *task, *tracker;
-static bool has_results, is_slurm, has_joined, is_by_itself, wants_place, wants_tracker, is_adopted, leader_alone;
+static bool has_results, is_slurm, is_step, is_held, has_joined, is_by_itself, wants_place, wants_tracker, is_adopted, leader_alone;
 static unsigned connections;
 static struct message told; /* the agent's, of the end */
 static struct end end;
-static pid_t parent, tool, tracked;
+static pid_t parent, tool, tracked, held;
 static int64_t agent_lost_at, over_at, told_at, adopt_at;
 
 /* A line on the job's standard error; a closed one, or a full disk, is no error. */
@@ -161,6 +163,8 @@ static void rejoin(void) {
 		agent_lost_at = lost_at;
 	else if (end.state != UNKNOWN)
 		tell_over();
+	else if (held)
+		tell_number("held", "pid", held);
 }
 
 static void listen_to_agent(void) {
@@ -219,7 +223,7 @@ static struct bytes compose_start(bool is_again) {
 	for (char **at = command; *at; at++)
 		field(&b, "argv", *at);
 	for (char **at = environ; *at; at++)
-		if (strchr(*at, '='))
+		if (strchr(*at, '=') && strncmp(*at, "PBSDOCK_STEP=", 13))
 			field(&b, "env", *at);
 	field(&b, "cwd", cwd);
 	add_number(&b, "umask", own_umask);
@@ -423,6 +427,8 @@ static void hear_first(void) {
 	if (reply->kind == PID) {
 		if (!has_joined) /* else process 1 itself has sent it, whose session it is not */
 			plan_adoption(first.sender);
+		if (!has_joined && is_held)
+			tell_number("held", "pid", held = first.sender);
 	} else if (reply->kind == FAILED && !strcmp(a.step, "id") && reply->number == EEXIST) {
 		if (!ask_first(JOIN, 0)) /* an agent was lost when this had been asked for */
 			join_again();
@@ -496,6 +502,15 @@ static void wait_for_end(void) {
 	}
 }
 
+/* What a task of a step has of its slurmstepd with --mpi=pmi2, which no path leads to; -1 without. */
+static int pmi_socket(void) {
+	const char *number = variable("PMI_FD");
+	struct stat found;
+	int fd = atoi(number);
+	return is_step && *number && strspn(number, "0123456789") == strlen(number) && fd > 2 && !fstat(fd, &found) &&
+	       S_ISSOCK(found.st_mode) ? fd : -1;
+}
+
 /* Returns "", or why nothing could be started. */
 static const char *start(const struct message *answer, char *why, size_t room) {
 	struct bytes request;
@@ -506,13 +521,15 @@ static const char *start(const struct message *answer, char *why, size_t room) {
 	tracker = strdup(value_of(answer, "pbs_track"));
 	has_results = number_of(answer, "results", 0) != 0;
 	leader_alone = number_of(answer, "leader_alone", 0) != 0;
-	struct head head = { .umask = own_umask, .flags = *value_of(answer, "task") ? 0 : LEADER };
+	is_held = number_of(answer, "held", 0) != 0;
+	int pmi = pmi_socket();
+	struct head head = { .umask = own_umask, .flags = (*value_of(answer, "task") ? 0 : LEADER) | (pmi < 0 ? 0 : ANOTHER) };
 	wrong = compose_run(answer, &head, &request, why, room);
 	if (!task || !tracker)
 		wrong = strerror(ENOMEM);
 	if (!*wrong) {
 		strcpy(name, value_of(answer, "name")); /* is_id: it fits */
-		if (!put(&first, &request, (const int[]){ 0, 1, 2 }, 3))
+		if (!put(&first, &request, (const int[]){ 0, 1, 2, pmi }, pmi < 0 ? 3 : 4))
 			wrong = strerror(errno);
 	}
 	let_go(&request);
@@ -552,26 +569,69 @@ static _Noreturn void leave(void) {
 
 static _Noreturn void refuse(const char *before, const char *why, bool is_fault) {
 	say(before, why, "");
-	_exit(is_fault && is_slurm ? REQUEUE : REFUSED);
+	_exit(is_fault && is_slurm && !is_step ? REQUEUE : REFUSED);
+}
+
+/* Of the file beside this program; false if it is not there, or is none. */
+static bool read_words(char **arguments) {
+	static char text[8192], path[PATH_MAX + 16];
+	size_t count = 0, length = 0;
+	ssize_t got = readlink("/proc/self/exe", path, PATH_MAX);
+	path[got > 0 ? got : 0] = 0;
+	char *slash = strrchr(path, '/');
+	if (!slash)
+		return false;
+	strcpy(slash, "/step.words");
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	while (fd >= 0 && (got = read(fd, text + length, sizeof text - length)) > 0)
+		length += (size_t)got;
+	close(fd);
+	if (!length || length == sizeof text || text[length - 1])
+		return false;
+	for (char *at = text; at < text + length; at += strlen(at) + 1)
+		count++;
+	size_t behind = 0;
+	while (arguments[behind])
+		behind++;
+	char **words = calloc(count + behind + 1, sizeof *words);
+	char *step = strdup(variable("PBSDOCK_STEP")), *space = step ? strchr(step, ' ') : NULL;
+	if (!words || !space || count < 2 || !behind)
+		return false;
+	*space = 0;
+	agent_socket = text;
+	hook = "slurm";
+	job = step;
+	interpreter = words;
+	for (char *at = text + strlen(text) + 1; at < text + length; at += strlen(at) + 1)
+		*words++ = at;
+	command = words;
+	memcpy(words, arguments, behind * sizeof *words);
+	words[0] = space + 1;
+	return true;
 }
 
 int main(int argc, char **argv) {
 	struct message answer;
 	char why[256];
 	struct stat about_it;
+	const char *called = argc ? strrchr(argv[0], '/') : NULL;
 	int words = argc > 4 ? atoi(argv[3]) : 0;
-	if (words < 1 || words > argc - 4) {
+	is_step = called && !strcmp(called, "/step") && read_words(argv);
+	if (!is_step && (words < 1 || words > argc - 4)) {
 		fprintf(stderr, "usage, as $job_starter: pbsdock-run AGENT_SOCKET RUN_HOOK WORDS INTERPRETER... COMMAND...\n");
 		return REFUSED;
 	}
-	agent_socket = argv[1];
-	hook = argv[2];
-	interpreter = argv + 4;
-	command = argv + 4 + words;
+	if (!is_step) {
+		agent_socket = argv[1];
+		hook = argv[2];
+		interpreter = argv + 4;
+		command = argv + 4 + words;
+	}
 	is_slurm = !strcmp(hook, "slurm");
-	if (is_slurm && variable("SHLVL") && !strcmp(variable("SHLVL"), "0"))
+	if (!is_step)
+		job = variable(is_slurm ? "SLURM_JOB_ID" : "PBS_JOBID");
+	if (is_slurm && !is_step && variable("SHLVL") && !strcmp(variable("SHLVL"), "0"))
 		unsetenv("SHLVL"); /* bash, which has executed this, makes one */
-	job = variable(is_slurm ? "SLURM_JOB_ID" : "PBS_JOBID");
 	for (int fd = 0; fd < 3; fd++)
 		if (fstat(fd, &about_it))
 			open("/dev/null", O_RDWR); /* the lowest that is free: none of ours comes in its place */
@@ -581,10 +641,12 @@ int main(int argc, char **argv) {
 	if ((isatty(0) && isatty(1)) || signals < 0 || !getcwd(cwd, sizeof cwd) || *cwd != '/')
 		hand_over();
 	if (!ask_for_start(&answer, &directory))
-		refuse("", is_slurm ? "the pbsdock agent on this node did not answer; the job was not started and is queued again"
+		refuse("", is_slurm && !is_step ? "the pbsdock agent on this node did not answer; the job was not started and is queued again"
 		                    : "the pbsdock agent on this node did not answer; the job was not started, please submit it again", true);
-	if (!strcmp(answer.text, "bare") && !is_slurm)
+	if (!strcmp(answer.text, "bare") && (!is_slurm || is_step)) {
+		unsetenv("PBSDOCK_STEP");
 		become_command();
+	}
 	if (!strcmp(answer.text, "relay") || !strcmp(answer.text, "bare"))
 		hand_over(); /* a bare script of Slurm's names this hook in its first line */
 	if (strcmp(answer.text, "started") || directory < 0 || !next_value(&answer, "argv", NULL)) {

@@ -66,9 +66,9 @@ static inline bool take(struct stream *s, void *to, size_t length) {
 	return true;
 }
 
-/* All of it, with *count* descriptors, at most three, on its first byte; false if it could not be. */
+/* All of it, with *count* descriptors, at most four, on its first byte; false if it could not be. */
 static inline bool put(struct stream *s, const struct bytes *b, const int *fds, size_t count) {
-	union { char space[CMSG_SPACE(3 * sizeof *fds)]; struct cmsghdr item; } control = { { 0 } };
+	union { char space[CMSG_SPACE(4 * sizeof *fds)]; struct cmsghdr item; } control = { { 0 } };
 	size_t size = count * sizeof *fds;
 	control.item = (struct cmsghdr){ .cmsg_len = CMSG_LEN(size), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS };
 	if (count)

@@ -4,9 +4,10 @@
  *
  * Has pbs_mom start COMMAND, as a shell reads it, on that node of the job (TM, the task manager's protocol of Torque 4 to 6),
  * hands on its output and exits as it did. Called pbsdsh it is that program of mom's own installation, with the job's ticket
- * added to what travels with the tasks. One static program, so that it runs in every image. Runs as the job's user. */
+ * added to what travels with the tasks; and called by a name of Slurm's, such as srun, that. One static program, so that it runs in every image. Runs as the job's user. */
 #define _GNU_SOURCE
 #include "tm.h"
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <strings.h>
@@ -211,6 +212,31 @@ static int pbsdsh(int argc, char **argv) {
 	fail("cannot run %s: %s", words[0], strerror(errno));
 }
 
+/* A command of Slurm's, with the configuration that names what it needs in here. */
+static int slurms(const char *name, int argc, char **argv) {
+	char **words = calloc((size_t)argc + 8, sizeof(char *)), why[512] = "", program[256];
+	int n = 0, file;
+	if (!words)
+		fail("out of memory");
+	if ((file = open(TOOLS "/etc/why-not", O_RDONLY | O_CLOEXEC)) >= 0) {
+		ssize_t got = read(file, why, sizeof(why) - 1);
+		why[got > 0 ? (size_t)got - (why[got - 1] == '\n') : 0] = 0;
+		fail("cannot work here: %s", why);
+	}
+	snprintf(program, sizeof(program), TOOLS "/libexec/%s", name);
+	words[n++] = TOOLS "/lib/loader";
+	words[n++] = "--library-path";
+	words[n++] = TOOLS "/lib";
+	words[n++] = program;
+	for (int i = 1; i < argc; i++)
+		words[n++] = argv[i];
+	unsetenv("LD_PRELOAD"); /* the image's, for its own C library */
+	unsetenv("LD_AUDIT");
+	setenv("SLURM_CONF", TOOLS "/etc/slurm.conf", 1);
+	execv(words[0], words);
+	fail("cannot run %s: %s", program, strerror(errno));
+}
+
 /* ssh's options, of which none matters here: those of the second list have a value. */
 static int skip_options(int argc, char **argv, int at) {
 	for (; at < argc && argv[at][0] == '-' && argv[at][1]; at++) {
@@ -237,6 +263,10 @@ int main(int argc, char **argv) {
 		me = "pbsdsh";
 		return pbsdsh(argc, argv);
 	}
+	static const char *const of_slurm[] = { "srun", "scontrol", "squeue", "scancel", "sbatch", "sinfo", "sbcast", "sstat" };
+	for (size_t i = 0; i < sizeof(of_slurm) / sizeof(*of_slurm); i++)
+		if (!strcmp(name ? name + 1 : argv[0], of_slurm[i]))
+			return slurms(me = of_slurm[i], argc, argv);
 	int at = skip_options(argc, argv, 1);
 	if (at >= argc)
 		fail("usage: tm-agent [options of ssh] HOST COMMAND…");

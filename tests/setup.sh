@@ -11,12 +11,14 @@ pairs='dockerd:docker.io docker-registry:docker-registry shellcheck:shellcheck b
   slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client'
 [ "${1-}" != vm ] || pairs="$pairs qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap cpio:cpio lz4:lz4 mke2fs:e2fsprogs clush:clustershell"
 [ "${1-}" != store ] || pairs="$pairs ceph-mon:ceph-mon ceph-osd:ceph-osd radosgw:radosgw radosgw-admin:ceph-common
+  mpicc:libopenmpi-dev mpirun:openmpi-bin
   s3cmd:s3cmd rclone:rclone openssl:openssl mmdebstrap:mmdebstrap
   prometheus:prometheus prometheus-node-exporter:prometheus-node-exporter rsyslogd:rsyslog"
 for pair in $pairs; do
   PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null 2>&1 || need="$need ${pair##*:}"
 done
 ls /usr/lib/*/slurm-wlm/jobacct_gather_cgroup.so >/dev/null 2>&1 || need="$need slurm-wlm-basic-plugins"
+[ -e /usr/include/slurm/spank.h ] || need="$need libslurm-dev"
 [ -e /usr/include/stdio.h ] || need="$need libc6-dev"
 [ "${1-}" != store ] || ls /usr/lib/*/rsyslog/lmnsd_gtls.so >/dev/null 2>&1 || need="$need rsyslog-gnutls"
 [ -x /usr/bin/python3 ] || need="$need python3"

@@ -4,6 +4,8 @@ bounded, and closed when the job is over."""
 from __future__ import annotations
 
 import os
+import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +24,10 @@ _JOB = 60  # and those for a job: the container's, its shim's, its streams
 
 
 def _engine_descriptors() -> int:
-    pid = Path("/var/run/docker.pid").read_text().strip()
+    """Of the process that listens at its socket."""
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.connect("/var/run/docker.sock")
+        pid = struct.unpack("iii", engine.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 

@@ -48,11 +48,11 @@ AuthInfo=socket={top}/munge/socket
 CredType=cred/munge
 SlurmUser=root
 StateSaveLocation={top}/state
-SlurmdSpoolDir={top}/spool
+SlurmdSpoolDir={top}/spool{each}
 SlurmctldPidFile={top}/slurmctld.pid
-SlurmdPidFile={top}/slurmd.pid
+SlurmdPidFile={top}/slurmd{each}.pid
 SlurmctldLogFile={top}/slurmctld.log
-SlurmdLogFile={top}/slurmd.log
+SlurmdLogFile={top}/slurmd{each}.log
 ProctrackType=proctrack/cgroup
 TaskPlugin=task/cgroup
 JobAcctGatherType=jobacct_gather/cgroup
@@ -64,9 +64,10 @@ SelectTypeParameters=CR_CPU_Memory
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=1
 JobSubmitPlugins=lua
 KillWait=2
+TmpFS={top}/tmp{each}
 ReturnToService=2
 DefMemPerCPU=64
-NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=2048
+{nodes}
 PartitionName=all Nodes=ALL Default=YES State=UP OverSubscribe=FORCE:16
 """
 _CGROUP = """\
@@ -104,10 +105,11 @@ class Done:
 
 @dataclass
 class Cluster:
-    """One controller and one node."""
+    """One controller, and one node or several on this host."""
 
     top: Path
     munged: Munged
+    nodes: tuple[str, ...] = (NODE,)
     jobs: list[str] = field(default_factory=list)
     _daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -129,14 +131,15 @@ class Cluster:
     @property
     def environment(self) -> dict[str, str]:
         """What Slurm's commands need."""
-        return {"SLURM_CONF": str(self.conf), "PATH": _SEARCH, "LC_ALL": "C", "SLURMD_NODENAME": NODE}
+        return {"SLURM_CONF": str(self.conf), "PATH": _SEARCH, "LC_ALL": "C", "SLURMD_NODENAME": self.nodes[0]}
 
     def start(self, name: str) -> None:
-        """Start ``slurmctld`` or ``slurmd``."""
-        path = shutil.which(name, path=_SEARCH)
+        """Start ``slurmctld`` or ``slurmd``, or ``slurmd`` of another than the first node as "slurmd NODE"."""
+        program, _, node = name.partition(" ")
+        path = shutil.which(program, path=_SEARCH)
         assert path is not None
         self._daemons[name] = subprocess.Popen(
-            [path, "-D", "-f", str(self.conf), *(["-N", NODE] if name == "slurmd" else [])],
+            [path, "-D", "-f", str(self.conf), *(["-N", node or self.nodes[0]] if program == "slurmd" else [])],
             env={"PATH": _SEARCH, "SLURM_CONF": str(self.conf)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -195,9 +198,30 @@ class Cluster:
             check=False,
         )
 
+    def launch(
+        self, *words: str, user: str = USERS[0], seconds: float = 60.0, stdin: str = "", **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Have a user run ``srun`` or ``salloc`` in the foreground."""
+        entry = pwd.getpwnam(user)
+        return subprocess.run(
+            words,
+            env={**self.environment, "HOME": entry.pw_dir, "USER": user, "LOGNAME": user, **variables},
+            cwd=entry.pw_dir,
+            user=entry.pw_uid,
+            group=entry.pw_gid,
+            extra_groups=os.getgrouplist(user, entry.pw_gid),
+            umask=0o022,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            check=False,
+        )
+
     def output(self, job: str, user: str = USERS[0]) -> Path:
         """Where a job writes to: a name of this run's alone, since other runs use the same homes."""
-        return Path(pwd.getpwnam(user).pw_dir) / f"{NODE}-{job}.out"
+        return Path(pwd.getpwnam(user).pw_dir) / f"{NODE}-{self.top.name}-{job}.out"
 
     def show(self, job: str) -> dict[str, str]:
         """What the controller says of a job."""
@@ -236,11 +260,11 @@ class Cluster:
 
     def cgroups(self, job: str = "*") -> list[Path]:
         """The cgroups of a job, or of all."""
-        return sorted(SYSFS.glob(f"*/slurm_{NODE}/uid_*/job_{job}"))
+        return sorted(path for node in self.nodes for path in SYSFS.glob(f"*/slurm_{node}/uid_*/job_{job}"))
 
     def node_state(self) -> tuple[str, str]:
         """State and reason of the node."""
-        said = self.call("scontrol", "show", "node", NODE)
+        said = self.call("scontrol", "show", "node", *self.nodes[:1])
         state, reason = re.search(r"State=(\S+)", said), re.search(r"Reason=(.*)", said)
         return state[1] if state else "", reason[1].rpartition(" [")[0] if reason else ""
 
@@ -262,23 +286,39 @@ class SlurmSite:
         return [line for line in found if not beside.search(line)]
 
 
-def _begin(top: Path) -> Cluster:
-    for name in ("state", "spool"):
+def _begin(top: Path, nodes: tuple[str, ...] = (NODE,)) -> Cluster:
+    is_one = len(nodes) == 1
+    for place in ["tmp"] if is_one else [f"tmp.{node}" for node in nodes]:
+        (top / place).mkdir(parents=True)
+        (top / place).chmod(0o1777)
+    for name in ("state", *(["spool"] if is_one else [f"spool.{node}" for node in nodes])):
         (top / name).mkdir(mode=0o755, parents=True)
-    cluster = Cluster(top, Munged(top / "munge"))
-    controller, daemon = free_port(), free_port()
-    while daemon == controller:
-        daemon = free_port()
-    text = _CONF.format(
-        host=HOST, controller=controller, daemon=daemon, top=top, node=NODE, cpus=len(os.sched_getaffinity(0))
-    )
+    cluster = Cluster(top, Munged(top / "munge"), nodes)
+    ports: list[int] = []
+    while len(set(ports)) < len(nodes) + 1:
+        ports = [free_port() for _ in (0, *nodes)]
+    cpus = max(1, len(os.sched_getaffinity(0)) // len(nodes))
+    lines = [
+        f"NodeName={node} NodeHostname={HOST} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=1024"
+        for node, port in zip(nodes, ports[1:], strict=True)
+    ]
+    each = "" if is_one else ".%n"
+    text = _CONF.format(host=HOST, controller=ports[0], daemon=ports[1], top=top, nodes="\n".join(lines), each=each)
     cluster.conf.write_text(text)
     (top / "cgroup.conf").write_text(_CGROUP)
     cluster.lua.write_text(LUA)
     cluster.start("slurmctld")
-    cluster.start("slurmd")
-    wait_until("the node is idle", lambda: "idle" in cluster.call("sinfo", "-h", "-o", "%T", check=False))
+    for node in nodes:
+        cluster.start("slurmd" if node == nodes[0] else f"slurmd {node}")
+    _await_idle(cluster)
     return cluster
+
+
+def _await_idle(cluster: Cluster) -> None:
+    def is_idle() -> bool:
+        return cluster.call("sinfo", "-h", "-N", "-o", "%T", check=False).split() == ["idle"] * len(cluster.nodes)
+
+    wait_until("the nodes are idle", is_idle)
 
 
 def _end(cluster: Cluster) -> None:
@@ -288,7 +328,7 @@ def _end(cluster: Cluster) -> None:
     for name in list(cluster._daemons):
         cluster.stop(name)
     cluster.munged.stop()
-    for top in SYSFS.glob(f"*/slurm_{NODE}"):
+    for top in (top for node in cluster.nodes for top in SYSFS.glob(f"*/slurm_{node}")):
         for path in sorted((path for path in top.rglob("*") if path.is_dir()), reverse=True):
             with suppress(OSError):
                 path.rmdir()
@@ -308,13 +348,25 @@ def slurm_cluster(scratch: Path, users: tuple[str, ...]) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def slurm_installed(slurm_cluster: Cluster, scratch: Path, installed: Instance) -> Iterator[SlurmSite]:
     """The same with an instance of its own, as ``install.sh --slurm`` makes it."""
-    root = scratch / "slurm-root"
+    yield from _installed(slurm_cluster, scratch / "slurm-root", installed)
+
+
+@pytest.fixture(scope="session")
+def two_slurmds(scratch: Path, users: tuple[str, ...], installed: Instance) -> Iterator[SlurmSite]:
+    """A cluster of two nodes, whose slurmds are on this host and have the same agent."""
+    with ExitStack() as stack:
+        cluster = _begin(scratch / "slurm2", (f"{NODE}a", f"{NODE}b"))
+        stack.callback(_end, cluster)
+        yield from _installed(cluster, scratch / "slurm2-root", installed)
+
+
+def _installed(slurm_cluster: Cluster, root: Path, installed: Instance) -> Iterator[SlurmSite]:
     root.mkdir()
     done = install(root, "--write-conf", slurm_conf=slurm_cluster.conf, packages=installed.home)
     assert done.returncode == 0, done.stderr
     slurm_cluster.stop("slurmctld")  # which reads PrologFlags when it starts
     slurm_cluster.start("slurmctld")
-    wait_until("it answers", lambda: "idle" in slurm_cluster.call("sinfo", "-h", "-o", "%T", check=False))
+    _await_idle(slurm_cluster)
     slurm_cluster.call("scontrol", "reconfigure")
     instance = Instance(root, slurm_cluster.spool, (root / "etc/pbsdock/instance").read_text().strip())
     wait_until("slurmd has the hooks", lambda: "task-prolog" in slurm_cluster.call("scontrol", "show", "config"))
@@ -325,6 +377,16 @@ def slurm_installed(slurm_cluster: Cluster, scratch: Path, installed: Instance) 
 @pytest.fixture
 def slurm(slurm_installed: SlurmSite) -> Iterator[SlurmSite]:
     """The installation with nothing in it. A test must leave nothing in it, and no node drained."""
+    yield from _emptied(slurm_installed)
+
+
+@pytest.fixture
+def two_nodes(two_slurmds: SlurmSite) -> Iterator[SlurmSite]:
+    """The same with two slurmds."""
+    yield from _emptied(two_slurmds)
+
+
+def _emptied(slurm_installed: SlurmSite) -> Iterator[SlurmSite]:
     good = slurm_installed.instance.config.read_text()
     yield slurm_installed
     cluster = slurm_installed.cluster
@@ -342,7 +404,7 @@ def slurm(slurm_installed: SlurmSite) -> Iterator[SlurmSite]:
         ]
         if live:
             cluster.call("scancel", *live, check=False)
-        cluster.call("scontrol", "update", f"NodeName={NODE}", "State=RESUME", check=False)
+        cluster.call("scontrol", "update", f"NodeName={','.join(cluster.nodes)}", "State=RESUME", check=False)
         time.sleep(0.05)
 
 

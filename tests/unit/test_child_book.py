@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,19 @@ def test_what_is_forgotten_takes_its_output_along(tmp_path: Path) -> None:
     book.forget(JOB, "aa")
 
     assert list((tmp_path / JOB).iterdir()) == []
+
+
+def test_the_name_of_one_that_removes_itself_is_free_at_its_end(tmp_path: Path) -> None:
+    """Though its container is still being removed; that of any other is taken until it is removed."""
+    book, _ = _book(tmp_path)
+    book.add(JOB, _child("aa", removes_itself=True))
+    book.add(JOB, _child("bb"))
+    for key in ("aa", "bb"):
+        book.note(JOB, key, **over(0, 1.0))
+    book.add(JOB, replace(_child("cc"), name="name-aa"))
+
+    with pytest.raises(Refusal, match='"/name-bb" is already in use'):
+        book.add(JOB, replace(_child("dd"), name="name-bb"))
 
 
 def test_half_made_is_what_nobody_makes(tmp_path: Path) -> None:

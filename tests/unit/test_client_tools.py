@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pbsdock.rm.torque.client_tools import interpreter, libraries, look_at
+from pbsdock.rm.client_tools import interpreter, libraries, look_at
 
 
 def test_a_program_with_libraries_runs_with_nothing_but_them(tmp_path: Path) -> None:

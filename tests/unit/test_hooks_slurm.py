@@ -175,6 +175,22 @@ def test_the_prolog_sweeps_what_an_earlier_run_has_left(site: Site) -> None:
     assert site.asked() == ["sweep", "7"]
 
 
+def test_of_several_slurmds_the_last_epilog_ends_the_job(site: Site) -> None:
+    """And no Prolog sweeps what another node's has begun; what this node itself has left is swept."""
+    with site.agent():
+        for node in ("n1", "n2"):
+            assert _silent(site.call("prolog", SLURMD_NODENAME=node))
+            (site.run_dir / "jobs/7").touch()
+        assert site.asked() is None
+        assert sorted(path.name for path in (site.run_dir / "slurm").iterdir()) == ["7", "7.n1", "7.n2"]
+        assert _silent(site.call("epilog", SLURMD_NODENAME="n1"))
+        assert site.asked() is None
+        assert prolog_file.read(site.run_dir / "slurm", "7", owner=os.getuid()) is not None
+        assert site.call("epilog", SLURMD_NODENAME="n2").returncode == 0
+        assert site.asked() is not None
+        assert list((site.run_dir / "slurm").iterdir()) == []
+
+
 def test_a_prolog_that_cannot_write_drains_no_node(site: Site) -> None:
     """The job's run hook tells it, where it needs what was to be written."""
     (site.run_dir / "slurm").write_text("in the way")

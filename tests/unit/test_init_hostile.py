@@ -237,9 +237,10 @@ def test_wrong_numbers_of_descriptors(first: FirstProcess, count: int) -> None:
 
 
 def test_descriptors_in_many_pieces(first: FirstProcess) -> None:
-    """One by one with the bytes of one message: three are three, a fourth is too many."""
+    """One by one with the bytes of one message: three are three, a fourth is one that was not announced, a fifth is more
+    than there can be."""
     with open(os.devnull) as null:
-        for count, kind in ((3, init.PID), (4, None)):
+        for count, kind in ((3, init.PID), (4, init.FAILED), (5, None)):
             client = raw(first)
             with suppress(OSError):
                 for at in range(count):

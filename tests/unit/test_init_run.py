@@ -546,13 +546,25 @@ def test_grace(program: Path, left: str, least: float, most: float) -> None:
     [("exit 0", 0), ("exit 143", 143), ("kill -KILL $$", 137), ("kill -USR1 $$", 138), ("kill -INT $$", 130)],
 )
 def test_no_grace_after_another_end(program: Path, last: str, status: int) -> None:
-    """An exit code that only looks like TERM's among them: what is left is killed at once, as mom does it."""
+    """An exit code that only looks like TERM's among them: what is left is soon killed, as mom does it."""
     with FirstProcess(program, "20000") as first:
         begun = time.monotonic()
         leader = first.start("leader", "sh", "-c", f"exec >/dev/null 2>&1; sleep 60 & {last}; sleep 60", flags=LEADER)
         first.end(leader)
         assert first.outer.wait(5) == status
         assert time.monotonic() - begun < 3
+
+
+@pytest.mark.parametrize(
+    ("grace", "last", "is_told"), [("20000", "USR1", True), ("20000", "KILL", False), ("0", "USR1", False)]
+)
+def test_a_moment_after_another_signal(program: Path, grace: str, last: str, is_told: bool) -> None:
+    """What a signal to the whole session has ended the leader by, others of it may trap: they have time to begin."""
+    with FirstProcess(program, grace) as first:
+        script = f"exec >/dev/null 2>&1; (sleep 0.1; : >{first.directory}/told) & kill -{last} $$; sleep 60"
+        first.end(first.start("leader", "sh", "-c", script, flags=LEADER))
+        first.outer.wait(5)
+        assert (first.directory / "told").exists() is is_told
 
 
 def test_the_engines_stop(program: Path) -> None:

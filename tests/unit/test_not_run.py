@@ -90,8 +90,8 @@ def test_why_it_was_not_run(step: str, number: int, path: bytes, says: str) -> N
         (init.ENDED, signal.SIGTERM | 0x80, 143, True),
         (init.ENDED, 143 << 8, 143, False),
         (init.ENDED, signal.SIGKILL, 137, False),
-        (init.ENDED, signal.SIGSEGV | 0x80, 139, False),  # with a core
-        (init.ENDED, 64, 192, False),
+        (init.ENDED, signal.SIGSEGV | 0x80, 139, True),  # with a core
+        (init.ENDED, 64, 192, True),
         (init.FAILED, errno.ENOENT, 125, False),
         (init.FAILED, signal.SIGTERM, 125, False),
     ],

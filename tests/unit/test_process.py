@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from pbsdock.agent import server, starting
+from pbsdock.agent import server, starting, teardown
 from pbsdock.agent.runs import Run
 from pbsdock.agent.watch import Watcher
 from pbsdock.core.errors import NodeFault, Refusal
+from pbsdock.core.facts import Usage
 from pbsdock.core.record import State
-from pbsdock.host.process import Caller, alive, start_time
+from pbsdock.host.process import Caller, alive, end, start_time
 from tests.unit.records import fake_jobs, record_in
 
 
@@ -26,6 +27,32 @@ def test_a_process_is_told_from_a_later_one() -> None:
     assert start_time(pid) > 0
     assert start_time(2**22 + 1) == 0
     assert [alive(pid, one) for one in (start_time(pid), start_time(pid) + 1, 0)] == [True, False, True]
+
+
+def test_a_process_is_killed_and_no_later_one() -> None:
+    """Where it is not there any more, or is another by now, there is nothing to do."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        began = start_time(process.pid)
+        assert end(process.pid, began + 1, 5.0)
+        assert process.poll() is None
+        assert end(process.pid, began, 5.0)
+        assert process.wait(5.0) == -9
+    assert end(process.pid, began, 5.0)
+
+
+@pytest.mark.parametrize("counted_in", ["system.slice/vm_slurmstepd.scope/job_7/step_batch/user/task_0", ""])
+def test_a_container_in_the_managers_cgroup_is_killed_on_a_fake_node(counted_in: str) -> None:
+    """Nothing of it is in the job's own, which is found empty; what was not taken in is left to that."""
+    node: Any = SimpleNamespace(
+        cgroups=SimpleNamespace(kill=lambda name, deadline_s: True, usage=lambda name: Usage(oom_kills=0))
+    )
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        noted: dict[str, Any] = {"pid": process.pid, "pid_start": start_time(process.pid)}
+        teardown._kill(node, record_in(State.ENDED, counted_in=counted_in, **noted))
+        if not counted_in:
+            assert process.poll() is None
+            process.kill()
+        assert process.wait(5.0) == -9
 
 
 @pytest.mark.parametrize(

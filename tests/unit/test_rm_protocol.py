@@ -171,7 +171,7 @@ class SlurmSite:
         self.impossible = ("cpus=lots", "nodes=n[1", "gpus=0;1")
         self.statuses: Sequence[int] = (0, 1, 255, 137)
         self.makes_files = self.is_late = False
-        self.lost = "cgroup version 2, where containers of Slurm jobs are not supported"
+        self.lost = "has no controller of processes (pids)"
         self.grant: Mapping[str, object] = {
             "memory_bytes": 2 * GIB,
             "cpus": 2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,10 @@ def test_a_file_that_is_not_roots_is_none(tmp_path: Path) -> None:
         prolog_file.read(tmp_path, "9", owner=os.getuid())
 
 
+V2 = "system.slice/vm_slurmstepd.scope"
+V2_SPECIAL = "system.slice/slurmstepd.scope/job_7/step_0/user/task_special"
+
+
 @pytest.mark.parametrize(
     ("path", "step"),
     [
@@ -111,6 +116,13 @@ def test_a_file_that_is_not_roots_is_none(tmp_path: Path) -> None:
         ("/", None),
         ("/docker/slurm/uid_5/job_7/step_batch", None),
         ("/slurm_vm/uid_5/job_7", None),
+        (f"/{V2}/job_7/step_batch/user/task_0", Step(None, "7", f"{V2}/job_7/step_batch/user/task_0")),
+        (f"/{V2}/job_7/step_3/user/task_1/own", Step(None, "7", f"{V2}/job_7/step_3/user/task_1")),
+        ("/system.slice/slurmstepd.scope/job_7/step_0/user/task_special", Step(None, "7", V2_SPECIAL)),
+        (f"/{V2}/job_7/step_batch/slurm", None),
+        (f"/{V2}/system", None),
+        (f"/user.slice/{V2}/job_7/step_batch/user/task_0", None),
+        ("/system.slice/no_slurmstepd.scope.d/job_7/step_batch/user/task_0", None),
     ],
 )
 def test_where_a_process_is(path: str, step: Step | None) -> None:
@@ -157,16 +169,6 @@ def test_a_step_that_ends_meanwhile(
         cgroup.take_in(42, 1, "7", 5, tmp_path / "removed")
 
 
-def test_whose_a_job_is(tmp_path: Path) -> None:
-    """By its own node's cgroups: another cluster's node on the same host may have a job of that number, of somebody else."""
-    (tmp_path / "freezer/slurm_other/uid_6/job_7").mkdir(parents=True)
-    assert cgroup.owner_of("7", "n1", tmp_path) is None
-    (tmp_path / "freezer/slurm_n1/uid_5/job_7").mkdir(parents=True)
-    assert cgroup.owner_of("7", "n1", tmp_path) == 5
-    (tmp_path / "freezer/slurm/uid_4/job_8").mkdir(parents=True)
-    assert cgroup.owner_of("8", "n1", tmp_path) == 4
-
-
 def test_what_slurm_leaves_of_a_job(tmp_path: Path) -> None:
     """Its empty cgroups go, those of others stay, and so does what somebody is in."""
     _sysfs(tmp_path, "freezer", "memory")
@@ -194,6 +196,98 @@ def test_a_hook_of_another_job(
     monkeypatch.setattr(cgroup, "paths_of", lambda pid: {"freezer": "/", "memory": "/"})
     with pytest.raises(NodeFault, match="ProctrackType=proctrack/cgroup"):
         cgroup.take_in(42, 1, "7", 5, tmp_path)
+
+
+def _unified(top: Path) -> Path:
+    """A fake tree of version 2 with a job of Slurm's, and a slice with a container's scope."""
+    task = f"{V2}/job_7/step_batch/user/task_0"
+    (top / task).mkdir(parents=True)
+    (top / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+    for place in (V2, f"{V2}/job_7", f"{V2}/job_7/step_batch", f"{V2}/job_7/step_batch/user"):
+        (top / place / "cgroup.subtree_control").write_text("cpuset cpu memory\n")
+    (top / task / "pids.max").write_text("max\n")
+    (top / f"{V2}/job_7/memory.max").write_text(f"{64 << 20}\n")
+    (top / f"{V2}/job_7/cpuset.cpus").write_text("0-1\n")
+    (top / "job.slice/docker-1.scope").mkdir(parents=True)
+    (top / "job.slice/pids.max").write_text("99\n")
+    (top / "job.slice/docker-1.scope/pids.max").write_text("2363\n")
+    return top
+
+
+def test_whose_a_job_is_on_this_node_fake_tree(tmp_path: Path) -> None:
+    """Another cluster of the host has jobs of the same numbers, and of other users."""
+    for place in (
+        "slurm_other/uid_1002/job_7",
+        "slurm_other/uid_1002/job_8",
+        "slurm_n1/uid_1001/job_7",
+        "slurm/uid_5/job_9",
+    ):
+        (tmp_path / "freezer" / place).mkdir(parents=True)
+    owners = [cgroup.owner_of(job, ["n2", "n1"], tmp_path) for job in ("7", "8", "9")]
+
+    assert owners == [1001, None, 5]
+
+
+def _in_v2(hook: str) -> Callable[[int], dict[str, str]]:
+    """What the kernel says of run hook 1, and of container 42, which is where it was moved to once it is asked again."""
+    asked = [f"/{V2}/job_7/step_batch/user/task_0", "/job.slice/docker-1.scope"]
+    return lambda pid: {"": hook} if pid == 1 else {"": asked.pop()}
+
+
+def test_what_a_job_has_on_version_2_fake_tree(tmp_path: Path) -> None:
+    """Its limits, and that it is there; whose it is, is not told."""
+    sysfs = _unified(tmp_path)
+    assert cgroup.jobs(sysfs) == {"7"}
+    assert cgroup.memory_of("7", "vm", sysfs) == 64 << 20
+    assert cgroup.cpus_of("7", "vm", sysfs) == "0-1"
+    assert cgroup.owner_of("7", ["vm"], sysfs) is None
+    (sysfs / f"{V2}/job_7/memory.max").write_text("max\n")
+    assert cgroup.memory_of("7", "vm", sysfs) is None
+    assert cgroup.memory_of("8", "vm", sysfs) is None
+
+
+def test_a_container_goes_where_its_run_hook_is_on_version_2_fake_tree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the lowest limit of processes that it leaves behind; one that is there already stays."""
+    sysfs, task = _unified(tmp_path), f"{V2}/job_7/step_batch/user/task_0"
+    monkeypatch.setattr(cgroup, "paths_of", _in_v2(f"/{task}"))
+    assert cgroup.take_in(42, 1, "7", 5, sysfs) == task
+    assert (sysfs / task / "cgroup.procs").read_text() == "42\n"
+    assert (sysfs / task / "pids.max").read_text() == "99"
+    assert (sysfs / V2 / "cgroup.subtree_control").read_text() == "+pids"
+    assert (sysfs / f"{V2}/job_7/step_batch/user/cgroup.subtree_control").read_text() == "+pids"
+    assert not (sysfs / "system.slice/cgroup.subtree_control").exists()
+
+    (sysfs / task / "pids.max").write_text("50\n")
+    monkeypatch.setattr(cgroup, "paths_of", _in_v2(f"/{task}"))
+    cgroup.take_in(42, 1, "7", 5, sysfs)
+    assert (sysfs / task / "pids.max").read_text() == "50\n"
+
+
+def test_who_is_in_no_task_on_version_2_fake_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another job's process, one of slurmd's, one of nobody's; and a container that did not get there."""
+    sysfs, task = _unified(tmp_path), f"{V2}/job_7/step_batch/user/task_0"
+    monkeypatch.setattr(cgroup, "paths_of", _in_v2(f"/{V2}/job_8/step_batch/user/task_0"))
+    with pytest.raises(Refusal, match="is not in that job"):
+        cgroup.take_in(42, 1, "7", 5, sysfs)
+    for path in (f"/{V2}/job_7/step_batch/slurm", "/"):
+        monkeypatch.setattr(cgroup, "paths_of", _in_v2(path))
+        with pytest.raises(NodeFault, match="ProctrackType=proctrack/cgroup"):
+            cgroup.take_in(42, 1, "7", 5, sysfs)
+    monkeypatch.setattr(cgroup, "paths_of", lambda pid: {"": f"/{task}" if pid == 1 else "/job.slice/docker-1.scope"})
+    with pytest.raises(NodeFault, match="not where it was moved to"):
+        cgroup.take_in(42, 1, "7", 5, sysfs)
+
+
+def test_no_controller_of_processes_fake_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container is not started without its limit of processes."""
+    sysfs, task = _unified(tmp_path), f"{V2}/job_7/step_batch/user/task_0"
+    (sysfs / task / "pids.max").unlink()
+    monkeypatch.setattr(cgroup, "paths_of", _in_v2(f"/{task}"))
+    with pytest.raises(NodeFault, match=r"pids\.max"):
+        cgroup.take_in(42, 1, "7", 5, sysfs)
+    assert not (sysfs / task / "cgroup.procs").exists()
 
 
 def test_the_line_in_front_of_a_script(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ mkdir -p "$work"
 cd "$work"
 
 packages=systemd,systemd-sysv,dbus,docker.io,iptables,python3,python3-venv,busybox-static,kmod,iproute2,procps,logrotate,crun
+packages+=,slurmctld,slurmd,slurm-client,slurm-wlm-basic-plugins,munge # Slurm 22.05 in Debian 12, 24.11 in Debian 13
 [ "$suite" = bookworm ] || packages+=,docker-cli # a package of its own since Debian 13
 apt-config dump Acquire >apt.conf # proxies and the like; mmdebstrap asks apt for nothing of the host's otherwise
 own=$(. /etc/os-release && echo "$VERSION_CODENAME")
@@ -79,6 +80,7 @@ for unit in getty.target getty@.service serial-getty@.service systemd-firstboot.
   ln -sf /dev/null "root/etc/systemd/system/$unit"
 done
 chroot root systemctl --quiet enable lab.service
+chroot root systemctl --quiet disable munge slurmctld slurmd # the tests that need them start them
 # With a journal: the machine is reset in the middle of work.
 mke2fs -q -F -t ext4 -d root root.ext4 1800M
 rm -rf kernel initrd apt.conf

@@ -14,7 +14,7 @@ from tests.vm.machine import MachineLost
 
 # What is run inside the machine is collected there and nowhere else.
 collect_ignore = [] if "PBSDOCK_TEST_INSTALLED" in os.environ else ["inside"]
-_ASKED = pytest.StashKey[dict[str, str]]()  # the suite of each machine that was asked for -> how one was lost, or ""
+ASKED = pytest.StashKey[dict[str, str]]()  # the suite of each machine that was asked for -> how one was lost, or ""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -41,7 +41,7 @@ def _is_for_later(item: pytest.Item) -> bool:
 @pytest.fixture(scope="session", params=SUITES)
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A booted machine with the package installed by its own installer and the image loaded."""
-    asked = request.config.stash.setdefault(_ASKED, {})
+    asked = request.config.stash.setdefault(ASKED, {})
     asked[request.param] = ""
     try:
         lab = Lab(request.param)
@@ -68,12 +68,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> Generator[None]:
     """Before the failures: what happened in the machines in which something failed."""
-    for suite, lost in config.stash.get(_ASKED, {}).items():
+    for suite, lost in config.stash.get(ASKED, {}).items():
         if lost:
             terminalreporter.section(f"a machine ({suite}) was lost, and its test begun again in another one")
             terminalreporter.write_line(lost)
         bad = [one.nodeid for kind in ("failed", "error") for one in terminalreporter.stats.get(kind, ())]
-        if not any(f"[{suite}" in one for one in bad):
+        if not any(f"[{suite.partition('-')[0]}" in one for one in bad):
             continue
         for name, lines in (("steps", 20), ("commands", 15), ("inside.log", 60), ("journal", 60), ("console", 20)):
             if text := _tail(RESULTS / suite / name, lines):

@@ -27,14 +27,17 @@ _SCALE = 4.0
 class Lab:
     """One machine at a time of one of Debian's suites, built and installed at once, removed by :meth:`close`."""
 
+    kind = ""  # what tells its results from those of other machines of the suite
+    manager = ("--mom-priv", MOM_PRIV)  # the installer's option
+
     def __init__(self, suite: str) -> None:
         self.suite = suite
-        self.results = RESULTS / suite
+        self.results = RESULTS / f"{suite}{self.kind}"
         shutil.rmtree(self.results, ignore_errors=True)
         self.results.mkdir(parents=True)
         self.lost = ""  # what was found out about the one that had to be replaced
         self.scale = 1.0
-        self.package = Path(f"/var/tmp/pbsdock-vm-package.{os.getpid()}")
+        self.package = Path(f"/var/tmp/pbsdock-vm-package{self.kind}.{os.getpid()}")
         self._machine: Machine | None = None
         self._commands: list[str] = []
         self._began = time.monotonic()
@@ -93,7 +96,7 @@ class Lab:
 
     def _make_disk(self) -> None:
         """Make ``package``, the disk that is the machine's /opt. Raises BuildError."""
-        command = ["bash", str(HERE / "package.sh"), str(self.base), str(self.package), str(CACHE)]
+        command = ["bash", str(HERE / "package.sh"), str(self.base), str(self.package), str(CACHE), *self.manager]
         run_builder(*command, doing="building the package")
 
     def _install(self) -> None:

@@ -103,7 +103,7 @@ class Book:
         """Write down a child that is to be made. Raises OSError; Refusal if its name is taken, or the job is over."""
         with self._changed:
             own = self._open(job)
-            if any(other.name == child.name for other in own.children.values()):
+            if any(other.name == child.name and not other.is_gone for other in own.children.values()):
                 raise Refusal(
                     "name-taken",
                     f'Conflict. The container name "/{child.name}" is already in use by another container of this job;'

@@ -24,6 +24,7 @@ from pbsdock.protocol import init
 
 LEADER = "leader"
 TARGET = "/run/pbsdock/init"  # the directory in the container
+SCRATCH = "scratch"  # in it: a directory for the little that MPI's processes write, where that is not /tmp
 PROGRAM = "/run/pbsdock/pbsdock-init"  # likewise
 _SIZE = "size=8m,nr_inodes=4096"  # a page for each end, of which the agent tidies up those that were told
 _LISTENS_S = 10.0
@@ -59,6 +60,8 @@ def make_directory(path: Path, uid: int, gid: int) -> None:
     path.mkdir(mode=0o700)
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
     syscalls.mount("tmpfs", str(path), "tmpfs", flags, f"mode=0700,uid={uid},gid={gid},{_SIZE}")
+    (path / SCRATCH).mkdir(mode=0o700)
+    os.chown(path / SCRATCH, uid, gid)
 
 
 def open_directory(path: Path) -> int:
@@ -104,9 +107,12 @@ def _connect(path: Path, pid: int) -> init.Connection:
         os.close(directory)
 
 
-def open_gate(connection: init.Connection, limits: Mapping[int, tuple[int, int]]) -> None:
-    """Let the job's owner in, under the hard ones of these limits. Raises InitError, NodeFault."""
-    connection.send(init.encode_open({number: (hard, hard) for number, (_soft, hard) in limits.items()}))
+def open_gate(connection: init.Connection, limits: Mapping[int, tuple[int, int]], hold: int = init.HOLD_NONE) -> None:
+    """Let the job's owner in, under the hard ones of these limits; what is run is then held as *hold* says.
+
+    Raises InitError, NodeFault.
+    """
+    connection.send(init.encode_open({number: (hard, hard) for number, (_soft, hard) in limits.items()}, hold))
     answer = connection.receive()
     if answer.kind != init.DONE:
         raise NodeFault("first-process", f"the container's first process refused to let the job in: {answer.step}")
@@ -175,8 +181,9 @@ def forget_end(path: Path, name: str) -> None:
 
 
 def is_polite(end: init.Answer) -> bool:
-    """Whether a SIGTERM has ended it: then the first process waits for what it has left running. Pure."""
-    return end.kind == init.ENDED and end.signal == signal.SIGTERM
+    """Whether a signal that can be trapped has ended it: then the first process waits for what it has left running, a
+    moment or, after SIGTERM, as long as it was told. Pure."""
+    return end.kind == init.ENDED and end.signal not in (0, signal.SIGKILL)
 
 
 def exit_code(end: init.Answer, *, not_run: int) -> int:

@@ -27,7 +27,8 @@ def write(node: Node, job: Job, record: Record, plan: Plan, script: bytes | None
     directory.mkdir(mode=0o700, parents=True)
     image = node.image_profiles.of(record.image_id or "", pwd.getpwuid(plan.uid).pw_shell or "/bin/sh")
     record.note(image=image.traits)
-    made = write_accounts(directory, plan, image)
+    tools, account = task_tools.provide(node, record)
+    made = write_accounts(directory, plan, image, account)
     if script is not None and job.script_path:
         write_file(directory / "script", script, 0o700, plan.uid, plan.gid)
         record.note(
@@ -40,7 +41,7 @@ def write(node: Node, job: Job, record: Record, plan: Plan, script: bytes | None
         made.append((str(directory / "script"), job.script_path))
     if record.facts.first_process:
         first_process.make_directory(node.init_dir(record), plan.uid, plan.gid)
-    made += task_tools.provide(node, record)
+    made += tools
     made += door.mounts(node, record)
     if record.facts.nodes > 1 and not record.facts.mother:
         write_file(directory / "hosts", host_lines(job.grant.hosts, job.grant.host_slots).encode(), 0o644, 0, 0)
@@ -51,16 +52,24 @@ def write(node: Node, job: Job, record: Record, plan: Plan, script: bytes | None
     return made
 
 
-def write_accounts(directory: Path, plan: Plan, image: ImageProfile) -> list[tuple[str, str]]:
-    """The image's own passwd and group with the owner in them; returns (source, target) pairs. Raises OSError."""
+def write_accounts(directory: Path, plan: Plan, image: ImageProfile, account: str = "") -> list[tuple[str, str]]:
+    """The image's own passwd and group with the owner in them, and the host's user *account* where it has one of that
+    name; returns (source, target) pairs. Raises OSError."""
     made = []
     for name, target, text in (
-        ("passwd", PASSWD, passwd(plan, image.traits.shell, image.passwd)),
+        ("passwd", PASSWD, passwd(plan, image.traits.shell, image.passwd, _named(account))),
         ("group", GROUP, group(plan, group_names(plan), image.group)),
     ):
         write_file(directory / name, text.encode(), 0o644, 0, 0)
         made.append((str(directory / name), target))
     return made
+
+
+def _named(account: str) -> tuple[str, int] | None:
+    try:
+        return (account, pwd.getpwnam(account).pw_uid) if account else None
+    except KeyError:
+        return None
 
 
 def write_file(path: Path, data: bytes, mode: int, uid: int, gid: int) -> None:

@@ -48,7 +48,7 @@ from pbsdock.policy.sister import narrowed
 from pbsdock.rm.base import Job
 
 Notify = Callable[[str], None]
-_ASKED = 2000  # characters of a directive that are kept for a person
+ASKED = 2000  # characters of a directive that are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ def on_demand(node: Node, job: Job, text: str, notify: Notify, wrong: str = "") 
         rules = node.rules
         if not rules.config.interactive.allow:
             return refused(node, job, Refusal("on-demand-off", "this site does not start containers on demand"))
-        asked = text[:_ASKED]
+        asked = text[:ASKED]
         try:
             with node.planning.turn(job.uid, job.user):
                 kept = read_script(job.script_path, job.uid) if job.script_path else None
@@ -182,7 +182,7 @@ def from_ticket(node: Node, job: Job, bearer: Bearer, notify: Notify, wrong: str
         if made is not None and tickets.is_of(made, bearer.text):
             return made
         sweep_older(node, job.id)
-        asked = ticket.directive[:_ASKED]
+        asked = ticket.directive[:ASKED]
         rules = node.rules
         try:
             with node.planning.turn(job.uid, job.user):

@@ -90,7 +90,7 @@ def _pass(node: Node, *, dry_run: bool, is_routine: bool) -> Pass:
 def _look(node: Node, *, is_routine: bool) -> Snapshot:
     """List everything. Raises OSError, HookError, EngineError for the first that cannot be."""
     up_s = uptime()  # what comes to be from here on is young
-    job_files = node.rm.live()
+    job_files = _living(node)
     if not node.engine.probe():
         raise OSError(f"engine: {node.engine.down_because}")
     containers = node.engine.labelled(node.label)
@@ -121,6 +121,13 @@ def _look(node: Node, *, is_routine: bool) -> Snapshot:
     )
 
 
+def _living(node: Node) -> frozenset[str]:
+    """The live jobs, and the allocations that wait for their next step. Raises OSError."""
+    live = node.rm.live()
+    waiting = [record for record in node.jobs.records() if record.facts.on_demand and record.facts.job_file not in live]
+    return live | {record.facts.job_file for record in waiting if node.rm.is_idle(record.job_id)}
+
+
 def _names(directory: Path) -> tuple[str, ...]:
     try:
         return tuple(sorted(os.listdir(directory)))
@@ -134,7 +141,7 @@ def _release_dead(node: Node, record: Record, finding: Finding, grace_s: float) 
             if all(known is not record for known in node.jobs.records()):
                 return False  # its epilogue was faster
             # Judged again: a prologue that took longer than the grace may just have ended, and its job be alive.
-            verdict = judge(record, boot=node.boot, job_files=node.rm.live(), up_s=uptime(), grace_s=grace_s)
+            verdict = judge(record, boot=node.boot, job_files=_living(node), up_s=uptime(), grace_s=grace_s)
             if not (verdict.is_dead or (finding.why == FORSAKEN and is_idle(node, record, grace_s))):
                 return False
             gone = release(node, record, why=finding.why)

@@ -119,6 +119,7 @@ def made_for(node: Node, record: Record) -> container.Made:
     if facts.first_process:
         own_files = (*own_files, (str(first_process.program(node.paths)), first_process.PROGRAM))
         own_places = [(str(node.init_dir(record)), first_process.TARGET)]
+        own_places += [(str(node.init_dir(record) / first_process.SCRATCH), place) for place in facts.scratch]
     return container.Made(
         image_id=record.image_id or "",
         own_files=own_files,

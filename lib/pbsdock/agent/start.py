@@ -14,6 +14,7 @@ from pbsdock.agent.container_root import looking
 from pbsdock.agent.directories import check_workdir
 from pbsdock.agent.node import Node
 from pbsdock.agent.preflight import Command, checked, image_as_met
+from pbsdock.agent.prepare import ASKED
 from pbsdock.agent.runs import JobRun, Run
 from pbsdock.agent.stand import Standing
 from pbsdock.agent.starting import REMOVED_S, call_of, deliver, discard, limits_of, note_start
@@ -25,7 +26,7 @@ from pbsdock.core.ticket import VARIABLE
 from pbsdock.engine import spec as container
 from pbsdock.engine.base import Rlimits
 from pbsdock.host.process import Caller
-from pbsdock.protocol import wire
+from pbsdock.protocol import init, wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,10 @@ def start_job(node: Node, record: Record, request: wire.Message, caller: Caller)
 
 
 def start_for_tasks(node: Node, record: Record, caller: Caller) -> None:
-    """Let tasks into the container of a sister, where the job has no command of its own; *caller* is the first one's
-    run hook, whose limits are mom's. Raises Refusal, NodeFault; the job is as ready as before then."""
+    """Let tasks into a container where the job has no command of its own, as on a sister; *caller* is the first one's
+    run hook, whose limits are the manager's. Raises Refusal, NodeFault; the job is as ready as before then."""
     began = time.monotonic()
+    record.note(tasks_only=True)
     try:
         limits = limits_of(caller)
         pid, _command, _within = _at_the_gate(node, record, None, record.facts.bound, limits, caller, began)
@@ -180,10 +182,12 @@ def _open(
             raise NodeFault("container-mismatch", f"the container was stopped before the job began: {wrong}")
         close_devices(pid)
         command = None if call is None else _runnable(node, record, call, waiting)
-        if counted_in := node.rm.take_in(pid, caller.pid, record.job_id, record.uid):
+        hold = init.HOLD_NONE if not node.rm.moves_tasks else init.HOLD_TASKS if command else init.HOLD_ALL
+        # Where only tasks come the first process outlives the steps: it stays in the job's cgroup of pbsdock's own.
+        if hold != init.HOLD_ALL and (counted_in := node.rm.take_in(pid, caller.pid, record.job_id, record.uid)):
             record.note(counted_in=counted_in)
         within = first_process.within(pid, limits)
-        first_process.open_gate(connection, within)
+        first_process.open_gate(connection, within, hold)
     return command, within
 
 
@@ -201,6 +205,8 @@ def _command(node: Node, record: Record, call: container.Call, pid: int) -> Comm
     plan = record.planned
     own = (pair.partition("=") for pair in container.environment(plan, call, record.facts.image))
     ticket = {VARIABLE: record.facts.ticket} if record.facts.ticket else {}
+    if node.rm.moves_tasks and record.facts.on_demand and not record.facts.mother and len(record.facts.asked) < ASKED:
+        ticket["PBSDOCK"] = record.facts.asked  # for the steps that are started from in here
     chosen = {**first_process.environment_of(pid), **{name: value for name, _, value in own}, **ticket}
     return Command(
         argv=call.argv,

@@ -31,6 +31,8 @@ def start_task(node: Node, record: Record, request: wire.Message, caller: Caller
     call, _bound = work_dir.at_start(record, call, node.rm.words, is_running=True)
     if len(node.jobs.tasks_of(record.incarnation)) >= _MOST:
         raise Refusal("too-many-tasks", f"job {record.job_id} has {_MOST} tasks on this node, as many as it may")
+    if node.rm.moves_tasks:
+        node.rm.place_of(caller.pid, record.job_id, record.uid)
     command = command_for(node, record, call, record.facts.pid)
     running = TaskRun(record=record, name=f"task-{secrets.token_hex(8)}")
     admission = admit(node, running, running.name, command, limits_of(caller))

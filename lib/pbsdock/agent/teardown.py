@@ -18,6 +18,7 @@ from pbsdock.core.paths import Paths
 from pbsdock.core.record import Record
 from pbsdock.engine.base import EngineError
 from pbsdock.host import pins
+from pbsdock.host.process import end
 from pbsdock.host.syscalls import unmount
 
 _EMPTY_S = 5.0
@@ -70,6 +71,9 @@ def _kill(node: HasCgroups, record: Record) -> None:
     before = _usage(node, record) if record.facts.usage is None else None
     if not node.cgroups.kill(record.cgroup, _EMPTY_S):
         raise NodeFault("cgroup-busy", f"processes of {record.cgroup} survive being killed")
+    # On version 2 a container that the resource manager has taken in is in no cgroup of ours.
+    if record.facts.counted_in and not end(record.facts.pid, record.facts.pid_start, _EMPTY_S):
+        raise NodeFault("cgroup-busy", f"the first process of {record.container_name} survives being killed")
     if before is not None and before.oom_kills:
         # Only the container's own cgroup has counted them on v1, and it goes with the container.
         after = _usage(node, record) or before

@@ -70,6 +70,11 @@ class Child:
         """Whether nothing of it runs, or will."""
         return self.state is ChildState.EXITED
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is not there for its user any more, while what is left of it is still being removed."""
+        return self.is_over and self.removes_itself
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildNetwork:

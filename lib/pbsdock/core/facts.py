@@ -119,6 +119,8 @@ class Facts:
     alive_at: float = 0.0  # the last sign of life
     asked_at: float | None = None  # when the prologue asked for the job
     on_demand: bool = False  # made for the run hook, by qsub -v PBSDOCK=…
+    scratch: tuple[str, ...] = ()  # directories that its MPI writes to beside /tmp, of its own
+    tasks_only: bool = False  # no command of the job's own runs in it
     job_file: str = ""  # what the resource manager calls its file of the job
     nodes: int = 1  # of the whole job
     has_place: bool = False  # for adopted tasks in the resource manager's own file, beside the job's shell

@@ -19,10 +19,14 @@ _NOBODY = 65534
 _LARGEST = 2**32 - 2  # the number above means "none" (chown(2))
 
 
-def passwd(plan: Plan, shell: str, image: bytes | None = None) -> str:
-    """A passwd file with the names of the *image*'s own, in which root, nobody and the job's user are who they are."""
+def passwd(plan: Plan, shell: str, image: bytes | None = None, other: tuple[str, int] | None = None) -> str:
+    """A passwd file with the names of the *image*'s own, in which root, nobody, the job's user and *other*, a name and
+    a number of the host's, are who they are."""
     entries = {name: fields for name, fields in _entries(image, 7) if _is_number(fields[3])}
     own = {"root": "0", "nobody": str(_NOBODY), plan.user: str(plan.uid)}
+    if other is not None and other[0] not in own and other[1] not in (0, _NOBODY, plan.uid):
+        own[other[0]] = str(other[1])
+        entries[other[0]] = [other[0], "x", str(other[1]), str(_NOBODY), other[0], "/nonexistent", "/bin/false"]
     lines = [f"{plan.user}:x:{plan.uid}:{plan.gid}:{plan.user}:{plan.home}:{shell}"]
     if "root" not in entries or entries["root"][2] != "0":
         lines.append("root:x:0:0:root:/root:/bin/sh")

@@ -49,6 +49,13 @@ def main(argv: list[str] | None = None) -> int:
             del os.environ["SHLVL"]
         runner = Runner(f"{run_dir}/agent.sock", os.environ.get("SLURM_JOB_ID", ""), is_slurm=True)
         return runner.run(rest, os.environ.get("PBSDOCK", ""))
+    if verb == "slurm-step":
+        from pbsdock.hook.runner import Runner
+
+        # What the SPANK plugin has put down: the job, and what the task was to run (init/run.c passes that on).
+        job = os.environ.pop("PBSDOCK_STEP", "").partition(" ")[0]
+        runner = Runner(f"{run_dir}/agent.sock", job, is_slurm=True, is_step=True)
+        return runner.run(rest, os.environ.get("PBSDOCK", ""))
     if verb == "run":
         from pbsdock.hook.runner import Runner
 

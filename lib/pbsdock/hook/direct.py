@@ -41,6 +41,7 @@ class Direct:
         self.end: init.Answer | None = None  # as the first process tells it
         self._told: wire.Message | None = None  # as the agent does
         self._has_joined = False
+        self._held = 0  # the task's process, which waits until root lets it go on
         self._is_lost = False  # the first process is gone without a word
         self._answer = answer
         self._name = answer.text("name")
@@ -136,6 +137,9 @@ class Direct:
         if answer.kind == init.PID:
             if not self._has_joined:  # else process 1 itself has sent it, whose session it is not
                 self._adoption.plan(self._answer.text("pbs_track"), answer.host_pid, self._task)
+                if self._answer.number("held"):
+                    self._held = answer.host_pid
+                    self._tell("held", pid=self._held)
             if answer.terminal >= 0:
                 from pbsdock.hook.terminal import Pty
 
@@ -221,6 +225,8 @@ class Direct:
         self._agent.rejoin(wire.Message("rejoin", job=self._job_id, task=self._task, attached=1))
         if self._agent.is_open and (self.end is not None or self._is_lost):
             self._agent.tell(_over(self._job_id, self._task, self.end))
+        elif self._agent.is_open and self._held:
+            self._tell("held", pid=self._held)
 
 
 def _asked_for(request: wire.Message, answer: wire.Message) -> init.Run:

@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 class Runner:
     """A run hook, from its request to the job's end."""
 
-    def __init__(self, socket_path: str, job_id: str, hook: str = "", *, is_slurm: bool = False) -> None:
+    def __init__(
+        self, socket_path: str, job_id: str, hook: str = "", *, is_slurm: bool = False, is_step: bool = False
+    ) -> None:
+        """*is_step*: of a task of a step of Slurm's, instead of a batch script."""
         _open_standard_descriptors()
         self.job_id = job_id
         self.hook = hook
-        self.is_slurm = is_slurm
+        self.is_slurm = is_slurm and not is_step
         self.tty = os.isatty(0) and os.isatty(1)
         self.poller = select.poll()
         self.signals = Signals()

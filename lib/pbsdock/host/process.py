@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import time
 from dataclasses import dataclass
 
@@ -33,6 +36,23 @@ def is_stopped(pid: int, started: int) -> bool:
         return found[0] == b"T" and int(found[19]) == started
     except (OSError, IndexError, ValueError):
         return False
+
+
+def end(pid: int, started: int, seconds: float) -> bool:
+    """Kill the process that *started* then, with it all of a PID namespace whose first it is; whether it is over."""
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return True
+    try:
+        if alive(pid, started):  # looked at after it was pinned
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            return bool(select.select([fd], [], [], seconds)[0])
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(fd)
+    return True
 
 
 def await_execution(pid: int, seconds: float = 2.0) -> None:

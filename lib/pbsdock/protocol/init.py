@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 VERSION = 1
 LEADER, SESSION, TERMINAL, CONTROL, SEARCH = 1, 2, 4, 8, 16
 PID, ENDED, FAILED, DONE = 1, 2, 3, 4
+HOLD_NONE, HOLD_TASKS, HOLD_ALL = 0, 1, 2  # until root lets it go on: nothing, all but the leader, all that is run
 SOCKET = "socket"
 MOST_TEXTS = 8 << 20
 MOST_STRINGS = 1 << 18
 LIMITS = 16  # RLIMIT_CPU (0) to RLIMIT_RTTIME (15)
 
-_OPEN, _RUN, _JOIN, _SIGNAL = 1, 2, 3, 4
+_OPEN, _RUN, _JOIN, _SIGNAL, _GO = 1, 2, 3, 4, 5
 _HEAD = struct.Struct("=8I4H32Q")
 _REPLY = struct.Struct("=3I")
 _MOST_REPLY = 512
@@ -139,9 +140,18 @@ def _id(id: str) -> bytes:
     return text
 
 
-def encode_open(limits: Mapping[int, tuple[int, int]] | None = None) -> bytes:
-    """Let the owner in; root's alone. *limits* are for process 1 itself: nothing that it starts gets more."""
-    return _message(_OPEN, [], limits=limits)
+def encode_open(limits: Mapping[int, tuple[int, int]] | None = None, hold: int = HOLD_NONE) -> bytes:
+    """Let the owner in; root's alone. *limits* are for process 1 itself: nothing that it starts gets more. *hold* is
+    one of the HOLDs."""
+    return _message(_OPEN, [], limits=limits, number=hold)
+
+
+def encode_go(id: str, pid: int) -> bytes:
+    """Let what is held by that *id* become its program, if *pid* is its number in the container; root's alone.
+
+    Raises RequestError.
+    """
+    return _message(_GO, [_id(id)], number=pid)
 
 
 def encode_run(run: Run) -> bytes:

@@ -104,11 +104,23 @@ class Job:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientTool:
     """A program of the manager's own that is given to containers: its path on this node, the loader it names ("" for a
-    static one), and (name, path) of every library it needs."""
+    static one), and (name, path) of every library it needs.
+
+    ``programs`` are (name, path) of all where there are several; ``files`` and ``texts`` are (name below the directory
+    of tools, path or content) of what else belongs to them, ``directories`` (source, target) of what is mounted as it
+    is. ``scratch`` is a directory, with ``%n`` for a node's name, that tasks want to write to, "" for none. The user
+    ``account`` has to have a name in the container, "" for nobody.
+    """
 
     program: str
     loader: str = ""
     libraries: tuple[tuple[str, str], ...] = ()
+    programs: tuple[tuple[str, str], ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+    texts: tuple[tuple[str, bytes], ...] = ()
+    directories: tuple[tuple[str, str], ...] = ()
+    scratch: str = ""
+    account: str = ""
 
 
 class Announced(Protocol):
@@ -199,8 +211,9 @@ class ResourceManager(Protocol):
     words: Words  # what it calls things
     closed: ClosedPaths  # its own directories, which are not given to containers
     prepares_at_start: bool  # by its script when its run hook comes, since no hook of root's is given the script before
+    moves_tasks: bool  # whether each task is to be brought to where its own run hook is, before it runs anything
     holds_children: bool  # whether containers that a job starts itself are limited and ended with it
-    polite_end_ms: int  # how long what a leader leaves running that SIGTERM has ended is spared, 0: not at all
+    polite_end_ms: int  # how long what a leader that SIGTERM has ended leaves running is spared, 0: after no signal
 
     def job_id(self, text: str) -> str:
         """A job's id as records have it. Raises BadValue for what is none."""
@@ -259,6 +272,24 @@ class ResourceManager(Protocol):
 
     def is_running(self) -> bool:
         """Whether the manager's daemon runs on this node."""
+
+    def is_idle(self, job_id: str) -> bool:
+        """Whether a job lives that has no process here at the moment, and so is not in :meth:`live`: an allocation
+        between two of its steps. May take ten seconds."""
+
+    def nodes_here(self, job_id: str) -> frozenset[str]:
+        """What the manager calls this host among the nodes of a job; more than one name where it has several daemons
+        here."""
+
+    def is_task(self, pid: int) -> bool:
+        """Whether process *pid* is, by the kernel's word, of a job's step instead of its own command; False where the
+        manager's tasks are known by what is under way (the first start is the command's)."""
+
+    def place_of(self, pid: int, job_id: str, uid: int) -> None:
+        """Whether process *pid* may have tasks of job *job_id* of user *uid* moved to where it is itself.
+
+        Raises Refusal, NodeFault.
+        """
 
     def take_in(self, first: int, hook: int, job_id: str, uid: int) -> str:
         """Bring process *first* of a container, which has run nothing yet, to where the manager counts, limits and ends

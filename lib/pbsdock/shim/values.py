@@ -206,13 +206,13 @@ def gpus(text: str) -> str:
     fields = comma_separated(text)
     if len(fields) == 1 and "=" not in fields[0]:
         return _count(fields[0])
-    count, devices = "", ""
+    count, ids = "", list[str]()
     for field in fields:
         key, equals, value = field.partition("=")
         if key == "device" and equals:
-            devices = value
-        elif not equals and devices:
-            devices = f"{devices},{key}"
+            ids = value.split(",") if value else []
+        elif not equals and ids:
+            ids.append(key)
         elif key == "count" and equals:
             count = _count(value)
         elif key == "driver" and value in ("", "nvidia"):
@@ -223,10 +223,9 @@ def gpus(text: str) -> str:
             raise BadValue(f"has {shown(field)}; the site chooses how GPUs are given, write all, a count or device=ID")
         else:
             raise BadValue(f"has {shown(field)}; write all, a count or device=ID")
-    ids = devices.split(",") if devices else []
     if (ids and count) or not all(_DEVICE_ID.fullmatch(each) for each in ids):
         raise BadValue("names GPUs in no way that is known; write all, a count or device=ID[,ID]")
-    return f"device={devices}" if ids else count or "all"
+    return f"device={','.join(ids)}" if ids else count or "all"
 
 
 def _count(text: str) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 
 from pbsdock.admin.doctor.subject import Subject
 from pbsdock.admin.doctor.table import Row, ok, unknown, warn, wrong
-from pbsdock.admin.setup import slurm_config
+from pbsdock.admin.setup import slurm_config, spank
 from pbsdock.admin.setup.files import read
 from pbsdock.admin.setup.places import Places
+from pbsdock.admin.setup.versions import Versions
 from pbsdock.rm.slurm.manager import Slurm
 
 
@@ -29,6 +30,11 @@ def examine(subject: Subject) -> Iterator[Row]:
         yield wrong("slurm", "configuration", seen, fix)
     if not told:
         yield ok("slurm", "configuration", f"{places.slurm_conf} has pbsdock's lines")
+    if problem := spank.told(places, Versions(places.prefix).current()):
+        seen, _, fix = problem.partition(": ")
+        yield warn("slurm", "steps", seen, fix or "pbsdock setup install --slurm CONF tells what is to be in it")
+    else:
+        yield ok("slurm", "steps", "steps of srun and salloc come into containers by the SPANK plugin")
     settings = manager.control.settings()
     if settings is None:
         yield unknown("slurm", "in force", "slurmctld gives no answer", "start it, or look at SLURM_CONF and munge")

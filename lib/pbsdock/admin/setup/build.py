@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from pbsdock.admin.setup import environment, first_process, manual
+from pbsdock.admin.setup import environment, first_process, manual, spank
 from pbsdock.admin.setup.places import Places
 from pbsdock.admin.setup.render import UNITS, Renderer, stub
 from pbsdock.admin.setup.source import Source
@@ -21,9 +21,10 @@ def works(version: Version) -> bool:
     return _quiet(str(version.python), "-I", "-c", code)
 
 
-def is_sound(version: Version) -> bool:
-    """Whether all files are as they were installed; takes a second or two."""
-    as_made = not version.changed() and not first_process_is_to_come(version)
+def is_sound(version: Version, places: Places) -> bool:
+    """Whether all files are as they were installed, and none is to come; takes a second or two."""
+    is_to_come = first_process_is_to_come(version) or spank.is_to_come(version, places)
+    as_made = not version.changed() and not is_to_come
     return as_made and _quiet(str(version.command), "doctor", "packages")
 
 
@@ -42,9 +43,9 @@ def _quiet(*command: str) -> bool:
         return False
 
 
-def find(versions: Versions, identity: str) -> Version | None:
+def find(versions: Versions, identity: str, places: Places) -> Version | None:
     """A sound version made from *identity*, preferably the current version; None if there is none."""
-    return next((version for version in versions.whole(identity) if works(version) and is_sound(version)), None)
+    return next((version for version in versions.whole(identity) if works(version) and is_sound(version, places)), None)
 
 
 def first_process_is_to_come(version: Version) -> bool:
@@ -69,17 +70,15 @@ def make(
         version.home.mkdir()
         if lacking := environment.make(version, python, source, wheels, versions.current()):
             say(f"warning: containers have no first process of pbsdock's, or run hooks are in Python: {lacking}")
-        names = _write(
-            version,
-            Renderer(
-                places=places,
-                home=version.home,
-                python=version.python,
-                library=version.library,
-                instance=instance,
-            ),
-            source,
+        renderer = Renderer(
+            places=places, home=version.home, python=version.python, library=version.library, instance=instance
         )
+        names = _write(version, renderer, source)
+        if places.slurm_conf is not None:
+            made, problem = spank.put(version, renderer, source.first_process)
+            names += made
+            if problem:
+                say(f"warning: {problem}")
         names += manual.put(version, source)
         version.finish(identity, source.version, [*names, "lock.txt"])
     except BaseException:

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pbsdock.admin.setup import agent, build, first_process, mom_config, services, slurm_config
+from pbsdock.admin.setup import agent, build, first_process, mom_config, services, slurm_config, spank
 from pbsdock.admin.setup.files import read, weak_spots
 from pbsdock.admin.setup.places import Places
 from pbsdock.admin.setup.render import is_ours
@@ -31,6 +31,8 @@ def check(places: Places, say: Callable[[str], None]) -> int:
     if current is not None and not told:
         for line in _lacking(current):
             say(f"note: {line}")
+    if places.slurm_conf is not None and (line := spank.told(places, current)):
+        say(f"note: {line}")
     if not told:
         say(f"pbsdock is installed correctly in {places.where}")
     return 1 if told else 0
@@ -47,7 +49,7 @@ def wrong(places: Places, *, hurry: bool = False) -> Iterator[str]:
         found = True
         yield line
     if current is not None and not (found and hurry):
-        yield from _program(current)
+        yield from _program(current, places)
         if (previous := versions.previous()) is not None:
             yield from previous.changed()
         for version in versions.all():
@@ -113,7 +115,7 @@ def _same(hook: Path, name: str, current: Version | None) -> Iterator[str]:
         yield f"{hook} is not as it was installed; run install.sh again"
 
 
-def _program(current: Version) -> Iterator[str]:
+def _program(current: Version, places: Places) -> Iterator[str]:
     if not build.works(current):
         yield f"the virtual environment in {current.home}/venv does not work; run install.sh again"
         return
@@ -122,6 +124,8 @@ def _program(current: Version) -> Iterator[str]:
             f"{current.home} lacks a program in C, such as the first process of containers, and there is a C compiler"
             " now; run install.sh again"
         )
+    if spank.is_to_come(current, places):
+        yield f"{current.home} lacks the SPANK plugin, or has another release's: run install.sh again"
     for program in first_process.PROGRAMS:
         if (path := current.library / "pbsdock" / program.name).exists():
             yield from weak_spots(path, 0o755)

@@ -144,8 +144,9 @@ def _slurm_places(options: Options) -> Places:
     root = Path(options.root) if options.root else known.root if known else Path("/")
     default = known.prefix if known and not options.root else root / "opt/pbsdock"
     prefix = Path(options.prefix) if options.prefix else default
-    spool = plain_path(slurm_config.spool(read(conf)))
-    if not spool.is_dir():
+    named = slurm_config.spool(read(conf))
+    spool = plain_path(named) if "%n" not in named else plain_path(named.replace("%n", "n")).parent / Path(named).name
+    if "%n" not in named and not spool.is_dir():
         raise SetupError(f"{conf}: SlurmdSpoolDir {spool} is not a directory; start slurmd once, which makes it")
     return Places(mom_priv=spool, prefix=prefix, root=root, slurm_conf=conf)
 

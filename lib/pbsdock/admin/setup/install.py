@@ -211,7 +211,7 @@ class _PlanRunner:
                 self._do(step, version)
 
     def _version(self, step: plan.MakeVersion) -> Version:
-        found = build.find(self.versions, step.identity)
+        found = build.find(self.versions, step.identity, self.places)
         return found or build.make(
             self.versions,
             self.places,
@@ -282,11 +282,14 @@ class _PlanRunner:
     def _tell_slurm(self, step: plan.TellSlurm) -> None:
         if step.is_written:
             slurm_config.write(step.path, step.wanted)
+            slurm_config.write_stack(self.places)
             self.say(f"wrote pbsdock's block into {step.path} (the old one is {slurm_config.before(step.path)}):")
         else:
             self.say(f"put these lines into {step.path} on all of the cluster's hosts:")
         for line in step.wanted:
             self.say(f"    {line}")
+        self.say(f"{'and' if step.is_written else 'and this one'} into {slurm_config.stack_file(self.places)}:")
+        self.say(f"    {slurm_config.stack_line(self.places)}")
         self.say("then restart slurmctld, which reads PrologFlags when it starts, and run: scontrol reconfigure")
         for line in step.told:
             self.say(f"warning: {line}")

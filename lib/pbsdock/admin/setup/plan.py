@@ -152,6 +152,8 @@ def would(action: Action, places: Places) -> Iterator[str]:
         case TellSlurm():
             yield f"would {'write' if action.is_written else 'ask for'} these lines in {action.path}:"
             yield from (f"    {line}" for line in action.wanted)
+            yield f"would {'write' if action.is_written else 'ask for'} this line in {slurm_config.stack_file(places)}:"
+            yield f"    {slurm_config.stack_line(places)}"
             yield from (f"warning: {line}" for line in action.told)
         case _:
             pass

@@ -44,6 +44,13 @@ class Renderer:
             text = text.replace(mark, str(value))
         return text
 
+    def step_words(self) -> tuple[str, ...]:
+        """What the run hook of a job step of Slurm's has to know: the agent's socket, and the one in Python (run.c)."""
+        code = f"import sys; sys.path.insert(0, {str(self.library)!r})\nfrom pbsdock.hook.client import hook\nhook()"
+        run_dir = str(self.places.run_dir)
+        options = ("--paths", str(self.paths), "--run-dir", run_dir, "slurm-step")
+        return (f"{run_dir}/agent.sock", str(self.python), "-I", "-S", "-c", code, *options)
+
     def places_file(self) -> str:
         """The text of paths.json (:class:`pbsdock.core.paths.Paths`)."""
         places = self.places

@@ -5,6 +5,7 @@ Names are Slurm's own, read without regard to case (slurm.conf(5)). What an Incl
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shutil
@@ -43,22 +44,67 @@ def lines(places: Places) -> list[str]:
     return [*(f"{name}={places.hooks / hook}" for name, hook in _HOOKS.items()), *_COMMON, f"RequeueExit={REQUEUE}"]
 
 
+def stack_file(places: Places) -> Path:
+    """plugstack.conf, as PlugStackConfig or its default beside slurm.conf has it."""
+    assert places.slurm_conf is not None
+    named = settings(read(places.slurm_conf)).get("plugstackconfig", "")
+    return Path(named) if named.startswith("/") else places.slurm_conf.with_name("plugstack.conf")
+
+
+def stack_line(places: Places) -> str:
+    """Its line for job steps. What it names is passed over where it is not there."""
+    return f"include {places.prefix / 'current/slurm/plugstack.conf'}"
+
+
+def has_stack_line(places: Places) -> bool:
+    """Whether it has that line."""
+    return stack_line(places) in [" ".join(line.split()) for line in read(stack_file(places)).splitlines()]
+
+
+def write_stack(places: Places) -> None:
+    """Put the line into plugstack.conf, as a marked block. Raises OSError."""
+    if has_stack_line(places):
+        return
+    path = stack_file(places)
+    text = _BLOCK.sub("", read(path))
+    if text and not text.endswith("\n"):
+        text += "\n"
+    found = path.stat() if path.exists() else None
+    mode = stat.S_IMODE(found.st_mode) if found is not None else 0o644
+    put(path, f"{text}{BEGIN}\n{stack_line(places)}\n{END}\n", mode, like=found)
+
+
+def take_out_stack(places: Places) -> bool:
+    """Take the block out again, and a file that had nothing else; returns whether there was one. Raises OSError."""
+    path = stack_file(places)
+    old = read(path)
+    text = without(old)
+    if text == old:
+        return False
+    found = path.stat()
+    if text.strip():
+        put(path, text, stat.S_IMODE(found.st_mode), like=found)
+    else:
+        path.unlink()
+    return True
+
+
 def settings(text: str) -> dict[str, str]:
     """The settings of a file, by names in lower case; of what is there twice the last."""
     return {name.lower(): value.strip() for name, value in _SETTING.findall(text)}
 
 
 def spool(text: str) -> str:
-    """SlurmdSpoolDir on this node (``%h``: the host's name, ``%n``: the node's, which is taken for the same)."""
-    found = settings(text).get("slurmdspooldir", _SPOOL)
+    """SlurmdSpoolDir on this node (``%h``: the host's name, ``%n``: the node's). Where several slurmds have one each
+    here, with its ``%n`` in it."""
     name = socket.gethostname().split(".")[0]
-    return found.replace("%h", name).replace("%n", name)
+    found = settings(text).get("slurmdspooldir", _SPOOL).replace("%h", name)
+    there = glob.glob(glob.escape(found).replace("%n", "*")) if "%n" in found else []
+    return found if len(there) > 1 else there[0] if there else found.replace("%n", name)
 
 
 def check(text: str, places: Places) -> None:
-    """Refuse a host of cgroup version 2, and a file that names other hooks in the places of ours. Raises SetupError."""
-    if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
-        raise SetupError("this host has cgroup version 2, where containers of Slurm jobs are not supported")
+    """Refuse a file that names other hooks in the places of ours. Raises SetupError."""
     found = settings(_BLOCK.sub("", text))
     for name, hook in _HOOKS.items():
         value = found.get(name.lower(), "")
@@ -85,8 +131,6 @@ def unfit(text: str, where: Path) -> Iterator[str]:
         yield f"{where} has PrologFlags without Alloc: a job that is queued again and soon started may have no Prolog"
     if "nohold" in flags:
         yield f"{where} has PrologFlags with NoHold: a job may begin before pbsdock's Prolog is over"
-    if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
-        yield "this host has cgroup version 2, where containers of Slurm jobs are not supported"
 
 
 def wrong(text: str, places: Places) -> Iterator[str]:

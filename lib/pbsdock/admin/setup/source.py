@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from pbsdock.admin.setup import first_process
+from pbsdock.admin.setup import first_process, spank
 from pbsdock.admin.setup.errors import SetupError
 from pbsdock.admin.setup.places import Places
 
@@ -66,7 +66,7 @@ class Source:
         compiled = {self.package / program.name for program in first_process.PROGRAMS}
         found = [path for path in found if path.is_file() and "__pycache__" not in path.parts and path not in compiled]
         sources = {name for program in first_process.PROGRAMS for name in program.sources}
-        found += [self.first_process / name for name in sources]
+        found += [self.first_process / name for name in sorted({*sources, spank.SOURCE})]
         return sorted([*found, self.lock, self.build_lock, self.directory / "setup.cfg"])
 
     def identity(self, places: Places, instance: str, python: Path) -> str:

@@ -40,6 +40,8 @@ def _uninstall(places: Places, versions: Versions, say: Say) -> int:
     for name in places.mom_hooks:
         _give_back(places, name, say)
     if places.slurm_conf is not None:
+        if slurm_config.take_out_stack(places):
+            say(f"took pbsdock's block out of {slurm_config.stack_file(places)}")
         _take_out_of_slurm(places.slurm_conf, say)
     else:
         _restore_config(places, say)

@@ -21,7 +21,7 @@ _OF_ROOT["list"] = "list_jobs"
 _OF_ADMINS = frozenset({"drain", "undrain", "reload", "config", "images", "pull", "pin", "prune"})
 _OF_USERS = frozenset({"start", "rejoin"})
 _BY_THE_DOOR = ANSWERS | {COMMAND, OVER}
-_OF_RUN_HOOKS = frozenset({"signal", "resize", "adopted", "over", "eof"})
+_OF_RUN_HOOKS = frozenset({"signal", "resize", "adopted", "held", "over", "eof"})
 
 
 def respond(session: Session, message: wire.Message) -> None:

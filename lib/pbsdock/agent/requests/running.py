@@ -9,10 +9,11 @@ from pbsdock.agent import signals, stage, suspend
 from pbsdock.agent.call import read_answer
 from pbsdock.agent.exec_tasks import finish_exec
 from pbsdock.agent.finish import finish
+from pbsdock.agent.held_tasks import let_go
 from pbsdock.agent.requests.own import OwnRequests
 from pbsdock.agent.runs import ExecRun, JobRun, TaskRun
 from pbsdock.agent.tasks import finish_task
-from pbsdock.core.errors import Refusal
+from pbsdock.core.errors import NodeFault, Refusal
 from pbsdock.core.record import State
 from pbsdock.engine.base import EngineError
 from pbsdock.protocol import wire
@@ -84,6 +85,16 @@ class RunningRequests(OwnRequests):
             finish(self.node, running)
         elif isinstance(running, TaskRun):
             finish_task(self.node, running)
+
+    def held(self, message: wire.Message) -> None:
+        """Which process a task is, that the first process holds for it."""
+        running = self._mine(message)
+        if running.channel is not self.session.channel or not isinstance(running, TaskRun):
+            raise Refusal("not-your-run", "only the run hook that waits for a task can tell which process it is")
+        try:
+            let_go(self.node, running, message.number("pid"), self.session.peer.pid)
+        except (Refusal, NodeFault) as error:  # the run hook hears of its end from the first process
+            self.session.notify(error.sentence)
 
     def eof(self, message: wire.Message) -> None:
         """The engine's streams are over; the job is so too, or the engine dropped the connection."""

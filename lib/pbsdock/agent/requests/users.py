@@ -40,6 +40,12 @@ class _Bare(Exception):
     """The job has no container."""
 
 
+def _is_beside(record: Record, message: wire.Message) -> bool:
+    """Whether a step asks for no container, in a job that has one for those of its steps alone that do."""
+    is_asked = message.text("directive") or tickets.of_task(env_of(message))
+    return record.facts.on_demand and record.facts.tasks_only and not is_asked
+
+
 class UserRequests(OwnRequests):
     """One method a request."""
 
@@ -51,14 +57,18 @@ class UserRequests(OwnRequests):
         if record is not None and record.facts.bare:
             self.session.answer(wire.Message("bare"))
             return
-        if record is None or record.facts.mother:
+        is_task = self.node.rm.is_task(self.session.peer.pid)
+        if (record is None or record.facts.mother) and (is_task or not self.node.rm.prepares_at_start):
             try:
                 record = self._by_ticket(message, record)
             except _Bare:
                 self.session.answer(wire.Message("bare"))
                 return
-        if record is None or (message.text("directive") and prepare.is_of_script(record)):
+        if record is None or (message.text("directive") and prepare.is_of_script(record) and not is_task):
             record = self._on_demand(message) or record
+        if is_task and (record is None or _is_beside(record, message)):
+            self.session.answer(wire.Message("bare"))
+            return
         if record is None and self.node.rm.prepares_at_start:
             if (record := self._of_script(message)) is None:
                 self.session.answer(wire.Message("bare"))
@@ -120,6 +130,8 @@ class UserRequests(OwnRequests):
         task = running.name if isinstance(running, TaskRun) else ""
         told = self._adoption(record, running)
         started = wire.Message("started", pid=running.pid, task=task, **told, **admission.told)
+        if task and self.node.rm.moves_tasks:
+            started.fields["held"] = [b"1"]
         if isinstance(running, JobRun):
             running.hook = self._caller()
         if admission.told:
@@ -138,7 +150,11 @@ class UserRequests(OwnRequests):
         return Caller(peer.pid, peer.uid, peer.started)
 
     def _started(self, record: Record, message: wire.Message) -> tuple[Run, Admission]:
-        if record.state is State.READY and record.facts.mother:
+        is_task = self.node.rm.is_task(self.session.peer.pid)
+        if is_task and not record.facts.first_process:
+            sentence = "engine.first_process is off, without which no job step can be brought into its container"
+            raise NodeFault("no-first-process", f"nothing was started: on {self.node.name} {sentence}")
+        if record.state is State.READY and (record.facts.mother or is_task):
             start_for_tasks(self.node, record, self._caller())
         if record.state is State.READY:
             try:
@@ -245,7 +261,7 @@ class UserRequests(OwnRequests):
         return live
 
     def _adoption(self, record: Record, running: Run) -> Mapping[str, str]:
-        if record.facts.mother:
+        if record.facts.mother and not self.node.rm.moves_tasks:
             return {}  # Torque's tools hang where they are run on a sister (observed)
         adoption = self.node.rm.adopt(running.pid, self.session.peer.pid)
         if adoption.skipped:

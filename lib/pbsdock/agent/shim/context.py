@@ -88,7 +88,8 @@ class Context:
     def children(self) -> list[Child]:
         """The job's, the oldest first."""
         record = self.asker.record
-        return [child for child in self.node.children.of(record.name) if child.id] if record is not None else []
+        known = self.node.children.of(record.name) if record is not None else []
+        return [child for child in known if child.id and not child.is_gone]
 
     @property
     def networks(self) -> list[ChildNetwork]:

@@ -12,7 +12,7 @@ from pbsdock.rm.slurm.values import seconds_of
 
 _ANSWER_S = 10.0
 _QUICK_S = 3.0
-_PATH = "/usr/bin:/usr/local/bin:/opt/slurm/bin:/usr/sbin:/usr/local/sbin"
+PATH = "/usr/bin:/usr/local/bin:/opt/slurm/bin:/usr/sbin:/usr/local/sbin"
 _OVER = (
     "COMPLETED",
     "CANCELLED",
@@ -29,7 +29,7 @@ _OVER = (
 class Control:
     """Slurm's commands, looked for in the directories *path*, with the configuration *conf*."""
 
-    def __init__(self, conf: Path, path: str = _PATH) -> None:
+    def __init__(self, conf: Path, path: str = PATH) -> None:
         self._conf = conf
         self._path = path
 
@@ -68,7 +68,7 @@ class Control:
         found = shutil.which(program, path=self._path)
         if found is None:
             return None
-        environment = {"PATH": _PATH, "SLURM_CONF": str(self._conf), "LC_ALL": "C", "TZ": os.environ.get("TZ", "")}
+        environment = {"PATH": PATH, "SLURM_CONF": str(self._conf), "LC_ALL": "C", "TZ": os.environ.get("TZ", "")}
         try:
             done = subprocess.run(
                 [found, *arguments],

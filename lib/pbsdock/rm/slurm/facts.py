@@ -14,6 +14,7 @@ from pbsdock.rm.base import Grant, Job
 from pbsdock.rm.slurm import cgroup
 from pbsdock.rm.slurm.control import Control
 from pbsdock.rm.slurm.prolog_file import PrologFile
+from pbsdock.rm.slurm.spool import script_path
 from pbsdock.rm.slurm.values import counts_of, gpu_ids_of, hosts_of
 from pbsdock.rm.slurm.words import WORDS
 
@@ -31,6 +32,7 @@ class SlurmJob:
     spool: Path
     control: Control
     sysfs: Path = cgroup.SYSFS
+    here: frozenset[str] = frozenset()  # the job's nodes whose slurmds are of this host
 
     @property
     def id(self) -> str:
@@ -60,7 +62,7 @@ class SlurmJob:
     @property
     def script_path(self) -> str:
         """Where slurmd puts the script (``_make_batch_dir`` in its req.c), once the Prolog is over."""
-        return str(self.spool / f"job{int(self.told.job_id):05d}" / "slurm_script")
+        return script_path(self.spool, self.told.node, self.told.job_id)
 
     @property
     def job_file(self) -> str:
@@ -85,16 +87,26 @@ class SlurmJob:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """Of SLURM_NODELIST."""
+        """Of SLURM_NODELIST; those of this host, which have one agent, count as the first of them."""
+        return tuple(name for name, _slots in self._nodes())
+
+    def _nodes(self) -> list[tuple[str, int]]:
+        """Names, and CPUs there."""
         try:
-            return hosts_of(self.told.nodes)
+            names, counts = hosts_of(self.told.nodes), counts_of(self.told.cpus)
         except BadValue:
-            return ()
+            return []
+        found: dict[str, int] = {}
+        mine = next((name for name in names if name in self.here), "")
+        for place, name in enumerate(names):
+            known_as = mine if name in self.here else name
+            found[known_as] = found.get(known_as, 0) + (counts[place] if place < len(counts) else 1)
+        return list(found.items())
 
     @property
     def is_sister(self) -> bool:
-        """Never: containers are made for batch scripts alone, which run on the job's first node."""
-        return False
+        """Whether its first node is of another host."""
+        return bool(self.hosts) and self.hosts[0] not in {self.told.node, *self.here}
 
     @property
     def slots(self) -> int:
@@ -166,5 +178,7 @@ class SlurmJob:
             slots_total=total,
             gpus=len(gpu_ids_of(self.told.gpus)),
             gpu_ids=gpu_ids_of(self.told.gpus),
+            hosts=self.hosts,
+            host_slots=tuple(slots for _name, slots in self._nodes()),
             walltime_s=self.control.time_limit(self.id),
         )

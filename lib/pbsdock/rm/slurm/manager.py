@@ -10,13 +10,17 @@ from pathlib import Path
 from pbsdock.core.errors import BadValue, NodeFault
 from pbsdock.core.pathrules import ClosedPaths
 from pbsdock.rm.base import Adoption, ClientTool, Ended, ResourceManager
-from pbsdock.rm.slurm import cgroup, prolog_file
-from pbsdock.rm.slurm.control import Control
+from pbsdock.rm.slurm import cgroup, prolog_file, unified
+from pbsdock.rm.slurm.client import Clients
+from pbsdock.rm.slurm.control import PATH, Control
 from pbsdock.rm.slurm.facts import SlurmJob
+from pbsdock.rm.slurm.idle import IdleJobs
 from pbsdock.rm.slurm.ids import parse_job_id
+from pbsdock.rm.slurm.spool import script_path, spools
 from pbsdock.rm.slurm.words import WORDS
 
 _SOCKET = re.compile(r".+_([0-9]{1,10})\.[0-9]{1,10}")  # NODE_JOB.STEP, of the slurmstepd of each step
+_TOOLS = "/run/pbsdock/tools"  # in the container (pbsdock.agent.task_tools)
 _EXIT = re.compile(r"([0-9]{1,3}):([0-9]{1,3})")
 
 
@@ -27,6 +31,7 @@ class Slurm(ResourceManager):
     Many methods because ResourceManager has as many."""
 
     prepares_at_start = True  # the script is on the node from then on
+    moves_tasks = True  # their steps' cgroups are where Slurm counts, limits and ends them
     holds_children = True  # they are moved into the step of the process that asks for them
     polite_end_ms = 0
 
@@ -41,12 +46,14 @@ class Slurm(ResourceManager):
         control: Control | None = None,
     ) -> None:
         self.words = WORDS
-        self.closed = ClosedPaths(guarded=(), sealed=(str(spool), str(told)))
+        self.closed = ClosedPaths(guarded=(), sealed=(*map(str, spools(spool)), str(told)))
         self.control = control or Control(conf)
         self._spool = spool
         self._told = told
         self._sysfs = sysfs
         self._owner = owner
+        self._clients = Clients(conf, _TOOLS, PATH)
+        self._idle = IdleJobs(told, self.control.knows)
 
     def job_id(self, text: str) -> str:
         """``12``, or ``12.0`` for a step of it. Raises BadValue."""
@@ -73,7 +80,8 @@ class Slurm(ResourceManager):
             ) from None
 
     def _job(self, told: prolog_file.PrologFile) -> SlurmJob:
-        return SlurmJob(told, self._spool, self.control, self._sysfs)
+        here = prolog_file.nodes_here(self._told, told.job_id)
+        return SlurmJob(told, self._spool, self.control, self._sysfs, here)
 
     def ended(self, argv: Sequence[str], env: Mapping[str, str]) -> Ended:
         """From the Epilog's arguments: the number, and ``SLURM_JOB_EXIT_CODE2`` (CODE:SIGNAL). Raises BadValue."""
@@ -94,12 +102,20 @@ class Slurm(ResourceManager):
             job_id = parse_job_id(argv[0] if argv else "")
         except BadValue:
             return ""
-        return str(self._spool / f"job{int(job_id):05d}" / "slurm_script")
+        try:
+            told = self._read(job_id)
+        except (BadValue, NodeFault):
+            told = None
+        return script_path(self._spool, told.node if told is not None else "", job_id)
 
     def live(self) -> frozenset[str]:
         """The numbers of the jobs that have cgroups, or a slurmstepd. Raises OSError."""
-        names = os.listdir(self._spool)
+        names = [name for spool in spools(self._spool) for name in os.listdir(spool)]
         return cgroup.jobs(self._sysfs) | {match[1] for name in names if (match := _SOCKET.fullmatch(name))}
+
+    def is_idle(self, job_id: str) -> bool:
+        """By what its Prolog has written, and the controller's word."""
+        return self._idle.lives(job_id)
 
     def is_live(self, job_id: str) -> bool:
         """Raises BadValue, OSError."""
@@ -110,10 +126,12 @@ class Slurm(ResourceManager):
         job_id = parse_job_id(job_id)
         try:
             told = self._read(job_id) if self.is_live(job_id) else None
-            is_owners = told is not None and cgroup.owner_of(job_id, told.node, self._sysfs) in (told.uid, None)
         except (OSError, NodeFault):
             return None
-        return self._job(told) if told is not None and is_owners else None
+        if told is None:
+            return None
+        job = self._job(told)
+        return job if cgroup.owner_of(job_id, {told.node, *job.here}, self._sysfs) in (told.uid, None) else None
 
     def knows(self, job_id: str) -> bool | None:
         """As squeue says."""
@@ -142,15 +160,18 @@ class Slurm(ResourceManager):
         return False
 
     def task_client(self) -> tuple[ClientTool | None, str]:
-        """None."""
-        return None, "srun cannot start steps from a container: it would need the cluster's Slurm and munge in it"
+        """srun, and the other commands."""
+        try:
+            return self._clients.find()
+        except OSError as error:
+            return None, f"srun cannot be given to containers: {error}"
 
     def adopts(self) -> tuple[str, str]:
         """By a move into the step's cgroups, which needs no program but slurmd's own plugins."""
-        if (self._sysfs / "cgroup.controllers").exists():
+        if unified.is_here(self._sysfs) and not unified.has_pids(self._sysfs):
             return "", (
-                "this host has cgroup version 2, where containers of Slurm jobs are not supported: Slurm would neither"
-                " count nor end them"
+                "this host's cgroup version 2 has no controller of processes (pids): containers of Slurm jobs are not"
+                " started, as nothing would limit their processes; leave it out of the kernel's cgroup_disable"
             )
         return "cgroup.procs", ""
 
@@ -175,6 +196,18 @@ class Slurm(ResourceManager):
                     continue
         return False
 
+    def nodes_here(self, job_id: str) -> frozenset[str]:
+        """Those whose Prologs have run here."""
+        return prolog_file.nodes_here(self._told, job_id)
+
+    def is_task(self, pid: int) -> bool:
+        """By its cgroups."""
+        return cgroup.is_task(pid)
+
+    def place_of(self, pid: int, job_id: str, uid: int) -> None:
+        """In a step of that job. Raises Refusal, NodeFault."""
+        cgroup.steps_of_hook(pid, job_id, uid)
+
     def take_in(self, first: int, hook: int, job_id: str, uid: int) -> str:
         """Into the cgroups of the run hook's own step. Raises Refusal, NodeFault."""
         return cgroup.take_in(first, hook, job_id, uid, self._sysfs)
@@ -182,7 +215,7 @@ class Slurm(ResourceManager):
     def released(self, job_id: str) -> None:
         """Its cgroups that slurmstepd could not remove, once it has no step any more."""
         try:
-            names = os.listdir(self._spool)
+            names = [name for spool in spools(self._spool) for name in os.listdir(spool)]
         except OSError:
             return
         if not any((match := _SOCKET.fullmatch(name)) and match[1] == job_id for name in names):

@@ -67,6 +67,11 @@ def parse(job_id: str, data: bytes) -> PrologFile:
     )
 
 
+def nodes_here(directory: Path, job_id: str) -> frozenset[str]:
+    """The nodes of a job whose Prologs have run on this host: each has left a file ``JOB.NODE``."""
+    return frozenset(path.name.partition(".")[2] for path in directory.glob(f"{job_id}.*"))
+
+
 def read(directory: Path, job_id: str, *, owner: int = 0) -> PrologFile | None:
     """None where its Prolog has written none. *owner* is who must have. Raises BadValue, OSError."""
     try:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from pbsdock.core.errors import BadValue
 from pbsdock.core.pathrules import ClosedPaths
+from pbsdock.rm import client_tools
 from pbsdock.rm.base import Adoption, ClientTool, Ended, ResourceManager
-from pbsdock.rm.torque import client_tools, server, settings, tools
+from pbsdock.rm.torque import server, settings, tools
 from pbsdock.rm.torque import sessions as moms_sessions
 from pbsdock.rm.torque.args import parse_epilogue_argv, parse_prologue_argv
 from pbsdock.rm.torque.facts import LiveJob, Prologue
@@ -34,6 +35,7 @@ class Torque(ResourceManager):
     Many methods because ResourceManager has as many."""
 
     prepares_at_start = False
+    moves_tasks = False
     holds_children = True
     polite_end_ms = 600_000  # a script's own trap; pbs_mom's kill delay is shorter
 
@@ -166,6 +168,21 @@ class Torque(ResourceManager):
     def is_running(self) -> bool:
         """Whether root has a pbs_mom."""
         return bool(tools.moms_prefixes())
+
+    def is_idle(self, job_id: str) -> bool:
+        """Never: mom's file is there as long as the job."""
+        return False
+
+    def nodes_here(self, job_id: str) -> frozenset[str]:
+        """One mom a host, by its name."""
+        return frozenset({self._node})
+
+    def is_task(self, pid: int) -> bool:
+        """Nothing tells."""
+        return False
+
+    def place_of(self, pid: int, job_id: str, uid: int) -> None:
+        """Not asked: no task is moved."""
 
     def take_in(self, first: int, hook: int, job_id: str, uid: int) -> str:
         """Nowhere: Torque counts sessions, see :meth:`adopt`."""

@@ -42,14 +42,17 @@ def libraries(listed: str) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]
     return tuple(found), tuple(lacking)
 
 
-def look_at(path: str) -> tuple[ClientTool | None, str]:
-    """The program *path* with its loader and libraries, or None and why it cannot be given to containers."""
+def look_at(path: str, *, loader: str | None = None) -> tuple[ClientTool | None, str]:
+    """The program *path* with its loader and libraries, or None and why it cannot be given to containers.
+
+    *loader* is that of the program that loads it, where it is a library itself.
+    """
     try:
         with open(path, "rb") as file:
             head = file.read(65536)
     except OSError as error:
         return None, f"{path} cannot be read: {error.strerror}"
-    loader = interpreter(head)
+    loader = loader or interpreter(head)
     if loader is None:
         return None, f"{path} is no program of this machine's kind"
     if not loader:
