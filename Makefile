@@ -53,6 +53,7 @@ mpi: setup
 
 bench: setup
 	@$(PYTHON) bench/bench.py
+	@$(PYTHON) bench/slurm.py
 
 lint: .venv/stamp
 	$(PYTHON) -m ruff format --check .
