@@ -255,3 +255,29 @@ def test_a_network_of_its_own_has_no_srun(slurm: SlurmSite) -> None:
     """Which is said in a sentence."""
     done = slurm.cluster.run(f"#!/bin/sh\n#DOCKER --network none {IMAGE}\nsrun true\n")
     assert "srun: cannot work here: the container has network 'none'" in done.output, done.output
+
+
+def test_the_agent_is_killed_in_mid_step(slurm: SlurmSite) -> None:
+    """The step goes on and ends as it would have, the allocation's next one is in the same container, and all is
+    released."""
+    mark = f"agent-{NODE}"
+    steps = f"srun sh -c 'echo x >/tmp/made; sleep 4; exit 3' {mark}; echo $?; srun cat /tmp/made"
+    entry = pwd.getpwnam(USERS[0])
+    with subprocess.Popen(
+        ["salloc", "-Q", "sh", "-c", steps],
+        env={**slurm.cluster.environment, "HOME": entry.pw_dir, "PBSDOCK": IMAGE},
+        cwd=entry.pw_dir,
+        user=entry.pw_uid,
+        group=entry.pw_gid,
+        extra_groups=[],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as launched:
+        wait_until("the step runs", lambda: bool(_inside(slurm, mark)))
+        slurm.instance.kill_agent()
+        assert slurm.instance.command("ps").returncode != 0
+        # Nobody starts an agent but the next job's Prolog, or the health check.
+        slurm.cluster.launch("srun", "--overlap", "-n1", "true", user=USERS[1])
+        said, _ = launched.communicate(timeout=60)
+    assert [line for line in said.splitlines() if not line.startswith("srun: error")] == ["3", "x"], said
