@@ -169,9 +169,9 @@ def test_signals_go_to_the_task_alone(slurm: SlurmSite) -> None:
     assert outputs[0] == outputs[1]
 
 
-def test_two_slurmds_of_one_host(two_nodes: SlurmSite) -> None:
+def test_two_slurmds_of_one_host(slurm_pair: SlurmSite) -> None:
     """A script on the first, tasks on both, each in the cgroups of its own slurmd's step; the job's end empties both."""
-    cluster = two_nodes.cluster
+    cluster = slurm_pair.cluster
     script = (
         f"#!/bin/sh\n{DIRECTIVE}{WHERE}\nsrun sh -c '{WHERE}; echo $SLURMD_NODENAME; grep memory: /proc/self/cgroup'\n"
         "srun sh -c 'exit $((SLURM_NODEID + 2))'; echo code $?\n"
@@ -189,9 +189,9 @@ def test_two_slurmds_of_one_host(two_nodes: SlurmSite) -> None:
     assert "code 3" in lines
 
 
-def test_an_allocation_of_two_slurmds(two_nodes: SlurmSite) -> None:
+def test_an_allocation_of_two_slurmds(slurm_pair: SlurmSite) -> None:
     """Without a script; and the Epilog that comes first leaves the other node's tasks their time."""
-    done = two_nodes.cluster.launch("srun", "-N2", "-l", "sh", "-c", WHERE, PBSDOCK=IMAGE)
+    done = slurm_pair.cluster.launch("srun", "-N2", "-l", "sh", "-c", WHERE, PBSDOCK=IMAGE)
     assert sorted(done.stdout.splitlines()) == ["0: image", "1: image"], done
 
 
@@ -214,20 +214,20 @@ int main(int argc, char **argv) {
 @pytest.mark.skipif(
     shutil.which("mpicc") is None, reason="needs Debian's openmpi-bin and libopenmpi-dev (tests/setup.sh)"
 )
-def test_mpi_between_two_slurmds(two_nodes: SlurmSite) -> None:
+def test_mpi_between_two_slurmds(slurm_pair: SlurmSite) -> None:
     """Open MPI by PMIx, from the command line and from a contained script, and by its own mpirun."""
     program = Path(pwd.getpwnam(USERS[0]).pw_dir) / "hello-mpi"
     subprocess.run(["mpicc", "-x", "c", "-", "-o", str(program)], input=_PROGRAM, text=True, check=True)
-    instance = two_nodes.instance
+    instance = slurm_pair.instance
     allow = '\n[mounts]\nallow = ["/usr", "/etc/alternatives"]\n'
     instance.configure(instance.config.read_text().replace("\n[mounts]\n", allow))
     image = f"-v /usr:/usr:ro -v /etc/alternatives:/etc/alternatives:ro {HOST_IMAGE}"
     expected = [f"rank {rank} of 2, sum 1, image" for rank in (0, 1)]
-    done = two_nodes.cluster.launch("srun", "--mpi=pmix", "-N2", str(program), PBSDOCK=image)
+    done = slurm_pair.cluster.launch("srun", "--mpi=pmix", "-N2", str(program), PBSDOCK=image)
     assert sorted(done.stdout.splitlines()) == expected, done
     for command in ("srun --mpi=pmix", "mpirun --oversubscribe"):
         script = f"#!/bin/sh\n#DOCKER {image}\n{command} {program}\n"
-        over = two_nodes.cluster.run(script, "-N2", "--ntasks-per-node=1")
+        over = slurm_pair.cluster.run(script, "-N2", "--ntasks-per-node=1")
         assert sorted(over.output.splitlines()) == expected, (command, over)
 
 

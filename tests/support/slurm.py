@@ -381,7 +381,7 @@ def slurm(slurm_installed: SlurmSite) -> Iterator[SlurmSite]:
 
 
 @pytest.fixture
-def two_nodes(two_slurmds: SlurmSite) -> Iterator[SlurmSite]:
+def slurm_pair(two_slurmds: SlurmSite) -> Iterator[SlurmSite]:
     """The same with two slurmds."""
     yield from _emptied(two_slurmds)
 
