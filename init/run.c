@@ -630,6 +630,8 @@ int main(int argc, char **argv) {
 	is_slurm = !strcmp(hook, "slurm");
 	if (!is_step)
 		job = variable(is_slurm ? "SLURM_JOB_ID" : "PBS_JOBID");
+	if (is_slurm && !is_step && variable("SHLVL") && !strcmp(variable("SHLVL"), "0"))
+		unsetenv("SHLVL"); /* bash, which has executed this, makes one */
 	for (int fd = 0; fd < 3; fd++)
 		if (fstat(fd, &about_it))
 			open("/dev/null", O_RDWR); /* the lowest that is free: none of ours comes in its place */

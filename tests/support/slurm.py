@@ -221,7 +221,7 @@ class Cluster:
 
     def output(self, job: str, user: str = USERS[0]) -> Path:
         """Where a job writes to: a name of this run's alone, since other runs use the same homes."""
-        return Path(pwd.getpwnam(user).pw_dir) / f"{NODE}-{job}.out"
+        return Path(pwd.getpwnam(user).pw_dir) / f"{NODE}-{self.top.name}-{job}.out"
 
     def show(self, job: str) -> dict[str, str]:
         """What the controller says of a job."""

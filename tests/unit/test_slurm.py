@@ -214,6 +214,20 @@ def _unified(top: Path) -> Path:
     return top
 
 
+def test_whose_a_job_is_on_this_node_fake_tree(tmp_path: Path) -> None:
+    """Another cluster of the host has jobs of the same numbers, and of other users."""
+    for place in (
+        "slurm_other/uid_1002/job_7",
+        "slurm_other/uid_1002/job_8",
+        "slurm_n1/uid_1001/job_7",
+        "slurm/uid_5/job_9",
+    ):
+        (tmp_path / "freezer" / place).mkdir(parents=True)
+    owners = [cgroup.owner_of(job, ["n2", "n1"], tmp_path) for job in ("7", "8", "9")]
+
+    assert owners == [1001, None, 5]
+
+
 def _in_v2(hook: str) -> Callable[[int], dict[str, str]]:
     """What the kernel says of run hook 1, and of container 42, which is where it was moved to once it is asked again."""
     asked = [f"/{V2}/job_7/step_batch/user/task_0", "/job.slice/docker-1.scope"]
@@ -226,7 +240,7 @@ def test_what_a_job_has_on_version_2_fake_tree(tmp_path: Path) -> None:
     assert cgroup.jobs(sysfs) == {"7"}
     assert cgroup.memory_of("7", "vm", sysfs) == 64 << 20
     assert cgroup.cpus_of("7", "vm", sysfs) == "0-1"
-    assert cgroup.owner_of("7", sysfs) is None
+    assert cgroup.owner_of("7", ["vm"], sysfs) is None
     (sysfs / f"{V2}/job_7/memory.max").write_text("max\n")
     assert cgroup.memory_of("7", "vm", sysfs) is None
     assert cgroup.memory_of("8", "vm", sysfs) is None

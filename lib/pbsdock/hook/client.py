@@ -45,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     if verb == "slurm-run":
         from pbsdock.hook.runner import Runner
 
+        if os.environ.get("SHLVL") == "0":  # bash, which has executed this, makes one
+            del os.environ["SHLVL"]
         runner = Runner(f"{run_dir}/agent.sock", os.environ.get("SLURM_JOB_ID", ""), is_slurm=True)
         return runner.run(rest, os.environ.get("PBSDOCK", ""))
     if verb == "slurm-step":

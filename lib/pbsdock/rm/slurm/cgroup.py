@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,12 +65,12 @@ def jobs(sysfs: Path = SYSFS) -> frozenset[str]:
     return frozenset(found)
 
 
-def owner_of(job: str, sysfs: Path = SYSFS) -> int | None:
-    """Whose a job is, by its cgroup; None without one, and on version 2. Raises OSError."""
+def owner_of(job: str, nodes: Iterable[str], sysfs: Path = SYSFS) -> int | None:
+    """Whose a job is, by its cgroup on one of *nodes*; None without one, and on version 2."""
     if unified.is_here(sysfs):
         return None
-    for top in _tops(sysfs, "freezer"):
-        for place in top.glob(f"uid_*/job_{job}"):
+    for top in ("slurm", *(f"slurm_{node}" for node in nodes)):  # another cluster's has jobs of the same numbers
+        for place in (sysfs / "freezer" / top).glob(f"uid_*/job_{job}"):
             return int(place.parent.name.removeprefix("uid_"))
     return None
 

@@ -126,10 +126,12 @@ class Slurm(ResourceManager):
         job_id = parse_job_id(job_id)
         try:
             told = self._read(job_id) if self.is_live(job_id) else None
-            is_owners = told is not None and cgroup.owner_of(job_id, self._sysfs) in (told.uid, None)
         except (OSError, NodeFault):
             return None
-        return self._job(told) if told is not None and is_owners else None
+        if told is None:
+            return None
+        job = self._job(told)
+        return job if cgroup.owner_of(job_id, {told.node, *job.here}, self._sysfs) in (told.uid, None) else None
 
     def knows(self, job_id: str) -> bool | None:
         """As squeue says."""
