@@ -169,9 +169,9 @@ def test_signals_go_to_the_task_alone(slurm: SlurmSite) -> None:
     assert outputs[0] == outputs[1]
 
 
-def test_two_slurmds_of_one_host(two_nodes: SlurmSite) -> None:
+def test_two_slurmds_of_one_host(slurm_pair: SlurmSite) -> None:
     """A script on the first, tasks on both, each in the cgroups of its own slurmd's step; the job's end empties both."""
-    cluster = two_nodes.cluster
+    cluster = slurm_pair.cluster
     script = (
         f"#!/bin/sh\n{DIRECTIVE}{WHERE}\nsrun sh -c '{WHERE}; echo $SLURMD_NODENAME; grep memory: /proc/self/cgroup'\n"
         "srun sh -c 'exit $((SLURM_NODEID + 2))'; echo code $?\n"
@@ -189,9 +189,9 @@ def test_two_slurmds_of_one_host(two_nodes: SlurmSite) -> None:
     assert "code 3" in lines
 
 
-def test_an_allocation_of_two_slurmds(two_nodes: SlurmSite) -> None:
+def test_an_allocation_of_two_slurmds(slurm_pair: SlurmSite) -> None:
     """Without a script; and the Epilog that comes first leaves the other node's tasks their time."""
-    done = two_nodes.cluster.launch("srun", "-N2", "-l", "sh", "-c", WHERE, PBSDOCK=IMAGE)
+    done = slurm_pair.cluster.launch("srun", "-N2", "-l", "sh", "-c", WHERE, PBSDOCK=IMAGE)
     assert sorted(done.stdout.splitlines()) == ["0: image", "1: image"], done
 
 
@@ -214,20 +214,20 @@ int main(int argc, char **argv) {
 @pytest.mark.skipif(
     shutil.which("mpicc") is None, reason="needs Debian's openmpi-bin and libopenmpi-dev (tests/setup.sh)"
 )
-def test_mpi_between_two_slurmds(two_nodes: SlurmSite) -> None:
+def test_mpi_between_two_slurmds(slurm_pair: SlurmSite) -> None:
     """Open MPI by PMIx, from the command line and from a contained script, and by its own mpirun."""
     program = Path(pwd.getpwnam(USERS[0]).pw_dir) / "hello-mpi"
     subprocess.run(["mpicc", "-x", "c", "-", "-o", str(program)], input=_PROGRAM, text=True, check=True)
-    instance = two_nodes.instance
+    instance = slurm_pair.instance
     allow = '\n[mounts]\nallow = ["/usr", "/etc/alternatives"]\n'
     instance.configure(instance.config.read_text().replace("\n[mounts]\n", allow))
     image = f"-v /usr:/usr:ro -v /etc/alternatives:/etc/alternatives:ro {HOST_IMAGE}"
     expected = [f"rank {rank} of 2, sum 1, image" for rank in (0, 1)]
-    done = two_nodes.cluster.launch("srun", "--mpi=pmix", "-N2", str(program), PBSDOCK=image)
+    done = slurm_pair.cluster.launch("srun", "--mpi=pmix", "-N2", str(program), PBSDOCK=image)
     assert sorted(done.stdout.splitlines()) == expected, done
     for command in ("srun --mpi=pmix", "mpirun --oversubscribe"):
         script = f"#!/bin/sh\n#DOCKER {image}\n{command} {program}\n"
-        over = two_nodes.cluster.run(script, "-N2", "--ntasks-per-node=1")
+        over = slurm_pair.cluster.run(script, "-N2", "--ntasks-per-node=1")
         assert sorted(over.output.splitlines()) == expected, (command, over)
 
 
@@ -255,3 +255,29 @@ def test_a_network_of_its_own_has_no_srun(slurm: SlurmSite) -> None:
     """Which is said in a sentence."""
     done = slurm.cluster.run(f"#!/bin/sh\n#DOCKER --network none {IMAGE}\nsrun true\n")
     assert "srun: cannot work here: the container has network 'none'" in done.output, done.output
+
+
+def test_the_agent_is_killed_in_mid_step(slurm: SlurmSite) -> None:
+    """The step goes on and ends as it would have, the allocation's next one is in the same container, and all is
+    released."""
+    mark = f"agent-{NODE}"
+    steps = f"srun sh -c 'echo x >/tmp/made; sleep 4; exit 3' {mark}; echo $?; srun cat /tmp/made"
+    entry = pwd.getpwnam(USERS[0])
+    with subprocess.Popen(
+        ["salloc", "-Q", "sh", "-c", steps],
+        env={**slurm.cluster.environment, "HOME": entry.pw_dir, "PBSDOCK": IMAGE},
+        cwd=entry.pw_dir,
+        user=entry.pw_uid,
+        group=entry.pw_gid,
+        extra_groups=[],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as launched:
+        wait_until("the step runs", lambda: bool(_inside(slurm, mark)))
+        slurm.instance.kill_agent()
+        assert slurm.instance.command("ps").returncode != 0
+        # Nobody starts an agent but the next job's Prolog, or the health check.
+        slurm.cluster.launch("srun", "--overlap", "-n1", "true", user=USERS[1])
+        said, _ = launched.communicate(timeout=60)
+    assert [line for line in said.splitlines() if not line.startswith("srun: error")] == ["3", "x"], said

@@ -247,8 +247,8 @@ class Cluster:
             wait_until(f"job {job} ends", lambda: self.state(job) in _OVER, seconds)
         except AssertionError as error:
             said = path.read_text(errors="replace") if path.exists() else "nothing"
-            log = (self.top / "slurmd.log").read_text(errors="replace").splitlines()[-8:]
-            raise AssertionError(f"{error}; it says {said!r}, and slurmd {log}; it is {self.show(job)}") from None
+            logs = [path.read_text(errors="replace").splitlines()[-8:] for path in sorted(self.top.glob("slurmd*.log"))]
+            raise AssertionError(f"{error}; it says {said!r}, and slurmd {logs}; it is {self.show(job)}") from None
         wait_until(f"job {job} has left the node", lambda: not self.cgroups(job))
         shown = self.show(job)
         output = path.read_text(errors="replace") if path.exists() else ""
@@ -381,7 +381,7 @@ def slurm(slurm_installed: SlurmSite) -> Iterator[SlurmSite]:
 
 
 @pytest.fixture
-def two_nodes(two_slurmds: SlurmSite) -> Iterator[SlurmSite]:
+def slurm_pair(two_slurmds: SlurmSite) -> Iterator[SlurmSite]:
     """The same with two slurmds."""
     yield from _emptied(two_slurmds)
 

@@ -20,13 +20,15 @@ _SIGKILL = 9
 
 
 def let_go(node: Node, running: TaskRun, pid: int, hook: int) -> None:
-    """Move process *pid*, by which the task is held, to where its run hook *hook* is, and let it go on.
+    """Move process *pid*, by which the task is held, to where its run hook *hook* is, and let it go on. One that has
+    gone on already is left alone: a run hook that has lost its agent tells of it once more.
 
-    Raises Refusal, NodeFault; the task is over then.
+    Raises Refusal, NodeFault; the task is over then, unless *pid* is none.
     """
     record = running.record
+    if not (inside := _number_inside(pid, record.facts.pid)):
+        return
     try:
-        inside = _number_inside(pid, record.facts.pid)
         node.rm.take_in(pid, hook, record.job_id, record.uid)
         with suppress(OSError):  # CPUs that its cpuset has not
             os.sched_setaffinity(pid, os.sched_getaffinity(hook))
@@ -42,15 +44,16 @@ def let_go(node: Node, running: TaskRun, pid: int, hook: int) -> None:
 
 
 def _number_inside(pid: int, first: int) -> int:
-    """The number that a child of the first process *first*, which has run nothing yet, has in the container.
+    """The number that a child of the first process *first*, which has run nothing yet, has in the container; 0 for one
+    that has become its program.
 
     Raises Refusal.
     """
     try:
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         is_held = os.path.samestat(os.stat(f"/proc/{pid}/exe"), os.stat(f"/proc/{first}/exe"))
-        if int(status["PPid"]) == first and is_held:
-            return int(status["NSpid"].split()[-1])
+        if int(status["PPid"]) == first:
+            return int(status["NSpid"].split()[-1]) if is_held else 0
     except (OSError, ValueError, KeyError):
         pass
     raise Refusal("not-held", f"process {pid} is not held by the container's first process")
