@@ -38,14 +38,14 @@ def _record(node: FakeNode, *, nodes: int = 2, network: str = "host", **facts: o
 
 def test_a_directory_of_roots_own(node: FakeNode) -> None:
     """Made once; programs for all to run and nobody to change."""
-    ((source, target),) = task_tools.provide(node, _record(node))
+    (((source, target),), _account) = task_tools.provide(node, _record(node))
 
     assert target == "/run/pbsdock/tools"
     found = {str(path.relative_to(source)): path for path in Path(source).rglob("*") if path.is_file()}
     assert set(found) == {"bin/tm-agent", "bin/pbsdsh", "libexec/pbsdsh", "lib/loader", "lib/libx.so.1"}
     assert {path.stat().st_mode & 0o777 for path in found.values()} == {0o555}
     inode = Path(source).stat().st_ino
-    assert task_tools.provide(node, _record(node)) == [(source, target)]
+    assert task_tools.provide(node, _record(node)) == ([(source, target)], "")
     assert Path(source).stat().st_ino == inode
 
 
@@ -53,18 +53,18 @@ def test_only_for_several_nodes(node: FakeNode) -> None:
     """A job of one node pays nothing."""
     record = _record(node, nodes=1)
 
-    assert task_tools.provide(node, record) == []
+    assert task_tools.provide(node, record) == ([], "")
     assert task_tools.environment(node, record, {"PATH": "/bin"}) == {"PATH": "/bin"}
 
 
 def test_another_version_is_another_directory(node: FakeNode) -> None:
     """A job that runs keeps what it has; what no job has is removed."""
-    (old,) = task_tools.provide(node, _record(node))
+    ((old,), _account) = task_tools.provide(node, _record(node))
     running = _record(node, own_files=(old,))
     agent = task_tools.program(node.paths)
     shutil.copy("/bin/cat", agent)
 
-    (new,) = task_tools.provide(node, _record(node))
+    ((new,), _account) = task_tools.provide(node, _record(node))
 
     assert new != old
     assert Path(old[0]).is_dir()
@@ -86,7 +86,7 @@ def test_without_a_client(node: FakeNode, tmp_path: Path, monkeypatch: pytest.Mo
     said: list[str] = []
     monkeypatch.setattr(node, "emit", lambda event, *_, **fields: said.append(f"{event}: {fields.get('reason')}"))
 
-    ((source, _target),) = task_tools.provide(node, _record(node))
+    (((source, _target),), _account) = task_tools.provide(node, _record(node))
 
     assert not (Path(source) / "libexec").exists()
     assert (Path(source) / "bin/tm-agent").exists()

@@ -170,6 +170,7 @@ PROBES: dict[str, Probe] = {
     "gpus-failed": nothing,
     "image-gone": engine,
     "job-busy": nothing,
+    "no-first-process": nothing,
     "no-job-file": nothing,
     "no-limits": nothing,
     "no-prolog": nothing,

@@ -47,7 +47,9 @@ def end(pid: int, started: int, seconds: float) -> bool:
     try:
         if alive(pid, started):  # looked at after it was pinned
             signal.pidfd_send_signal(fd, signal.SIGKILL)
-            return bool(select.select([fd], [], [], seconds)[0])
+            over = select.poll()
+            over.register(fd, select.POLLIN)
+            return bool(over.poll(seconds * 1000))
     except ProcessLookupError:
         pass
     finally:
