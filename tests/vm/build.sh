@@ -14,6 +14,7 @@ cd "$work"
 
 packages=systemd,systemd-sysv,dbus,docker.io,iptables,python3,python3-venv,busybox-static,kmod,iproute2,procps,logrotate,crun
 packages+=,slurmctld,slurmd,slurm-client,slurm-wlm-basic-plugins,munge # Slurm 22.05 in Debian 12, 24.11 in Debian 13
+packages+=,gcc,libc6-dev,libslurm-dev # the SPANK plugin is compiled where it is installed
 [ "$suite" = bookworm ] || packages+=,docker-cli # a package of its own since Debian 13
 apt-config dump Acquire >apt.conf # proxies and the like; mmdebstrap asks apt for nothing of the host's otherwise
 own=$(. /etc/os-release && echo "$VERSION_CODENAME")

@@ -7,6 +7,7 @@ import shlex
 from dataclasses import dataclass
 
 from tests.vm.lab import IMAGE, Lab
+from tests.vm.machine import Result
 
 CONF = "/etc/slurm/slurm.conf"
 SCOPE = "/sys/fs/cgroup/system.slice/node_slurmstepd.scope"
@@ -69,6 +70,11 @@ class SlurmLab(Lab):
     def both(self, body: str, *options: str) -> tuple[str, str]:
         """The same script bare and contained, at the same time."""
         return self.submit(body, *options, image=""), self.submit(body, *options)
+
+    def launch(self, command: str, *, image: str = IMAGE) -> Result:
+        """What *command* prints, which starts steps outside of a batch job, and its exit code; bare without an image."""
+        asked = f"PBSDOCK={shlex.quote(image)} " if image else ""
+        return self.run(f"su pbsdock-a -c {shlex.quote(f'cd {_HOME} && {asked}timeout 100 {command}')}")
 
     def until_says(self, word: str, *jobs: str) -> None:
         """Wait until each has written *word*."""

@@ -1,4 +1,4 @@
-"""Batch jobs of a real Slurm on systemd and cgroup v2: what it says of a contained script is what it says of a bare one.
+"""Jobs of a real Slurm on systemd and cgroup v2: what it says of contained scripts and steps is what it says of bare ones.
 
 Slurm 22.05 with Docker 20.10, and 24.11 with Docker 26.1. Each test leaves the machine empty and the node in service.
 """
@@ -6,6 +6,7 @@ Slurm 22.05 with Docker 20.10, and 24.11 with Docker 26.1. Each test leaves the 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,7 @@ from tests.vm.lab import IMAGE
 from tests.vm.slurm_lab import SCOPE, Done, SlurmLab
 
 pytestmark = [pytest.mark.engine, pytest.mark.full, pytest.mark.timeout(2400)]
+WHERE = "test -e /etc/debian_version && echo host || echo image"
 TRAPS = "trap 'echo told' TERM; echo begun; while :; do sleep 0.5; done"
 
 
@@ -40,7 +42,7 @@ def lab(machine: SlurmLab) -> Iterator[SlurmLab]:
     yield machine
     machine.check("squeue -h -o %i | xargs -r scancel; true")
     assert machine.left() == ""
-    assert machine.check("sinfo -h -o %T").strip() == "idle"
+    machine.until("the node is idle", "sinfo -h -o %T | grep -x idle")  # "planned" until the scheduler looks again
 
 
 def finished(lab: SlurmLab, job: str) -> dict[str, object]:
@@ -174,6 +176,77 @@ def test_no_device_of_an_image_opens(lab: SlurmLab) -> None:
     assert "/disk: Permission denied\n0\n" in said
     assert "mknod: /tmp/d: Operation not permitted" in said
     assert not {"vda", "kmsg", "mem", "fuse"} & set(said.split())
+
+
+def processes(lab: SlurmLab, cgroup: str) -> list[str]:
+    """The numbers of those in a cgroup itself."""
+    return lab.check(f"cat {cgroup}/cgroup.procs").split()
+
+
+def test_steps_of_a_contained_script(lab: SlurmLab) -> None:
+    """Each task in its own cgroup of its step, in the script's container; exit codes, scancel of a step, its memory and
+    what it leaves are a bare one's."""
+    body = (
+        "srun -n2 sh -c 'echo begun; until [ -e $HOME/go ]; do sleep 0.5; done; exit 3'; echo code $?\n"
+        "srun -n1 sh -c 'sleep 317 & echo second; sleep 300'; echo cancelled $?\n"
+        "srun -n1 --mem=40 sh -c 'head -c 150000000 /dev/zero | tail | wc -c'; echo full $?\n"
+        "srun -n1 sh -c 'sleep 318 & exit 4'; echo left $?"
+    )
+    jobs = bare, job = lab.both(body, "-n2", "--mem=200")
+    for number in jobs:
+        lab.until("both tasks run", f"test $(grep -c begun /home/pbsdock-a/out-{number}) = 2")
+    tasks = [f"{SCOPE}/job_{job}/step_0/user/task_{task}" for task in (0, 1)]
+    inside = lab.check(f"readlink /proc/{lab.first_process(job)}/ns/mnt").strip()
+    for task in tasks:
+        names = [lab.run(f"readlink /proc/{pid}/ns/mnt").out.strip() for pid in processes(lab, task)]
+        assert inside in names
+        assert lab.check(f"cat {task}/pids.max").strip() == "4096"
+    assert not set(processes(lab, tasks[0])) & set(processes(lab, tasks[1]))
+    count = f"sstat -nP -j {bare}.0,{job}.0 -o NTasks,MaxRSS"
+    lab.until("Slurm has counted", f"test $({count} | grep -cE '^2\\|[1-9]') = 2")
+    lab.check("touch /home/pbsdock-a/go")
+    lab.until_says("second", *jobs)
+    lab.check("rm /home/pbsdock-a/go")
+    lab.check(f"scancel {bare}.1 {job}.1")
+    ends = [lab.wait(number) for number in jobs]
+    assert lab.run("pgrep -x sleep -a | grep -E ' 31[78]$'").out == ""
+    lines = re.compile(r"(?m)^(?:begun|second|[a-z]+ [0-9]+|slurmstepd.*)$")
+    said = [sorted(lines.findall(re.sub(r"\b[0-9N]+\.[0-9N]+\b", "STEP", done.output))) for done in ends]
+    assert said[0] == said[1]
+    assert {"code 3", "left 4"} <= set(said[1])
+    assert {"cancelled", "full"} <= {line.split()[0] for line in said[1]}
+    assert any("oom-kill" in line for line in said[1])
+    assert [(done.state, done.exit) for done in ends] == [("COMPLETED", "0:0")] * 2
+
+
+def test_steps_of_an_allocation_without_a_script(lab: SlurmLab) -> None:
+    """By srun, with a terminal, and by salloc, whose container waits between steps outside of them."""
+    for image, where in (("", "host"), (IMAGE, "image")):
+        done = lab.launch(f"srun -Q -n2 sh -c '{WHERE}; exit 7'", image=image)
+        assert (done.status, done.out.splitlines().count(where)) == (7, 2), done
+    inner = f"test -t 0 && test -t 1 && echo terminal; {WHERE}; exit 6"
+    done = lab.launch(f"script -qec \"srun -Q --pty sh -c '{inner}'\" /dev/null")
+    assert done.status == 6, done
+    assert {"terminal", "image"} <= {line.strip("^@\r ") for line in done.out.splitlines()}
+    steps = (
+        "srun sh -c 'cat /proc/self/cgroup; echo x >/tmp/made'; until [ -e go ]; do sleep 0.5; done; srun cat /tmp/made;"
+        f" {WHERE}; exit 5"
+    )
+    lab.check(f"cat >/home/pbsdock-a/steps.sh <<'END'\n{steps}\nEND")
+    lab.check(
+        "cat >/home/pbsdock-a/alloc.sh <<'END'\ncd; exec >out-alloc 2>&1; salloc -Q sh steps.sh; echo code $?\nEND\n"
+        f"systemd-run --quiet --collect --uid=pbsdock-a -E HOME=/home/pbsdock-a -E PBSDOCK={IMAGE} sh /home/pbsdock-a/alloc.sh"
+    )
+    lab.until("the first step is over", "test $(grep -c task_0 /home/pbsdock-a/out-alloc) = 1")
+    job = lab.check("squeue -h -t R -o %i").strip()
+    lab.until("it has no step", f"! ls {SCOPE}/job_{job}/step_0")
+    assert "slurmstepd" not in lab.check(f"cat /proc/{lab.first_process(job)}/cgroup")
+    lab.check("touch /home/pbsdock-a/go")
+    lab.until("it is over", "grep -q code /home/pbsdock-a/out-alloc")
+    lab.check("rm /home/pbsdock-a/go")
+    said = lab.check("cat /home/pbsdock-a/out-alloc").splitlines()
+    assert said[0].endswith(f"/job_{job}/step_0/user/task_0")
+    assert said[1:] == ["x", "host", "code 5"]
 
 
 def test_with_the_engines_other_driver(lab: SlurmLab) -> None:

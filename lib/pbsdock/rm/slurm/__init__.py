@@ -1,7 +1,6 @@
-"""Slurm: ids, what slurmd tells the Prolog, its cgroups of version 1, and :class:`Slurm` above them.
+"""Slurm: ids, what slurmd tells the Prolog, its cgroups of versions 1 and 2, and :class:`Slurm` above them.
 
-Facts were measured on Slurm 22.05 and read in its source, where each module says. Version 2 of cgroups is not
-supported.
+Facts were measured on Slurm 22.05, of version 2 on 24.11 as well, and read in its source, where each module says.
 """
 
 from __future__ import annotations
