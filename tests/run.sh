@@ -9,7 +9,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 python=.venv/bin/python
 
-most_again=5
+most_again=8
 
 # A shell has what it starts beside itself ignore these, and a test of signals would inherit that.
 pytest() { env --default-signal=HUP,INT,QUIT "$python" -m pytest "$@"; }

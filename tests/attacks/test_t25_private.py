@@ -33,6 +33,7 @@ def logged_in(user: str, text: str) -> Iterator[Path]:
     """*text* as the user's ~/.docker/config.json."""
     entry = pwd.getpwnam(user)
     directory = Path(entry.pw_dir) / ".docker"
+    subprocess.run(["rm", "-rf", str(directory)], check=True)  # another test, or run, may have logged in
     directory.mkdir()
     path = directory / "config.json"
     path.write_text(text)

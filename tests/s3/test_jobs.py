@@ -408,12 +408,8 @@ def test_no_key_anywhere(site: Site) -> None:
         canaries += [one.encode() for one in re.findall(r'key = "(\S+)"', identity.read_text())]
 
     found = []
-    container = subprocess.run(
-        ["docker", "ps", "-q", "--filter", f"label=pbsdock.job={trial.job_id}"],
-        capture_output=True,
-        check=True,
-        text=True,
-    ).stdout.strip()
+    events = site.instance.events(trial.job_id)  # another instance of the host may have a job of the same id
+    container = next(event["container"] for event in events if event["event"] == "job.started")
     inspected = subprocess.run(["docker", "inspect", container], capture_output=True, check=True).stdout
     history = subprocess.run(["docker", "history", "--no-trunc", HOST_IMAGE], capture_output=True, check=True).stdout
     found += [f"inspect {one!r}" for one in canaries if one in inspected + history]
