@@ -30,6 +30,7 @@ pytest_plugins = [
     "tests.support.laps",
     "tests.support.sisters",
     "tests.support.slurm",
+    "tests.support.slurm_hosts",
     "tests.support.threats",
 ]
 ROOT = Path(__file__).resolve().parent.parent

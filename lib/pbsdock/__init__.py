@@ -1,1 +1,1 @@
-"""Run Torque jobs in Docker containers: hooks, agent, ledger and reaper."""
+"""Run batch jobs in Docker containers: hooks, agent, ledger and reaper."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pwd
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import HOST_IMAGE, IMAGE, USERS, wait_until
+from tests.conftest import IMAGE, USERS, wait_until
 from tests.support.slurm import NODE, SlurmSite, needs_slurm
+from tests.support.slurm_mpi import MPI_IMAGE, mpi_program, needs_mpi, with_hosts_mpi
 
 pytestmark = needs_slurm
 DIRECTIVE = f"#DOCKER {IMAGE}\n"
@@ -195,38 +195,17 @@ def test_an_allocation_of_two_slurmds(slurm_pair: SlurmSite) -> None:
     assert sorted(done.stdout.splitlines()) == ["0: image", "1: image"], done
 
 
-_PROGRAM = """
-#include <mpi.h>
-#include <stdio.h>
-#include <unistd.h>
-int main(int argc, char **argv) {
-	int rank, size, sum = 0;
-	MPI_Init(&argc, &argv);
-	MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-	MPI_Comm_size(MPI_COMM_WORLD, &size);
-	MPI_Allreduce(&rank, &sum, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
-	printf("rank %d of %d, sum %d, %s\\n", rank, size, sum, access("/etc/debian_version", F_OK) ? "image" : "host");
-	return MPI_Finalize();
-}
-"""
-
-
-@pytest.mark.skipif(
-    shutil.which("mpicc") is None, reason="needs Debian's openmpi-bin and libopenmpi-dev (tests/setup.sh)"
-)
+@needs_mpi
 def test_mpi_between_two_slurmds(slurm_pair: SlurmSite) -> None:
     """Open MPI by PMIx, from the command line and from a contained script, and by its own mpirun."""
-    program = Path(pwd.getpwnam(USERS[0]).pw_dir) / "hello-mpi"
-    subprocess.run(["mpicc", "-x", "c", "-", "-o", str(program)], input=_PROGRAM, text=True, check=True)
+    program = mpi_program()
     instance = slurm_pair.instance
-    allow = '\n[mounts]\nallow = ["/usr", "/etc/alternatives"]\n'
-    instance.configure(instance.config.read_text().replace("\n[mounts]\n", allow))
-    image = f"-v /usr:/usr:ro -v /etc/alternatives:/etc/alternatives:ro {HOST_IMAGE}"
+    instance.configure(with_hosts_mpi(instance.config.read_text()))
     expected = [f"rank {rank} of 2, sum 1, image" for rank in (0, 1)]
-    done = slurm_pair.cluster.launch("srun", "--mpi=pmix", "-N2", str(program), PBSDOCK=image)
+    done = slurm_pair.cluster.launch("srun", "--mpi=pmix", "-N2", str(program), PBSDOCK=MPI_IMAGE)
     assert sorted(done.stdout.splitlines()) == expected, done
     for command in ("srun --mpi=pmix", "mpirun --oversubscribe"):
-        script = f"#!/bin/sh\n#DOCKER {image}\n{command} {program}\n"
+        script = f"#!/bin/sh\n#DOCKER {MPI_IMAGE}\n{command} {program}\n"
         over = slurm_pair.cluster.run(script, "-N2", "--ntasks-per-node=1")
         assert sorted(over.output.splitlines()) == expected, (command, over)
 

@@ -30,7 +30,7 @@ HOST = socket.gethostname().split(".")[0]
 NODE = f"test{os.getpid()}"  # of this run alone: its cgroups are called by it
 _TOOLS = ("slurmctld", "slurmd", "sbatch", "scontrol")
 _SEARCH = "/usr/sbin:/usr/bin:/sbin:/bin"
-_OVER = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
+OVER = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 needs_slurm = pytest.mark.skipif(
     os.geteuid() != 0
     or not all(shutil.which(tool, path=_SEARCH) for tool in _TOOLS)
@@ -244,7 +244,7 @@ class Cluster:
         """Wait for a job's end, and that of its Epilog."""
         path = self.output(job, user)
         try:
-            wait_until(f"job {job} ends", lambda: self.state(job) in _OVER, seconds)
+            wait_until(f"job {job} ends", lambda: self.state(job) in OVER, seconds)
         except AssertionError as error:
             said = path.read_text(errors="replace") if path.exists() else "nothing"
             logs = [path.read_text(errors="replace").splitlines()[-8:] for path in sorted(self.top.glob("slurmd*.log"))]
@@ -286,7 +286,8 @@ class SlurmSite:
         return [line for line in found if not beside.search(line)]
 
 
-def _begin(top: Path, nodes: tuple[str, ...] = (NODE,)) -> Cluster:
+def begin(top: Path, nodes: tuple[str, ...] = (NODE,)) -> Cluster:
+    """Start a controller and these nodes of this host."""
     is_one = len(nodes) == 1
     for place in ["tmp"] if is_one else [f"tmp.{node}" for node in nodes]:
         (top / place).mkdir(parents=True)
@@ -321,7 +322,8 @@ def _await_idle(cluster: Cluster) -> None:
     wait_until("the nodes are idle", is_idle)
 
 
-def _end(cluster: Cluster) -> None:
+def end(cluster: Cluster) -> None:
+    """End all of it, and remove its cgroups."""
     with suppress(AssertionError, OSError):
         cluster.call("scancel", "--quiet", *cluster.jobs, check=False)
         wait_until("no job is there", lambda: not cluster.cgroups(), 10)
@@ -340,27 +342,28 @@ def _end(cluster: Cluster) -> None:
 def slurm_cluster(scratch: Path, users: tuple[str, ...]) -> Iterator[Cluster]:
     """Slurm without pbsdock yet."""
     with ExitStack() as stack:
-        cluster = _begin(scratch / "slurm")
-        stack.callback(_end, cluster)
+        cluster = begin(scratch / "slurm")
+        stack.callback(end, cluster)
         yield cluster
 
 
 @pytest.fixture(scope="session")
 def slurm_installed(slurm_cluster: Cluster, scratch: Path, installed: Instance) -> Iterator[SlurmSite]:
     """The same with an instance of its own, as ``install.sh --slurm`` makes it."""
-    yield from _installed(slurm_cluster, scratch / "slurm-root", installed)
+    yield from install_in(slurm_cluster, scratch / "slurm-root", installed)
 
 
 @pytest.fixture(scope="session")
 def two_slurmds(scratch: Path, users: tuple[str, ...], installed: Instance) -> Iterator[SlurmSite]:
     """A cluster of two nodes, whose slurmds are on this host and have the same agent."""
     with ExitStack() as stack:
-        cluster = _begin(scratch / "slurm2", (f"{NODE}a", f"{NODE}b"))
-        stack.callback(_end, cluster)
-        yield from _installed(cluster, scratch / "slurm2-root", installed)
+        cluster = begin(scratch / "slurm2", (f"{NODE}a", f"{NODE}b"))
+        stack.callback(end, cluster)
+        yield from install_in(cluster, scratch / "slurm2-root", installed)
 
 
-def _installed(slurm_cluster: Cluster, root: Path, installed: Instance) -> Iterator[SlurmSite]:
+def install_in(slurm_cluster: Cluster, root: Path, installed: Instance) -> Iterator[SlurmSite]:
+    """Install below *root* for it, as ``install.sh --slurm`` does."""
     root.mkdir()
     done = install(root, "--write-conf", slurm_conf=slurm_cluster.conf, packages=installed.home)
     assert done.returncode == 0, done.stderr
@@ -400,7 +403,7 @@ def _emptied(slurm_installed: SlurmSite) -> Iterator[SlurmSite]:
         assert "DRAIN" not in cluster.node_state()[0], cluster.node_state()
     finally:
         live = [
-            job for job in cluster.jobs[-8:] if job not in slurm_installed.beside and cluster.state(job) not in _OVER
+            job for job in cluster.jobs[-8:] if job not in slurm_installed.beside and cluster.state(job) not in OVER
         ]
         if live:
             cluster.call("scancel", *live, check=False)

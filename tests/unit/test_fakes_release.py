@@ -272,6 +272,19 @@ def test_a_pass_with_fakes_leaves_a_live_job_alone(node: FakeNode) -> None:
     assert _left(node) == before
 
 
+def test_a_pass_with_fakes_leaves_the_mark_of_a_job_whose_steps_are_still_to_come(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm's Prolog makes it on another host than the job's first; it goes once the job is over."""
+    node.paths.mark("7")
+    alive = {"7"}
+    monkeypatch.setattr(node.rm, "is_idle", lambda job: job in alive)
+    assert reconcile(node).findings == []
+    alive.clear()
+    assert [(finding.kind, finding.name) for finding in reconcile(node).findings] == [("marker", "7")]
+    assert not (node.paths.markers / "7").exists()
+
+
 def test_a_pass_with_fakes_sees_no_other_owners_containers(node: FakeNode) -> None:
     """Neither a neighbour's nor one without our label."""
     node.engine.add("theirs", owner="test@other", incarnation="f")

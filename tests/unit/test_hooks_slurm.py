@@ -175,6 +175,41 @@ def test_the_prolog_sweeps_what_an_earlier_run_has_left(site: Site) -> None:
     assert site.asked() == ["sweep", "7"]
 
 
+@pytest.mark.parametrize(
+    ("node", "nodes", "marked"),
+    [
+        ("n1", "n1", False),
+        ("n1", "n[1-2]", False),
+        ("n2", "n[1-2]", True),
+        ("n01", "n[01,03-04]", False),
+        ("n03", "n[01,03-04]", True),
+        ("a-1", "a-1,b", False),
+        ("b", "a-1,b", True),
+        ("vm-2", "vm,vm-[2-3]", True),
+    ],
+)
+def test_the_prolog_marks_a_job_whose_first_node_is_another_hosts(
+    site: Site, node: str, nodes: str, marked: bool
+) -> None:
+    """While the agent can ask that one what the job is."""
+    with site.agent():
+        assert _silent(site.call("prolog", SLURMD_NODENAME=node, SLURM_NODELIST=nodes))
+        assert not (site.run_dir / "jobs/7").exists()
+        (site.run_dir / "asks-nodes").touch()
+        assert _silent(site.call("prolog", SLURMD_NODENAME=node, SLURM_NODELIST=nodes))
+        assert (site.run_dir / "jobs/7").exists() is marked
+    assert site.asked() is None
+
+
+def test_the_prolog_marks_no_job_whose_first_node_is_of_this_host(site: Site) -> None:
+    """With several slurmds."""
+    (site.run_dir / "asks-nodes").touch()
+    with site.agent():
+        for node in ("n1", "n2"):
+            assert _silent(site.call("prolog", SLURMD_NODENAME=node))
+    assert not (site.run_dir / "jobs/7").exists()
+
+
 def test_of_several_slurmds_the_last_epilog_ends_the_job(site: Site) -> None:
     """And no Prolog sweeps what another node's has begun; what this node itself has left is swept."""
     with site.agent():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ from pbsdock.cluster.signing import KeySigner
 from pbsdock.core.errors import Refusal
 from pbsdock.core.facts import Exit, Usage, uptime
 from pbsdock.core.record import Record, Refused, State
+from pbsdock.host.cgroup import managers
 from pbsdock.protocol import wire
+from pbsdock.rm.slurm import Slurm
 from tests.support.ports import free_port
 from tests.unit.fakes import FakeNode, ask, fake_node, known
 from tests.unit.test_policy import _plan
@@ -79,6 +83,20 @@ def test_a_node_with_fakes_tells_of_the_end(tmp_path: Path) -> None:
     assert (told["state"], told["exit"], told["usage"]["memory_peak_bytes"]) == ("ended", 3, 7)
 
 
+def test_a_node_with_fakes_tells_what_the_managers_cgroup_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the job's processes were moved to, as its own row does."""
+    node = _node(tmp_path, "n1")
+    _known(node, counted_in="slurm_n1/uid_5/job_7/step_0/task_0")
+    path_of = {"slurm_n1/uid_5/job_7/step_0/task_0": 9}
+    monkeypatch.setattr(managers, "counted", lambda own, path: replace(own, memory_peak_bytes=path_of[path]))
+    monkeypatch.setattr(managers, "level", lambda own, path: replace(own, memory_bytes=path_of[path]))
+    told = neighbours.job(node, _asked("job"))
+
+    assert (told["usage"]["memory_peak_bytes"], told["memory_bytes"]) == (9, 9)
+
+
 @pytest.mark.parametrize(
     ("state", "alive_at", "file", "alive"),
     [
@@ -116,6 +134,25 @@ def test_a_blind_witness_with_fakes_says_nothing(tmp_path: Path) -> None:
     assert neighbours.job(node, _asked("job"))["alive"] is None
     assert neighbours.job(node, _asked("job", "8.s"))["alive"] is None
     assert neighbours.job(node, _asked("job", "../x"))["alive"] is None
+
+
+@pytest.mark.parametrize(
+    ("script", "bare"), [(None, True), ("#!/bin/sh\ntrue\n", True), ("#!/bin/sh\n#DOCKER alpine:3\n", False)]
+)
+def test_a_slurm_job_with_fakes_is_bare_unless_its_script_says_otherwise(
+    tmp_path: Path, script: str | None, bare: bool
+) -> None:
+    """Also where it has no step on its first host at the moment, such as an allocation without a script."""
+    node = _node(tmp_path, "n1")
+    spool, told = tmp_path / "spool", tmp_path / "told"
+    (spool / "job00007").mkdir(parents=True)
+    told.mkdir()
+    (told / "7").write_text("uid=5\nuser=alice\nnode=n1\nnodes=n[1-2]\ncpus=1(x2)\n")
+    if script is not None:
+        (spool / "job00007/slurm_script").write_text(script)
+    node.rm = Slurm(spool, told, tmp_path / "slurm.conf", owner=os.getuid())
+
+    assert neighbours.ticket(node, _asked("ticket", "7")) == {"ticket": "", "state": "unknown", "bare": bare}
 
 
 def test_a_ticket_with_fakes(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser_for(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
     """The parser of all commands; those that take long to import have their options only if *argv* names them, or is
     None."""
-    parser = argparse.ArgumentParser(prog="pbsdock", description="Torque jobs in Docker containers.")
+    parser = argparse.ArgumentParser(prog="pbsdock", description="Batch jobs in Docker containers.")
     parser.add_argument("--paths", type=Path, default=Path("/opt/pbsdock/current/paths.json"), help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
 

@@ -18,6 +18,7 @@ from pbsdock.agent import stories
 from pbsdock.agent.findings import judge
 from pbsdock.agent.node import Node
 from pbsdock.agent.script import has_directive
+from pbsdock.agent.usage import level_of, usage_of
 from pbsdock.agent.version import version
 from pbsdock.cluster import client
 from pbsdock.cluster.channel import ChannelError, Request, is_same_host
@@ -134,6 +135,8 @@ def without_image(node: Node, hosts: Sequence[str], job_id: str, image_id: str) 
 def _is_bare(node: Node, job_id: str) -> bool:
     """Whether neither the job's script nor its request has a directive; where that cannot be told it is not bare."""
     try:
+        if node.rm.prepares_at_start:  # by its first command: no task is older than that, but for one from outside
+            return not has_directive(node.rm, node.rm.script_named([job_id], {}))
         live = node.rm.find(job_id, waits=False)
         if live is None or live.is_sister or live.directive:
             return False
@@ -187,7 +190,7 @@ def _is_alive(node: Node, job_id: str, record: Record | None) -> bool | None:
 def _used(node: Node, record: Record) -> tuple[Usage, Level]:
     if record.state is State.RUNNING:
         with suppress(HookError, EngineError, OSError):
-            return node.cgroups.usage(record.cgroup), node.cgroups.level(record.cgroup)
+            return usage_of(node, record), level_of(node, record)
     return record.facts.usage or Usage(), Level()
 
 

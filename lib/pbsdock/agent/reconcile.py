@@ -98,13 +98,15 @@ def _look(node: Node, *, is_routine: bool) -> Snapshot:
     cgroups = node.cgroups.names()
     files, pinned = _names(node.paths.work), _names(node.paths.pins)
     announced = node.arrivals.jobs()  # their markers are older than their records
-    markers = tuple(job for job in _names(node.paths.markers) if job not in announced)
+    marked = [job for job in _names(node.paths.markers) if job not in announced]
     has_credentials = any("credentials" in record.steps for record in node.jobs.records())
     credentials = node.stores.listed(is_idle=is_routine and not has_credentials)
     # Read last: whatever was listed above had its record written before it was made.
     records, problems = node.jobs.records_and_problems()
     if problems:
         raise OSError(f"ledger: {problems[0]}")
+    recorded = {record.job_id for record in records}
+    markers = tuple(job for job in marked if job in recorded or not node.rm.is_idle(job))  # Slurm's Prolog makes some
     return Snapshot(
         boot=node.boot,
         up_s=up_s,

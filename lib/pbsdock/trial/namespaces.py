@@ -23,6 +23,13 @@ from pbsdock.hook.client import hook
 hook()"""
 
 
+def ensure_agent(paths: Paths) -> list[str]:
+    """The command that starts a node's agent, as a hook of root's does, and waits until it answers. Pure."""
+    code = _ENSURE.format(lib=str(paths.lib))
+    where = ("--paths", str(paths.home / "paths.json"), "--run-dir", str(paths.run_dir))
+    return [str(paths.python), "-I", "-S", "-c", code, *where, "ensure-agent"]
+
+
 @dataclass(kw_only=True, eq=False)
 class EmulatedNode:
     """A sister. Paths are the same as on this host; what is behind those of its own is not."""
@@ -127,13 +134,7 @@ class EmulatedNode:
 
     def start_agent(self, paths: Paths) -> None:
         """Start the node's agent, as an init system would, and wait until it answers. Raises RuntimeError."""
-        done = self.run(
-            [
-                str(paths.python),
-                *("-I", "-S", "-c", _ENSURE.format(lib=str(paths.lib))),
-                *("--paths", str(paths.home / "paths.json"), "--run-dir", str(paths.run_dir), "ensure-agent"),
-            ]
-        )
+        done = self.run(ensure_agent(paths))
         if done.returncode:
             raise RuntimeError(f"the agent of {self.name} does not start: {done.stdout}{done.stderr}".rstrip())
 
