@@ -85,8 +85,8 @@ class RootRequests:
             for record in mine:
                 record.note(exit_status=ended.exit_status)
             clean = all([release(self.node, record, why="epilogue") for record in mine])
-            is_announced = self.node.arrivals.forget(job_id) or self.node.rm.prepares_at_start  # whose Prolog marks
-            if not self._of(job_id) and is_announced:
+            # Where a job is prepared at its start, its Prolog has marked it.
+            if not self._of(job_id) and (self.node.arrivals.forget(job_id) or self.node.rm.prepares_at_start):
                 self.node.paths.unmark(job_id)
         if not early:
             self._answer_released(clean=clean)
