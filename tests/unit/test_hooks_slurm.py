@@ -232,6 +232,16 @@ def test_a_prolog_that_cannot_write_drains_no_node(site: Site) -> None:
     assert _silent(site.call("prolog"))
 
 
+def test_a_prolog_that_cannot_mark_drains_no_node(site: Site) -> None:
+    """Where a first node of another host is to be asked."""
+    (site.run_dir / "asks-nodes").touch()
+    (site.run_dir / "jobs/7").mkdir()
+    (site.run_dir / "slurm").mkdir(exist_ok=True)
+    (site.run_dir / "slurm/7.n3").touch()  # of another slurmd of this host, so that what is there is not swept
+    with site.agent():
+        assert _silent(site.call("prolog", SLURMD_NODENAME="n2", SLURM_NODELIST="n1,n2"))
+
+
 @pytest.mark.parametrize(
     ("text", "is_ours"),
     [
