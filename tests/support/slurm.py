@@ -179,29 +179,16 @@ class Cluster:
         self, script: str, *options: str, user: str = USERS[0], arguments: tuple[str, ...] = (), **variables: str
     ) -> subprocess.CompletedProcess[str]:
         """The same, which sbatch may refuse."""
-        entry = pwd.getpwnam(user)
         path = self.top / f"script-{len(self.jobs)}"
         path.write_text(script)
         path.chmod(0o644)
-        env = {**self.environment, "HOME": entry.pw_dir, "USER": user, "LOGNAME": user, **variables}
-        return subprocess.run(
-            ["sbatch", "--parsable", "-o", str(self.output("%j", user)), *options, str(path), *arguments],
-            env=env,
-            cwd=entry.pw_dir,
-            user=entry.pw_uid,
-            group=entry.pw_gid,
-            extra_groups=os.getgrouplist(user, entry.pw_gid),
-            umask=0o022,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        words = ["sbatch", "--parsable", "-o", str(self.output("%j", user)), *options, str(path), *arguments]
+        return self.launch(*words, user=user, **variables)
 
     def launch(
         self, *words: str, user: str = USERS[0], seconds: float = 60.0, stdin: str = "", **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        """Have a user run ``srun`` or ``salloc`` in the foreground."""
+        """Have a user run ``sbatch``, ``srun`` or ``salloc`` in the foreground."""
         entry = pwd.getpwnam(user)
         return subprocess.run(
             words,

@@ -17,11 +17,11 @@ from pathlib import Path
 from pbsdock.admin.setup.errors import SetupError
 from pbsdock.admin.setup.files import put, read
 from pbsdock.admin.setup.places import Places
+from pbsdock.rm.slurm.values import settings
 
 BEGIN = "# begin pbsdock (written by pbsdock setup, removed by pbsdock setup uninstall)"
 END = "# end pbsdock"
 _BLOCK = re.compile(r"^# begin pbsdock .*?$(?:\n.*?)*?(?:^# end pbsdock(?:\n|\Z)|\Z)", re.MULTILINE)
-_SETTING = re.compile(r"^[ \t]*([A-Za-z]+)[ \t]*=[ \t]*([^#\n]*)", re.MULTILINE)
 _HOOKS = {
     "Prolog": "slurm/prolog",
     "Epilog": "slurm/epilog",
@@ -66,12 +66,9 @@ def write_stack(places: Places) -> None:
     if has_stack_line(places):
         return
     path = stack_file(places)
-    text = _BLOCK.sub("", read(path))
-    if text and not text.endswith("\n"):
-        text += "\n"
     found = path.stat() if path.exists() else None
     mode = stat.S_IMODE(found.st_mode) if found is not None else 0o644
-    put(path, f"{text}{BEGIN}\n{stack_line(places)}\n{END}\n", mode, like=found)
+    put(path, joined(read(path), [stack_line(places)]), mode, like=found)
 
 
 def take_out_stack(places: Places) -> bool:
@@ -87,11 +84,6 @@ def take_out_stack(places: Places) -> bool:
     else:
         path.unlink()
     return True
-
-
-def settings(text: str) -> dict[str, str]:
-    """The settings of a file, by names in lower case; of what is there twice the last."""
-    return {name.lower(): value.strip() for name, value in _SETTING.findall(text)}
 
 
 def spool(text: str) -> str:

@@ -8,7 +8,7 @@ from pbsdock.core.errors import NodeFault
 from pbsdock.host.cgroup.base import JobCgroup
 from pbsdock.host.cgroup.systemd import SystemdCgroup
 from pbsdock.host.cgroup.v1 import V1Cgroup
-from pbsdock.host.cgroup.v2 import V2Cgroup
+from pbsdock.host.cgroup.v2 import V2Cgroup, is_unified
 
 
 def choose(
@@ -19,7 +19,7 @@ def choose(
     *parent* is the site's wish where jobs go; a host that cannot follow it starts none. Raises NodeFault if they
     disagree.
     """
-    unified = (sysfs / "cgroup.controllers").exists()
+    unified = is_unified(sysfs)
     if unified != (version == 2):
         raise NodeFault(
             "cgroup-unknown",

@@ -9,7 +9,7 @@ from pathlib import Path
 from pbsdock.core.errors import HookError
 from pbsdock.core.facts import Level, Usage
 from pbsdock.host.cgroup.v1 import V1Cgroup
-from pbsdock.host.cgroup.v2 import V2Tree
+from pbsdock.host.cgroup.v2 import V2Tree, is_unified
 
 _SYSFS = Path("/sys/fs/cgroup")
 
@@ -28,10 +28,10 @@ def counted(own: Usage, path: str, sysfs: Path = _SYSFS) -> Usage:
     On version 1 processes are still counted in the job's own. Kills for memory are at a limit of the manager's: the
     job's. Nothing is known of what was counted in a cgroup that is gone.
     """
-    is_unified = _is_unified(sysfs)
+    on_v2 = is_unified(sysfs)
     with suppress(HookError, OSError):
-        found = _At(sysfs).usage(path) if is_unified else _v1(path, sysfs).usage(path.rpartition("/")[2])
-        by_job = found if is_unified else own
+        found = _At(sysfs).usage(path) if on_v2 else _v1(path, sysfs).usage(path.rpartition("/")[2])
+        by_job = found if on_v2 else own
         return replace(
             own,
             memory_peak_bytes=found.memory_peak_bytes,
@@ -44,20 +44,16 @@ def counted(own: Usage, path: str, sysfs: Path = _SYSFS) -> Usage:
             limit_hit=bool(found.limit_hit or found.oom_kills),
             oom_at="job" if found.oom_kills else None,
         )
-    return Usage() if is_unified else Usage(pids_peak=own.pids_peak, pids_hit=own.pids_hit)
+    return Usage() if on_v2 else Usage(pids_peak=own.pids_peak, pids_hit=own.pids_hit)
 
 
 def level(own: Level, path: str, sysfs: Path = _SYSFS) -> Level:
     """The same of what the job has now."""
     with suppress(HookError, OSError):
-        if _is_unified(sysfs):
+        if is_unified(sysfs):
             return _At(sysfs).level(path)
         return replace(own, memory_bytes=_v1(path, sysfs).level(path.rpartition("/")[2]).memory_bytes)
     return replace(own, memory_bytes=None)
-
-
-def _is_unified(sysfs: Path) -> bool:
-    return (sysfs / "cgroup.controllers").exists()
 
 
 def _v1(path: str, sysfs: Path) -> V1Cgroup:

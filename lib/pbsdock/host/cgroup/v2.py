@@ -33,6 +33,11 @@ _NEAR = 1 << 20  # the kernel charges in batches of pages per CPU
 _NEEDED = frozenset({"cpu", "memory", "pids"})
 
 
+def is_unified(sysfs: Path) -> bool:
+    """Whether a host's controllers are version 2's."""
+    return (sysfs / "cgroup.controllers").exists()
+
+
 class V2Tree:
     """Reading, signalling and killing in a unified hierarchy: the same for both drivers."""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pbsdock.rm.base import ClientTool
 from pbsdock.rm.client_tools import look_at
+from pbsdock.rm.slurm.values import settings
 
 PROGRAMS = ("srun", "scontrol", "squeue", "scancel", "sbatch", "sinfo", "sbcast", "sstat")
 _PLUGINS = ("/usr/lib/x86_64-linux-gnu/slurm-wlm", "/usr/lib/slurm-wlm", "/usr/lib64/slurm", "/usr/lib/slurm")
@@ -47,7 +48,7 @@ class Clients:
         text = joined(self._conf)
         if text is None:
             return None, f"{self._conf}, or what it includes, is not for everybody to read"
-        found = _settings(text)
+        found = settings(text)
         if found.get("authtype", "auth/munge").lower() != "auth/munge":
             return None, f"AuthType is {found['authtype']}, and only munge can be asked from a container"
         plugins = next(
@@ -60,15 +61,15 @@ class Clients:
             )
         marks = tuple(os.stat(path).st_mtime_ns for path in (srun, plugins))
         if self._seen is None or self._seen[0] != (srun, text, marks):
-            self._seen = (srun, text, marks), self._gather(srun, text, plugins)
+            self._seen = (srun, text, marks), self._gather(srun, text, found, plugins)
         return self._seen[1]
 
-    def _gather(self, srun: str, text: str, plugins: str) -> tuple[ClientTool | None, str]:
+    def _gather(self, srun: str, text: str, own: dict[str, str], plugins: str) -> tuple[ClientTool | None, str]:
         tool, why = look_at(srun)
         if tool is None:
             return None, why
         library: ClientTool | None
-        socket = munge_socket(_settings(text))
+        socket = munge_socket(own)
         names = sorted(name for name in os.listdir(plugins) if name.startswith(_KINDS) and name.endswith(".so"))
         libraries, files, texts = dict(tool.libraries), [], {}
         for name in names:
@@ -95,8 +96,8 @@ class Clients:
                 files=tuple(files),
                 texts=tuple(texts.items()),
                 directories=((os.path.dirname(socket), f"{self._where}/munge"),),
-                scratch=scratch(_settings(text)),
-                account=_settings(text).get("slurmuser", "root"),
+                scratch=scratch(own),
+                account=own.get("slurmuser", "root"),
             ),
             "",
         )
@@ -132,11 +133,6 @@ def _public(path: Path) -> str | None:
         return file.read() if os.fstat(file.fileno()).st_mode & stat.S_IROTH else None
 
 
-def _settings(text: str) -> dict[str, str]:
-    found = re.findall(r"^[ \t]*([A-Za-z]+)[ \t]*=[ \t]*([^#\n]*)", text, re.MULTILINE)
-    return {name.lower(): value.strip() for name, value in found}
-
-
 def moved_pmix(plugin: str, where: str) -> tuple[bytes, str] | None:
     """The plugin's bytes with *where* as the directory of libpmix, which it has as a text of its own, and the path
     of that library; None where it has none. Raises OSError.
@@ -152,16 +148,16 @@ def moved_pmix(plugin: str, where: str) -> tuple[bytes, str] | None:
     return None
 
 
-def scratch(settings: dict[str, str]) -> str:
+def scratch(own: dict[str, str]) -> str:
     """Where slurmstepd has MPI's processes make their directories (TmpFS), with ``%n`` for the node's name; "" where
     that is /tmp, which every container has. Pure but for the host's name."""
-    found = settings.get("tmpfs", "").replace("%h", os.uname().nodename.partition(".")[0])
+    found = own.get("tmpfs", "").replace("%h", os.uname().nodename.partition(".")[0])
     return found if found.startswith("/") and found.rstrip("/") != "/tmp" else ""  # noqa: S108 - compared
 
 
-def munge_socket(settings: dict[str, str]) -> str:
+def munge_socket(own: dict[str, str]) -> str:
     """Where munge listens, by AuthInfo. Pure."""
-    found = re.search(r"(?:^|,)socket=([^,]+)", settings.get("authinfo", ""))
+    found = re.search(r"(?:^|,)socket=([^,]+)", own.get("authinfo", ""))
     return found[1] if found else _MUNGE
 
 

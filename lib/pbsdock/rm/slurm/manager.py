@@ -110,8 +110,12 @@ class Slurm(ResourceManager):
 
     def live(self) -> frozenset[str]:
         """The numbers of the jobs that have cgroups, or a slurmstepd. Raises OSError."""
+        return cgroup.jobs(self._sysfs) | self._with_steps()
+
+    def _with_steps(self) -> set[str]:
+        """The numbers of the jobs that have a slurmstepd. Raises OSError."""
         names = [name for spool in spools(self._spool) for name in os.listdir(spool)]
-        return cgroup.jobs(self._sysfs) | {match[1] for name in names if (match := _SOCKET.fullmatch(name))}
+        return {match[1] for name in names if (match := _SOCKET.fullmatch(name))}
 
     def is_idle(self, job_id: str) -> bool:
         """By what its Prolog has written, and the controller's word."""
@@ -215,10 +219,10 @@ class Slurm(ResourceManager):
     def released(self, job_id: str) -> None:
         """Its cgroups that slurmstepd could not remove, once it has no step any more."""
         try:
-            names = [name for spool in spools(self._spool) for name in os.listdir(spool)]
+            has_step = job_id in self._with_steps()
         except OSError:
             return
-        if not any((match := _SOCKET.fullmatch(name)) and match[1] == job_id for name in names):
+        if not has_step:
             cgroup.clear(job_id, self._sysfs)
 
     def adopters(self, job_id: str, process: int, *, hook: str, has_place: bool) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""Slurm's ways to write lists of hosts, counts by node, times and sizes. Pure."""
+"""Slurm's ways to write lists of hosts, counts by node, times, sizes and settings. Pure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ _MOST_HOSTS = 65536
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", re.ASCII)
 _COUNT = re.compile(r"([0-9]{1,9})(?:\(x([0-9]{1,9})\))?", re.ASCII)
 _TIME = re.compile(r"(?:([0-9]{1,6})-)?([0-9]{1,9})(?::([0-9]{1,2}))?(?::([0-9]{1,2}))?", re.ASCII)
+_SETTING = re.compile(r"^[ \t]*([A-Za-z]+)[ \t]*=[ \t]*([^#\n]*)", re.MULTILINE)
 _ENDLESS = ("UNLIMITED", "NOT_SET", "INVALID", "Partition_Limit", "")
 
 
@@ -89,3 +90,8 @@ def seconds_of(text: str) -> int | None:
 def gpu_ids_of(text: str) -> tuple[str, ...]:
     """The GPUs of ``SLURM_JOB_GPUS``, such as ``0,2`` or ``0-1``. Raises BadValue."""
     return tuple(str(int(number)) for number in _numbers(text)) if text else ()
+
+
+def settings(text: str) -> dict[str, str]:
+    """The settings of a configuration file, by names in lower case; of what is there twice the last."""
+    return {name.lower(): value.strip() for name, value in _SETTING.findall(text)}
